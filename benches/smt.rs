@@ -1,0 +1,3 @@
+//! Bench.
+#![allow(missing_docs)]
+fn main() {}

@@ -1,0 +1,1 @@
+//! The runtime: feeds the core, carries out its effects, owns the clock and the randomness.

@@ -1,0 +1,1 @@
+//! Chain backends and the in-process regtest chain.

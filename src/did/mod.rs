@@ -1,0 +1,1 @@
+//! did:btcr2 identifiers, documents, JSON hashing and signed updates.

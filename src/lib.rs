@@ -1,0 +1,32 @@
+//! btcr2-agent: update aggregation for did:btcr2 over Nostr, both roles.
+//!
+//! Dependencies point inwards. The pure core ([`protocol`], [`beacon`], [`did`]) knows no socket,
+//! clock, file or random source; [`agent`] feeds it and carries out its effects.
+//!
+//! | module | what it is |
+//! |---|---|
+//! | [`hash`], [`time`], [`network`] | values everything else is made of |
+//! | [`keys`] | root secret, derivation, encrypted keystore, MuSig2 (public arithmetic and the signer) |
+//! | [`did`] | identifiers, documents, JSON hashing, signed updates |
+//! | [`beacon`] | sparse Merkle tree, CAS announcement, beacon address, signal transaction |
+//! | [`protocol`] | terms, messages, and the state machines of aggregator and participant |
+//! | [`nostr`] | events, relay connections, inbox, outbox, channel |
+//! | [`chain`] | chain backends, and the in-process regtest chain |
+//! | [`store`] | SQLite: log, outbox, artifacts |
+//! | [`config`] | typed configuration, home directory, relays |
+//! | [`agent`] | the runtime that owns clock, randomness and secrets |
+//! | [`cli`] | commands and what they print |
+
+pub mod agent;
+pub mod beacon;
+pub mod chain;
+pub mod cli;
+pub mod config;
+pub mod did;
+pub mod hash;
+pub mod keys;
+pub mod network;
+pub mod nostr;
+pub mod protocol;
+pub mod store;
+pub mod time;

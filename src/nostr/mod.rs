@@ -1,0 +1,1 @@
+//! Everything Nostr: codec, relay connections, inbox, outbox, channel.

@@ -1,0 +1,15 @@
+//! Integration tests, one binary: linking is what costs.
+#![allow(
+    missing_docs,
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::indexing_slicing
+)]
+
+mod beacon_vectors;
+mod chain;
+mod cli;
+mod did_vectors;
+mod musig_vectors;
+mod nostr;
+mod store;
