@@ -1,0 +1,499 @@
+//! The aggregator's side of one cohort, as a pure state machine.
+//!
+//! `handle(now, input)` changes the state and returns what to do. Its state is a function of its inputs:
+//! replaying the logged inputs gives the same state, and the driver discards the effects of a replay.
+
+mod formation;
+mod registry;
+mod round;
+mod session;
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use bitcoin::{OutPoint, ScriptBuf, Transaction, Txid};
+use serde::{Deserialize, Serialize};
+
+use super::chain_view::{ChainUpdate, ChainView, TipView};
+use super::effect::{AdvertStatus, Effect, Ignored, Report, Step, To};
+use super::ids::{Round, Seat};
+use super::message::{EndCause, Ended, Message, RefusalCode, Refused};
+use super::set::CohortSet;
+use super::terms::Terms;
+use crate::hash::{CohortId, SchnorrSignature, SignalBytes};
+use crate::keys::NostrKey;
+use crate::keys::musig::KeySet;
+use crate::time::UnixTime;
+
+use registry::Registry;
+pub use round::OpenRefusal;
+use round::RoundState;
+
+/// Seconds between two attempts to send an unconfirmed signal again.
+const REBROADCAST_SECONDS: u64 = 60;
+
+/// Confirmations after which a signal counts as final (spec.md §2.7 `minConf` default).
+pub const FINAL_DEPTH: u32 = 6;
+
+/// Something that happened to the aggregator of a cohort.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(tag = "input", rename_all = "snake_case")]
+pub enum AggregatorInput {
+    /// Begin: publish the advert, or invite.
+    Advertise {
+        /// Keys that may opt in when the terms are invite-only; they get the terms as a message.
+        invited: Vec<NostrKey>,
+        /// Relays to name in invitations.
+        relays: Vec<String>,
+    },
+    /// A message whose author was verified.
+    Message {
+        /// Its author.
+        from: NostrKey,
+        /// The message.
+        message: Message,
+    },
+    /// Time passed.
+    Tick,
+    /// The chain changed.
+    Chain(ChainUpdate),
+    /// What came of [`Effect::Broadcast`].
+    Broadcast {
+        /// The transaction.
+        txid: Txid,
+        /// `None` if the chain took it, else its reason.
+        error: Option<String>,
+    },
+    /// Operator: form with the seats taken so far.
+    Close,
+    /// Operator: open a round now.
+    OpenRound,
+    /// Operator: free a seat before the set is closed.
+    Release {
+        /// The member.
+        member: NostrKey,
+        /// Words for it.
+        reason: String,
+    },
+    /// Operator: end the cohort.
+    Cancel,
+}
+
+/// The phase of a cohort.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Phase {
+    /// Not advertised yet.
+    Draft,
+    /// Seats are being taken.
+    Open,
+    /// The set is published; acknowledgements are coming in.
+    Forming {
+        /// When they are due.
+        ack_by: UnixTime,
+    },
+    /// The set is frozen; rounds may open.
+    Active,
+    /// Over.
+    Ended(EndCause),
+}
+
+/// A member before the set is closed.
+#[derive(Debug, Clone)]
+struct Applicant {
+    key: NostrKey,
+    payee: Option<ScriptBuf>,
+}
+
+/// A signal that was signed by all.
+#[derive(Debug, Clone)]
+pub struct SignedSignal {
+    /// The round.
+    pub round: Round,
+    /// The 32 bytes.
+    pub signal: SignalBytes,
+    /// The transaction.
+    pub tx: Transaction,
+    /// Its id.
+    pub txid: Txid,
+    /// The tip it spends.
+    pub input: OutPoint,
+    /// When it was last sent.
+    last_sent: UnixTime,
+    /// The height last reported as confirmed.
+    confirmed: Option<u32>,
+}
+
+/// The aggregator of one cohort.
+#[derive(Debug)]
+pub struct Aggregator {
+    terms: Terms,
+    cohort: CohortId,
+    phase: Phase,
+    invited: BTreeSet<NostrKey>,
+    /// Before the set is closed, in order of acceptance.
+    applicants: Vec<Applicant>,
+    set: Option<(CohortSet, KeySet)>,
+    acks: BTreeMap<Seat, SchnorrSignature>,
+    registry: Registry,
+    chain: ChainView,
+    last_round: u32,
+    /// When the next scheduled round is due.
+    next_open: Option<UnixTime>,
+    pending: BTreeMap<Seat, u16>,
+    round: Option<RoundState>,
+    /// Public nonces seen in recent rounds, to refuse one that is offered twice.
+    seen_nonces: session::SeenNonces,
+    /// Signals signed so far that are not final, oldest first.
+    signed: Vec<SignedSignal>,
+    signed_total: u32,
+}
+
+impl Aggregator {
+    /// An aggregator for these terms, which must be valid.
+    #[must_use]
+    pub fn new(terms: Terms) -> Self {
+        Self {
+            cohort: terms.cohort_id(),
+            terms,
+            phase: Phase::Draft,
+            invited: BTreeSet::new(),
+            applicants: Vec::new(),
+            set: None,
+            acks: BTreeMap::new(),
+            registry: Registry::default(),
+            chain: ChainView::default(),
+            last_round: 0,
+            next_open: None,
+            pending: BTreeMap::new(),
+            round: None,
+            seen_nonces: session::SeenNonces::default(),
+            signed: Vec::new(),
+            signed_total: 0,
+        }
+    }
+
+    /// Handles one input at time `now`. Total: nothing from outside can make it fail.
+    pub fn handle(&mut self, now: UnixTime, input: AggregatorInput) -> Step {
+        if let (Phase::Ended(_), AggregatorInput::Message { .. } | AggregatorInput::Tick) =
+            (&self.phase, &input)
+        {
+            return Step::ignored(Ignored::WrongPhase);
+        }
+        let mut step = match input {
+            AggregatorInput::Advertise { invited, relays } => self.advertise(invited, &relays),
+            AggregatorInput::Message { from, message } => self.message(now, from, message),
+            AggregatorInput::Tick => Step::accepted(),
+            AggregatorInput::Chain(update) => self.chain_changed(&update),
+            AggregatorInput::Broadcast { txid, error } => self.broadcast_answer(txid, error),
+            AggregatorInput::Close => self.close(now),
+            AggregatorInput::OpenRound => match self.open_refusal() {
+                None => self.open_round(now),
+                Some(why) => Step::ignored(Ignored::Contradiction(why.to_string())),
+            },
+            AggregatorInput::Release { member, reason } => self.release(member, &reason),
+            AggregatorInput::Cancel => self.cancel(),
+        };
+        self.timers(now, &mut step.effects);
+        step
+    }
+
+    /// When [`AggregatorInput::Tick`] must be fed at the latest, if nothing else happens.
+    #[must_use]
+    pub fn deadline(&self) -> Option<UnixTime> {
+        let phase = match &self.phase {
+            Phase::Open => Some(self.terms.join_by),
+            Phase::Forming { ack_by } => Some(*ack_by),
+            _ => None,
+        };
+        let round = self.round.as_ref().map(RoundState::deadline);
+        let opening = match (self.next_open, &self.phase) {
+            (Some(at), Phase::Active) if self.open_refusal().is_none() => Some(at),
+            _ => None,
+        };
+        let rebroadcast = self
+            .unconfirmed()
+            .map(|signal| signal.last_sent.plus(REBROADCAST_SECONDS))
+            .min();
+        [
+            phase,
+            round,
+            opening,
+            rebroadcast,
+            self.registry.deadline(),
+        ]
+        .into_iter()
+        .flatten()
+        .min()
+    }
+
+    fn message(&mut self, now: UnixTime, from: NostrKey, message: Message) -> Step {
+        match message {
+            Message::OptIn(opt_in) => self.opt_in(now, from, opt_in),
+            Message::CohortAck(ack) => self.cohort_ack(now, from, &ack),
+            Message::Leave(leave) => self.leave(from, leave),
+            Message::Register(register) => self.register(now, from, register),
+            Message::IndexOpening(opening) => self.index_opening(from, opening),
+            Message::RoundRequest(request) => self.round_request(from, request),
+            Message::Response(response) => self.response(now, from, response),
+            Message::NonceUpdate(update) => self.nonce_update(now, from, &update),
+            Message::PartialSignature(partials) => self.partials(now, from, partials),
+            Message::HistoryRequest(request) => match self.seat_of(&from) {
+                Some(_) => Step::with(vec![Effect::AnswerHistory { to: from, request }]),
+                None => Step::ignored(Ignored::NotAMember),
+            },
+            Message::Refused(refused) => self.member_refused(from, &refused),
+            _ => Step::ignored(Ignored::WrongRole),
+        }
+    }
+
+    /// Everything that becomes due by itself, after every input.
+    fn timers(&mut self, now: UnixTime, effects: &mut Vec<Effect>) {
+        self.formation_timer(now, effects);
+        self.registry_timer(now, effects);
+        self.round_timer(now, effects);
+        self.opening_timer(now, effects);
+        self.rebroadcast_timer(now, effects);
+    }
+
+    fn chain_changed(&mut self, update: &ChainUpdate) -> Step {
+        let before = (self.chain.tip, self.chain.ready_tip(self.terms.depth));
+        self.chain.apply(update);
+        let mut effects = Vec::new();
+        let ready = self.chain.ready_tip(self.terms.depth);
+        if (self.chain.tip, ready) != before {
+            effects.push(Effect::Report(tip_report(&self.chain.tip, ready.is_some())));
+        }
+        for signal in &mut self.signed {
+            let seen = self.chain.signals.get(&signal.txid);
+            let height = seen.and_then(|seen| seen.height);
+            let (round, txid) = (signal.round, signal.txid);
+            match (signal.confirmed, height) {
+                (None, Some(height)) => effects.push(Effect::Report(Report::SignalConfirmed {
+                    round,
+                    txid,
+                    height,
+                })),
+                (Some(_), None) => {
+                    effects.push(Effect::Report(Report::SignalReorganised { round, txid }));
+                }
+                _ => {}
+            }
+            signal.confirmed = height;
+        }
+        // What is final, or can never confirm any more, needs no watching.
+        let chain = &self.chain;
+        self.signed.retain(|signal| {
+            let is_final = signal
+                .confirmed
+                .is_some_and(|height| chain.confirmations(height) >= FINAL_DEPTH);
+            !is_final && !chain.is_dead(&signal.txid, &signal.input, FINAL_DEPTH)
+        });
+        Step::with(effects)
+    }
+
+    fn broadcast_answer(&mut self, txid: Txid, error: Option<String>) -> Step {
+        let Some(signal) = self.signed.iter().find(|signal| signal.txid == txid) else {
+            return Step::ignored(Ignored::Unasked);
+        };
+        let round = signal.round;
+        Step::with(vec![Effect::Report(match error {
+            None => Report::SignalBroadcast { round, txid },
+            Some(reason) => Report::BroadcastFailed { round, reason },
+        })])
+    }
+
+    fn unconfirmed(&self) -> impl Iterator<Item = &SignedSignal> {
+        self.signed
+            .iter()
+            .filter(|signal| signal.confirmed.is_none())
+    }
+
+    fn rebroadcast_timer(&mut self, now: UnixTime, effects: &mut Vec<Effect>) {
+        for signal in &mut self.signed {
+            let due = now >= signal.last_sent.plus(REBROADCAST_SECONDS);
+            if signal.confirmed.is_none() && due {
+                signal.last_sent = now;
+                if !self.chain.signals.contains_key(&signal.txid) {
+                    effects.push(Effect::Broadcast(signal.tx.clone()));
+                }
+            }
+        }
+    }
+
+    fn cancel(&mut self) -> Step {
+        if matches!(self.phase, Phase::Ended(_)) {
+            return Step::ignored(Ignored::WrongPhase);
+        }
+        // From the first partial signature on, a signal may come out of the round whatever is said now.
+        if self.round.as_ref().is_some_and(RoundState::has_partials) {
+            return Step::ignored(Ignored::TooLate);
+        }
+        Step::with(self.end(EndCause::Cancelled))
+    }
+
+    /// Ends the cohort and tells everybody why.
+    fn end(&mut self, why: EndCause) -> Vec<Effect> {
+        let ended = Message::Ended(Ended { why: why.clone() });
+        let mut effects = Vec::new();
+        if self.set.is_some() {
+            effects.push(Effect::Send {
+                to: To::Channel,
+                message: ended.clone(),
+            });
+        }
+        // Before the set is closed nobody has the channel.
+        if self.acks.is_empty() && !matches!(self.phase, Phase::Active) {
+            effects.extend(self.member_keys().into_iter().map(|key| Effect::Send {
+                to: To::Key(key),
+                message: ended.clone(),
+            }));
+        }
+        effects.push(Effect::Advertise(AdvertStatus::Closed));
+        effects.push(Effect::Report(Report::Ended { why: why.clone() }));
+        self.round = None;
+        self.phase = Phase::Ended(why);
+        effects
+    }
+
+    fn member_refused(&self, from: NostrKey, refused: &Refused) -> Step {
+        if self.seat_of(&from).is_none() {
+            return Step::ignored(Ignored::NotAMember);
+        }
+        Step::with(vec![Effect::Report(Report::RequestRefused {
+            member: from,
+            code: refused.code,
+        })])
+    }
+
+    fn member_keys(&self) -> Vec<NostrKey> {
+        match &self.set {
+            Some((set, _)) => set.keys.clone(),
+            None => self.applicants.iter().map(|member| member.key).collect(),
+        }
+    }
+
+    fn seat_of(&self, key: &NostrKey) -> Option<Seat> {
+        self.set.as_ref().and_then(|(set, _)| set.seat_of(key))
+    }
+
+    fn key_of(&self, seat: Seat) -> Option<NostrKey> {
+        self.set.as_ref().and_then(|(set, _)| set.key_of(seat))
+    }
+
+    /// The cohort's id.
+    #[must_use]
+    pub const fn cohort(&self) -> CohortId {
+        self.cohort
+    }
+
+    /// The terms.
+    #[must_use]
+    pub const fn terms(&self) -> &Terms {
+        &self.terms
+    }
+
+    /// The phase.
+    #[must_use]
+    pub const fn phase(&self) -> &Phase {
+        &self.phase
+    }
+
+    /// The set and its keys, once the seats are closed.
+    #[must_use]
+    pub fn set(&self) -> Option<(&CohortSet, &KeySet)> {
+        self.set.as_ref().map(|(set, keys)| (set, keys))
+    }
+
+    /// Members seated so far, in seat order.
+    #[must_use]
+    pub fn members(&self) -> Vec<NostrKey> {
+        self.member_keys()
+    }
+
+    /// Seats that acknowledged the set.
+    #[must_use]
+    pub fn acknowledged(&self) -> usize {
+        self.acks.len()
+    }
+
+    /// What is known of the chain.
+    #[must_use]
+    pub const fn chain(&self) -> &ChainView {
+        &self.chain
+    }
+
+    /// The open round, if any: its number, its responses and its partial signatures so far.
+    #[must_use]
+    pub fn open_round_progress(&self) -> Option<(Round, usize, usize)> {
+        self.round
+            .as_ref()
+            .map(|round| (round.round, round.responses(), round.partials()))
+    }
+
+    /// Seats the open round waits for.
+    #[must_use]
+    pub fn waiting_for(&self) -> Vec<Seat> {
+        match (&self.phase, &self.round) {
+            (Phase::Forming { .. }, _) => (0..self.member_count())
+                .map(Seat)
+                .filter(|seat| !self.acks.contains_key(seat))
+                .collect(),
+            (_, Some(round)) => round.waiting_for(),
+            _ => Vec::new(),
+        }
+    }
+
+    /// The number of the last round that was opened, 0 if none was.
+    #[must_use]
+    pub const fn last_round(&self) -> u32 {
+        self.last_round
+    }
+
+    /// Signals signed so far.
+    #[must_use]
+    pub const fn signals_signed(&self) -> u32 {
+        self.signed_total
+    }
+
+    /// Signals that are signed and not final yet.
+    #[must_use]
+    pub fn unsettled(&self) -> &[SignedSignal] {
+        &self.signed
+    }
+
+    /// Indexes registered.
+    #[must_use]
+    pub fn registered(&self) -> usize {
+        self.registry.len()
+    }
+
+    fn member_count(&self) -> u16 {
+        self.set
+            .as_ref()
+            .and_then(|(set, _)| u16::try_from(set.keys.len()).ok())
+            .unwrap_or(0)
+    }
+}
+
+fn refuse(to: NostrKey, of: &str, code: RefusalCode, round: Option<Round>) -> Step {
+    let message = Message::Refused(Refused {
+        of: of.to_owned(),
+        code,
+        round,
+    });
+    Step {
+        outcome: super::effect::Outcome::Ignored(Ignored::Refused(code)),
+        effects: vec![Effect::Send {
+            to: To::Key(to),
+            message,
+        }],
+    }
+}
+
+/// How a tip is reported.
+pub(super) const fn tip_report(tip: &TipView, ready: bool) -> Report {
+    let value_sat = match tip {
+        TipView::Ready { value_sat, .. } | TipView::Unconfirmed { value_sat } => *value_sat,
+        TipView::NoFunds | TipView::InFlight { .. } => 0,
+    };
+    Report::TipChanged { value_sat, ready }
+}

@@ -1,0 +1,546 @@
+//! Rounds: opening, responses, and the signal that comes out of them (DESIGN §5 "Round").
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::fmt;
+
+use bitcoin::{Amount, FeeRate, OutPoint, Transaction, Txid};
+
+use super::session::Session;
+use super::{Aggregator, Phase, refuse};
+use crate::beacon::address::beacon_script;
+use crate::beacon::cas::CasAnnouncement;
+use crate::beacon::signal::{BeaconOutput, UnsignedSignal, WEIGHT_WITHOUT_CHANGE, build_signal};
+use crate::beacon::smt::{EMPTY_LEAF, SmtTree};
+use crate::did::Did;
+use crate::hash::{LeafValue, SignalBytes, SmtIndex, UpdateHash};
+use crate::keys::NostrKey;
+use crate::protocol::effect::{Artifact, Effect, Ignored, Report, Step, To};
+use crate::protocol::evidence::{Blame, Sighash, Signed};
+use crate::protocol::ids::{Label, Round, Seat};
+use crate::protocol::message::{
+    Entries, IndexProof, Message, Nonces, Proofs, RefusalCode, Response, RoundCause, RoundFailed,
+    RoundOpen, RoundRequest, RoundResult,
+};
+use crate::protocol::terms::{CohortBeacon, EmptyRounds};
+use crate::time::UnixTime;
+
+/// Fee rate in sat/vB when the chain backend has no estimate.
+const FALLBACK_FEE_RATE: u32 = 2;
+
+/// What a seat's entries say, checked against its indexes.
+#[derive(Debug, Clone, Default)]
+pub(super) struct Entered {
+    leaves: Vec<(SmtIndex, LeafValue)>,
+    updates: Vec<(Did, UpdateHash)>,
+    idle: bool,
+}
+
+/// A response that counts.
+#[derive(Debug, Clone)]
+pub(super) struct Received {
+    pub(super) signed: Signed<Response>,
+    entered: Entered,
+}
+
+/// The signal of a round, fixed once: every session of the round signs the same transaction.
+#[derive(Debug, Clone)]
+pub(super) struct Built {
+    pub(super) tx: Transaction,
+    pub(super) txid: Txid,
+    pub(super) input: OutPoint,
+    pub(super) prevout: bitcoin::TxOut,
+    pub(super) signal: SignalBytes,
+    pub(super) sighash: Sighash,
+    pub(super) announcement: Option<String>,
+}
+
+/// The open round.
+#[derive(Debug)]
+pub(super) struct RoundState {
+    pub(super) round: Round,
+    pub(super) opened: UnixTime,
+    respond_by: UnixTime,
+    indexes: BTreeMap<Seat, BTreeMap<SmtIndex, Option<Did>>>,
+    members: u16,
+    pub(super) responses: BTreeMap<Seat, Received>,
+    /// Nonces each seat offered, by attempt.
+    pub(super) nonces: BTreeMap<u32, BTreeMap<Seat, Nonces>>,
+    pub(super) built: Option<Built>,
+    pub(super) session: Option<Session>,
+    pub(super) blamed: Vec<Blame>,
+}
+
+impl RoundState {
+    pub(super) const fn deadline(&self) -> UnixTime {
+        match &self.session {
+            // Deadlines count inclusively: the timer acts one second later.
+            Some(session) => session.until.plus(1),
+            None => self.respond_by.plus(1),
+        }
+    }
+
+    pub(super) fn has_partials(&self) -> bool {
+        self.session.as_ref().is_some_and(|s| s.ever_partial)
+    }
+
+    pub(super) fn responses(&self) -> usize {
+        self.responses.len()
+    }
+
+    pub(super) fn partials(&self) -> usize {
+        self.session.as_ref().map_or(0, |s| s.partials.len())
+    }
+
+    pub(super) fn seats(&self) -> impl Iterator<Item = Seat> + use<> {
+        (0..self.members).map(Seat)
+    }
+
+    /// Seats this round waits for now.
+    pub(super) fn waiting_for(&self) -> Vec<Seat> {
+        let in_already: BTreeSet<Seat> = match &self.session {
+            None => self.responses.keys().copied().collect(),
+            Some(session) if session.aggregate.is_none() => self
+                .nonces
+                .get(&session.attempt)
+                .map(|nonces| nonces.keys().copied().collect())
+                .unwrap_or_default(),
+            Some(session) => session.partials.keys().copied().collect(),
+        };
+        self.seats()
+            .filter(|seat| !in_already.contains(seat))
+            .collect()
+    }
+}
+
+/// Why no round can open now.
+#[derive(Debug, Clone, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum OpenRefusal {
+    /// The set is not frozen, or the cohort has ended.
+    NotActive,
+    /// A round is open.
+    RoundOpen(Round),
+    /// The previous signal has too few confirmations.
+    PreviousUnconfirmed(Txid),
+    /// The beacon has no confirmed output with enough confirmations.
+    NoTip,
+    /// The tip can not pay for a signal.
+    TipTooSmall {
+        /// Its value in sat.
+        have_sat: u64,
+        /// What a signal needs in sat.
+        need_sat: u64,
+    },
+    /// Nobody registered a DID.
+    NothingRegistered,
+    /// A seat has fewer DIDs registered than the terms ask for.
+    TooFewDids(Seat),
+}
+
+impl fmt::Display for OpenRefusal {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::NotActive => f.write_str("the cohort is not active"),
+            Self::RoundOpen(round) => write!(f, "round {round} is open"),
+            Self::PreviousUnconfirmed(txid) => {
+                write!(f, "the previous signal {txid} has too few confirmations")
+            }
+            Self::NoTip => f.write_str("the beacon address has no confirmed funds"),
+            Self::TipTooSmall { have_sat, need_sat } => {
+                write!(f, "the beacon holds {have_sat} sat, a signal needs {need_sat}")
+            }
+            Self::NothingRegistered => f.write_str("no DID is registered"),
+            Self::TooFewDids(seat) => {
+                write!(f, "seat {seat} has fewer DIDs registered than the terms ask")
+            }
+        }
+    }
+}
+
+impl Aggregator {
+    /// Why no round can be opened now, or `None` when one can.
+    #[must_use]
+    pub fn open_refusal(&self) -> Option<OpenRefusal> {
+        if !matches!(self.phase, Phase::Active) {
+            return Some(OpenRefusal::NotActive);
+        }
+        if let Some(round) = &self.round {
+            return Some(OpenRefusal::RoundOpen(round.round));
+        }
+        if self.registry.len() == 0 {
+            return Some(OpenRefusal::NothingRegistered);
+        }
+        let lacking = |seat: &Seat| self.registry.count(*seat) < self.terms.dids_min.into();
+        if let Some(seat) = (0..self.member_count()).map(Seat).find(lacking) {
+            return Some(OpenRefusal::TooFewDids(seat));
+        }
+        let depth = u32::from(self.terms.depth);
+        let waiting = |signal: &&super::SignedSignal| {
+            let deep = signal
+                .confirmed
+                .is_some_and(|height| self.chain.confirmations(height) >= depth);
+            !deep && !self.chain.is_dead(&signal.txid, &signal.input, depth)
+        };
+        if let Some(signal) = self.signed.iter().find(waiting) {
+            return Some(OpenRefusal::PreviousUnconfirmed(signal.txid));
+        }
+        let Some((_, have_sat)) = self.chain.ready_tip(self.terms.depth) else {
+            return Some(OpenRefusal::NoTip);
+        };
+        let need_sat = self
+            .fee_rate()
+            .fee_wu(WEIGHT_WITHOUT_CHANGE)
+            .map_or(u64::MAX, Amount::to_sat);
+        (have_sat < need_sat).then_some(OpenRefusal::TipTooSmall { have_sat, need_sat })
+    }
+
+    /// The fee rate of the next signal: the backend's estimate within the terms.
+    #[must_use]
+    pub fn fee_rate(&self) -> FeeRate {
+        let rate = self
+            .chain
+            .fee_rate
+            .unwrap_or(FALLBACK_FEE_RATE)
+            .clamp(1, self.terms.max_fee_rate);
+        FeeRate::from_sat_per_vb(rate.into()).unwrap_or(FeeRate::BROADCAST_MIN)
+    }
+
+    pub(super) fn after_cadence(&self, now: UnixTime) -> Option<UnixTime> {
+        (self.terms.cadence_seconds > 0).then(|| now.plus(self.terms.cadence_seconds.into()))
+    }
+
+    pub(super) fn opening_timer(&mut self, now: UnixTime, effects: &mut Vec<Effect>) {
+        let by_cadence = self.next_open.is_some_and(|at| now >= at);
+        let trigger = u32::from(self.terms.pending_trigger);
+        let waiting: u32 = self.pending.values().map(|n| u32::from(*n)).sum();
+        let by_count = trigger > 0 && waiting >= trigger;
+        if (by_cadence || by_count) && self.open_refusal().is_none() {
+            effects.extend(self.open_round(now).effects);
+        }
+    }
+
+    pub(super) fn round_request(&mut self, from: NostrKey, request: RoundRequest) -> Step {
+        let Some(seat) = self.seat_of(&from) else {
+            return Step::ignored(Ignored::NotAMember);
+        };
+        self.pending.insert(seat, request.pending);
+        Step::accepted()
+    }
+
+    pub(super) fn open_round(&mut self, now: UnixTime) -> Step {
+        let round = Round(self.last_round).next();
+        let indexes = self.registry.snapshot(round);
+        let respond_by = now.plus(self.terms.response_seconds.into());
+        let counts = indexes
+            .iter()
+            .map(|(seat, set)| (*seat, u16::try_from(set.len()).unwrap_or(u16::MAX)))
+            .collect();
+        let total: usize = indexes.values().map(BTreeMap::len).sum();
+        self.last_round = round.0;
+        self.next_open = self.after_cadence(now);
+        self.pending.clear();
+        self.seen_nonces.next_round();
+        self.round = Some(RoundState {
+            round,
+            opened: now,
+            respond_by,
+            indexes,
+            members: self.member_count(),
+            responses: BTreeMap::new(),
+            nonces: BTreeMap::new(),
+            built: None,
+            session: None,
+            blamed: Vec::new(),
+        });
+        Step::with(vec![
+            Effect::Send {
+                to: To::Channel,
+                message: Message::RoundOpen(RoundOpen {
+                    round,
+                    respond_by,
+                    indexes: counts,
+                }),
+            },
+            Effect::Report(Report::RoundOpened {
+                round,
+                indexes: u32::try_from(total).unwrap_or(u32::MAX),
+            }),
+        ])
+    }
+
+    pub(super) fn response(
+        &mut self,
+        now: UnixTime,
+        from: NostrKey,
+        signed: Signed<Response>,
+    ) -> Step {
+        let Some(seat) = self.seat_of(&from) else {
+            return Step::ignored(Ignored::NotAMember);
+        };
+        if !signed.verifies(&self.cohort, from) {
+            return Step::ignored(Ignored::BadEvidence);
+        }
+        let refused = |code| refuse(from, "response", code, Some(signed.content.round));
+        let Some(state) = &mut self.round else {
+            return refused(RefusalCode::NoSuchRound);
+        };
+        if state.round != signed.content.round {
+            return refused(RefusalCode::NoSuchRound);
+        }
+        if state.responses.contains_key(&seat) || state.session.is_some() {
+            return Step::ignored(Ignored::Duplicate);
+        }
+        if now > state.respond_by {
+            return Step::ignored(Ignored::TooLate);
+        }
+        let expected = state.indexes.get(&seat);
+        let entered = match check_entries(self.terms.beacon, expected, &signed.content.entries) {
+            Ok(entered) => entered,
+            Err(code) => return refused(code),
+        };
+        let nonces = signed.content.nonces.clone();
+        if !nonces.keys().eq(Label::ALL.iter()) {
+            return refused(RefusalCode::Malformed);
+        }
+        if !self.seen_nonces.insert_new(&nonces) {
+            return refused(RefusalCode::NonceReused);
+        }
+        state.nonces.entry(1).or_default().insert(seat, nonces);
+        state.responses.insert(seat, Received { signed, entered });
+        let round = state.round;
+        let responses = state.responses.len();
+        let complete = responses == usize::from(state.members);
+        let mut effects = vec![Effect::Report(Report::ResponseReceived {
+            round,
+            seat,
+            responses: u16::try_from(responses).unwrap_or(u16::MAX),
+        })];
+        if complete {
+            effects.extend(self.all_responded(now));
+        }
+        Step::with(effects)
+    }
+
+    fn all_responded(&mut self, now: UnixTime) -> Vec<Effect> {
+        let Some(state) = &self.round else {
+            return Vec::new();
+        };
+        let round = state.round;
+        let all_idle = state.responses.values().all(|r| r.entered.idle);
+        if all_idle && self.terms.empty_rounds == EmptyRounds::Skip {
+            self.round = None;
+            return vec![
+                Effect::Send {
+                    to: To::Channel,
+                    message: Message::RoundResult(RoundResult { round, tx: None }),
+                },
+                Effect::Report(Report::RoundEmpty { round }),
+            ];
+        }
+        match self.build() {
+            Ok((built, proofs, artifact, fee)) => {
+                let mut effects = vec![
+                    // Durable before anybody signs: whoever asks for this round's history gets it.
+                    Effect::Save(artifact),
+                    Effect::Report(Report::SignalFixed {
+                        round,
+                        attempt: 1,
+                        signal: built.signal,
+                        txid: built.txid,
+                        fee_sat: fee.to_sat(),
+                    }),
+                ];
+                if !proofs.is_empty() {
+                    effects.push(Effect::SendParts(proofs));
+                }
+                if let Some(state) = &mut self.round {
+                    state.built = Some(built);
+                    state.session = Some(Session::new(1, now));
+                }
+                effects.extend(self.start_session(now));
+                effects
+            }
+            Err(why) => self.fail_round(why),
+        }
+    }
+
+    /// Builds tree or map, and the transaction that announces it.
+    #[allow(clippy::type_complexity)]
+    fn build(
+        &self,
+    ) -> Result<(Built, Vec<(NostrKey, Message)>, Artifact, Amount), RoundCause> {
+        let (Some(state), Some((set, keys))) = (&self.round, &self.set) else {
+            return Err(RoundCause::Operator);
+        };
+        let (outpoint, value_sat) = self
+            .chain
+            .ready_tip(self.terms.depth)
+            .ok_or(RoundCause::NoFunds)?;
+        let tip = BeaconOutput {
+            outpoint,
+            value: Amount::from_sat(value_sat),
+            height: None,
+        };
+        let script = beacon_script(keys.output_key());
+        let transaction = |signal| {
+            build_signal(&tip, &script, signal, self.fee_rate()).map_err(|_| RoundCause::NoFunds)
+        };
+        let round = state.round;
+        match self.terms.beacon {
+            CohortBeacon::Smt => {
+                let leaves: Vec<(SmtIndex, LeafValue)> = state
+                    .responses
+                    .values()
+                    .flat_map(|response| response.entered.leaves.iter().copied())
+                    .collect();
+                // Entries were checked one by one: distinct indexes, no empty leaf.
+                let tree = SmtTree::new(leaves.iter().copied()).map_err(|_| RoundCause::Operator)?;
+                let unsigned = transaction(tree.root())?;
+                let proofs = state
+                    .indexes
+                    .iter()
+                    .filter_map(|(seat, indexes)| {
+                        let proofs = indexes
+                            .keys()
+                            .map(|index| IndexProof {
+                                index: *index,
+                                path: tree.prove(index),
+                            })
+                            .collect();
+                        let message = Message::Proofs(Proofs { round, proofs });
+                        Some((set.key_of(*seat)?, message))
+                    })
+                    .collect();
+                let fee = unsigned.fee;
+                let built = built(unsigned, None);
+                let artifact = Artifact::LeafSet {
+                    round,
+                    signal: built.signal,
+                    txid: built.txid,
+                    leaves,
+                };
+                Ok((built, proofs, artifact, fee))
+            }
+            CohortBeacon::Cas => {
+                let updates = state
+                    .responses
+                    .values()
+                    .flat_map(|response| response.entered.updates.iter())
+                    .map(|(did, update)| (did.to_string(), *update));
+                let announcement =
+                    CasAnnouncement::new(updates, |_| true).map_err(|_| RoundCause::Operator)?;
+                let text = String::from_utf8(announcement.canonical_bytes())
+                    .map_err(|_| RoundCause::Operator)?;
+                let unsigned = transaction(announcement.signal_bytes())?;
+                let fee = unsigned.fee;
+                let built = built(unsigned, Some(text.clone()));
+                let artifact = Artifact::Announcement {
+                    round,
+                    signal: built.signal,
+                    txid: built.txid,
+                    announcement: text,
+                };
+                Ok((built, Vec::new(), artifact, fee))
+            }
+        }
+    }
+
+    /// Ends the open round without a signature and tells everybody why.
+    pub(super) fn fail_round(&mut self, why: RoundCause) -> Vec<Effect> {
+        let Some(state) = self.round.take() else {
+            return Vec::new();
+        };
+        let round = state.round;
+        vec![
+            Effect::Send {
+                to: To::Channel,
+                message: Message::RoundFailed(RoundFailed {
+                    round,
+                    why: why.clone(),
+                    blamed: state.blamed,
+                }),
+            },
+            Effect::Report(Report::RoundFailed { round, why }),
+        ]
+    }
+
+    pub(super) fn round_timer(&mut self, now: UnixTime, effects: &mut Vec<Effect>) {
+        let Some(state) = &self.round else { return };
+        if now < state.deadline() {
+            return;
+        }
+        let absent = state.waiting_for();
+        let why = match &state.session {
+            Some(session) if session.aggregate.is_some() => RoundCause::NoSignature { absent },
+            _ => RoundCause::NoResponse { absent },
+        };
+        effects.extend(self.fail_round(why));
+    }
+}
+
+fn built(unsigned: UnsignedSignal, announcement: Option<String>) -> Built {
+    let sighash = Sighash::from_bytes(unsigned.sighash());
+    let input = unsigned
+        .tx
+        .input
+        .first()
+        .map_or_else(OutPoint::null, |input| input.previous_output);
+    Built {
+        txid: unsigned.tx.compute_txid(),
+        input,
+        prevout: unsigned.prevout,
+        signal: unsigned.signal,
+        sighash,
+        announcement,
+        tx: unsigned.tx,
+    }
+}
+
+/// Checks that entries cover exactly the seat's indexes of this round, once each, with values a tree or
+/// map can hold.
+fn check_entries(
+    beacon: CohortBeacon,
+    expected: Option<&BTreeMap<SmtIndex, Option<Did>>>,
+    entries: &Entries,
+) -> Result<Entered, RefusalCode> {
+    let none = BTreeMap::new();
+    let expected = expected.unwrap_or(&none);
+    let mut seen = BTreeSet::new();
+    let mut entered = Entered {
+        idle: true,
+        ..Entered::default()
+    };
+    match (beacon, entries) {
+        (CohortBeacon::Smt, Entries::Smt(entries)) => {
+            for entry in entries {
+                if !expected.contains_key(&entry.index) || !seen.insert(entry.index) {
+                    return Err(RefusalCode::WrongEntries);
+                }
+                entered.idle &= entry.idle;
+                match entry.leaf {
+                    // It would make a neighbour's proof non-canonical.
+                    Some(leaf) if leaf == EMPTY_LEAF => return Err(RefusalCode::EmptyLeaf),
+                    Some(leaf) => entered.leaves.push((entry.index, leaf)),
+                    None => {}
+                }
+            }
+        }
+        (CohortBeacon::Cas, Entries::Cas(entries)) => {
+            for entry in entries {
+                let index = entry.did.smt_index();
+                if !expected.contains_key(&index) || !seen.insert(index) {
+                    return Err(RefusalCode::WrongEntries);
+                }
+                entered.idle &= entry.idle && entry.update.is_none();
+                if let Some(update) = entry.update {
+                    entered.updates.push((entry.did.clone(), update));
+                }
+            }
+        }
+        _ => return Err(RefusalCode::WrongEntries),
+    }
+    if seen.len() != expected.len() {
+        return Err(RefusalCode::WrongEntries);
+    }
+    Ok(entered)
+}

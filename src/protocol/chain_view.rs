@@ -1,0 +1,222 @@
+//! What the core knows of the chain: facts about one beacon address, fed in as they change.
+
+use std::collections::BTreeMap;
+
+use bitcoin::{OutPoint, Txid};
+use serde::{Deserialize, Serialize};
+
+use crate::hash::SignalBytes;
+
+/// The output the next signal must spend (rule 4), as the own chain backend sees it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, Default)]
+#[serde(rename_all = "snake_case")]
+pub enum TipView {
+    /// Nothing usable was ever paid to the address, or it was spent without change.
+    #[default]
+    NoFunds,
+    /// A payment was seen that is not confirmed.
+    Unconfirmed {
+        /// Its value in sat.
+        value_sat: u64,
+    },
+    /// The tip is spent by a transaction that is not confirmed.
+    InFlight {
+        /// That transaction.
+        by: Txid,
+    },
+    /// The tip is confirmed and unspent.
+    Ready {
+        /// The output.
+        outpoint: OutPoint,
+        /// Its value in sat.
+        value_sat: u64,
+        /// The block that confirmed it.
+        height: u32,
+    },
+}
+
+/// A beacon signal on the chain: a transaction that spends from the address and ends in 32 bytes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct SignalSeen {
+    /// The 32 bytes.
+    pub signal: SignalBytes,
+    /// Block that confirmed it; `None` in the mempool.
+    pub height: Option<u32>,
+}
+
+/// Who spends an output of the address.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct SpendSeen {
+    /// The spender.
+    pub by: Txid,
+    /// Block that confirmed it; `None` in the mempool.
+    pub height: Option<u32>,
+}
+
+/// The state of the beacon address at one height.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, Default)]
+pub struct ChainView {
+    /// Height of the best block.
+    pub height: u32,
+    /// The output the next signal must spend.
+    pub tip: TipView,
+    /// Every signal ever sent from the address.
+    pub signals: BTreeMap<Txid, SignalSeen>,
+    /// Every spent output of the address.
+    pub spends: BTreeMap<OutPoint, SpendSeen>,
+    /// Estimated fee rate in sat/vB, when the backend gives one.
+    pub fee_rate: Option<u32>,
+}
+
+/// What changed since the view the core has.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, Default)]
+pub struct ChainUpdate {
+    /// Height of the best block.
+    pub height: u32,
+    /// The tip.
+    pub tip: TipView,
+    /// New or changed signals; `None` for one that is gone (reorganised away or dropped).
+    pub signals: Vec<(Txid, Option<SignalSeen>)>,
+    /// New or changed spends; `None` for one that is gone.
+    pub spends: Vec<(OutPoint, Option<SpendSeen>)>,
+    /// Estimated fee rate in sat/vB.
+    pub fee_rate: Option<u32>,
+}
+
+impl ChainView {
+    /// The difference that leads from this view to `new`; `None` when nothing changed.
+    #[must_use]
+    pub fn diff(&self, new: &Self) -> Option<ChainUpdate> {
+        if self == new {
+            return None;
+        }
+        Some(ChainUpdate {
+            height: new.height,
+            tip: new.tip,
+            signals: map_diff(&self.signals, &new.signals),
+            spends: map_diff(&self.spends, &new.spends),
+            fee_rate: new.fee_rate,
+        })
+    }
+
+    /// Applies a difference.
+    pub fn apply(&mut self, update: &ChainUpdate) {
+        self.height = update.height;
+        self.tip = update.tip;
+        self.fee_rate = update.fee_rate;
+        map_apply(&mut self.signals, &update.signals);
+        map_apply(&mut self.spends, &update.spends);
+    }
+
+    /// Confirmations of something at `height`: 1 when it is in the best block.
+    #[must_use]
+    pub const fn confirmations(&self, height: u32) -> u32 {
+        match self.height.checked_sub(height) {
+            Some(below) => below.saturating_add(1),
+            None => 0,
+        }
+    }
+
+    /// The tip when it has at least `depth` confirmations.
+    #[must_use]
+    pub fn ready_tip(&self, depth: u8) -> Option<(OutPoint, u64)> {
+        match self.tip {
+            TipView::Ready {
+                outpoint,
+                value_sat,
+                height,
+            } if self.confirmations(height) >= u32::from(depth) => Some((outpoint, value_sat)),
+            _ => None,
+        }
+    }
+
+    /// Whether a transaction that spends `input` can never confirm any more: another one that spends it has
+    /// `depth` confirmations.
+    #[must_use]
+    pub fn is_dead(&self, txid: &Txid, input: &OutPoint, depth: u32) -> bool {
+        self.spends.get(input).is_some_and(|spend| {
+            spend.by != *txid
+                && spend
+                    .height
+                    .is_some_and(|height| self.confirmations(height) >= depth)
+        })
+    }
+}
+
+fn map_diff<K: Ord + Copy, V: PartialEq + Copy>(
+    old: &BTreeMap<K, V>,
+    new: &BTreeMap<K, V>,
+) -> Vec<(K, Option<V>)> {
+    let changed = new
+        .iter()
+        .filter(|(key, value)| old.get(key) != Some(value))
+        .map(|(key, value)| (*key, Some(*value)));
+    let gone = old
+        .keys()
+        .filter(|key| !new.contains_key(key))
+        .map(|key| (*key, None));
+    changed.chain(gone).collect()
+}
+
+fn map_apply<K: Ord + Copy, V: Copy>(map: &mut BTreeMap<K, V>, changes: &[(K, Option<V>)]) {
+    for (key, value) in changes {
+        match value {
+            Some(value) => map.insert(*key, *value),
+            None => map.remove(key),
+        };
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use bitcoin::hashes::Hash as _;
+
+    fn txid(n: u8) -> Txid {
+        Txid::from_byte_array([n; 32])
+    }
+
+    #[test]
+    fn applying_the_difference_gives_the_new_view() {
+        let seen = |height| SignalSeen {
+            signal: SignalBytes::from_bytes([1; 32]),
+            height,
+        };
+        let mut old = ChainView::default();
+        old.signals.insert(txid(1), seen(None));
+        old.signals.insert(txid(2), seen(Some(3)));
+        let mut new = old.clone();
+        new.height = 7;
+        new.signals.insert(txid(1), seen(Some(7)));
+        new.signals.remove(&txid(2));
+        new.spends.insert(
+            OutPoint::new(txid(9), 0),
+            SpendSeen {
+                by: txid(1),
+                height: Some(7),
+            },
+        );
+        let update = old.diff(&new).unwrap();
+        assert_eq!(update.signals.len(), 2);
+        old.apply(&update);
+        assert_eq!(old, new);
+        assert_eq!(old.diff(&new), None);
+    }
+
+    #[test]
+    fn a_conflict_kills_only_with_depth() {
+        let input = OutPoint::new(txid(9), 0);
+        let mut view = ChainView {
+            height: 10,
+            ..ChainView::default()
+        };
+        assert!(!view.is_dead(&txid(1), &input, 1));
+        let spend = |by, height| SpendSeen { by, height };
+        view.spends.insert(input, spend(txid(2), None));
+        assert!(!view.is_dead(&txid(1), &input, 1), "only in the mempool");
+        view.spends.insert(input, spend(txid(2), Some(10)));
+        assert!(view.is_dead(&txid(1), &input, 1));
+        assert!(!view.is_dead(&txid(1), &input, 6), "not deep enough");
+        assert!(!view.is_dead(&txid(2), &input, 1), "it is the one that confirmed");
+    }
+}

@@ -1,0 +1,478 @@
+//! What the core asks its driver to do, and what it says became of an input.
+
+use bitcoin::{Transaction, Txid};
+use serde::{Deserialize, Serialize};
+
+use super::evidence::Blame;
+use super::ids::{Label, Round, Seat, SessionId};
+use super::message::{
+    EndCause, HistoryRequest, Message, Nonces, RefusalCode, RoundCause,
+};
+use crate::beacon::smt::SmtPath;
+use crate::hash::{LeafValue, SignalBytes, SmtIndex, SmtNonce, UpdateHash};
+use crate::keys::NostrKey;
+use crate::keys::musig::{AggregateNonce, PublicNonce};
+
+use super::evidence::Sighash;
+
+/// To whom a message goes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+pub enum To {
+    /// One key, as a directed message.
+    Key(NostrKey),
+    /// All members, over the cohort's channel.
+    Channel,
+}
+
+/// What an advert's `s` tag says.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum AdvertStatus {
+    /// Seats are free.
+    Open,
+    /// All seats are taken; the set is forming.
+    Full,
+    /// The cohort announces.
+    Active,
+    /// The cohort has ended.
+    Closed,
+}
+
+/// Something to be done by the driver, in order. What must be durable first comes first.
+#[derive(Debug, Clone, PartialEq)]
+#[non_exhaustive]
+pub enum Effect {
+    /// Send a message. Bodies that carry evidence are still unsigned: the driver signs them with the seat key.
+    Send {
+        /// To whom.
+        to: To,
+        /// What.
+        message: Message,
+    },
+    /// Send each member its own part, bundled in channel posts.
+    SendParts(Vec<(NostrKey, Message)>),
+    /// Hand the channel's secret to these members, directly.
+    GrantChannel(Vec<NostrKey>),
+    /// Publish the advert with this status.
+    Advertise(AdvertStatus),
+    /// Make nonces for every label of a session, and derive the SMT nonces of these indexes; answer with
+    /// `Prepared`.
+    Prepare {
+        /// The session.
+        session: SessionId,
+        /// Indexes whose SMT nonce of this round is wanted.
+        indexes: Vec<SmtIndex>,
+    },
+    /// Sign; then make nonces for the next attempt of the round; answer with `Signed` or `SignFailed`.
+    Sign(SignOrder),
+    /// Keep this for the life of the beacon. Durable before any later effect of the same step.
+    Save(Artifact),
+    /// Send a transaction to the chain; answer with `Broadcast`.
+    Broadcast(Transaction),
+    /// Answer a history request out of the kept leaf sets or announcements.
+    AnswerHistory {
+        /// Who asks.
+        to: NostrKey,
+        /// What.
+        request: HistoryRequest,
+    },
+    /// Tell the user.
+    Report(Report),
+}
+
+/// One approved session to sign.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct SignOrder {
+    /// The session.
+    pub session: SessionId,
+    /// What to sign, in the order of labels.
+    pub labels: Vec<LabelOrder>,
+}
+
+/// One approved message to sign.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct LabelOrder {
+    /// The label.
+    pub label: Label,
+    /// The public nonce whose secret must be used.
+    pub nonce: PublicNonce,
+    /// The aggregate nonce.
+    pub aggregate_nonce: AggregateNonce,
+    /// The digest, computed locally from the approved transaction.
+    pub sighash: Sighash,
+}
+
+/// Data without which a DID does not resolve, or a proof can not be made again.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(tag = "kind", rename_all = "snake_case")]
+#[non_exhaustive]
+pub enum Artifact {
+    /// The proof of one of a member's indexes in one signal.
+    SmtProof {
+        /// The round.
+        round: Round,
+        /// The index.
+        index: SmtIndex,
+        /// The signal: root of the tree.
+        signal: SignalBytes,
+        /// The transaction that carries it.
+        txid: Txid,
+        /// The member's nonce, unless the index was empty.
+        nonce: Option<SmtNonce>,
+        /// The update announced, if any.
+        update: Option<UpdateHash>,
+        /// The path.
+        path: SmtPath,
+    },
+    /// The CAS announcement of one signal.
+    Announcement {
+        /// The round.
+        round: Round,
+        /// The signal: hash of the bytes.
+        signal: SignalBytes,
+        /// The transaction that carries it.
+        txid: Txid,
+        /// The bytes.
+        announcement: String,
+    },
+    /// Aggregator: all leaves of one signal's tree, to prove any index later.
+    LeafSet {
+        /// The round.
+        round: Round,
+        /// The signal: root of the tree.
+        signal: SignalBytes,
+        /// The transaction that carries it.
+        txid: Txid,
+        /// The leaves.
+        leaves: Vec<(SmtIndex, LeafValue)>,
+    },
+    /// A signed signal transaction.
+    SignedTransaction {
+        /// The round.
+        round: Round,
+        /// The signal.
+        signal: SignalBytes,
+        /// The transaction.
+        tx: Transaction,
+    },
+}
+
+/// What became of an input.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+#[non_exhaustive]
+pub enum Outcome {
+    /// It changed the state, or is known and harmless.
+    Accepted,
+    /// It counts for nothing, and why.
+    Ignored(Ignored),
+    /// It shows that a member misbehaved.
+    Blamed(NostrKey),
+}
+
+/// Why an input counts for nothing.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+#[non_exhaustive]
+pub enum Ignored {
+    /// The author holds no seat.
+    NotAMember,
+    /// The author is not the cohort's aggregator.
+    NotTheAggregator,
+    /// Not in this phase of the cohort.
+    WrongPhase,
+    /// Not the round that is open.
+    WrongRound,
+    /// Not the session that is open.
+    WrongSession,
+    /// Known already, and another version of it does not count.
+    Duplicate,
+    /// The evidence signature is missing or wrong.
+    BadEvidence,
+    /// It came after its deadline.
+    TooLate,
+    /// It was refused, and the sender was told.
+    Refused(RefusalCode),
+    /// It contradicts what is known: text says what.
+    Contradiction(String),
+    /// It is not for this role.
+    WrongRole,
+    /// A request to sign was refused.
+    WillNotSign(String),
+    /// A history item that does not prove what it should.
+    BadProof,
+    /// The driver answered something nobody asked.
+    Unasked,
+}
+
+/// The result of handling one input.
+#[derive(Debug, Clone, PartialEq)]
+#[must_use]
+pub struct Step {
+    /// What became of it.
+    pub outcome: Outcome,
+    /// What to do, in order.
+    pub effects: Vec<Effect>,
+}
+
+impl Step {
+    /// Accepted, nothing to do.
+    pub const fn accepted() -> Self {
+        Self {
+            outcome: Outcome::Accepted,
+            effects: Vec::new(),
+        }
+    }
+
+    /// Accepted, with effects.
+    pub const fn with(effects: Vec<Effect>) -> Self {
+        Self {
+            outcome: Outcome::Accepted,
+            effects,
+        }
+    }
+
+    /// Ignored.
+    pub const fn ignored(reason: Ignored) -> Self {
+        Self {
+            outcome: Outcome::Ignored(reason),
+            effects: Vec::new(),
+        }
+    }
+}
+
+/// Something a user wants to know. Reports follow from state; they never decide anything.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(tag = "event", rename_all = "snake_case")]
+#[non_exhaustive]
+pub enum Report {
+    /// Aggregator: a seat was taken.
+    SeatTaken {
+        /// The member.
+        member: NostrKey,
+        /// How many are taken now.
+        taken: u16,
+    },
+    /// Aggregator: an opt-in or another request was refused.
+    RequestRefused {
+        /// Whose.
+        member: NostrKey,
+        /// Why.
+        code: RefusalCode,
+    },
+    /// Member: seated.
+    Seated {
+        /// The place in the order of acceptance.
+        seat: Seat,
+    },
+    /// Member: my opt-in or another request was refused.
+    MyRequestRefused {
+        /// What.
+        of: String,
+        /// Why.
+        code: RefusalCode,
+    },
+    /// The seats are closed; the set is known.
+    SetFormed {
+        /// Members.
+        members: u16,
+        /// The beacon address.
+        address: String,
+    },
+    /// Member: the set was checked and acknowledged.
+    SetAcknowledged {
+        /// My final seat.
+        seat: Seat,
+        /// The beacon address, recomputed.
+        address: String,
+    },
+    /// Aggregator: a member acknowledged.
+    AckReceived {
+        /// The seat.
+        seat: Seat,
+        /// How many have.
+        acks: u16,
+    },
+    /// All members acknowledged; the set is frozen. Only now may anybody fund or bind.
+    Frozen {
+        /// The beacon address.
+        address: String,
+    },
+    /// Registrations were taken.
+    Registered {
+        /// The seat.
+        seat: Seat,
+        /// The index.
+        index: SmtIndex,
+        /// First round that covers it.
+        from_round: Round,
+    },
+    /// Member: a DID may now be bound to the beacon: the history is complete.
+    MayBind {
+        /// Its index.
+        index: SmtIndex,
+        /// Proofs of past signals that were fetched for it.
+        proofs: u32,
+    },
+    /// The tip of the beacon changed.
+    TipChanged {
+        /// Its value in sat, 0 if there is none.
+        value_sat: u64,
+        /// Whether the next signal may spend it.
+        ready: bool,
+    },
+    /// A round opened.
+    RoundOpened {
+        /// The round.
+        round: Round,
+        /// Indexes it covers (as member: mine).
+        indexes: u32,
+    },
+    /// Aggregator: a response came.
+    ResponseReceived {
+        /// The round.
+        round: Round,
+        /// The seat.
+        seat: Seat,
+        /// How many are in.
+        responses: u16,
+    },
+    /// Member: the response was made.
+    Responded {
+        /// The round.
+        round: Round,
+        /// Updates in it.
+        updates: u16,
+        /// Explicit "no update" or idle entries in it.
+        declined: u16,
+    },
+    /// The signal was built (aggregator) or checked and approved (member).
+    SignalFixed {
+        /// The round.
+        round: Round,
+        /// The attempt.
+        attempt: u32,
+        /// The 32 bytes.
+        signal: SignalBytes,
+        /// The unsigned transaction's id.
+        txid: Txid,
+        /// Its fee in sat.
+        fee_sat: u64,
+    },
+    /// Member: a request to sign is not approved, yet or ever.
+    SignRefused {
+        /// The round.
+        round: Round,
+        /// Why.
+        reason: String,
+        /// Whether more facts could change that.
+        waiting: bool,
+    },
+    /// Aggregator: a partial signature came and verified.
+    PartialReceived {
+        /// The round.
+        round: Round,
+        /// The seat.
+        seat: Seat,
+        /// How many are in.
+        partials: u16,
+    },
+    /// A further session is needed.
+    SessionLost {
+        /// The round.
+        round: Round,
+        /// The attempt that follows.
+        attempt: u32,
+    },
+    /// The signal is signed by all.
+    SignalSigned {
+        /// The round.
+        round: Round,
+        /// The transaction.
+        txid: Txid,
+        /// Virtual size in vbytes.
+        vsize: u64,
+        /// Seconds since the round opened.
+        seconds: u64,
+    },
+    /// The chain took the transaction.
+    SignalBroadcast {
+        /// The round.
+        round: Round,
+        /// The transaction.
+        txid: Txid,
+    },
+    /// The chain did not take it.
+    BroadcastFailed {
+        /// The round.
+        round: Round,
+        /// The node's reason.
+        reason: String,
+    },
+    /// The signal has confirmations.
+    SignalConfirmed {
+        /// The round.
+        round: Round,
+        /// The transaction.
+        txid: Txid,
+        /// The block.
+        height: u32,
+    },
+    /// A confirmed signal is no longer in the chain.
+    SignalReorganised {
+        /// The round.
+        round: Round,
+        /// The transaction.
+        txid: Txid,
+    },
+    /// Nobody had anything to announce.
+    RoundEmpty {
+        /// The round.
+        round: Round,
+    },
+    /// The round ended without a signature.
+    RoundFailed {
+        /// The round.
+        round: Round,
+        /// Why.
+        why: RoundCause,
+    },
+    /// A member was shown to have sent something invalid.
+    MemberBlamed {
+        /// The evidence.
+        blame: Blame,
+        /// Whether it re-verified from the signed bodies here.
+        proved: bool,
+    },
+    /// The chain shows a spend of the beacon that this agent did not sign.
+    UnknownSpend {
+        /// The transaction.
+        txid: Txid,
+    },
+    /// The aggregator said something that contradicts what it said or what the chain says.
+    Alarm {
+        /// What, for people.
+        text: String,
+    },
+    /// The cohort ended.
+    Ended {
+        /// Why.
+        why: EndCause,
+    },
+    /// Member: the seat was released.
+    Released {
+        /// The aggregator's words.
+        reason: String,
+    },
+}
+
+/// The driver's answer to [`Effect::Prepare`].
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Prepared {
+    /// The session.
+    pub session: SessionId,
+    /// Public nonces, one per label.
+    pub nonces: Nonces,
+    /// The SMT nonces asked for.
+    pub smt_nonces: Vec<(SmtIndex, SmtNonce)>,
+}

@@ -1,0 +1,370 @@
+//! Terms: what an aggregator offers and a member agrees to (DESIGN §4 "Advert", §5).
+//!
+//! The terms are the content of the advert: one JSON object in RFC 8785 form. The cohort's id is the
+//! SHA-256 of exactly those bytes, so that an edited term is another cohort.
+
+use std::fmt;
+
+use serde::{Deserialize, Serialize};
+
+use crate::hash::{self, CohortId, bytes_newtype};
+use crate::keys::NostrKey;
+use crate::network::Network;
+use crate::time::UnixTime;
+
+/// The wire version these terms belong to.
+pub const WIRE_VERSION: u32 = 1;
+
+/// The largest canonical terms accepted, in bytes. A relay takes events of 65 536 bytes; terms need about 900.
+pub const MAX_TERMS_BYTES: usize = 8_192;
+
+bytes_newtype!(
+    /// 16 random bytes that make two cohorts with equal terms distinct. Text: lower-case hex.
+    Salt, 16, hash::to_hex, hash::array_from_hex
+);
+bytes_newtype!(
+    /// SHA-256 of a text of terms of service. Text: lower-case hex.
+    TextHash, 32, hash::to_hex, hash::array_from_hex
+);
+
+/// How a cohort turns updates into 32 bytes (spec.md §2.5, §5).
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum CohortBeacon {
+    /// The root of a sparse Merkle tree; the aggregator learns neither DIDs nor updates.
+    Smt,
+    /// The hash of a CAS announcement; all members see all DIDs and update hashes.
+    Cas,
+}
+
+impl fmt::Display for CohortBeacon {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Smt => "smt",
+            Self::Cas => "cas",
+        })
+    }
+}
+
+/// What a round does in which nobody has anything to announce.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum EmptyRounds {
+    /// The round ends without a transaction.
+    Skip,
+    /// The round is signed and sent all the same, so that silence tells an observer nothing.
+    Signal,
+}
+
+/// Which output the beacon address is (DESIGN §5 "Output policy").
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub enum OutputPolicy {
+    /// Taproot key path of the n-of-n MuSig2 key, no script tree.
+    #[serde(rename = "musig2-key-path")]
+    Musig2KeyPath,
+}
+
+/// Terms of service a member accepts in its opt-in.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct TermsOfService {
+    /// SHA-256 of the exact text.
+    pub sha256: TextHash,
+    /// Where the text can be read. Shown, never fetched.
+    pub url: String,
+}
+
+/// The terms of a cohort, version 1. Every field has a unit and a range: see [`Terms::validate`].
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Terms {
+    /// Wire version: 1.
+    pub v: u32,
+    /// The aggregator's identity key: author of the advert and of every message of the service.
+    pub aggregator: NostrKey,
+    /// Makes equal terms distinct.
+    pub salt: Salt,
+    /// A name for people: 0 to 64 characters, none of them a control character.
+    pub name: String,
+    /// Bitcoin network of the beacon and of the DIDs.
+    pub network: Network,
+    /// Beacon type.
+    pub beacon: CohortBeacon,
+    /// Output of the beacon address.
+    pub output_policy: OutputPolicy,
+    /// Fewest seats the cohort forms with, 1 to 1 000.
+    pub seats_min: u16,
+    /// Most seats, `seats_min` to 1 000. Default 20: every member must answer every round, so liveness is pⁿ.
+    pub seats_max: u16,
+    /// DIDs each seat must have registered before rounds open, 0 to `dids_max`.
+    pub dids_min: u16,
+    /// Most DIDs a seat may register, 1 to 1 000.
+    pub dids_max: u16,
+    /// Opt-ins count until then (seconds since 1970).
+    pub join_by: UnixTime,
+    /// Seconds members have to acknowledge the set, 1 to 2 592 000.
+    pub formation_seconds: u32,
+    /// Seconds between two scheduled openings, 0 (none) or 1 to 31 536 000.
+    pub cadence_seconds: u32,
+    /// A round opens when members reported this many pending updates, 0 (never) to 65 535.
+    pub pending_trigger: u16,
+    /// Seconds members have to respond to an opening, 1 to 2 592 000.
+    pub response_seconds: u32,
+    /// Seconds members have to sign after the request, per session, 1 to 2 592 000.
+    pub signing_seconds: u32,
+    /// Sessions a round may use before it fails, 1 to 16.
+    pub sessions_max: u8,
+    /// Confirmations of the previous signal before the next is signed, 1 to 100.
+    pub depth: u8,
+    /// What happens when nobody has anything to announce.
+    pub empty_rounds: EmptyRounds,
+    /// Ceiling of a signal's fee rate in sat/vB, 1 to 10 000.
+    pub max_fee_rate: u32,
+    /// Cost of enrolment in sat. Advertised only: this software settles nothing.
+    pub cost_enrolment_sat: u64,
+    /// Cost per announcement in sat. Advertised only.
+    pub cost_signal_sat: u64,
+    /// Only keys the aggregator invited are seated.
+    pub invite_only: bool,
+    /// Terms of service, if any.
+    pub tos: Option<TermsOfService>,
+}
+
+/// A term that is missing, malformed or out of its range.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
+pub enum TermsError {
+    /// Not the JSON of terms version 1.
+    #[error("the terms are not valid: {0}")]
+    Malformed(String),
+    /// Valid JSON, but not in RFC 8785 form, so that its hash is not the cohort's id.
+    #[error("the terms are not in canonical form (RFC 8785)")]
+    NotCanonical,
+    /// Too long.
+    #[error("the terms have {0} bytes; at most {MAX_TERMS_BYTES} are allowed")]
+    TooLong(usize),
+    /// A field is out of its range.
+    #[error("term {field} is {value}: allowed is {allowed}")]
+    OutOfRange {
+        /// Name of the field.
+        field: &'static str,
+        /// What it is.
+        value: String,
+        /// What it may be.
+        allowed: String,
+    },
+}
+
+impl Terms {
+    /// Terms with every default, for a network, a beacon type and an aggregator.
+    #[must_use]
+    pub fn with_defaults(
+        aggregator: NostrKey,
+        network: Network,
+        beacon: CohortBeacon,
+        salt: Salt,
+        join_by: UnixTime,
+    ) -> Self {
+        Self {
+            v: WIRE_VERSION,
+            aggregator,
+            salt,
+            name: String::new(),
+            network,
+            beacon,
+            output_policy: OutputPolicy::Musig2KeyPath,
+            seats_min: 2,
+            seats_max: 20,
+            dids_min: 0,
+            dids_max: 8,
+            join_by,
+            formation_seconds: 86_400,
+            cadence_seconds: 0,
+            pending_trigger: 0,
+            response_seconds: 86_400,
+            signing_seconds: 86_400,
+            sessions_max: 4,
+            depth: 1,
+            empty_rounds: EmptyRounds::Skip,
+            max_fee_rate: 50,
+            cost_enrolment_sat: 0,
+            cost_signal_sat: 0,
+            invite_only: false,
+            tos: None,
+        }
+    }
+
+    /// Parses the content of an advert or invitation: strict JSON of version 1, canonical, in range.
+    pub fn parse(content: &str) -> Result<(Self, CohortId), TermsError> {
+        if content.len() > MAX_TERMS_BYTES {
+            return Err(TermsError::TooLong(content.len()));
+        }
+        let terms: Self = serde_json::from_str(content)
+            .map_err(|error| TermsError::Malformed(error.to_string()))?;
+        terms.validate()?;
+        if terms.canonical() != content {
+            return Err(TermsError::NotCanonical);
+        }
+        Ok((terms, CohortId::from_bytes(hash::sha256(content.as_bytes()))))
+    }
+
+    /// The terms as canonical JSON (RFC 8785): the content of the advert.
+    #[must_use]
+    #[allow(clippy::expect_used)]
+    pub fn canonical(&self) -> String {
+        serde_json_canonicalizer::to_string(self)
+            .expect("terms have string keys and integers below 2^53 only")
+    }
+
+    /// The cohort's id: SHA-256 of the canonical terms.
+    #[must_use]
+    pub fn cohort_id(&self) -> CohortId {
+        CohortId::from_bytes(hash::sha256(self.canonical().as_bytes()))
+    }
+
+    /// Checks every range.
+    pub fn validate(&self) -> Result<(), TermsError> {
+        const MONTH: u64 = 2_592_000;
+        // Integers above 2^53 - 1 change value in RFC 8785 (they are written as IEEE doubles).
+        const SAFE: u64 = (1 << 53) - 1;
+        let v = u64::from;
+        check("v", v(self.v), v(WIRE_VERSION), v(WIRE_VERSION))?;
+        check("seats_min", self.seats_min.into(), 1, 1_000)?;
+        check("seats_max", self.seats_max.into(), self.seats_min.into(), 1_000)?;
+        check("dids_max", self.dids_max.into(), 1, 1_000)?;
+        check("dids_min", self.dids_min.into(), 0, self.dids_max.into())?;
+        check("join_by", self.join_by.0, 0, SAFE)?;
+        check("formation_seconds", v(self.formation_seconds), 1, MONTH)?;
+        check("cadence_seconds", v(self.cadence_seconds), 0, 31_536_000)?;
+        check("response_seconds", v(self.response_seconds), 1, MONTH)?;
+        check("signing_seconds", v(self.signing_seconds), 1, MONTH)?;
+        check("sessions_max", self.sessions_max.into(), 1, 16)?;
+        check("depth", self.depth.into(), 1, 100)?;
+        check("max_fee_rate", v(self.max_fee_rate), 1, 10_000)?;
+        check("cost_enrolment_sat", self.cost_enrolment_sat, 0, SAFE)?;
+        check("cost_signal_sat", self.cost_signal_sat, 0, SAFE)?;
+        text("name", &self.name, 64)?;
+        if let Some(tos) = &self.tos {
+            text("tos.url", &tos.url, 512)?;
+        }
+        Ok(())
+    }
+}
+
+fn check(field: &'static str, value: u64, low: u64, high: u64) -> Result<(), TermsError> {
+    if (low..=high).contains(&value) {
+        return Ok(());
+    }
+    Err(TermsError::OutOfRange {
+        field,
+        value: value.to_string(),
+        allowed: if low == high {
+            low.to_string()
+        } else {
+            format!("{low} to {high}")
+        },
+    })
+}
+
+/// Text shown to people: no control characters and none that reorder a line (bidi), so that a peer's
+/// text can not forge what a terminal shows.
+fn text(field: &'static str, value: &str, most: usize) -> Result<(), TermsError> {
+    let forbidden = |c: char| {
+        c.is_control() || matches!(c, '\u{200e}' | '\u{200f}' | '\u{202a}'..='\u{202e}' | '\u{2066}'..='\u{2069}')
+    };
+    if value.chars().count() > most || value.chars().any(forbidden) {
+        return Err(TermsError::OutOfRange {
+            field,
+            value: format!("{value:?}"),
+            allowed: format!("{most} characters without control characters"),
+        });
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn terms() -> Terms {
+        let key = "79be667ef9dcbbac55a06295ce870b07029bfcdb2dce28d959f2815b16f81798"
+            .parse()
+            .unwrap();
+        Terms::with_defaults(
+            key,
+            Network::Regtest,
+            CohortBeacon::Smt,
+            Salt::from_bytes([7; 16]),
+            UnixTime(1_800_000_000),
+        )
+    }
+
+    #[test]
+    fn canonical_bytes_and_id_are_known() {
+        let expected = concat!(
+            r#"{"aggregator":"79be667ef9dcbbac55a06295ce870b07029bfcdb2dce28d959f2815b16f81798","#,
+            r#""beacon":"smt","cadence_seconds":0,"cost_enrolment_sat":0,"cost_signal_sat":0,"depth":1,"#,
+            r#""dids_max":8,"dids_min":0,"empty_rounds":"skip","formation_seconds":86400,"invite_only":false,"#,
+            r#""join_by":1800000000,"max_fee_rate":50,"name":"","network":"regtest","#,
+            r#""output_policy":"musig2-key-path","pending_trigger":0,"response_seconds":86400,"#,
+            r#""salt":"07070707070707070707070707070707","seats_max":20,"seats_min":2,"sessions_max":4,"#,
+            r#""signing_seconds":86400,"tos":null,"v":1}"#
+        );
+        assert_eq!(terms().canonical(), expected);
+        let (parsed, id) = Terms::parse(expected).unwrap();
+        assert_eq!(parsed, terms());
+        assert_eq!(id.to_bytes(), hash::sha256(expected.as_bytes()));
+        assert_eq!(id, terms().cohort_id());
+    }
+
+    #[test]
+    fn other_spellings_of_the_same_terms_are_refused() {
+        let canonical = terms().canonical();
+        let spaced = canonical.replacen(':', ": ", 1);
+        assert_eq!(Terms::parse(&spaced), Err(TermsError::NotCanonical));
+        let doubled = canonical.replacen(r#""depth":1"#, r#""depth":1,"depth":1"#, 1);
+        assert!(matches!(Terms::parse(&doubled), Err(TermsError::Malformed(_))));
+        let extra = canonical.replacen(r#""depth":1"#, r#""depth":1,"depth2":1"#, 1);
+        assert!(matches!(Terms::parse(&extra), Err(TermsError::Malformed(_))));
+    }
+
+    #[test]
+    fn every_range_is_enforced_and_names_its_field() {
+        type Change = fn(&mut Terms);
+        let cases: [(&str, Change); 19] = [
+            ("v", |t| t.v = 2),
+            ("seats_min", |t| t.seats_min = 0),
+            ("seats_max", |t| t.seats_max = 1),
+            ("seats_max", |t| t.seats_max = 1_001),
+            ("dids_max", |t| t.dids_max = 0),
+            ("dids_min", |t| t.dids_min = 9),
+            ("join_by", |t| t.join_by = UnixTime(1 << 53)),
+            ("formation_seconds", |t| t.formation_seconds = 0),
+            ("cadence_seconds", |t| t.cadence_seconds = 31_536_001),
+            ("response_seconds", |t| t.response_seconds = 0),
+            ("signing_seconds", |t| t.signing_seconds = 2_592_001),
+            ("sessions_max", |t| t.sessions_max = 0),
+            ("sessions_max", |t| t.sessions_max = 17),
+            ("depth", |t| t.depth = 0),
+            ("max_fee_rate", |t| t.max_fee_rate = 0),
+            ("cost_enrolment_sat", |t| t.cost_enrolment_sat = u64::MAX),
+            ("cost_signal_sat", |t| t.cost_signal_sat = u64::MAX),
+            ("name", |t| t.name = "\u{1b}[2J".into()),
+            ("tos.url", |t| {
+                t.tos = Some(TermsOfService {
+                    sha256: TextHash::from_bytes([0; 32]),
+                    url: "x".repeat(513),
+                });
+            }),
+        ];
+        assert_eq!(terms().validate(), Ok(()));
+        for (name, change) in cases {
+            let mut changed = terms();
+            change(&mut changed);
+            match changed.validate() {
+                Err(TermsError::OutOfRange { field, .. }) => assert_eq!(field, name),
+                other => panic!("{name}: {other:?}"),
+            }
+        }
+    }
+}
