@@ -1,1 +1,15 @@
 //! Beacons: how updates become 32 bytes, and how those 32 bytes reach the chain.
+//!
+//! | module | what it is |
+//! |---|---|
+//! | [`smt`] | sparse Merkle tree of an SMT beacon: leaves, tree, proofs (spec.md §2.6, §5) |
+//! | [`cas`] | announcement of a CAS beacon: DID to update hash (spec.md §2.5) |
+//! | [`address`] | the taproot address of a beacon, and payment URIs to it |
+//! | [`signal`] | the one transaction form that carries a signal (spec.md §4, DESIGN §6 rule 2) |
+//! | [`history`] | what the chain says about one beacon address: outputs, signals, the tip (rule 4) |
+
+pub mod address;
+pub mod cas;
+pub mod history;
+pub mod signal;
+pub mod smt;
