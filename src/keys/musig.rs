@@ -13,7 +13,7 @@ use std::sync::Arc;
 
 use musig2::secp::{MaybePoint, MaybeScalar, Point};
 use musig2::{AggNonce, CompactSignature, KeyAggContext, PubNonce};
-use secp256k1::{PublicKey, XOnlyPublicKey, schnorr};
+use secp256k1::{PublicKey, XOnlyPublicKey};
 
 use super::public::NostrKey;
 use crate::hash::{SchnorrSignature, array_from_hex, bytes_newtype, tagged_hash, to_hex};
@@ -383,16 +383,34 @@ pub fn verify_partial(
     if !keys.contains(signer) {
         return Err(BadPartial::UnknownSigner(*signer));
     }
-    let partial = partial.to_musig2().ok_or(BadPartial::Invalid(*signer))?;
-    musig2::verify_partial(
+    if verify_in(
         keys.context(),
-        partial,
-        &aggregate.to_musig2(),
         signer.even_point(),
-        &nonce.to_musig2(),
+        nonce,
+        aggregate,
         sighash,
-    )
-    .map_err(|_| BadPartial::Invalid(*signer))
+        partial,
+    ) {
+        Ok(())
+    } else {
+        Err(BadPartial::Invalid(*signer))
+    }
+}
+
+/// [`verify_partial`] for any key aggregation, also one that no cohort has: BIP-327's vectors need that.
+pub(super) fn verify_in(
+    context: &KeyAggContext,
+    signer: PublicKey,
+    nonce: &PublicNonce,
+    aggregate: &AggregateNonce,
+    message: &[u8; 32],
+    partial: &PartialSignature,
+) -> bool {
+    let Some(partial) = partial.to_musig2() else {
+        return false;
+    };
+    let (aggregate, nonce) = (aggregate.to_musig2(), nonce.to_musig2());
+    musig2::verify_partial(context, partial, &aggregate, signer, &nonce, message).is_ok()
 }
 
 /// Why partial signatures do not add up to a signature.
@@ -422,34 +440,37 @@ pub fn aggregate_partials(
 ) -> Result<SchnorrSignature, AggregateError> {
     let want = keys.len();
     // One more than wanted is enough to know that there are too many.
-    let partials = partials
-        .into_iter()
-        .take(want.saturating_add(1))
-        .map(|partial| partial.to_musig2().ok_or(AggregateError::Invalid))
-        .collect::<Result<Vec<_>, _>>()?;
+    let partials: Vec<_> = partials.into_iter().take(want.saturating_add(1)).collect();
     if partials.len() != want {
         let got = partials.len();
         return Err(AggregateError::Count { got, want });
     }
-    let signature: CompactSignature = musig2::aggregate_partial_signatures(
-        keys.context(),
-        &aggregate.to_musig2(),
-        partials,
-        sighash,
-    )
-    .map_err(|_| AggregateError::Invalid)?;
-    let bytes = signature.serialize();
+    let signature = aggregate_in(keys.context(), aggregate, sighash, &partials)
+        .ok_or(AggregateError::Invalid)?;
     // The crate has checked its own equation. What goes into a transaction is checked once more by
     // libsecp256k1, the code by which nodes will judge it.
-    let checked = schnorr::Signature::from_slice(&bytes).map_err(|_| AggregateError::Invalid)?;
-    secp256k1::SECP256K1
-        .verify_schnorr(
-            &checked,
-            &secp256k1::Message::from_digest(*sighash),
-            &keys.output_key(),
-        )
-        .map_err(|_| AggregateError::Invalid)?;
-    Ok(SchnorrSignature::from_bytes(bytes))
+    if NostrKey::new(keys.output_key()).verifies(sighash, &signature) {
+        Ok(signature)
+    } else {
+        Err(AggregateError::Invalid)
+    }
+}
+
+/// [`aggregate_partials`] for any key aggregation, as [`verify_in`].
+pub(super) fn aggregate_in(
+    context: &KeyAggContext,
+    aggregate: &AggregateNonce,
+    message: &[u8; 32],
+    partials: &[PartialSignature],
+) -> Option<SchnorrSignature> {
+    let partials = partials
+        .iter()
+        .map(|partial| partial.to_musig2())
+        .collect::<Option<Vec<_>>>()?;
+    let aggregate = aggregate.to_musig2();
+    let signature: CompactSignature =
+        musig2::aggregate_partial_signatures(context, &aggregate, partials, message).ok()?;
+    Some(SchnorrSignature::from_bytes(signature.serialize()))
 }
 
 bytes_newtype!(
