@@ -8,6 +8,9 @@ pub mod root;
 pub mod secret;
 pub mod signer;
 
+#[cfg(test)]
+mod bip327_tests;
+
 pub use musig::{AggregateNonce, KeySet, PartialSignature, PublicNonce, SessionEntry, SessionHash};
 pub use public::NostrKey;
 pub use root::RootSecret;

@@ -19,7 +19,9 @@ const MAX_RELAYS: usize = 16;
 #[non_exhaustive]
 pub enum NameError {
     /// A secret key was pasted where a public one belongs. The text is not repeated anywhere.
-    #[error("this is a SECRET key, a public one is needed: do not paste it anywhere, and use its npub")]
+    #[error(
+        "this is a SECRET key, a public one is needed: do not paste it anywhere, and use its npub"
+    )]
     SecretKey,
     /// An event or note: it names no author that could be relied on.
     #[error("this names an event, not a key: use npub1…, nprofile1…, naddr1… or 64 hex digits")]

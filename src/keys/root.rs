@@ -180,7 +180,12 @@ impl RootSecret {
     /// The key of this agent's seat in a cohort: unlinkable to the identity and to its other seats.
     #[must_use]
     pub fn seat(&self, cohort: &CohortId) -> OwnKey {
-        let seed = |counter: &[u8]| hmac(&self.0.seats, &[b"btcr2/seat/1", cohort.as_bytes(), counter]);
+        let seed = |counter: &[u8]| {
+            hmac(
+                &self.0.seats,
+                &[b"btcr2/seat/1", cohort.as_bytes(), counter],
+            )
+        };
         #[allow(clippy::expect_used)] // each try fails with probability 2^-128
         std::iter::once(seed(&[]))
             .chain((1..=u8::MAX).map(|n| seed(&[n])))
@@ -282,7 +287,8 @@ struct Branch(Xpriv);
 impl Branch {
     fn master(seed: &[u8]) -> Self {
         // The network only marks the text form, which is never made.
-        #[allow(clippy::expect_used)] // fails with probability 2^-127, and then for everybody's wallets
+        #[allow(clippy::expect_used)]
+        // fails with probability 2^-127, and then for everybody's wallets
         Self(Xpriv::new_master(NetworkKind::Main, seed).expect("the seed makes a master key"))
     }
 
