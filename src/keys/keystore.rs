@@ -306,3 +306,264 @@ fn check_cost(log_n: u8) -> Result<(), KeystoreError> {
         Err(KeystoreError::Cost(log_n))
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+    use rand::SeedableRng as _;
+    use rand::rngs::StdRng;
+
+    use super::*;
+
+    const WORDS: &str =
+        "leader monkey parrot ring guide accident before fence cannon height naive bean";
+    const NSEC: &str = "nsec1vl029mgpspedva04g90vltkh6fvh240zqtv9k0t9af8935ke9laqsnlfe5";
+    /// Fast, and no protection: for tests.
+    const LOG_N: u8 = 1;
+
+    fn roots() -> [RootSecret; 2] {
+        [
+            RootSecret::from_words(WORDS).unwrap(),
+            RootSecret::from_nsec(NSEC).unwrap(),
+        ]
+    }
+
+    fn sealed(root: &RootSecret, passphrase: Option<&str>) -> String {
+        seal(root, passphrase, LOG_N, &mut StdRng::seed_from_u64(7))
+            .unwrap()
+            .to_string()
+    }
+
+    fn error(text: &str, passphrase: Option<&str>) -> KeystoreError {
+        open(text, passphrase).unwrap_err()
+    }
+
+    #[test]
+    fn opens_with_the_passphrase_only() {
+        for root in roots() {
+            let text = sealed(&root, Some("correct horse"));
+            assert_eq!(is_encrypted(&text), Ok(true));
+            for secret in ["leader", "nsec1", "67dea2ed"] {
+                assert!(!text.contains(secret), "{text}");
+            }
+            let opened = open(&text, Some("correct horse")).unwrap();
+            assert_eq!(opened.identity().public(), root.identity().public());
+            assert_eq!(opened.nsec().expose(), root.nsec().expose());
+            assert_eq!(
+                opened.words().map(|w| w.expose().to_owned()),
+                root.words().map(|w| w.expose().to_owned())
+            );
+            assert_eq!(error(&text, None), KeystoreError::NeedsPassphrase);
+            for wrong in ["", "correct horse ", "Correct horse"] {
+                assert_eq!(error(&text, Some(wrong)), KeystoreError::WrongPassphrase);
+            }
+        }
+    }
+
+    /// The file of a words root, taken apart and decrypted here by the primitives alone.
+    #[test]
+    fn words_file_is_what_its_documentation_says() {
+        let text = sealed(&roots()[0], Some("nostr"));
+        let file: serde_json::Value = serde_json::from_str(&text).unwrap();
+        let field = |name: &str| from_hex(file[name].as_str().unwrap()).unwrap();
+        assert_eq!(file["version"], 1);
+        assert_eq!(file["kind"], "words");
+        assert_eq!(file["encryption"], "scrypt-xchacha20poly1305");
+        assert_eq!(file["log_n"], LOG_N);
+        let mut key = [0; 32];
+        let params = scrypt::Params::new(LOG_N, 8, 1, 32).unwrap();
+        scrypt::scrypt(b"nostr", &field("salt"), &params, &mut key).unwrap();
+        let nonce: [u8; 24] = field("nonce").try_into().unwrap();
+        let payload = Payload {
+            msg: &field("ciphertext"),
+            aad: b"btcr2-agent keystore 1 words",
+        };
+        let entropy = XChaCha20Poly1305::new(&key.into())
+            .decrypt(&nonce.into(), payload)
+            .unwrap();
+        let words = bip39::Mnemonic::from_entropy(&entropy).unwrap();
+        assert_eq!(words.to_string(), WORDS);
+    }
+
+    /// The example of NIP-49, from another client, inside our file.
+    #[test]
+    fn nip49_example() {
+        let text = r#"{"encryption":"nip49","version":1,"kind":"nsec","ncryptsec":"ncryptsec1qgg9947rlpvqu76pj5ecreduf9jxhselq2nae2kghhvd5g7dgjtcxfqtd67p9m0w57lspw8gsq6yphnm8623nsl8xn9j4jdzz84zm3frztj3z7s35vpzmqf6ksu8r89qk5z2zxfmu5gv8th8wclt0h4p"}"#;
+        let root = open(text, Some("nostr")).unwrap();
+        let expected = RootSecret::from_nsec(
+            "3501454135014541350145413501453fefb02227e449e57cf4d3a3ce05378683",
+        )
+        .unwrap();
+        assert_eq!(root.nsec().expose(), expected.nsec().expose());
+    }
+
+    #[test]
+    fn passphrases_are_normalised() {
+        // The full-width letters are another way to type the same passphrase (NFKC).
+        for root in roots() {
+            let text = sealed(&root, Some("ｎｏｓｔｒ\u{212B}"));
+            assert!(open(&text, Some("nostr\u{00C5}")).is_ok());
+        }
+    }
+
+    #[test]
+    fn every_sealing_is_different() {
+        let mut rng = StdRng::seed_from_u64(1);
+        for root in roots() {
+            let one = seal(&root, Some("p"), LOG_N, &mut rng).unwrap();
+            let two = seal(&root, Some("p"), LOG_N, &mut rng).unwrap();
+            assert_ne!(*one, *two);
+        }
+    }
+
+    #[test]
+    fn without_passphrase_it_is_readable_and_says_so() {
+        for (root, secret) in roots().iter().zip([WORDS, NSEC]) {
+            let text = sealed(root, None);
+            assert_eq!(is_encrypted(&text), Ok(false));
+            assert!(text.contains(secret) && text.contains("NOT ENCRYPTED"));
+            let opened = open(&text, None).unwrap();
+            assert_eq!(opened.identity().public(), root.identity().public());
+        }
+        assert_eq!(
+            seal(&roots()[0], Some(""), LOG_N, &mut StdRng::seed_from_u64(1)).unwrap_err(),
+            KeystoreError::EmptyPassphrase
+        );
+    }
+
+    /// Changes one field of a file.
+    fn with(text: &str, field: &str, value: serde_json::Value) -> String {
+        let mut file: serde_json::Value = serde_json::from_str(text).unwrap();
+        assert!(file.get(field).is_some(), "{field}");
+        file[field] = value;
+        file.to_string()
+    }
+
+    #[test]
+    fn altered_words_files_do_not_open() {
+        let text = sealed(&roots()[0], Some("p"));
+        let file: serde_json::Value = serde_json::from_str(&text).unwrap();
+        for field in ["salt", "nonce", "ciphertext"] {
+            let good = file[field].as_str().unwrap();
+            // Flip one bit in every byte, then cut the end off.
+            for at in 0..good.len() / 2 {
+                let mut bytes = from_hex(good).unwrap();
+                bytes[at] ^= 0x10;
+                let bad = with(&text, field, to_hex(&bytes).into());
+                assert_eq!(error(&bad, Some("p")), KeystoreError::WrongPassphrase);
+            }
+            let cut = with(&text, field, good[2..].into());
+            assert!(open(&cut, Some("p")).is_err());
+            let odd = with(&text, field, good[1..].into());
+            assert_eq!(
+                error(&odd, Some("p")),
+                KeystoreError::Malformed(field_name(field))
+            );
+        }
+        let cost = with(&text, "log_n", 2.into());
+        assert_eq!(error(&cost, Some("p")), KeystoreError::WrongPassphrase);
+    }
+
+    fn field_name(field: &str) -> &'static str {
+        ["salt", "nonce", "ciphertext"]
+            .into_iter()
+            .find(|name| *name == field)
+            .unwrap()
+    }
+
+    #[test]
+    fn altered_nsec_files_do_not_open() {
+        let text = sealed(&roots()[1], Some("p"));
+        let file: serde_json::Value = serde_json::from_str(&text).unwrap();
+        let good = file["ncryptsec"].as_str().unwrap();
+        let bad = with(
+            &text,
+            "ncryptsec",
+            good.replace("ncryptsec1qgq", "ncryptsec1qgz").into(),
+        );
+        assert_eq!(
+            error(&bad, Some("p")),
+            KeystoreError::Malformed("ncryptsec")
+        );
+        let (_, data) = bech32::decode(good).unwrap();
+        for at in [2, 20, 43, 60, 90] {
+            let mut data = data.clone();
+            data[at] ^= 1;
+            let hrp = bech32::Hrp::parse("ncryptsec").unwrap();
+            let text = with(
+                &text,
+                "ncryptsec",
+                bech32::encode::<bech32::Bech32>(hrp, &data).unwrap().into(),
+            );
+            assert_eq!(
+                error(&text, Some("p")),
+                KeystoreError::WrongPassphrase,
+                "{at}"
+            );
+        }
+    }
+
+    #[test]
+    fn files_can_not_ask_for_unbounded_memory() {
+        for log_n in [0, 23, 63, 64, 255] {
+            let text = with(&sealed(&roots()[0], Some("p")), "log_n", log_n.into());
+            assert_eq!(error(&text, Some("p")), KeystoreError::Cost(log_n));
+            for root in roots() {
+                assert_eq!(
+                    seal(&root, Some("p"), log_n, &mut StdRng::seed_from_u64(1)).unwrap_err(),
+                    KeystoreError::Cost(log_n)
+                );
+            }
+            let text = sealed(&roots()[1], Some("p"));
+            let file: serde_json::Value = serde_json::from_str(&text).unwrap();
+            let (hrp, mut data) = bech32::decode(file["ncryptsec"].as_str().unwrap()).unwrap();
+            data[1] = log_n;
+            let greedy = bech32::encode::<bech32::Bech32>(hrp, &data).unwrap();
+            let text = with(&text, "ncryptsec", greedy.into());
+            assert_eq!(error(&text, Some("p")), KeystoreError::Cost(log_n));
+        }
+    }
+
+    #[test]
+    fn what_is_no_keystore_says_so() {
+        let words = sealed(&roots()[0], Some("p"));
+        for text in ["", "{}", "[]", "leader monkey", &words[..words.len() - 3]] {
+            assert!(matches!(
+                error(text, Some("p")),
+                KeystoreError::Malformed(_)
+            ));
+        }
+        assert_eq!(
+            error(&with(&words, "version", 2.into()), Some("p")),
+            KeystoreError::Version(2)
+        );
+        assert!(matches!(
+            error(&with(&words, "kind", "nsec".into()), Some("p")),
+            KeystoreError::Malformed(_)
+        ));
+        assert!(matches!(
+            error(&with(&words, "kind", "zpub".into()), Some("p")),
+            KeystoreError::Malformed(_)
+        ));
+        assert!(matches!(
+            error(&format!("{words}{}", " ".repeat(MAX_FILE)), Some("p")),
+            KeystoreError::Malformed(_)
+        ));
+        let extra = words.replacen('{', "{\"note\": 1,", 1);
+        assert!(matches!(
+            error(&extra, Some("p")),
+            KeystoreError::Malformed(_)
+        ));
+        let plain = with(&sealed(&roots()[0], None), "secret", "leader monkey".into());
+        let shown = error(&plain, None);
+        assert_eq!(shown, KeystoreError::Root(RootError::WordCount(2)));
+        assert!(!format!("{shown} {shown:?}").contains("leader"));
+    }
+
+    proptest! {
+        #[test]
+        fn foreign_text_never_panics(text in ".{0,300}") {
+            prop_assert!(open(&text, Some("p")).is_err());
+        }
+    }
+}

@@ -40,6 +40,16 @@ use crate::network::Network;
 use crate::protocol::ids::Round;
 
 /// The root secret of an agent. Its Debug form shows the public identity only.
+///
+/// ```compile_fail,E0599
+/// let root = btcr2_agent::keys::RootSecret::generate(&mut rand::rngs::OsRng);
+/// let copy = root.clone();
+/// ```
+///
+/// ```compile_fail,E0277
+/// let root = btcr2_agent::keys::RootSecret::generate(&mut rand::rngs::OsRng);
+/// println!("{}", root.words().unwrap());
+/// ```
 pub struct RootSecret(Box<Derived>);
 
 /// On the heap, so that moving the root leaves no copies behind; overwritten on drop.
@@ -335,4 +345,229 @@ fn hmac(key: &[u8; 32], parts: &[&[u8]]) -> Zeroizing<[u8; 32]> {
     let kept = Zeroizing::new(bytes);
     bytes.zeroize();
     kept
+}
+
+#[cfg(test)]
+mod tests {
+    use rand::SeedableRng as _;
+    use rand::rngs::StdRng;
+
+    use super::*;
+    use crate::hash::to_hex;
+
+    const TWELVE: &str =
+        "leader monkey parrot ring guide accident before fence cannon height naive bean";
+    const TWENTY_FOUR: &str = "what bleak badge arrange retreat wolf trade produce cricket blur \
+        garlic valid proud rude strong choose busy staff weather area salt hollow arm fade";
+    const NSEC: &str = "nsec1vl029mgpspedva04g90vltkh6fvh240zqtv9k0t9af8935ke9laqsnlfe5";
+
+    /// What everything derived from a root looks like, for comparison.
+    fn tree(root: &RootSecret) -> Vec<String> {
+        let cohorts = [CohortId::from_bytes([7; 32]), CohortId::from_bytes([8; 32])];
+        let mut tree = vec![root.identity().public().to_string()];
+        tree.extend(cohorts.map(|cohort| root.seat(&cohort).public().to_string()));
+        for (network, counter) in [
+            (Network::Bitcoin, 0),
+            (Network::Regtest, 0),
+            (Network::Regtest, 1),
+            (Network::Mutinynet, 7),
+        ] {
+            let key = root.did_key(network, counter).unwrap();
+            tree.push(key.public().to_string());
+        }
+        let nonce = root.smt_nonce(&cohorts[0], Round(3), &SmtIndex::from_bytes([9; 32]));
+        tree.push(to_hex(nonce.as_bytes()));
+        tree.push(to_hex(root.bundle_key().as_bytes()));
+        tree
+    }
+
+    // The trees below were computed by an independent implementation of BIP-32, BIP-39 and the table above.
+    // They are what every backup depends on: a change here loses people's keys.
+
+    #[test]
+    fn twelve_words_known_tree() {
+        let root = RootSecret::from_words(TWELVE).unwrap();
+        assert_eq!(
+            root.nsec().expose(),
+            "nsec10allq0gjx7fddtzef0ax00mdps9t2kmtrldkyjfs8l5xruwvh2dq0lhhkp",
+            "NIP-06"
+        );
+        assert_eq!(
+            tree(&root),
+            [
+                "17162c921dc4d2518f9a101db33695df1afb56ab82f5ff3e5da6eec3ca5cd917",
+                "62d51b6e5952c17e16b7e56287ee24b463f742a2f6b5a711f7883acaa4c01348",
+                "fb989c24c48ce4c5ceb1dc322a393d693d7188e3004392a3825a6566f129f7ca",
+                "151bc96244c843217ccd71e24df324a26d08e29c9085b9d4cfffee94bd89b332",
+                "4f644d464beacaf041970b8227461096d6b1532a0524ce56a89a113e0d5bb3ae",
+                "85a3a601e7a1479d6338f77f23110a3a5341361f5fd874e61113b3a7489a58ec",
+                "27cca21f808519d7025d1b81229370557521e91f553f31baadf1eec945cf7840",
+                "294bb4d8c2a58f861aeded2a92f94e93a673e81b718a622e30704635abb2afc6",
+                "214c546504e8be788978c7235f819156be31d3cbbb72c1606de99b61fb04ce8c",
+            ]
+        );
+    }
+
+    #[test]
+    fn twenty_four_words_known_tree() {
+        let root = RootSecret::from_words(TWENTY_FOUR).unwrap();
+        assert_eq!(
+            tree(&root),
+            [
+                "d41b22899549e1f3d335a31002cfd382174006e166d3e658e3a5eecdb6463573",
+                "9cecba229b06bef8d7ceb247048e8a64e70c92270cd1ae9b6c3740a83f39a276",
+                "450947c87f549037a7948635738154c66299e7bf4202362250a0a724faf7e3cd",
+                "a7461abe89522af676dc4502d2b749e3f8ec6c99376d658724c76c2ba0686aff",
+                "85f28b122a01e197e716171b50e6ab6456efad6f0a4f29787cac49e84b249498",
+                "e9e19c756614c8f2ec9519474f4f859a4726bf3c9577092f43cd65f5467d56cf",
+                "ad84e5e56ce96769c6e7f4c55426d1a5d77235b53edf01174a4d365ac8339fad",
+                "ffc1e23ef43adc7a7e71e8dcc33c5dabff9feed12629b252c6d91515a6e4b60b",
+                "b1640146f73e707bce0f536f5d9c36d3f295272eb6ae3d361caea8925c4b5612",
+            ]
+        );
+    }
+
+    #[test]
+    fn nsec_known_tree() {
+        let root = RootSecret::from_nsec(NSEC).unwrap();
+        assert!(root.words().is_none());
+        assert_eq!(root.nsec().expose(), NSEC);
+        assert_eq!(
+            tree(&root),
+            [
+                "7e7e9c42a91bfef19fa929e5fda1b72e0ebc1a4c1141673e2794234d86addf4e",
+                "092e7be80e4c3c32c35766d144d1b1d38590ec67c4a5b25e485ec45ae6b9a58e",
+                "0bb7d9cf997ca0a51a912a2005e0aafb09db8f0bfa8406821e3802969d43b2ce",
+                "4964e897ad82acaeb95073f5e5226ee71136ce75a773e55afcd1cb3ae6794dd2",
+                "994e4ea1f4b30d2b0121836aeb0fb3c03242d86cb5391cb60254d8d858b29839",
+                "b980557dadc2f130113841542f2cf9bd568ce76a983160d18dae40ce1b77e5f3",
+                "4787a4ccef4ea9b07076073d4fe6f29f813f67b8ef33a66fc9a72f08b13effcc",
+                "647ceca018b3fdb922c4556b10c58ce9886404fe31d575ac5f8df946c89d5b14",
+                "4b77f30c5e4c6d546af4b0e6d1c4972bb27b01e1bf887454fa19bb6a9635a1d9",
+            ]
+        );
+    }
+
+    #[test]
+    fn an_odd_nsec_and_its_negation_have_one_tree_and_export_themselves() {
+        // 6 has an odd point (see `secret`); the second is the order minus 6.
+        let odd = format!("{:064x}", 6);
+        let even = "fffffffffffffffffffffffffffffffebaaedce6af48a03bbfd25e8cd036413b";
+        let [odd_root, even_root] = [&odd, even].map(|hex| RootSecret::from_nsec(hex).unwrap());
+        assert_eq!(
+            tree(&odd_root)[..2],
+            [
+                "fff97bd5755eeea420453a14355235d382f6472f8568a18b2f057a1460297556",
+                "09bf3d0d2b27db80e2b50eb016cfdcde4a341d287aca1b1ee91d99355c1f7a77",
+            ]
+        );
+        assert_eq!(tree(&odd_root), tree(&even_root));
+        for (root, hex) in [(&odd_root, odd.as_str()), (&even_root, even)] {
+            let again = names::parse_secret_key(root.nsec().expose()).unwrap();
+            assert_eq!(to_hex(again.as_slice()), hex);
+        }
+    }
+
+    #[test]
+    fn generated_roots_come_back_from_their_words() {
+        let root = RootSecret::generate(&mut StdRng::seed_from_u64(1));
+        let other = RootSecret::generate(&mut StdRng::seed_from_u64(2));
+        let words = root.words().unwrap();
+        assert_eq!(words.expose().split(' ').count(), NEW_ROOT_WORDS);
+        let untidy = format!("  {}\n", words.expose().to_uppercase().replace(' ', "  \t"));
+        assert_eq!(tree(&RootSecret::from_words(&untidy).unwrap()), tree(&root));
+        assert_ne!(tree(&other), tree(&root));
+    }
+
+    #[test]
+    fn smt_nonces_differ_by_each_input() {
+        let root = RootSecret::from_words(TWELVE).unwrap();
+        let nonce = |cohort, round, index| {
+            let (cohort, index) = (CohortId::from_bytes([cohort; 32]), [index; 32]);
+            root.smt_nonce(&cohort, Round(round), &SmtIndex::from_bytes(index))
+                .to_bytes()
+        };
+        let all = [
+            nonce(1, 1, 1),
+            nonce(2, 1, 1),
+            nonce(1, 2, 1),
+            nonce(1, 1, 2),
+        ];
+        let distinct: std::collections::HashSet<_> = all.into_iter().collect();
+        assert_eq!(distinct.len(), 4);
+    }
+
+    #[test]
+    fn wrong_roots_are_refused_without_repeating_them() {
+        let words = |text: &str| RootSecret::from_words(text).unwrap_err();
+        let swapped = TWELVE.replacen("leader monkey", "monkey leader", 1);
+        assert_eq!(words(&swapped), RootError::Checksum);
+        assert_eq!(
+            words(&TWELVE.replace("parrot", "parot")),
+            RootError::UnknownWord(3)
+        );
+        assert_eq!(words("leader monkey"), RootError::WordCount(2));
+        assert_eq!(words(""), RootError::WordCount(0));
+        for text in [
+            "",
+            "nsec1vl029mgpspedva04g90vltkh6fvh240zqtv9k0t9af8935ke9laqsnlfe6",
+            "npub10elfcs4fr0l0r8af98jlmgdh9c8tcxjvz9qkw038js35mp4dma8qzvjptg",
+            // Zero, and the order of the curve.
+            &"0".repeat(64),
+            "fffffffffffffffffffffffffffffffebaaedce6af48a03bbfd25e8cd0364141",
+        ] {
+            assert_eq!(
+                RootSecret::from_nsec(text).unwrap_err(),
+                RootError::NotASecretKey,
+                "{text}"
+            );
+        }
+        assert!(
+            !words(&TWELVE.replace("parrot", "parot"))
+                .to_string()
+                .contains("parot")
+        );
+    }
+
+    #[test]
+    fn the_did_counter_is_bounded() {
+        let root = RootSecret::from_words(TWELVE).unwrap();
+        let last = (1 << 31) - 1;
+        assert!(root.did_key(Network::Signet, last).is_ok());
+        assert_eq!(
+            root.did_key(Network::Signet, last + 1).unwrap_err(),
+            CounterTooLarge(1 << 31)
+        );
+    }
+
+    #[test]
+    fn debug_shows_no_secret() {
+        for root in [
+            RootSecret::from_words(TWELVE).unwrap(),
+            RootSecret::from_nsec(NSEC).unwrap(),
+        ] {
+            let shown = format!(
+                "{root:?} {:?} {:?} {:?}",
+                root.words(),
+                root.nsec(),
+                root.bundle_key()
+            );
+            assert!(shown.contains(&root.identity().public().to_string()));
+            let derived = &root.0;
+            for secret in [
+                &derived.identity,
+                &derived.seats,
+                &derived.smt_nonces,
+                &derived.bundle,
+                &derived.dids.secret(),
+                &root.bundle_key().0,
+            ] {
+                assert!(!shown.contains(&to_hex(secret.as_slice())));
+                assert!(!shown.contains(&format!("{:?}", &secret[..4]).replace(['[', ']'], "")));
+            }
+            for word in TWELVE.split(' ').chain(["nsec1"]) {
+                assert!(!shown.contains(word), "{word}");
+            }
+        }
+    }
 }
