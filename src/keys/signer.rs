@@ -1,0 +1,652 @@
+//! The signer: the only place that holds MuSig2 secret nonces and the secrets of seats.
+//!
+//! DESIGN §6 rule 1: a secret nonce signs at most once, ever. Two partial signatures with one nonce give
+//! the seat's secret key away, so the rule is kept by construction rather than by care:
+//!
+//! - A secret nonce is a private type without `Clone`, `Debug` or serde; it never leaves this module.
+//! - It lives in the map of open slots and nowhere else: a restart loses it, and the member says so.
+//! - [`Signer::sign`] takes it out of the map before it looks at anything else. Whatever happens then, an
+//!   error included, that nonce is gone.
+//! - A session that was signed, and every session of the cohort before it, is refused for as long as the
+//!   process lives, also with a fresh nonce.
+//! - Nonces come from the operating system's generator, hedged with the seat's secret, the session and a
+//!   counter (BIP-327 NonceGen); nothing deterministic can take its place.
+//!
+//! That the nonce *was* used must be stored before the signature leaves; that is the caller's part.
+
+use std::collections::{BTreeMap, HashMap};
+use std::fmt;
+
+use musig2::secp::{MaybeScalar, Scalar};
+use musig2::{NonceSeed, SecNonce};
+use rand::RngCore as _;
+use rand::rngs::OsRng;
+use zeroize::Zeroizing;
+
+use super::musig::{AggregateNonce, KeySet, PartialSignature, PublicNonce, verify_partial};
+use super::public::NostrKey;
+use super::secret::OwnKey;
+use crate::hash::CohortId;
+use crate::protocol::ids::{Label, Round, SessionId};
+use crate::time::UnixTime;
+
+/// Open nonces of one seat in one cohort. A session has few labels and the next session's spares are
+/// made ahead: 32 is four sessions of eight labels. One more destroys the earliest session's, so that an
+/// aggregator that opens session after session takes room from its own cohort only.
+pub const MAX_NONCES_PER_SEAT: usize = 32;
+
+/// Open nonces of all seats, about 600 bytes each: a few megabytes at most. Only cohorts one joined
+/// get slots, so reaching it means a thousand cohorts at once, or a defect; new nonces are then refused.
+pub const MAX_NONCES: usize = 8192;
+
+/// What a secret nonce is bound to when it is made.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct NonceSlot {
+    /// The seat whose secret will sign.
+    pub seat: NostrKey,
+    /// The session.
+    pub session: SessionId,
+    /// The message of the session.
+    pub label: Label,
+}
+
+impl fmt::Display for NonceSlot {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}/{}/{}", self.seat.short(), self.session, self.label)
+    }
+}
+
+/// Why the signer does not do what it was asked.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
+pub enum SignerError {
+    /// The signer has no secret for this seat.
+    #[error("no secret key for seat {0}: unlock the keystore that derives it")]
+    UnknownSeat(NostrKey),
+    /// This session, or a later one of the cohort, was signed already.
+    #[error("slot {0} is closed: this session or a later one was signed already")]
+    AlreadySigned(NonceSlot),
+    /// There is no secret nonce: never made, used, dropped, or lost in a restart.
+    #[error("no secret nonce for {0}: ask for a new session")]
+    NoNonce(NonceSlot),
+    /// The secret nonce belongs to another public nonce than the one the session was built on. It is destroyed.
+    #[error("the secret nonce for {0} belongs to another public nonce: ask for a new session")]
+    OtherNonce(NonceSlot),
+    /// The seat is not in the key set. The nonce is destroyed.
+    #[error("seat {0} is not in the key set")]
+    NotInKeySet(NostrKey),
+    /// [`MAX_NONCES`] secret nonces are open.
+    #[error("{MAX_NONCES} secret nonces are open: drop old ones first")]
+    Full,
+    /// The operating system gave no random bytes.
+    #[error("the operating system's random generator failed: nothing can be signed now")]
+    NoRandomness,
+    /// The partial signature does not verify; it is not handed out and the nonce is destroyed.
+    #[error(
+        "the partial signature for {0} failed its own verification: a fault of memory or processor"
+    )]
+    SelfCheck(NonceSlot),
+}
+
+/// Holds seat secrets and secret nonces, in memory only; hands out public nonces and partial signatures.
+///
+/// It can neither be copied nor stored, and with it no secret nonce:
+///
+/// ```compile_fail,E0599
+/// let signer = btcr2_agent::keys::Signer::new();
+/// let copy = signer.clone();
+/// ```
+///
+/// ```compile_fail,E0277
+/// fn store(value: impl serde::Serialize) {}
+/// store(btcr2_agent::keys::Signer::new());
+/// ```
+#[derive(Default)]
+pub struct Signer {
+    seats: HashMap<NostrKey, OwnKey>,
+    /// Ordered, so that the earliest session of a seat's cohort is the first of its range.
+    open: BTreeMap<SlotKey, SecretNonce>,
+    /// The last session signed, per seat, cohort and label. Sessions are ordered, so one position closes
+    /// all before it, and the memory grows with cohorts, not with sessions.
+    signed: HashMap<(NostrKey, CohortId, Label), (Round, u32)>,
+    /// Nonces made so far; part of every nonce's input.
+    made: u64,
+}
+
+/// A slot in the order seat, cohort, round, attempt, label.
+type SlotKey = ([u8; 32], CohortId, Round, u32, Label);
+
+impl NonceSlot {
+    fn key(&self) -> SlotKey {
+        let SessionId {
+            cohort,
+            round,
+            attempt,
+        } = self.session;
+        (self.seat.to_bytes(), cohort, round, attempt, self.label)
+    }
+}
+
+impl Signer {
+    /// A signer without seats.
+    #[must_use]
+    pub fn new() -> Self {
+        Self::default()
+    }
+
+    /// Takes the secret of a seat.
+    pub fn add_seat(&mut self, key: OwnKey) {
+        self.seats.insert(key.public(), key);
+    }
+
+    /// Destroys the secret of a seat and its open nonces, as after leaving a cohort.
+    pub fn remove_seat(&mut self, seat: &NostrKey) {
+        self.seats.remove(seat);
+        let bytes = seat.to_bytes();
+        self.open.retain(|(seat, ..), _| *seat != bytes);
+    }
+
+    /// Whether the signer has the secret of `seat`.
+    #[must_use]
+    pub fn has_seat(&self, seat: &NostrKey) -> bool {
+        self.seats.contains_key(seat)
+    }
+
+    /// Makes a secret nonce for `slot` and returns its public nonce.
+    ///
+    /// An unused nonce of the same slot is destroyed: only the latest public nonce can be signed with.
+    /// `now` dates the nonce for [`drop_nonces_older_than`](Self::drop_nonces_older_than).
+    pub fn new_nonces(
+        &mut self,
+        slot: NonceSlot,
+        now: UnixTime,
+    ) -> Result<PublicNonce, SignerError> {
+        if self.is_closed(&slot) {
+            return Err(SignerError::AlreadySigned(slot));
+        }
+        let seat = self
+            .seats
+            .get(&slot.seat)
+            .ok_or(SignerError::UnknownSeat(slot.seat))?;
+        self.open.remove(&slot.key());
+        Self::make_room(&mut self.open, &slot);
+        if self.open.len() >= MAX_NONCES {
+            return Err(SignerError::Full);
+        }
+        self.made = self.made.wrapping_add(1);
+        let nonce = SecretNonce::generate(seat, &slot, now, self.made)?;
+        let public = nonce.public;
+        self.open.insert(slot.key(), nonce);
+        Ok(public)
+    }
+
+    /// Signs `sighash` with the nonce of `slot`, which is destroyed whatever the outcome.
+    ///
+    /// `expected` is the public nonce that went into `aggregate`, as the caller's log has it; a nonce that was
+    /// replaced since does not sign. The partial signature is verified before it is returned.
+    pub fn sign(
+        &mut self,
+        slot: NonceSlot,
+        expected: &PublicNonce,
+        keys: &KeySet,
+        aggregate: &AggregateNonce,
+        sighash: &[u8; 32],
+    ) -> Result<PartialSignature, SignerError> {
+        // First of all, out of the map: no return below this line can leave it behind.
+        let nonce = self.open.remove(&slot.key());
+        if self.is_closed(&slot) {
+            return Err(SignerError::AlreadySigned(slot));
+        }
+        let nonce = nonce.ok_or(SignerError::NoNonce(slot))?;
+        if nonce.public != *expected {
+            return Err(SignerError::OtherNonce(slot));
+        }
+        let seat = self
+            .seats
+            .get(&slot.seat)
+            .ok_or(SignerError::UnknownSeat(slot.seat))?;
+        if !keys.contains(&slot.seat) {
+            return Err(SignerError::NotInKeySet(slot.seat));
+        }
+        let SessionId {
+            cohort,
+            round,
+            attempt,
+        } = slot.session;
+        self.signed
+            .insert((slot.seat, cohort, slot.label), (round, attempt));
+        let partial = nonce
+            .sign(seat, keys, aggregate, sighash)
+            .ok_or(SignerError::SelfCheck(slot))?;
+        verify_partial(keys, &slot.seat, expected, aggregate, sighash, &partial)
+            .map_err(|_| SignerError::SelfCheck(slot))?;
+        Ok(partial)
+    }
+
+    /// The public nonce of the secret nonce held for `slot`.
+    #[must_use]
+    pub fn public_nonce(&self, slot: &NonceSlot) -> Option<PublicNonce> {
+        self.open.get(&slot.key()).map(|nonce| nonce.public)
+    }
+
+    /// Whether a secret nonce is held for `slot`.
+    #[must_use]
+    pub fn has_nonce(&self, slot: &NonceSlot) -> bool {
+        self.open.contains_key(&slot.key())
+    }
+
+    /// Destroys the nonces made more than `seconds` before `now`, and those dated later than `now`: a clock
+    /// that went back is a reason for distrust. Returns how many.
+    pub fn drop_nonces_older_than(&mut self, now: UnixTime, seconds: u64) -> usize {
+        let before = self.open.len();
+        self.open
+            .retain(|_, nonce| nonce.made <= now && now.since(nonce.made) <= seconds);
+        before.saturating_sub(self.open.len())
+    }
+
+    /// Destroys every secret nonce, as when the machine may have been resumed from a snapshot. Returns how many.
+    pub fn drop_all_nonces(&mut self) -> usize {
+        let count = self.open.len();
+        self.open.clear();
+        count
+    }
+
+    fn is_closed(&self, slot: &NonceSlot) -> bool {
+        let SessionId {
+            cohort,
+            round,
+            attempt,
+        } = slot.session;
+        self.signed
+            .get(&(slot.seat, cohort, slot.label))
+            .is_some_and(|last| (round, attempt) <= *last)
+    }
+
+    /// Destroys the earliest nonces of the slot's seat and cohort until one more fits.
+    fn make_room(open: &mut BTreeMap<SlotKey, SecretNonce>, slot: &NonceSlot) {
+        let (seat, cohort, ..) = slot.key();
+        let first: SlotKey = (seat, cohort, Round(0), 0, Label::Signal);
+        loop {
+            let mut mine = open
+                .range(first..)
+                .map(|(key, _)| *key)
+                .take_while(|(s, c, ..)| (*s, *c) == (seat, cohort));
+            let Some(earliest) = mine.next() else { return };
+            if mine.count() + 1 < MAX_NONCES_PER_SEAT {
+                return;
+            }
+            open.remove(&earliest);
+        }
+    }
+}
+
+/// Counts only: secrets have no text form.
+impl fmt::Debug for Signer {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Signer")
+            .field("seats", &self.seats.len())
+            .field("open_nonces", &self.open.len())
+            .finish_non_exhaustive()
+    }
+}
+
+/// A secret nonce: made once, used up by [`SecretNonce::sign`], overwritten when dropped.
+///
+/// What can be promised: the bytes rest in one heap allocation that is never moved or copied and that
+/// `zeroize` overwrites when the nonce is used, replaced or dropped. What can not: while a nonce is made or
+/// signs, the `musig2` crate works on its own `SecNonce` (which is `Clone` and not overwritten on drop), so
+/// copies may stay on the stack until later calls overwrite them.
+struct SecretNonce {
+    /// BIP-327's 97 bytes: k₁ ‖ k₂ ‖ public key.
+    bytes: Box<Zeroizing<[u8; 97]>>,
+    public: PublicNonce,
+    made: UnixTime,
+}
+
+impl SecretNonce {
+    fn generate(
+        seat: &OwnKey,
+        slot: &NonceSlot,
+        now: UnixTime,
+        counter: u64,
+    ) -> Result<Self, SignerError> {
+        let mut seed = Zeroizing::new([0; 32]);
+        OsRng
+            .try_fill_bytes(seed.as_mut_slice())
+            .map_err(|_| SignerError::NoRandomness)?;
+        // Should the generator ever repeat itself (a cloned virtual machine), these still differ
+        // whenever anything about the request does.
+        let mut extra = Vec::with_capacity(96);
+        extra.extend_from_slice(slot.session.cohort.as_bytes());
+        extra.extend_from_slice(&slot.session.round.0.to_be_bytes());
+        extra.extend_from_slice(&slot.session.attempt.to_be_bytes());
+        extra.extend_from_slice(&now.0.to_be_bytes());
+        extra.extend_from_slice(&counter.to_be_bytes());
+        extra.extend_from_slice(slot.label.name().as_bytes());
+        let secret = seat.keypair().secret_key();
+        let nonce = SecNonce::build_with_seckey(NonceSeed::from(&*seed), secret)
+            .with_extra_input(&extra)
+            .build();
+        let public = PublicNonce::from_musig2(&nonce.public_nonce());
+        let mut bytes = Box::new(Zeroizing::new([0; 97]));
+        bytes.copy_from_slice(&*Zeroizing::new(nonce.serialize()));
+        Ok(Self {
+            bytes,
+            public,
+            made: now,
+        })
+    }
+
+    /// Uses the nonce up. `None` when the result does not verify.
+    fn sign(
+        self,
+        seat: &OwnKey,
+        keys: &KeySet,
+        aggregate: &AggregateNonce,
+        sighash: &[u8; 32],
+    ) -> Option<PartialSignature> {
+        let nonce = SecNonce::from_bytes(self.bytes.as_slice()).ok()?;
+        let secret = Scalar::from(seat.keypair().secret_key());
+        let partial: MaybeScalar = musig2::sign_partial(
+            keys.context(),
+            secret,
+            nonce,
+            &aggregate.to_musig2(),
+            sighash,
+        )
+        .ok()?;
+        Some(PartialSignature::from_musig2(&partial))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::keys::musig::{aggregate_nonces, aggregate_partials};
+
+    const SIGHASH: [u8; 32] = [0x5a; 32];
+
+    fn key(byte: u8) -> OwnKey {
+        OwnKey::from_bytes(&[byte; 32]).unwrap()
+    }
+
+    fn slot(seat: NostrKey, round: u32, attempt: u32) -> NonceSlot {
+        NonceSlot {
+            seat,
+            session: SessionId {
+                cohort: CohortId::from_bytes([7; 32]),
+                round: Round(round),
+                attempt,
+            },
+            label: Label::Signal,
+        }
+    }
+
+    /// A signer with `n` seats, and their key set.
+    fn signer(n: u8) -> (Signer, KeySet) {
+        let mut signer = Signer::new();
+        let mut keys = Vec::new();
+        for byte in 1..=n {
+            keys.push(key(byte).public());
+            signer.add_seat(key(byte));
+        }
+        (signer, KeySet::new(&keys).unwrap())
+    }
+
+    #[test]
+    fn three_seats_sign() {
+        let (mut signer, keys) = signer(3);
+        let nonces: Vec<_> = keys
+            .keys()
+            .iter()
+            .map(|seat| signer.new_nonces(slot(*seat, 1, 1), UnixTime(1)).unwrap())
+            .collect();
+        let aggregate = aggregate_nonces(&nonces).unwrap();
+        let partials: Vec<_> = keys
+            .keys()
+            .iter()
+            .zip(&nonces)
+            .map(|(seat, nonce)| {
+                signer
+                    .sign(slot(*seat, 1, 1), nonce, &keys, &aggregate, &SIGHASH)
+                    .unwrap()
+            })
+            .collect();
+        let signature = aggregate_partials(&keys, &aggregate, &SIGHASH, partials).unwrap();
+        assert!(NostrKey::new(keys.output_key()).verifies(&SIGHASH, &signature));
+    }
+
+    #[test]
+    fn a_nonce_signs_once_and_closes_its_session() {
+        let (mut signer, keys) = signer(1);
+        let seat = keys.keys()[0];
+        let (first, second) = (slot(seat, 1, 1), slot(seat, 1, 2));
+        let nonce = signer.new_nonces(first, UnixTime(1)).unwrap();
+        let aggregate = aggregate_nonces(&[nonce]).unwrap();
+        signer
+            .sign(first, &nonce, &keys, &aggregate, &SIGHASH)
+            .unwrap();
+        assert!(!signer.has_nonce(&first));
+        // Not the same message again, not another one, and no fresh nonce.
+        for message in [SIGHASH, [1; 32]] {
+            assert_eq!(
+                signer.sign(first, &nonce, &keys, &aggregate, &message),
+                Err(SignerError::AlreadySigned(first))
+            );
+        }
+        assert_eq!(
+            signer.new_nonces(first, UnixTime(2)),
+            Err(SignerError::AlreadySigned(first))
+        );
+        // The next attempt is open.
+        let nonce = signer.new_nonces(second, UnixTime(2)).unwrap();
+        let aggregate = aggregate_nonces(&[nonce]).unwrap();
+        assert!(
+            signer
+                .sign(second, &nonce, &keys, &aggregate, &SIGHASH)
+                .is_ok()
+        );
+    }
+
+    /// Makes the nonce of `slot`, then tries to sign with what `wrong` made of the inputs.
+    fn sign_wrongly(
+        wrong: impl FnOnce(&mut PublicNonce, &mut KeySet, &mut NonceSlot),
+    ) -> (SignerError, NonceSlot) {
+        let (mut signer, keys) = signer(2);
+        let right = slot(keys.keys()[0], 4, 2);
+        let right_nonce = signer.new_nonces(right, UnixTime(1)).unwrap();
+        let (mut nonce, mut wrong_keys, mut wrong_slot) = (right_nonce, keys.clone(), right);
+        wrong(&mut nonce, &mut wrong_keys, &mut wrong_slot);
+        let aggregate = aggregate_nonces(&[right_nonce]).unwrap();
+        let error = signer
+            .sign(wrong_slot, &nonce, &wrong_keys, &aggregate, &SIGHASH)
+            .unwrap_err();
+        assert!(
+            !signer.has_nonce(&wrong_slot),
+            "destroyed whatever happened"
+        );
+        if wrong_slot == right {
+            // Not even the right call brings it back.
+            assert_eq!(
+                signer.sign(right, &right_nonce, &keys, &aggregate, &SIGHASH),
+                Err(SignerError::NoNonce(right))
+            );
+            // Nothing was signed, so the session is still open for a fresh nonce.
+            assert_ne!(signer.new_nonces(right, UnixTime(1)).unwrap(), right_nonce);
+        }
+        (error, wrong_slot)
+    }
+
+    #[test]
+    fn every_failure_destroys_the_nonce() {
+        let other = PublicNonce::from_musig2(
+            &SecNonce::random(&mut OsRng, key(1).public().even_point()).public_nonce(),
+        );
+        let (error, slot) = sign_wrongly(|nonce, _, _| *nonce = other);
+        assert_eq!(error, SignerError::OtherNonce(slot));
+
+        let strangers = KeySet::new(&[key(8).public(), key(9).public()]).unwrap();
+        let (error, slot) = sign_wrongly(|_, keys, _| *keys = strangers);
+        assert_eq!(error, SignerError::NotInKeySet(slot.seat));
+    }
+
+    #[test]
+    fn a_nonce_belongs_to_its_slot() {
+        let (error, slot) = sign_wrongly(|_, _, slot| slot.session.attempt += 1);
+        assert_eq!(error, SignerError::NoNonce(slot));
+        let (error, slot) = sign_wrongly(|_, _, slot| slot.session.round = Round(5));
+        assert_eq!(error, SignerError::NoNonce(slot));
+        let (error, slot) = sign_wrongly(|_, keys, slot| slot.seat = keys.keys()[1]);
+        assert_eq!(error, SignerError::NoNonce(slot));
+        let (error, slot) =
+            sign_wrongly(|_, _, slot| slot.session.cohort = CohortId::from_bytes([8; 32]));
+        assert_eq!(error, SignerError::NoNonce(slot));
+    }
+
+    #[test]
+    fn a_replaced_nonce_is_gone() {
+        let (mut signer, keys) = signer(1);
+        let slot = slot(keys.keys()[0], 1, 1);
+        let old = signer.new_nonces(slot, UnixTime(1)).unwrap();
+        let new = signer.new_nonces(slot, UnixTime(1)).unwrap();
+        assert_ne!(old, new, "never the same nonce for the same request");
+        assert_eq!(signer.public_nonce(&slot), Some(new));
+        let aggregate = aggregate_nonces(&[old]).unwrap();
+        assert_eq!(
+            signer.sign(slot, &old, &keys, &aggregate, &SIGHASH),
+            Err(SignerError::OtherNonce(slot))
+        );
+        assert_eq!(signer.public_nonce(&slot), None);
+    }
+
+    #[test]
+    fn signing_closes_earlier_sessions_of_that_cohort_only() {
+        let (mut signer, keys) = signer(1);
+        let seat = keys.keys()[0];
+        let sign = |signer: &mut Signer, slot| {
+            let nonce = signer.public_nonce(&slot).unwrap();
+            let aggregate = aggregate_nonces(&[nonce]).unwrap();
+            signer.sign(slot, &nonce, &keys, &aggregate, &SIGHASH)
+        };
+        let mut elsewhere = slot(seat, 1, 1);
+        elsewhere.session.cohort = CohortId::from_bytes([8; 32]);
+        for slot in [slot(seat, 2, 1), slot(seat, 2, 2), elsewhere] {
+            signer.new_nonces(slot, UnixTime(1)).unwrap();
+        }
+        assert!(sign(&mut signer, slot(seat, 2, 2)).is_ok());
+        let earlier = slot(seat, 2, 1);
+        assert_eq!(
+            sign(&mut signer, earlier),
+            Err(SignerError::AlreadySigned(earlier))
+        );
+        assert!(!signer.has_nonce(&earlier), "and its nonce is gone");
+        let round_before = slot(seat, 1, 9);
+        assert_eq!(
+            signer.new_nonces(round_before, UnixTime(1)),
+            Err(SignerError::AlreadySigned(round_before))
+        );
+        assert!(sign(&mut signer, elsewhere).is_ok());
+        assert!(signer.new_nonces(slot(seat, 3, 1), UnixTime(1)).is_ok());
+    }
+
+    #[test]
+    fn unknown_seats_are_refused() {
+        let slot = slot(key(5).public(), 1, 1);
+        assert_eq!(
+            Signer::new().new_nonces(slot, UnixTime(1)),
+            Err(SignerError::UnknownSeat(slot.seat))
+        );
+    }
+
+    #[test]
+    fn old_nonces_are_dropped() {
+        let (mut signer, keys) = signer(1);
+        let at = |n: u32| slot(keys.keys()[0], n, 1);
+        for (n, made) in [(1, 100), (2, 200), (3, 300), (4, 1000)] {
+            signer.new_nonces(at(n), UnixTime(made)).unwrap();
+        }
+        // At 400: the first is too old, and the last comes from a future that the clock left.
+        assert_eq!(signer.drop_nonces_older_than(UnixTime(400), 200), 2);
+        let held: Vec<_> = (1..=4).filter(|n| signer.has_nonce(&at(*n))).collect();
+        assert_eq!(held, [2, 3]);
+        assert_eq!(signer.drop_all_nonces(), 2);
+        assert!(!signer.has_nonce(&at(2)));
+        signer.new_nonces(at(5), UnixTime(400)).unwrap();
+        signer.remove_seat(&keys.keys()[0]);
+        assert!(!signer.has_nonce(&at(5)) && !signer.has_seat(&keys.keys()[0]));
+    }
+
+    #[test]
+    fn a_cohort_that_opens_many_sessions_uses_up_only_its_own_room() {
+        let (mut signer, keys) = signer(2);
+        let [seat, other] = [keys.keys()[0], keys.keys()[1]];
+        let bystander = slot(other, 1, 1);
+        signer.new_nonces(bystander, UnixTime(1)).unwrap();
+        let many = u32::try_from(MAX_NONCES_PER_SEAT).unwrap() + 5;
+        for attempt in 1..=many {
+            signer
+                .new_nonces(slot(seat, 1, attempt), UnixTime(1))
+                .unwrap();
+        }
+        let held: Vec<_> = (1..=many)
+            .filter(|attempt| signer.has_nonce(&slot(seat, 1, *attempt)))
+            .collect();
+        assert_eq!(held, (6..=many).collect::<Vec<_>>(), "the latest stay");
+        assert!(signer.has_nonce(&bystander));
+    }
+
+    #[test]
+    fn the_signer_is_bounded() {
+        let mut signer = Signer::new();
+        signer.add_seat(key(1));
+        let seat = key(1).public();
+        let at = |n: usize| {
+            let mut slot = slot(seat, 1, 1);
+            let mut cohort = [0; 32];
+            cohort[..8].copy_from_slice(&n.to_be_bytes());
+            slot.session.cohort = CohortId::from_bytes(cohort);
+            slot
+        };
+        for n in 0..MAX_NONCES {
+            signer.new_nonces(at(n), UnixTime(1)).unwrap();
+        }
+        assert_eq!(
+            signer.new_nonces(at(MAX_NONCES), UnixTime(1)),
+            Err(SignerError::Full)
+        );
+        // Replacing one still works.
+        assert!(signer.new_nonces(at(3), UnixTime(1)).is_ok());
+    }
+
+    #[test]
+    fn debug_and_errors_show_no_secret() {
+        let (mut signer, keys) = signer(2);
+        let slot = slot(keys.keys()[0], 1, 1);
+        signer.new_nonces(slot, UnixTime(1)).unwrap();
+        let bytes = signer.open[&slot.key()].bytes.as_slice();
+        let mut secrets = vec![
+            crate::hash::to_hex(&bytes[..32]),
+            crate::hash::to_hex(&bytes[32..64]),
+            format!("{:?}", &bytes[..8]).replace(['[', ']'], ""),
+        ];
+        for seat in signer.seats.values() {
+            secrets.push(crate::hash::to_hex(&seat.keypair().secret_bytes()));
+        }
+        let other = signer.seats.values().next().unwrap();
+        let mut shown = format!("{signer:?} {signer:#?} {other:?}");
+        for error in [
+            SignerError::UnknownSeat(slot.seat),
+            SignerError::AlreadySigned(slot),
+            SignerError::NoNonce(slot),
+            SignerError::OtherNonce(slot),
+            SignerError::NotInKeySet(slot.seat),
+            SignerError::SelfCheck(slot),
+        ] {
+            shown += &format!("{error} {error:?}");
+        }
+        for secret in secrets {
+            assert!(!shown.contains(&secret), "{secret} in {shown}");
+        }
+        assert!(shown.contains("open_nonces: 1"));
+    }
+}
