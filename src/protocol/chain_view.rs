@@ -217,6 +217,9 @@ mod tests {
         view.spends.insert(input, spend(txid(2), Some(10)));
         assert!(view.is_dead(&txid(1), &input, 1));
         assert!(!view.is_dead(&txid(1), &input, 6), "not deep enough");
-        assert!(!view.is_dead(&txid(2), &input, 1), "it is the one that confirmed");
+        assert!(
+            !view.is_dead(&txid(2), &input, 1),
+            "it is the one that confirmed"
+        );
     }
 }

@@ -5,9 +5,7 @@ use serde::{Deserialize, Serialize};
 
 use super::evidence::Blame;
 use super::ids::{Label, Round, Seat, SessionId};
-use super::message::{
-    EndCause, HistoryRequest, Message, Nonces, RefusalCode, RoundCause,
-};
+use super::message::{EndCause, HistoryRequest, Message, Nonces, RefusalCode, RoundCause};
 use crate::beacon::smt::SmtPath;
 use crate::hash::{LeafValue, SignalBytes, SmtIndex, SmtNonce, UpdateHash};
 use crate::keys::NostrKey;
@@ -65,6 +63,8 @@ pub enum Effect {
     },
     /// Sign; then make nonces for the next attempt of the round; answer with `Signed` or `SignFailed`.
     Sign(SignOrder),
+    /// Open an index: another seat claims it. Answer with `Open`, if the driver holds a key of the DID.
+    OpenIndex(SmtIndex),
     /// Keep this for the life of the beacon. Durable before any later effect of the same step.
     Save(Artifact),
     /// Send a transaction to the chain; answer with `Broadcast`.

@@ -6,9 +6,7 @@ use serde::{Deserialize, Serialize};
 
 use super::ids::Label;
 use super::message::{NonceUpdate, Nonces, Partials, Response};
-use crate::hash::{
-    CohortId, SchnorrSignature, array_from_hex, bytes_newtype, tagged_hash, to_hex,
-};
+use crate::hash::{CohortId, SchnorrSignature, array_from_hex, bytes_newtype, tagged_hash, to_hex};
 use crate::keys::NostrKey;
 use crate::keys::musig::{
     AggregateNonce, KeySet, SessionEntry, SessionHash, session_hash, verify_partial,
@@ -115,13 +113,11 @@ pub fn commitment(
     let entries: Vec<_> = nonces
         .iter()
         .zip(session.values())
-        .map(|((label, nonce), context)| {
-            SessionEntry {
-                label: *label,
-                nonce: *nonce,
-                aggregate: context.aggregate_nonce,
-                sighash: context.sighash.to_bytes(),
-            }
+        .map(|((label, nonce), context)| SessionEntry {
+            label: *label,
+            nonce: *nonce,
+            aggregate: context.aggregate_nonce,
+            sighash: context.sighash.to_bytes(),
         })
         .collect();
     Some(session_hash(keys, &entries))

@@ -16,8 +16,8 @@ use super::terms::TextHash;
 use crate::beacon::smt::SmtPath;
 use crate::did::Did;
 use crate::hash::{
-    CohortId, LeafValue, SchnorrSignature, SignalBytes, SmtIndex, UpdateHash, bytes_newtype, to_hex,
-    array_from_hex,
+    CohortId, LeafValue, SchnorrSignature, SignalBytes, SmtIndex, UpdateHash, array_from_hex,
+    bytes_newtype, to_hex,
 };
 use crate::keys::NostrKey;
 use crate::keys::musig::{AggregateNonce, PartialSignature, PublicNonce, SessionHash};
@@ -211,6 +211,8 @@ pub enum RefusalCode {
     NoSuchRound,
     /// Asked too often.
     TooMany,
+    /// Member: what the request asks to sign is not what was agreed.
+    WillNotSign,
 }
 
 /// A request was not taken.

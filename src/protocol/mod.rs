@@ -1,5 +1,18 @@
-//! The pure core of the protocol (DESIGN §5): terms, messages, aggregator, participant.
+//! The pure core of the protocol (DESIGN §5): terms, messages, and both roles' state machines.
+//!
+//! Nothing here knows a clock, a socket, a file or a random source, and nothing here holds a secret.
+//! Inputs come in with the time; effects go out, in the order in which they must be carried out.
 
+pub mod aggregator;
+pub mod chain_view;
+pub mod effect;
+pub mod evidence;
 pub mod ids;
+pub mod message;
+pub mod money;
+pub mod participant;
+pub mod registration;
+pub mod set;
+pub mod terms;
 
 pub use ids::{Label, Round, Seat, SessionId};

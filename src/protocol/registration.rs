@@ -90,7 +90,8 @@ fn is_initial_key(did: &Did, opening: &Opening) -> Result<bool, OpeningFault> {
                 .map_err(|error| OpeningFault::Genesis(error.to_string()))?;
             Ok(document
                 .invocation_methods()
-                .any(|method| method.key.x_only_public_key().0 == opening.key.x_only()))
+                .filter_map(|method| method.key)
+                .any(|key| key.x_only_public_key().0 == opening.key.x_only()))
         }
     }
 }

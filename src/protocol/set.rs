@@ -94,8 +94,7 @@ impl CohortSet {
         if count < terms.seats_min.into() || count > terms.seats_max.into() {
             return Err(SetFault::Count(count, terms.seats_min, terms.seats_max));
         }
-        let key_set =
-            KeySet::new(&self.keys).map_err(|error| SetFault::Keys(error.to_string()))?;
+        let key_set = KeySet::new(&self.keys).map_err(|error| SetFault::Keys(error.to_string()))?;
         if !key_set.contains(&own) {
             return Err(SetFault::NotMe);
         }
@@ -121,12 +120,9 @@ impl CohortSet {
     #[must_use]
     #[allow(clippy::expect_used)]
     pub fn hash(&self, cohort: &CohortId) -> SetHash {
-        let canonical = serde_json_canonicalizer::to_vec(self)
-            .expect("a set has string keys and no numbers");
-        SetHash::from_bytes(tagged_hash(
-            "btcr2/set/1",
-            &[cohort.as_bytes(), &canonical],
-        ))
+        let canonical =
+            serde_json_canonicalizer::to_vec(self).expect("a set has string keys and no numbers");
+        SetHash::from_bytes(tagged_hash("btcr2/set/1", &[cohort.as_bytes(), &canonical]))
     }
 
     /// The seat of a key.

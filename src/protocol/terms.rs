@@ -205,7 +205,10 @@ impl Terms {
         if terms.canonical() != content {
             return Err(TermsError::NotCanonical);
         }
-        Ok((terms, CohortId::from_bytes(hash::sha256(content.as_bytes()))))
+        Ok((
+            terms,
+            CohortId::from_bytes(hash::sha256(content.as_bytes())),
+        ))
     }
 
     /// The terms as canonical JSON (RFC 8785): the content of the advert.
@@ -230,7 +233,12 @@ impl Terms {
         let v = u64::from;
         check("v", v(self.v), v(WIRE_VERSION), v(WIRE_VERSION))?;
         check("seats_min", self.seats_min.into(), 1, 1_000)?;
-        check("seats_max", self.seats_max.into(), self.seats_min.into(), 1_000)?;
+        check(
+            "seats_max",
+            self.seats_max.into(),
+            self.seats_min.into(),
+            1_000,
+        )?;
         check("dids_max", self.dids_max.into(), 1, 1_000)?;
         check("dids_min", self.dids_min.into(), 0, self.dids_max.into())?;
         check("join_by", self.join_by.0, 0, SAFE)?;
@@ -270,7 +278,8 @@ fn check(field: &'static str, value: u64, low: u64, high: u64) -> Result<(), Ter
 /// text can not forge what a terminal shows.
 fn text(field: &'static str, value: &str, most: usize) -> Result<(), TermsError> {
     let forbidden = |c: char| {
-        c.is_control() || matches!(c, '\u{200e}' | '\u{200f}' | '\u{202a}'..='\u{202e}' | '\u{2066}'..='\u{2069}')
+        c.is_control()
+            || matches!(c, '\u{200e}' | '\u{200f}' | '\u{202a}'..='\u{202e}' | '\u{2066}'..='\u{2069}')
     };
     if value.chars().count() > most || value.chars().any(forbidden) {
         return Err(TermsError::OutOfRange {
@@ -323,9 +332,15 @@ mod tests {
         let spaced = canonical.replacen(':', ": ", 1);
         assert_eq!(Terms::parse(&spaced), Err(TermsError::NotCanonical));
         let doubled = canonical.replacen(r#""depth":1"#, r#""depth":1,"depth":1"#, 1);
-        assert!(matches!(Terms::parse(&doubled), Err(TermsError::Malformed(_))));
+        assert!(matches!(
+            Terms::parse(&doubled),
+            Err(TermsError::Malformed(_))
+        ));
         let extra = canonical.replacen(r#""depth":1"#, r#""depth":1,"depth2":1"#, 1);
-        assert!(matches!(Terms::parse(&extra), Err(TermsError::Malformed(_))));
+        assert!(matches!(
+            Terms::parse(&extra),
+            Err(TermsError::Malformed(_))
+        ));
     }
 
     #[test]

@@ -16,6 +16,7 @@ use sha2::{Digest as _, Sha256};
 use crate::hash::{LeafValue, SmtIndex, sha256};
 
 mod leaf;
+mod path_wire;
 mod proof;
 mod tree;
 

@@ -40,8 +40,10 @@ impl Aggregator {
     pub(super) fn opt_in(&mut self, now: UnixTime, from: NostrKey, opt_in: OptIn) -> Step {
         let refuse = |code| {
             let mut step = refuse(from, "opt_in", code, None);
-            step.effects
-                .push(Effect::Report(Report::RequestRefused { member: from, code }));
+            step.effects.push(Effect::Report(Report::RequestRefused {
+                member: from,
+                code,
+            }));
             step
         };
         if let Some(position) = self.applicants.iter().position(|member| member.key == from) {
@@ -171,11 +173,8 @@ impl Aggregator {
         if !matches!(self.phase, Phase::Forming { .. }) || self.acks.contains_key(&seat) {
             return Step::ignored(Ignored::Duplicate);
         }
-        let (members, set_hash, address) = (
-            set.keys.len(),
-            set.hash(&self.cohort),
-            set.address.clone(),
-        );
+        let (members, set_hash, address) =
+            (set.keys.len(), set.hash(&self.cohort), set.address.clone());
         self.acks.insert(seat, sig);
         let mut effects = vec![Effect::Report(Report::AckReceived {
             seat,

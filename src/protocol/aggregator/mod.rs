@@ -213,16 +213,10 @@ impl Aggregator {
             .unconfirmed()
             .map(|signal| signal.last_sent.plus(REBROADCAST_SECONDS))
             .min();
-        [
-            phase,
-            round,
-            opening,
-            rebroadcast,
-            self.registry.deadline(),
-        ]
-        .into_iter()
-        .flatten()
-        .min()
+        [phase, round, opening, rebroadcast, self.registry.deadline()]
+            .into_iter()
+            .flatten()
+            .min()
     }
 
     fn message(&mut self, now: UnixTime, from: NostrKey, message: Message) -> Step {

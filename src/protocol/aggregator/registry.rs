@@ -101,7 +101,7 @@ impl Aggregator {
             });
         }
         if !items.is_empty() {
-            effects.push(self.registered(from, items));
+            effects.push(self.registered_message(from, items));
         }
         Step::with(effects)
     }
@@ -247,7 +247,7 @@ impl Aggregator {
         };
         let mut tell = |this: &Self, seat, item| {
             if let Some(key) = this.key_of(seat) {
-                effects.push(this.registered(key, vec![item]));
+                effects.push(this.registered_message(key, vec![item]));
             }
         };
         if entry.opened {
@@ -295,7 +295,7 @@ impl Aggregator {
         }
     }
 
-    fn registered(&self, to: NostrKey, items: Vec<RegisteredItem>) -> Effect {
+    fn registered_message(&self, to: NostrKey, items: Vec<RegisteredItem>) -> Effect {
         Effect::Send {
             to: To::Key(to),
             message: Message::Registered(Registered {

@@ -35,13 +35,6 @@ pub(super) struct Entered {
     idle: bool,
 }
 
-/// A response that counts.
-#[derive(Debug, Clone)]
-pub(super) struct Received {
-    pub(super) signed: Signed<Response>,
-    entered: Entered,
-}
-
 /// The signal of a round, fixed once: every session of the round signs the same transaction.
 #[derive(Debug, Clone)]
 pub(super) struct Built {
@@ -61,8 +54,8 @@ pub(super) struct RoundState {
     pub(super) opened: UnixTime,
     respond_by: UnixTime,
     indexes: BTreeMap<Seat, BTreeMap<SmtIndex, Option<Did>>>,
-    members: u16,
-    pub(super) responses: BTreeMap<Seat, Received>,
+    pub(super) members: u16,
+    pub(super) responses: BTreeMap<Seat, Entered>,
     /// Nonces each seat offered, by attempt.
     pub(super) nonces: BTreeMap<u32, BTreeMap<Seat, Nonces>>,
     pub(super) built: Option<Built>,
@@ -147,11 +140,17 @@ impl fmt::Display for OpenRefusal {
             }
             Self::NoTip => f.write_str("the beacon address has no confirmed funds"),
             Self::TipTooSmall { have_sat, need_sat } => {
-                write!(f, "the beacon holds {have_sat} sat, a signal needs {need_sat}")
+                write!(
+                    f,
+                    "the beacon holds {have_sat} sat, a signal needs {need_sat}"
+                )
             }
             Self::NothingRegistered => f.write_str("no DID is registered"),
             Self::TooFewDids(seat) => {
-                write!(f, "seat {seat} has fewer DIDs registered than the terms ask")
+                write!(
+                    f,
+                    "seat {seat} has fewer DIDs registered than the terms ask"
+                )
             }
         }
     }
@@ -306,7 +305,7 @@ impl Aggregator {
             return refused(RefusalCode::NonceReused);
         }
         state.nonces.entry(1).or_default().insert(seat, nonces);
-        state.responses.insert(seat, Received { signed, entered });
+        state.responses.insert(seat, entered);
         let round = state.round;
         let responses = state.responses.len();
         let complete = responses == usize::from(state.members);
@@ -326,7 +325,7 @@ impl Aggregator {
             return Vec::new();
         };
         let round = state.round;
-        let all_idle = state.responses.values().all(|r| r.entered.idle);
+        let all_idle = state.responses.values().all(|entered| entered.idle);
         if all_idle && self.terms.empty_rounds == EmptyRounds::Skip {
             self.round = None;
             return vec![
@@ -366,9 +365,7 @@ impl Aggregator {
 
     /// Builds tree or map, and the transaction that announces it.
     #[allow(clippy::type_complexity)]
-    fn build(
-        &self,
-    ) -> Result<(Built, Vec<(NostrKey, Message)>, Artifact, Amount), RoundCause> {
+    fn build(&self) -> Result<(Built, Vec<(NostrKey, Message)>, Artifact, Amount), RoundCause> {
         let (Some(state), Some((set, keys))) = (&self.round, &self.set) else {
             return Err(RoundCause::Operator);
         };
@@ -391,10 +388,11 @@ impl Aggregator {
                 let leaves: Vec<(SmtIndex, LeafValue)> = state
                     .responses
                     .values()
-                    .flat_map(|response| response.entered.leaves.iter().copied())
+                    .flat_map(|entered| entered.leaves.iter().copied())
                     .collect();
                 // Entries were checked one by one: distinct indexes, no empty leaf.
-                let tree = SmtTree::new(leaves.iter().copied()).map_err(|_| RoundCause::Operator)?;
+                let tree =
+                    SmtTree::new(leaves.iter().copied()).map_err(|_| RoundCause::Operator)?;
                 let unsigned = transaction(tree.root())?;
                 let proofs = state
                     .indexes
@@ -425,7 +423,7 @@ impl Aggregator {
                 let updates = state
                     .responses
                     .values()
-                    .flat_map(|response| response.entered.updates.iter())
+                    .flat_map(|entered| entered.updates.iter())
                     .map(|(did, update)| (did.to_string(), *update));
                 let announcement =
                     CasAnnouncement::new(updates, |_| true).map_err(|_| RoundCause::Operator)?;

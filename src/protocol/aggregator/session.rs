@@ -5,9 +5,7 @@ use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use super::{Aggregator, SignedSignal, refuse};
 use crate::beacon::signal::finalize;
 use crate::keys::NostrKey;
-use crate::keys::musig::{
-    AggregateNonce, aggregate_nonces, aggregate_partials, verify_partial,
-};
+use crate::keys::musig::{AggregateNonce, aggregate_nonces, aggregate_partials, verify_partial};
 use crate::protocol::effect::{Artifact, Effect, Ignored, Outcome, Report, Step, To};
 use crate::protocol::evidence::{Blame, Fault, LabelContext, Signed, commitment};
 use crate::protocol::ids::{Label, Seat};
@@ -42,10 +40,7 @@ impl SeenNonces {
             .map(|nonce| crate::hash::sha256(&nonce.to_bytes()))
             .collect();
         let repeated = digests.len() != nonces.len()
-            || self
-                .rounds
-                .iter()
-                .any(|round| !round.is_disjoint(&digests));
+            || self.rounds.iter().any(|round| !round.is_disjoint(&digests));
         if repeated {
             return false;
         }
@@ -173,7 +168,6 @@ impl Aggregator {
             attempt,
             nonces,
         } = &signed.content;
-        let sessions_max = u32::from(self.terms.sessions_max);
         let refused = |code| refuse(from, "nonce_update", code, Some(*round));
         let Some(state) = self.round.as_mut().filter(|state| state.round == *round) else {
             return refused(RefusalCode::NoSuchRound);
@@ -187,7 +181,9 @@ impl Aggregator {
             Some(session) => *attempt == session.attempt && session.aggregate.is_none(),
         };
         let lost = match &state.session {
-            Some(session) => *attempt == session.attempt.saturating_add(1) && session.aggregate.is_some(),
+            Some(session) => {
+                *attempt == session.attempt.saturating_add(1) && session.aggregate.is_some()
+            }
             None => false,
         };
         if !collecting && !lost {
@@ -204,26 +200,40 @@ impl Aggregator {
         if !self.seen_nonces.insert_new(nonces) {
             return refused(RefusalCode::NonceReused);
         }
-        if lost && *attempt > sessions_max {
-            return Step::with(self.fail_round(RoundCause::SessionsUsedUp));
+        let (attempt, nonces) = (*attempt, nonces.clone());
+        if lost {
+            return Step::with(self.renew(now, seat, attempt, nonces));
         }
         state
             .nonces
-            .entry(*attempt)
+            .entry(attempt)
             .or_default()
-            .insert(seat, nonces.clone());
-        let (round, attempt) = (*round, *attempt);
-        if lost {
-            let ever_partial = state.has_partials();
-            state.session = Some(Session {
-                ever_partial,
-                ..Session::new(attempt, now)
-            });
-            let mut effects = vec![Effect::Report(Report::SessionLost { round, attempt })];
-            effects.extend(self.start_session(now));
-            return Step::with(effects);
-        }
+            .insert(seat, nonces);
         Step::with(self.renewed(now))
+    }
+
+    /// A member can not sign the current session: opens the next one with what nonces there are.
+    fn renew(&mut self, now: UnixTime, seat: Seat, attempt: u32, nonces: Nonces) -> Vec<Effect> {
+        if attempt > u32::from(self.terms.sessions_max) {
+            return self.fail_round(RoundCause::SessionsUsedUp);
+        }
+        let Some(state) = &mut self.round else {
+            return Vec::new();
+        };
+        state
+            .nonces
+            .entry(attempt)
+            .or_default()
+            .insert(seat, nonces);
+        let ever_partial = state.has_partials();
+        state.session = Some(Session {
+            ever_partial,
+            ..Session::new(attempt, now)
+        });
+        let round = state.round;
+        let mut effects = vec![Effect::Report(Report::SessionLost { round, attempt })];
+        effects.extend(self.start_session(now));
+        effects
     }
 
     /// After nonces came in: sends the request once the last missing ones are there.
@@ -296,8 +306,16 @@ impl Aggregator {
             .nonces
             .get(&session.attempt)
             .and_then(|by_seat| by_seat.get(&seat));
-        if offered != Some(&content.nonces)
-            || commitment(keys, &content.nonces, contexts) != Some(content.session_hash)
+        if offered != Some(&content.nonces) {
+            // It replaced its nonces (after a restart) too late for this session: it can sign the next one.
+            let attempt = session.attempt.saturating_add(1);
+            let spares = content.spares.clone();
+            if spares.keys().eq(Label::ALL.iter()) && self.seen_nonces.insert_new(&spares) {
+                return Step::with(self.renew(now, seat, attempt, spares));
+            }
+            return Step::ignored(Ignored::WrongSession);
+        }
+        if commitment(keys, &content.nonces, contexts) != Some(content.session_hash)
             || !content.partials.keys().eq(contexts.keys())
         {
             return Step::ignored(Ignored::WrongSession);
@@ -343,7 +361,8 @@ impl Aggregator {
         session.partials.insert(seat, content.clone());
         let partials = session.partials.len();
         let complete = partials == usize::from(state.members);
-        if content.spares.keys().eq(Label::ALL.iter()) && self.seen_nonces.insert_new(&content.spares)
+        if content.spares.keys().eq(Label::ALL.iter())
+            && self.seen_nonces.insert_new(&content.spares)
         {
             state
                 .nonces

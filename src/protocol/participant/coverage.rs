@@ -1,0 +1,436 @@
+//! What a member has covered: its indexes, their proofs, and when a DID may be bound to the beacon
+//! (DESIGN §5 "History", rules 10 and 13).
+
+use std::collections::BTreeSet;
+
+use super::{MemberPhase, Participant};
+use crate::beacon::cas::CasAnnouncement;
+use crate::beacon::smt::EMPTY_LEAF;
+use crate::did::Did;
+use crate::hash::{SignalBytes, SmtIndex, UpdateHash};
+use crate::protocol::aggregator::FINAL_DEPTH;
+use crate::protocol::effect::{Artifact, Effect, Ignored, Report, Step};
+use crate::protocol::ids::Round;
+use crate::protocol::message::{
+    History, HistoryItem, HistoryRequest, IndexOpening, Message, Opening, RefusalCode, Register,
+    RegisterItem, Registered, RoundRequest,
+};
+use crate::protocol::terms::CohortBeacon;
+use crate::time::UnixTime;
+
+/// Where a registration stands.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum IndexState {
+    /// Asked for.
+    Requested,
+    /// Covered from this round on.
+    Covered(Round),
+    /// Refused.
+    Refused(RefusalCode),
+}
+
+/// Where the binding of a DID to the beacon stands.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum BindingState {
+    /// Not registered yet, or the history is incomplete: a document that lists the beacon would not resolve.
+    NotYet,
+    /// The DID may be created with, or updated to list, the beacon.
+    MayBind,
+    /// The DID lists the beacon.
+    Bound,
+}
+
+/// One index of this member.
+#[derive(Debug, Clone)]
+pub(super) struct MyIndex {
+    pub(super) state: IndexState,
+    /// CAS: the DID itself.
+    pub(super) did: Option<Did>,
+    pub(super) binding: BindingState,
+    /// The update to announce, until it is confirmed and another one is queued.
+    pub(super) update: Option<UpdateHash>,
+    /// Signals this member signed that announce `update`.
+    pub(super) announced: BTreeSet<SignalBytes>,
+    /// Signals for which a verified proof or announcement is kept.
+    pub(super) proved: BTreeSet<SignalBytes>,
+    fetched: u32,
+}
+
+impl MyIndex {
+    pub(super) const fn covered_in(&self, round: Round) -> bool {
+        matches!(self.state, IndexState::Covered(from) if from.0 <= round.0)
+    }
+}
+
+impl Participant {
+    pub(super) fn register(&mut self, items: Vec<RegisterItem>) -> Step {
+        if self.phase != MemberPhase::Active {
+            return Step::ignored(Ignored::WrongPhase);
+        }
+        for item in &items {
+            let did = item.opening.as_ref().map(|opening| opening.did.clone());
+            let index = self.indexes.entry(item.index).or_insert_with(|| MyIndex {
+                state: IndexState::Requested,
+                did: None,
+                binding: BindingState::NotYet,
+                update: None,
+                announced: BTreeSet::new(),
+                proved: BTreeSet::new(),
+                fetched: 0,
+            });
+            if matches!(index.state, IndexState::Refused(_)) {
+                index.state = IndexState::Requested;
+            }
+            index.did = did.or(index.did.take());
+        }
+        Step::with(vec![self.send(Message::Register(Register { items }))])
+    }
+
+    pub(super) fn registered(&mut self, now: UnixTime, registered: Registered) -> Step {
+        let Some(seat) = self.seat() else {
+            return Step::ignored(Ignored::WrongPhase);
+        };
+        let mut effects = Vec::new();
+        for item in registered.items {
+            let Some(mine) = self.indexes.get_mut(&item.index) else {
+                continue;
+            };
+            let index = item.index;
+            match (item.from_round, item.refused) {
+                (Some(from_round), None) => {
+                    if mine.state == IndexState::Requested {
+                        mine.state = IndexState::Covered(from_round);
+                        effects.push(Effect::Report(Report::Registered {
+                            seat,
+                            index,
+                            from_round,
+                        }));
+                    }
+                }
+                (None, Some(code)) if mine.binding == BindingState::Bound => {
+                    // A DID that lists the beacon and is not covered dies with the next signal: without its
+                    // proof this member will not sign one (rule 13), and its user must know.
+                    effects.push(Effect::Report(Report::Alarm {
+                        text: format!("the aggregator no longer covers index {index} ({code:?})"),
+                    }));
+                }
+                (None, Some(code)) => {
+                    mine.state = IndexState::Refused(code);
+                    effects.push(Effect::Report(Report::MyRequestRefused {
+                        of: "register".into(),
+                        code,
+                    }));
+                }
+                _ => {}
+            }
+        }
+        if let Some(open) = self.early.take() {
+            effects.extend(self.round_open(now, open).effects);
+        }
+        effects.extend(self.after_facts());
+        Step::with(effects)
+    }
+
+    pub(super) fn challenged(&mut self, index: SmtIndex) -> Step {
+        if !self.indexes.contains_key(&index) {
+            return Step::ignored(Ignored::Unasked);
+        }
+        Step::with(vec![Effect::OpenIndex(index)])
+    }
+
+    pub(super) fn open_index(&mut self, index: SmtIndex, opening: Opening) -> Step {
+        if !self.indexes.contains_key(&index) {
+            return Step::ignored(Ignored::Unasked);
+        }
+        let message = Message::IndexOpening(IndexOpening { index, opening });
+        Step::with(vec![self.send(message)])
+    }
+
+    /// Signals that a DID which lists the beacon must be able to explain: all that the chain shows from
+    /// this address, and all this member signed that may still confirm.
+    fn needed(&self) -> BTreeSet<SignalBytes> {
+        let on_chain = self.chain.signals.values().map(|seen| seen.signal);
+        let signed = self.live().map(|given| given.signal);
+        on_chain.chain(signed).collect()
+    }
+
+    /// Signals for which `index` lacks a proof.
+    pub(super) fn missing(&self, index: &SmtIndex) -> BTreeSet<SignalBytes> {
+        let mut needed = self.needed();
+        if let Some(mine) = self.indexes.get(index) {
+            needed.retain(|signal| !mine.proved.contains(signal));
+        }
+        needed
+    }
+
+    pub(super) fn ask_for_history(&mut self) -> Vec<Effect> {
+        let wanting: Vec<SmtIndex> = self
+            .indexes
+            .iter()
+            .filter(|(index, mine)| {
+                matches!(mine.state, IndexState::Covered(_))
+                    && !self.asked.contains(*index)
+                    && !self.missing(index).is_empty()
+            })
+            .map(|(index, _)| *index)
+            .collect();
+        wanting
+            .into_iter()
+            .map(|index| {
+                self.asked.insert(index);
+                let from_round = Round(1);
+                self.send(Message::HistoryRequest(HistoryRequest {
+                    index,
+                    from_round,
+                }))
+            })
+            .collect()
+    }
+
+    pub(super) fn history(&mut self, history: History) -> Step {
+        let index = history.index;
+        if !self.asked.remove(&index) {
+            return Step::ignored(Ignored::Unasked);
+        }
+        let mut effects = Vec::new();
+        let mut bad = false;
+        for item in &history.items {
+            match self.history_artifact(&index, item) {
+                Some(artifact) => {
+                    if let Some(mine) = self.indexes.get_mut(&index)
+                        && mine.proved.insert(item.signal)
+                    {
+                        mine.fetched = mine.fetched.saturating_add(1);
+                        effects.push(Effect::Save(artifact));
+                    }
+                }
+                None => bad |= self.missing(&index).contains(&item.signal),
+            }
+        }
+        if let Some(from_round) = history.next {
+            self.asked.insert(index);
+            effects.push(self.send(Message::HistoryRequest(HistoryRequest {
+                index,
+                from_round,
+            })));
+        } else if bad {
+            effects.push(Effect::Report(Report::Alarm {
+                text: format!("the history of index {index} does not verify"),
+            }));
+        }
+        // What is still missing is not asked for again at once: that would be a loop with an aggregator
+        // that does not have it. The next fact from the chain asks again.
+        let still_missing = history.next.is_none() && !self.missing(&index).is_empty();
+        if still_missing {
+            self.asked.insert(index);
+        }
+        effects.extend(self.after_facts());
+        if still_missing {
+            self.asked.remove(&index);
+        }
+        Step {
+            outcome: if bad {
+                crate::protocol::effect::Outcome::Ignored(Ignored::BadProof)
+            } else {
+                crate::protocol::effect::Outcome::Accepted
+            },
+            effects,
+        }
+    }
+
+    /// The artifact that proves "nothing was announced for this index", if the item proves it.
+    fn history_artifact(&self, index: &SmtIndex, item: &HistoryItem) -> Option<Artifact> {
+        let mine = self.indexes.get(index)?;
+        match self.terms.beacon {
+            CohortBeacon::Smt => {
+                let path = item.path.as_ref()?;
+                if item.leaf.is_some() {
+                    return None;
+                }
+                path.verify_leaf_value(index, &EMPTY_LEAF, &item.signal)
+                    .ok()?;
+                Some(Artifact::SmtProof {
+                    round: item.round,
+                    index: *index,
+                    signal: item.signal,
+                    txid: item.txid,
+                    nonce: None,
+                    update: None,
+                    path: path.clone(),
+                })
+            }
+            CohortBeacon::Cas => {
+                let text = item.announcement.as_ref()?;
+                let map = self.parse_announcement(text).ok()?;
+                let did = mine.did.as_ref()?;
+                if map.signal_bytes() != item.signal || map.update_of(did.as_str()).is_some() {
+                    return None;
+                }
+                Some(Artifact::Announcement {
+                    round: item.round,
+                    signal: item.signal,
+                    txid: item.txid,
+                    announcement: text.clone(),
+                })
+            }
+        }
+    }
+
+    /// Parses an announcement strictly: canonical, no duplicate keys, valid DIDs of the cohort's network.
+    pub(super) fn parse_announcement(&self, text: &str) -> Result<CasAnnouncement, String> {
+        let network = self.terms.network;
+        CasAnnouncement::parse_canonical(text.as_bytes(), |key| {
+            key.parse::<Did>().is_ok_and(|did| did.network() == network)
+        })
+        .map_err(|error| error.to_string())
+    }
+
+    /// Reports indexes whose DIDs may now be bound. The order of DESIGN §5: registered, acknowledged,
+    /// history complete, and no round in flight that does not cover the index.
+    pub(super) fn binding_reports(&mut self) -> Vec<Effect> {
+        let ready: Vec<SmtIndex> = self
+            .indexes
+            .iter()
+            .filter(|(index, mine)| {
+                mine.binding == BindingState::NotYet && self.may_bind(index, mine)
+            })
+            .map(|(index, _)| *index)
+            .collect();
+        let mut effects = Vec::new();
+        for index in ready {
+            if let Some(mine) = self.indexes.get_mut(&index) {
+                mine.binding = BindingState::MayBind;
+                let proofs = mine.fetched;
+                effects.push(Effect::Report(Report::MayBind { index, proofs }));
+            }
+        }
+        effects
+    }
+
+    fn may_bind(&self, index: &SmtIndex, mine: &MyIndex) -> bool {
+        let IndexState::Covered(from_round) = mine.state else {
+            return false;
+        };
+        // A round opened before the registration counts does not cover the index, but may still signal.
+        let in_flight = self
+            .round
+            .as_ref()
+            .is_some_and(|round| round.round < from_round);
+        !in_flight && self.missing(index).is_empty()
+    }
+
+    pub(super) fn bound(&mut self, index: SmtIndex) -> Step {
+        let Some(mine) = self.indexes.get(&index) else {
+            return Step::ignored(Ignored::Unasked);
+        };
+        match mine.binding {
+            BindingState::Bound => Step::accepted(),
+            BindingState::MayBind if self.may_bind(&index, mine) => {
+                if let Some(mine) = self.indexes.get_mut(&index) {
+                    mine.binding = BindingState::Bound;
+                }
+                Step::accepted()
+            }
+            _ => {
+                if let Some(mine) = self.indexes.get_mut(&index) {
+                    mine.binding = BindingState::NotYet;
+                }
+                Step::ignored(Ignored::Contradiction(
+                    "the history of this index is not complete".into(),
+                ))
+            }
+        }
+    }
+
+    /// Whether the update queued for an index is on the chain with `depth` confirmations.
+    pub(super) fn update_confirmed(&self, mine: &MyIndex, depth: u32) -> bool {
+        self.chain.signals.values().any(|seen| {
+            mine.announced.contains(&seen.signal)
+                && seen
+                    .height
+                    .is_some_and(|height| self.chain.confirmations(height) >= depth)
+        })
+    }
+
+    pub(super) fn queue(&mut self, index: SmtIndex, update: UpdateHash) -> Step {
+        let Some(mine) = self.indexes.get(&index) else {
+            return Step::ignored(Ignored::Contradiction("the DID is not registered".into()));
+        };
+        if mine.update == Some(update) {
+            return Step::ignored(Ignored::Duplicate);
+        }
+        // Rule 10: bytes that were signed may confirm; nothing else may be announced until they are final.
+        let locked = !mine.announced.is_empty() && !self.update_confirmed(mine, FINAL_DEPTH);
+        if locked {
+            return Step::ignored(Ignored::Contradiction(
+                "an earlier update of this DID is announced and not final yet".into(),
+            ));
+        }
+        if let Some(mine) = self.indexes.get_mut(&index) {
+            mine.update = Some(update);
+            mine.announced.clear();
+        }
+        Step::with(self.request_round())
+    }
+
+    pub(super) fn withdraw(&mut self, index: SmtIndex) -> Step {
+        match self.indexes.get_mut(&index) {
+            Some(mine) if mine.announced.is_empty() => {
+                mine.update = None;
+                Step::accepted()
+            }
+            Some(_) => Step::ignored(Ignored::TooLate),
+            None => Step::ignored(Ignored::Unasked),
+        }
+    }
+
+    /// Updates waiting to be announced.
+    pub(super) fn waiting_updates(&self) -> u16 {
+        let waiting = self
+            .indexes
+            .values()
+            .filter(|mine| mine.update.is_some() && !self.update_confirmed(mine, 1))
+            .count();
+        u16::try_from(waiting).unwrap_or(u16::MAX)
+    }
+
+    /// Tells the aggregator that something waits, so that its pending count can open a round.
+    pub(super) fn request_round(&self) -> Vec<Effect> {
+        let pending = self.waiting_updates();
+        if pending == 0 || self.phase != MemberPhase::Active {
+            return Vec::new();
+        }
+        vec![self.send(Message::RoundRequest(RoundRequest { pending }))]
+    }
+
+    /// The registration state of an index, if it was ever asked for.
+    #[must_use]
+    pub fn index_state(&self, index: &SmtIndex) -> Option<IndexState> {
+        self.indexes.get(index).map(|mine| mine.state)
+    }
+
+    /// How far the binding of an index is.
+    #[must_use]
+    pub fn binding_state(&self, index: &SmtIndex) -> Option<BindingState> {
+        self.indexes.get(index).map(|mine| mine.binding)
+    }
+
+    /// The update queued or announced last for an index, and whether it is on the chain.
+    #[must_use]
+    pub fn update_state(&self, index: &SmtIndex) -> Option<(UpdateHash, bool)> {
+        let mine = self.indexes.get(index)?;
+        Some((mine.update?, self.update_confirmed(mine, 1)))
+    }
+
+    /// Every index asked for.
+    pub fn indexes(&self) -> impl Iterator<Item = SmtIndex> + '_ {
+        self.indexes.keys().copied()
+    }
+
+    /// How many signals an index has proofs for, and how many it lacks.
+    #[must_use]
+    pub fn proof_counts(&self, index: &SmtIndex) -> (usize, usize) {
+        let have = self.indexes.get(index).map_or(0, |mine| mine.proved.len());
+        (have, self.missing(index).len())
+    }
+}

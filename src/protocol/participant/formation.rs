@@ -1,0 +1,146 @@
+//! Joining: from the opt-in to the frozen set.
+
+use bitcoin::ScriptBuf;
+
+use super::{MemberPhase, Participant};
+use crate::beacon::address::beacon_script;
+use crate::protocol::effect::{Effect, Ignored, Report, Step};
+use crate::protocol::evidence::{Signed, evidence_digest};
+use crate::protocol::ids::Seat;
+use crate::protocol::message::{CohortAck, EndCause, Frozen, Leave, Message, OptIn};
+use crate::protocol::set::CohortSet;
+use crate::time::UnixTime;
+
+impl Participant {
+    pub(super) fn join(&mut self, payee: Option<ScriptBuf>) -> Step {
+        if self.phase != MemberPhase::New {
+            return Step::ignored(Ignored::WrongPhase);
+        }
+        self.phase = MemberPhase::Asked;
+        self.payee.clone_from(&payee);
+        let opt_in = OptIn {
+            terms: self.cohort,
+            tos: self.terms.tos.as_ref().map(|tos| tos.sha256),
+            payee,
+        };
+        Step::with(vec![self.send(Message::OptIn(opt_in))])
+    }
+
+    pub(super) fn accepted(&mut self, seat: Seat) -> Step {
+        match self.phase {
+            MemberPhase::Asked => {
+                self.phase = MemberPhase::Seated(seat);
+                Step::with(vec![Effect::Report(Report::Seated { seat })])
+            }
+            MemberPhase::Seated(_) => Step::ignored(Ignored::Duplicate),
+            _ => Step::ignored(Ignored::WrongPhase),
+        }
+    }
+
+    pub(super) fn cohort_set(&mut self, set: CohortSet) -> Step {
+        if let Some((known, _)) = &self.set {
+            if *known == set {
+                return Step::ignored(Ignored::Duplicate);
+            }
+            return Self::contradiction("the aggregator shows a second, different key set");
+        }
+        // The acceptance may still be on its way: the set itself says that there is a seat.
+        if !matches!(self.phase, MemberPhase::Asked | MemberPhase::Seated(_)) {
+            return Step::ignored(Ignored::WrongPhase);
+        }
+        let keys = match set.verify(&self.terms, self.me, self.payee.as_ref()) {
+            Ok(keys) => keys,
+            Err(fault) => return Self::contradiction(&format!("the key set is refused: {fault}")),
+        };
+        let Some(seat) = set.seat_of(&self.me) else {
+            return Self::contradiction("the key set has no seat for me");
+        };
+        let ack = CohortAck {
+            set: set.hash(&self.cohort),
+        };
+        self.script = beacon_script(keys.output_key());
+        let effects = vec![
+            Effect::Report(Report::SetAcknowledged {
+                seat,
+                address: set.address.clone(),
+            }),
+            self.send(Message::CohortAck(Signed::unsigned(ack))),
+        ];
+        self.set = Some((set, keys));
+        self.phase = MemberPhase::Acknowledged;
+        Step::with(effects)
+    }
+
+    pub(super) fn frozen(&mut self, now: UnixTime, frozen: &Frozen) -> Step {
+        if self.phase == MemberPhase::Active {
+            return Step::ignored(Ignored::Duplicate);
+        }
+        let (MemberPhase::Acknowledged, Some((set, _))) = (&self.phase, &self.set) else {
+            return Step::ignored(Ignored::WrongPhase);
+        };
+        let hash = set.hash(&self.cohort);
+        if frozen.set != hash || frozen.acks.len() != set.keys.len() {
+            return Self::contradiction("the frozen set is not the one acknowledged");
+        }
+        let digest = evidence_digest(&self.cohort, &CohortAck { set: hash });
+        let unsigned = set
+            .keys
+            .iter()
+            .zip(&frozen.acks)
+            .find(|(key, ack)| !key.verifies(&digest, ack));
+        if let Some((key, _)) = unsigned {
+            let text = format!("member {} has not acknowledged the set", key.short());
+            return Self::contradiction(&text);
+        }
+        let address = set.address.clone();
+        self.phase = MemberPhase::Active;
+        let mut effects = vec![Effect::Report(Report::Frozen { address })];
+        if let Some(open) = self.early.take() {
+            effects.extend(self.round_open(now, open).effects);
+        }
+        Step::with(effects)
+    }
+
+    pub(super) fn leave(&mut self, even_if_frozen: bool) -> Step {
+        match self.phase {
+            MemberPhase::Asked | MemberPhase::Seated(_) => {
+                self.phase = MemberPhase::Released;
+            }
+            MemberPhase::Acknowledged | MemberPhase::Active if even_if_frozen => {}
+            _ => return Step::ignored(Ignored::WrongPhase),
+        }
+        Step::with(vec![self.send(Message::Leave(Leave { even_if_frozen }))])
+    }
+
+    pub(super) fn released(&mut self, reason: String) -> Step {
+        // A frozen set does not change: only a seat before that can be released.
+        if !matches!(self.phase, MemberPhase::Asked | MemberPhase::Seated(_)) {
+            return Step::ignored(Ignored::WrongPhase);
+        }
+        self.phase = MemberPhase::Released;
+        let reason = reason.chars().take(200).collect();
+        Step::with(vec![Effect::Report(Report::Released { reason })])
+    }
+
+    pub(super) fn ended(&mut self, why: EndCause) -> Step {
+        if matches!(self.phase, MemberPhase::Ended(_) | MemberPhase::New) {
+            return Step::ignored(Ignored::WrongPhase);
+        }
+        // Signals already signed may still confirm: they, and their artifacts, stay.
+        self.round = None;
+        self.phase = MemberPhase::Ended(why.clone());
+        Step::with(vec![Effect::Report(Report::Ended { why })])
+    }
+
+    /// The aggregator contradicts itself or the rules: not acted on, and shown.
+    pub(super) fn contradiction(text: &str) -> Step {
+        Step {
+            outcome: crate::protocol::effect::Outcome::Ignored(Ignored::Contradiction(
+                text.to_owned(),
+            )),
+            effects: vec![Effect::Report(Report::Alarm {
+                text: text.to_owned(),
+            })],
+        }
+    }
+}

@@ -1,0 +1,398 @@
+//! A participant's side of one cohort, as a pure state machine.
+//!
+//! It believes nothing that it can check: the set, the tip, the transaction and the 32 bytes are
+//! recomputed from what it knows itself (rules 2, 3, 4, 10 and 13 of DESIGN §6).
+
+mod checks;
+mod coverage;
+mod formation;
+mod round;
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use bitcoin::{OutPoint, ScriptBuf, Transaction, Txid};
+use serde::{Deserialize, Serialize};
+
+use super::chain_view::{ChainUpdate, ChainView};
+use super::effect::{Effect, Ignored, Prepared, Report, Step, To};
+use super::evidence::Sighash;
+use super::ids::{Label, Round, Seat, SessionId};
+use super::message::{EndCause, Message, Nonces, Opening, Refused, RegisterItem, RoundOpen};
+use super::set::CohortSet;
+use super::terms::Terms;
+use crate::hash::{CohortId, SignalBytes, SmtIndex, UpdateHash};
+use crate::keys::NostrKey;
+use crate::keys::musig::{KeySet, PartialSignature};
+use crate::time::UnixTime;
+
+use coverage::MyIndex;
+pub use coverage::{BindingState, IndexState};
+use round::MyRound;
+
+/// What this member says for a DID that has nothing to announce.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, Default)]
+#[serde(rename_all = "snake_case")]
+pub enum Decline {
+    /// "Nothing, and skip the round if nobody has anything": costs nobody anything, tells the aggregator.
+    #[default]
+    Idle,
+    /// "No update", which with an SMT beacon looks like an update to everybody.
+    NoUpdate,
+}
+
+/// What this member signs without asking anybody.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct SigningPolicy {
+    /// Highest fee rate in sat/vB; the terms' ceiling applies too.
+    pub max_fee_rate: u32,
+    /// What to say for DIDs without an update.
+    pub decline: Decline,
+}
+
+/// Something that happened to a member of a cohort.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(tag = "input", rename_all = "snake_case")]
+pub enum ParticipantInput {
+    /// User: ask for a seat. The terms, and their terms of service, were agreed to.
+    Join {
+        /// Where refunds go, if anywhere.
+        payee: Option<ScriptBuf>,
+    },
+    /// A message whose author was verified.
+    Message {
+        /// Its author.
+        from: NostrKey,
+        /// The message.
+        message: Message,
+    },
+    /// Time passed.
+    Tick,
+    /// The chain changed.
+    Chain(ChainUpdate),
+    /// What came of [`Effect::Prepare`].
+    Prepared(Prepared),
+    /// What came of [`Effect::Sign`].
+    Signed(SignedSession),
+    /// The signer could not sign: its nonce is lost.
+    SignFailed {
+        /// The session.
+        session: SessionId,
+    },
+    /// User: have these indexes covered.
+    Register {
+        /// The indexes; for a CAS cohort with openings.
+        items: Vec<RegisterItem>,
+    },
+    /// What came of [`Effect::OpenIndex`].
+    Open {
+        /// The index.
+        index: SmtIndex,
+        /// The DID and the proof.
+        opening: Opening,
+    },
+    /// The DID behind the index now lists the beacon in its document.
+    Bound {
+        /// The index.
+        index: SmtIndex,
+    },
+    /// User: announce this update.
+    Queue {
+        /// The index.
+        index: SmtIndex,
+        /// Hash of the signed update, whose bytes are stored.
+        update: UpdateHash,
+    },
+    /// User: do not announce it after all.
+    Withdraw {
+        /// The index.
+        index: SmtIndex,
+    },
+    /// User: leave.
+    Leave {
+        /// Also when that ends the beacon for all.
+        even_if_frozen: bool,
+    },
+    /// The process was restarted: all secret nonces are gone.
+    Restarted,
+}
+
+/// The driver's answer to [`Effect::Sign`].
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct SignedSession {
+    /// The session.
+    pub session: SessionId,
+    /// Partial signatures, one per label.
+    pub partials: BTreeMap<Label, PartialSignature>,
+    /// Public nonces for the next attempt of the round.
+    pub spares: Nonces,
+}
+
+/// The phase of a membership.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum MemberPhase {
+    /// Nothing was sent.
+    New,
+    /// The opt-in is out.
+    Asked,
+    /// The opt-in was refused.
+    Refused(super::message::RefusalCode),
+    /// A seat is held; the set is not known.
+    Seated(Seat),
+    /// The set was checked and acknowledged.
+    Acknowledged,
+    /// All acknowledged: rounds may open.
+    Active,
+    /// The seat was released.
+    Released,
+    /// Over.
+    Ended(EndCause),
+}
+
+/// A signal this member gave a partial signature for. It counts as one that may confirm until another
+/// transaction that spends the same output has (rule 4).
+#[derive(Debug, Clone)]
+pub struct GivenPartial {
+    /// The round.
+    pub round: Round,
+    /// The 32 bytes.
+    pub signal: SignalBytes,
+    /// The transaction's id.
+    pub txid: Txid,
+    /// The tip it spends.
+    pub input: OutPoint,
+    /// What was signed.
+    pub sighash: Sighash,
+    /// The unsigned transaction.
+    pub tx: Transaction,
+    opened: UnixTime,
+    complete: bool,
+    confirmed: Option<u32>,
+}
+
+/// A member of one cohort.
+#[derive(Debug)]
+pub struct Participant {
+    terms: Terms,
+    cohort: CohortId,
+    me: NostrKey,
+    policy: SigningPolicy,
+    phase: MemberPhase,
+    payee: Option<ScriptBuf>,
+    set: Option<(CohortSet, KeySet)>,
+    script: ScriptBuf,
+    chain: ChainView,
+    indexes: BTreeMap<SmtIndex, MyIndex>,
+    last_round: u32,
+    /// An opening that came before what it depends on.
+    early: Option<RoundOpen>,
+    round: Option<MyRound>,
+    given: Vec<GivenPartial>,
+    /// Indexes whose history was asked for and has not come.
+    asked: BTreeSet<SmtIndex>,
+    reported_spends: BTreeSet<Txid>,
+}
+
+impl Participant {
+    /// A member-to-be with the key `me`, under valid terms.
+    #[must_use]
+    pub fn new(terms: Terms, me: NostrKey, policy: SigningPolicy) -> Self {
+        Self {
+            cohort: terms.cohort_id(),
+            terms,
+            me,
+            policy,
+            phase: MemberPhase::New,
+            payee: None,
+            set: None,
+            script: ScriptBuf::new(),
+            chain: ChainView::default(),
+            indexes: BTreeMap::new(),
+            last_round: 0,
+            early: None,
+            round: None,
+            given: Vec::new(),
+            asked: BTreeSet::new(),
+            reported_spends: BTreeSet::new(),
+        }
+    }
+
+    /// Handles one input at time `now`. Total: nothing from outside can make it fail.
+    pub fn handle(&mut self, now: UnixTime, input: ParticipantInput) -> Step {
+        match input {
+            ParticipantInput::Join { payee } => self.join(payee),
+            ParticipantInput::Message { from, message } => {
+                if from == self.terms.aggregator {
+                    self.message(now, message)
+                } else {
+                    Step::ignored(Ignored::NotTheAggregator)
+                }
+            }
+            ParticipantInput::Tick => Step::accepted(),
+            ParticipantInput::Chain(update) => self.chain_changed(&update),
+            ParticipantInput::Prepared(prepared) => self.prepared(prepared),
+            ParticipantInput::Signed(signed) => self.signed(signed),
+            ParticipantInput::SignFailed { session } => self.sign_failed(session),
+            ParticipantInput::Register { items } => self.register(items),
+            ParticipantInput::Open { index, opening } => self.open_index(index, opening),
+            ParticipantInput::Bound { index } => self.bound(index),
+            ParticipantInput::Queue { index, update } => self.queue(index, update),
+            ParticipantInput::Withdraw { index } => self.withdraw(index),
+            ParticipantInput::Leave { even_if_frozen } => self.leave(even_if_frozen),
+            ParticipantInput::Restarted => self.restarted(),
+        }
+    }
+
+    fn message(&mut self, now: UnixTime, message: Message) -> Step {
+        match message {
+            Message::Accept(accept) => self.accepted(accept.seat),
+            Message::Refused(refused) => self.refused(&refused),
+            Message::CohortSet(set) => self.cohort_set(set),
+            Message::Frozen(frozen) => self.frozen(now, &frozen),
+            Message::Registered(registered) => self.registered(now, registered),
+            Message::IndexChallenge(challenge) => self.challenged(challenge.index),
+            Message::RoundOpen(open) => self.round_open(now, open),
+            Message::NonceRequest(request) => self.nonce_request(&request),
+            Message::SignRequest(request) => self.sign_request(request),
+            Message::Proofs(proofs) => self.proofs(proofs),
+            Message::RoundResult(result) => self.round_result(now, result),
+            Message::RoundFailed(failed) => self.round_failed(failed),
+            Message::History(history) => self.history(history),
+            Message::Release(release) => self.released(release.reason),
+            Message::Ended(ended) => self.ended(ended.why),
+            // Hints for the driver.
+            Message::Relays(_) | Message::Invite(_) => Step::accepted(),
+            _ => Step::ignored(Ignored::WrongRole),
+        }
+    }
+
+    fn chain_changed(&mut self, update: &ChainUpdate) -> Step {
+        let before = (self.chain.tip, self.chain.ready_tip(self.terms.depth));
+        self.chain.apply(update);
+        let mut effects = Vec::new();
+        let ready = self.chain.ready_tip(self.terms.depth);
+        if (self.chain.tip, ready) != before {
+            let report = super::aggregator::tip_report(&self.chain.tip, ready.is_some());
+            effects.push(Effect::Report(report));
+        }
+        for given in &mut self.given {
+            let seen = self.chain.signals.get(&given.txid);
+            let height = seen.and_then(|seen| seen.height);
+            let (round, txid) = (given.round, given.txid);
+            match (given.confirmed, height) {
+                (None, Some(height)) => effects.push(Effect::Report(Report::SignalConfirmed {
+                    round,
+                    txid,
+                    height,
+                })),
+                (Some(_), None) => {
+                    effects.push(Effect::Report(Report::SignalReorganised { round, txid }));
+                }
+                _ => {}
+            }
+            given.confirmed = height;
+        }
+        // All n signed every spend of an n-of-n output, this member too: one it does not know means that
+        // somebody else has its key, or the address is not what it was thought to be.
+        for spend in self.chain.spends.values() {
+            let mine = self.given.iter().any(|given| given.txid == spend.by);
+            if !mine && self.reported_spends.insert(spend.by) {
+                effects.push(Effect::Report(Report::UnknownSpend { txid: spend.by }));
+            }
+        }
+        effects.extend(self.after_facts());
+        Step::with(effects)
+    }
+
+    /// What may have become possible through new facts.
+    fn after_facts(&mut self) -> Vec<Effect> {
+        let mut effects = self.ask_for_history();
+        effects.extend(self.binding_reports());
+        effects.extend(self.try_sign());
+        effects
+    }
+
+    /// Partial signatures given for signals that may still confirm.
+    fn live(&self) -> impl Iterator<Item = &GivenPartial> {
+        self.given.iter().filter(|given| {
+            given.confirmed.is_none()
+                && !self
+                    .chain
+                    .is_dead(&given.txid, &given.input, super::aggregator::FINAL_DEPTH)
+        })
+    }
+
+    fn refused(&mut self, refused: &Refused) -> Step {
+        use super::message::RefusalCode as Code;
+        if refused.of == "opt_in"
+            && self.phase == MemberPhase::Asked
+            && refused.code != Code::AlreadyAsked
+        {
+            self.phase = MemberPhase::Refused(refused.code);
+        }
+        Step::with(vec![Effect::Report(Report::MyRequestRefused {
+            of: refused.of.chars().take(32).collect(),
+            code: refused.code,
+        })])
+    }
+
+    fn send(&self, message: Message) -> Effect {
+        Effect::Send {
+            to: To::Key(self.terms.aggregator),
+            message,
+        }
+    }
+
+    fn seat(&self) -> Option<Seat> {
+        self.set.as_ref().and_then(|(set, _)| set.seat_of(&self.me))
+    }
+
+    /// The cohort's id.
+    #[must_use]
+    pub const fn cohort(&self) -> CohortId {
+        self.cohort
+    }
+
+    /// The terms.
+    #[must_use]
+    pub const fn terms(&self) -> &Terms {
+        &self.terms
+    }
+
+    /// The seat's key.
+    #[must_use]
+    pub const fn me(&self) -> NostrKey {
+        self.me
+    }
+
+    /// The phase.
+    #[must_use]
+    pub const fn phase(&self) -> &MemberPhase {
+        &self.phase
+    }
+
+    /// The set and its keys, once checked.
+    #[must_use]
+    pub fn set(&self) -> Option<(&CohortSet, &KeySet)> {
+        self.set.as_ref().map(|(set, keys)| (set, keys))
+    }
+
+    /// What is known of the chain.
+    #[must_use]
+    pub const fn chain(&self) -> &ChainView {
+        &self.chain
+    }
+
+    /// The open round and whether this member has responded and signed.
+    #[must_use]
+    pub fn open_round(&self) -> Option<(Round, bool, bool)> {
+        self.round
+            .as_ref()
+            .map(|round| (round.round, round.responded, !round.sent.is_empty()))
+    }
+
+    /// The partial signatures given, oldest first.
+    #[must_use]
+    pub fn given(&self) -> &[GivenPartial] {
+        &self.given
+    }
+}

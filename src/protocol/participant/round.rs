@@ -1,0 +1,623 @@
+//! Rounds, as a member lives them: opening, response, partial signature, result.
+
+use std::collections::BTreeMap;
+
+use super::Decline;
+use super::{GivenPartial, MemberPhase, Participant, SignedSession};
+use crate::beacon::smt::{Leaf, SmtPath};
+use crate::hash::{SmtIndex, UpdateHash};
+use crate::protocol::effect::{Artifact, Effect, Ignored, Outcome, Prepared, Report, Step};
+use crate::protocol::evidence::{LabelContext, Signed, commitment};
+use crate::protocol::ids::{Label, Round, SessionId};
+use crate::protocol::message::{
+    CasEntry, Entries, Message, NonceRequest, NonceUpdate, Nonces, Partials, Proofs, RefusalCode,
+    Refused, Response, RoundFailed, RoundOpen, RoundResult, SignRequest, SmtEntry,
+};
+use crate::protocol::terms::{CohortBeacon, EmptyRounds};
+use crate::time::UnixTime;
+
+use super::checks::{Approved, Verdict};
+
+/// What this member said for one index.
+#[derive(Debug, Clone)]
+pub(super) struct Planned {
+    pub(super) leaf: Leaf,
+    pub(super) update: Option<UpdateHash>,
+    pub(super) idle: bool,
+}
+
+/// The open round.
+#[derive(Debug)]
+pub(super) struct MyRound {
+    pub(super) round: Round,
+    opened: UnixTime,
+    respond_by: UnixTime,
+    pub(super) plan: BTreeMap<SmtIndex, Planned>,
+    pub(super) responded: bool,
+    /// My public nonces by attempt.
+    pub(super) nonces: BTreeMap<u32, Nonces>,
+    pub(super) proofs: Option<BTreeMap<SmtIndex, SmtPath>>,
+    /// A request that is not answered yet.
+    pub(super) request: Option<SignRequest>,
+    /// What was approved once: nothing else is signed in this round.
+    pub(super) approved: Option<Approved>,
+    /// The attempt the signer is at.
+    signing: Option<(u32, BTreeMap<Label, LabelContext>)>,
+    /// Partial signatures by attempt: re-sent as they are, never made again.
+    pub(super) sent: BTreeMap<u32, Partials>,
+    last_refusal: String,
+}
+
+impl Participant {
+    pub(super) fn round_open(&mut self, now: UnixTime, open: RoundOpen) -> Step {
+        if self.phase == MemberPhase::Acknowledged {
+            self.early = Some(open);
+            return Step::accepted();
+        }
+        if self.phase != MemberPhase::Active {
+            return Step::ignored(Ignored::WrongPhase);
+        }
+        if open.round.0 <= self.last_round {
+            return Step::ignored(Ignored::WrongRound);
+        }
+        if now > open.respond_by {
+            return Step::ignored(Ignored::TooLate);
+        }
+        let Some(seat) = self.seat() else {
+            return Step::ignored(Ignored::WrongPhase);
+        };
+        let covered: Vec<SmtIndex> = self
+            .indexes
+            .iter()
+            .filter(|(_, mine)| mine.covered_in(open.round))
+            .map(|(index, _)| *index)
+            .collect();
+        let claimed = usize::from(open.indexes.get(&seat).copied().unwrap_or(0));
+        if claimed > covered.len() {
+            // An acknowledgement of a registration is still on its way.
+            self.early = Some(open);
+            return Step::accepted();
+        }
+        if claimed < covered.len() {
+            return Self::contradiction(&format!(
+                "round {} covers {claimed} of my {} indexes",
+                open.round,
+                covered.len()
+            ));
+        }
+        self.last_round = open.round.0;
+        let session = self.session(open.round, 1);
+        self.round = Some(MyRound {
+            round: open.round,
+            opened: now,
+            respond_by: open.respond_by,
+            plan: BTreeMap::new(),
+            responded: false,
+            nonces: BTreeMap::new(),
+            proofs: None,
+            request: None,
+            approved: None,
+            signing: None,
+            sent: BTreeMap::new(),
+            last_refusal: String::new(),
+        });
+        Step::with(vec![
+            Effect::Report(Report::RoundOpened {
+                round: open.round,
+                indexes: u32::try_from(covered.len()).unwrap_or(u32::MAX),
+            }),
+            Effect::Prepare {
+                session,
+                indexes: covered,
+            },
+        ])
+    }
+
+    pub(super) const fn session(&self, round: Round, attempt: u32) -> SessionId {
+        SessionId {
+            cohort: self.cohort,
+            round,
+            attempt,
+        }
+    }
+
+    pub(super) fn prepared(&mut self, prepared: Prepared) -> Step {
+        let attempt = prepared.session.attempt;
+        let Some(round) = self.round.as_ref().map(|state| state.round) else {
+            return Step::ignored(Ignored::Unasked);
+        };
+        if prepared.session != self.session(round, attempt) {
+            return Step::ignored(Ignored::Unasked);
+        }
+        let plan = self.plan(&prepared);
+        let Some(state) = &mut self.round else {
+            return Step::ignored(Ignored::Unasked);
+        };
+        state.nonces.insert(attempt, prepared.nonces.clone());
+        if attempt > 1 || state.responded {
+            let update = NonceUpdate {
+                round,
+                attempt,
+                nonces: prepared.nonces,
+            };
+            return Step::with(vec![
+                self.send(Message::NonceUpdate(Signed::unsigned(update))),
+            ]);
+        }
+        state.plan = plan;
+        state.responded = true;
+        let updates = state.plan.values().filter(|p| p.update.is_some()).count();
+        let declined = state.plan.len().saturating_sub(updates);
+        let report = Effect::Report(Report::Responded {
+            round,
+            updates: u16::try_from(updates).unwrap_or(u16::MAX),
+            declined: u16::try_from(declined).unwrap_or(u16::MAX),
+        });
+        let entries = self.entries();
+        let response = Response {
+            round,
+            entries,
+            nonces: prepared.nonces,
+        };
+        Step::with(vec![
+            self.send(Message::Response(Signed::unsigned(response))),
+            report,
+        ])
+    }
+
+    /// Decides what to say for each index. An update that was signed before and may still confirm is
+    /// announced again, byte for byte (rule 10).
+    fn plan(&self, prepared: &Prepared) -> BTreeMap<SmtIndex, Planned> {
+        let Some(round) = self.round.as_ref().map(|state| state.round) else {
+            return BTreeMap::new();
+        };
+        let nonces: BTreeMap<_, _> = prepared.smt_nonces.iter().copied().collect();
+        self.indexes
+            .iter()
+            .filter(|(_, mine)| mine.covered_in(round))
+            .map(|(index, mine)| {
+                let update = mine.update.filter(|_| !self.update_confirmed(mine, 1));
+                let planned = Planned {
+                    leaf: Leaf {
+                        nonce: nonces.get(index).copied(),
+                        update,
+                    },
+                    update,
+                    idle: update.is_none() && self.policy.decline == Decline::Idle,
+                };
+                (*index, planned)
+            })
+            .collect()
+    }
+
+    fn entries(&self) -> Entries {
+        let Some(state) = &self.round else {
+            return Entries::Smt(Vec::new());
+        };
+        match self.terms.beacon {
+            CohortBeacon::Smt => Entries::Smt(
+                state
+                    .plan
+                    .iter()
+                    .map(|(index, planned)| SmtEntry {
+                        index: *index,
+                        leaf: (!planned.leaf.is_empty()).then(|| planned.leaf.value()),
+                        idle: planned.idle,
+                    })
+                    .collect(),
+            ),
+            CohortBeacon::Cas => Entries::Cas(
+                state
+                    .plan
+                    .iter()
+                    .filter_map(|(index, planned)| {
+                        Some(CasEntry {
+                            did: self.indexes.get(index)?.did.clone()?,
+                            update: planned.update,
+                            idle: planned.idle,
+                        })
+                    })
+                    .collect(),
+            ),
+        }
+    }
+
+    pub(super) fn nonce_request(&mut self, request: &NonceRequest) -> Step {
+        let seat = self.seat();
+        let Some(state) = self
+            .round
+            .as_ref()
+            .filter(|state| state.round == request.round && state.responded)
+        else {
+            return Step::ignored(Ignored::WrongRound);
+        };
+        let asked = seat.is_some_and(|seat| request.seats.contains(&seat));
+        let known = state.nonces.contains_key(&request.attempt);
+        let allowed = request.attempt <= u32::from(self.terms.sessions_max);
+        if !asked || known || !allowed {
+            return Step::ignored(Ignored::WrongSession);
+        }
+        Step::with(vec![Effect::Prepare {
+            session: self.session(request.round, request.attempt),
+            indexes: Vec::new(),
+        }])
+    }
+
+    pub(super) fn proofs(&mut self, proofs: Proofs) -> Step {
+        let Some(state) = self
+            .round
+            .as_mut()
+            .filter(|state| state.round == proofs.round)
+        else {
+            return Step::ignored(Ignored::WrongRound);
+        };
+        if state.proofs.is_some() {
+            return Step::ignored(Ignored::Duplicate);
+        }
+        state.proofs = Some(
+            proofs
+                .proofs
+                .into_iter()
+                .map(|proof| (proof.index, proof.path))
+                .collect(),
+        );
+        Step::with(self.try_sign())
+    }
+
+    pub(super) fn sign_request(&mut self, request: SignRequest) -> Step {
+        let Some(state) = self
+            .round
+            .as_mut()
+            .filter(|state| state.round == request.round && state.responded)
+        else {
+            return Step::ignored(Ignored::WrongRound);
+        };
+        if state.sent.contains_key(&request.attempt) {
+            return Step::ignored(Ignored::Duplicate);
+        }
+        let last = state.sent.keys().next_back().copied().unwrap_or(0);
+        if request.attempt <= last || state.signing.is_some() {
+            return Step::ignored(Ignored::WrongSession);
+        }
+        state.request = Some(request);
+        let effects = self.try_sign();
+        let refused = effects.iter().find_map(|effect| match effect {
+            Effect::Report(Report::SignRefused {
+                reason,
+                waiting: false,
+                ..
+            }) => Some(reason.clone()),
+            _ => None,
+        });
+        Step {
+            outcome: refused.map_or(Outcome::Accepted, |reason| {
+                Outcome::Ignored(Ignored::WillNotSign(reason))
+            }),
+            effects,
+        }
+    }
+
+    /// Checks the pending request; orders the signature when everything holds.
+    pub(super) fn try_sign(&mut self) -> Vec<Effect> {
+        let verdict = match self.check_request() {
+            Some(verdict) => verdict,
+            None => return Vec::new(),
+        };
+        let Some(state) = &mut self.round else {
+            return Vec::new();
+        };
+        let round = state.round;
+        let reason = match verdict {
+            Verdict::Approved(approved) => return self.order_signature(*approved),
+            Verdict::Wait(reason) => (reason, true),
+            Verdict::Never(reason) => (reason, false),
+        };
+        let (reason, waiting) = reason;
+        let mut effects = Vec::new();
+        if !waiting {
+            state.request = None;
+            effects.push(self.send(Message::Refused(Refused {
+                of: "sign_request".into(),
+                code: RefusalCode::WillNotSign,
+                round: Some(round),
+            })));
+        }
+        if let Some(state) = &mut self.round
+            && state.last_refusal != reason
+        {
+            state.last_refusal.clone_from(&reason);
+            effects.push(Effect::Report(Report::SignRefused {
+                round,
+                reason,
+                waiting,
+            }));
+        }
+        effects
+    }
+
+    fn order_signature(&mut self, approved: Approved) -> Vec<Effect> {
+        let mut effects: Vec<Effect> = Vec::new();
+        let Some(state) = &mut self.round else {
+            return effects;
+        };
+        let Some(request) = state.request.take() else {
+            return effects;
+        };
+        let round = state.round;
+        let first = state.approved.is_none();
+        if first {
+            effects.push(Effect::Report(Report::SignalFixed {
+                round,
+                attempt: request.attempt,
+                signal: approved.signal,
+                txid: approved.txid,
+                fee_sat: approved.fee_sat,
+            }));
+        }
+        let contexts = approved.contexts.clone();
+        let order = approved.order(self.session(round, request.attempt));
+        let artifacts = if first {
+            self.artifacts(&approved)
+        } else {
+            Vec::new()
+        };
+        if let Some(state) = &mut self.round {
+            state.signing = Some((request.attempt, contexts));
+            state.approved = Some(approved);
+        }
+        // Rule 5: what this member needs for resolution is durable before its partial signature exists.
+        effects.extend(artifacts.into_iter().map(Effect::Save));
+        effects.push(Effect::Sign(order));
+        effects
+    }
+
+    /// The proofs or the announcement of the approved signal, for every index of this member.
+    fn artifacts(&mut self, approved: &Approved) -> Vec<Artifact> {
+        let Some(state) = &self.round else {
+            return Vec::new();
+        };
+        let (round, signal, txid) = (state.round, approved.signal, approved.txid);
+        for (index, mine) in &mut self.indexes {
+            if state.plan.contains_key(index) {
+                mine.proved.insert(signal);
+            }
+        }
+        if let Some(announcement) = &approved.announcement {
+            return vec![Artifact::Announcement {
+                round,
+                signal,
+                txid,
+                announcement: announcement.clone(),
+            }];
+        }
+        let paths = state.proofs.as_ref();
+        state
+            .plan
+            .iter()
+            .filter_map(|(index, planned)| {
+                Some(Artifact::SmtProof {
+                    round,
+                    index: *index,
+                    signal,
+                    txid,
+                    nonce: planned.leaf.nonce,
+                    update: planned.leaf.update,
+                    path: paths?.get(index)?.clone(),
+                })
+            })
+            .collect()
+    }
+
+    pub(super) fn signed(&mut self, signed: SignedSession) -> Step {
+        let attempt = signed.session.attempt;
+        let Some((_, keys)) = &self.set else {
+            return Step::ignored(Ignored::Unasked);
+        };
+        let Some(state) = self
+            .round
+            .as_mut()
+            .filter(|state| state.round == signed.session.round)
+        else {
+            return Step::ignored(Ignored::Unasked);
+        };
+        let (Some((at, contexts)), Some(approved)) = (state.signing.take(), &state.approved) else {
+            return Step::ignored(Ignored::Unasked);
+        };
+        let nonces = state.nonces.get(&attempt).cloned().unwrap_or_default();
+        let Some(session_hash) = commitment(keys, &nonces, &contexts).filter(|_| at == attempt)
+        else {
+            return Step::ignored(Ignored::Unasked);
+        };
+        let content = Partials {
+            round: state.round,
+            attempt,
+            session_hash,
+            nonces,
+            partials: signed.partials,
+            spares: signed.spares.clone(),
+        };
+        state
+            .nonces
+            .insert(attempt.saturating_add(1), signed.spares);
+        state.sent.insert(attempt, content.clone());
+        let given = GivenPartial {
+            round: state.round,
+            signal: approved.signal,
+            txid: approved.txid,
+            input: approved.input,
+            sighash: approved.sighash,
+            tx: approved.tx.clone(),
+            opened: state.opened,
+            complete: false,
+            confirmed: None,
+        };
+        for (index, planned) in &state.plan {
+            if let (Some(update), Some(mine)) = (planned.update, self.indexes.get_mut(index))
+                && mine.update == Some(update)
+            {
+                mine.announced.insert(given.signal);
+            }
+        }
+        if !self.given.iter().any(|known| known.txid == given.txid) {
+            self.given.push(given);
+        }
+        Step::with(vec![
+            self.send(Message::PartialSignature(Signed::unsigned(content))),
+        ])
+    }
+
+    pub(super) fn sign_failed(&mut self, session: SessionId) -> Step {
+        let next = session.attempt.saturating_add(1);
+        let allowed = next <= u32::from(self.terms.sessions_max);
+        let Some(state) = self
+            .round
+            .as_mut()
+            .filter(|state| state.round == session.round)
+        else {
+            return Step::ignored(Ignored::Unasked);
+        };
+        state.signing = None;
+        state.nonces.remove(&session.attempt);
+        let round = state.round;
+        if !allowed {
+            return Step::accepted();
+        }
+        Step::with(vec![
+            Effect::Report(Report::SessionLost {
+                round,
+                attempt: next,
+            }),
+            Effect::Prepare {
+                session: self.session(round, next),
+                indexes: Vec::new(),
+            },
+        ])
+    }
+
+    pub(super) fn round_result(&mut self, now: UnixTime, result: RoundResult) -> Step {
+        let round = result.round;
+        let Some(tx) = result.tx else {
+            return self.round_empty(round);
+        };
+        let txid = tx.0.compute_txid();
+        let Some((_, keys)) = &self.set else {
+            return Step::ignored(Ignored::WrongPhase);
+        };
+        let output_key = keys.output_key();
+        let Some(given) = self
+            .given
+            .iter_mut()
+            .find(|given| given.round == round && given.txid == txid)
+        else {
+            return Self::contradiction("the result is a transaction this member did not sign");
+        };
+        if given.complete {
+            return Step::ignored(Ignored::Duplicate);
+        }
+        if !super::checks::is_complete(&tx.0, &given.sighash, output_key) {
+            return Self::contradiction("the result's signature does not verify");
+        }
+        given.complete = true;
+        let effects = vec![
+            Effect::Save(Artifact::SignedTransaction {
+                round,
+                signal: given.signal,
+                tx: tx.0.clone(),
+            }),
+            Effect::Report(Report::SignalSigned {
+                round,
+                txid,
+                vsize: tx.0.vsize() as u64,
+                seconds: now.since(given.opened),
+            }),
+        ];
+        self.end_round(round, effects)
+    }
+
+    fn round_empty(&mut self, round: Round) -> Step {
+        let Some(state) = self.round.as_ref().filter(|state| state.round == round) else {
+            return Step::ignored(Ignored::WrongRound);
+        };
+        let idle = state.plan.values().all(|planned| planned.idle);
+        if !idle || self.terms.empty_rounds != EmptyRounds::Skip || !state.sent.is_empty() {
+            return Self::contradiction("the aggregator calls a round empty that is not");
+        }
+        self.round = None;
+        Step::with(vec![Effect::Report(Report::RoundEmpty { round })])
+    }
+
+    pub(super) fn round_failed(&mut self, failed: RoundFailed) -> Step {
+        let round = failed.round;
+        if self.round.as_ref().map(|state| state.round) != Some(round) {
+            return Step::ignored(Ignored::WrongRound);
+        }
+        let mut effects = Vec::new();
+        if let Some((_, keys)) = &self.set {
+            for blame in failed.blamed {
+                // The aggregator's word is not enough: what does not re-verify is shown as a claim.
+                let proved = blame.verify(&self.cohort, keys).is_ok();
+                effects.push(Effect::Report(Report::MemberBlamed { blame, proved }));
+            }
+        }
+        effects.push(Effect::Report(Report::RoundFailed {
+            round,
+            why: failed.why,
+        }));
+        self.end_round(round, effects)
+    }
+
+    /// The round is over: what waits is asked for again, and DIDs that waited for it may bind.
+    fn end_round(&mut self, round: Round, mut effects: Vec<Effect>) -> Step {
+        if self
+            .round
+            .as_ref()
+            .is_some_and(|state| state.round == round)
+        {
+            self.round = None;
+        }
+        effects.extend(self.request_round());
+        effects.extend(self.after_facts());
+        Step::with(effects)
+    }
+
+    /// Secret nonces live in memory only: after a restart the ones that were offered are gone, and fresh
+    /// ones are offered where that still counts.
+    pub(super) fn restarted(&mut self) -> Step {
+        let Some(state) = &mut self.round else {
+            return Step::accepted();
+        };
+        let round = state.round;
+        let lost = state.signing.take().map(|(attempt, _)| attempt);
+        let waiting = state.request.as_ref().map(|request| request.attempt);
+        let last_sent = state.sent.keys().next_back().copied();
+        state.nonces.clear();
+        state.request = None;
+        let (attempt, indexes) = match (lost.or(waiting), last_sent) {
+            // The session that was asked for can not be signed any more; the next one can.
+            (Some(attempt), _) => (attempt.saturating_add(1), Vec::new()),
+            // Signed and sent: the outbox sends the same bytes again. Spares are offered when asked for.
+            (None, Some(_)) => return Step::accepted(),
+            (None, None) => {
+                let covered = self.indexes.iter();
+                let covered = covered.filter(|(_, mine)| mine.covered_in(round));
+                (1, covered.map(|(index, _)| *index).collect())
+            }
+        };
+        if attempt > u32::from(self.terms.sessions_max) {
+            return Step::accepted();
+        }
+        Step::with(vec![Effect::Prepare {
+            session: self.session(round, attempt),
+            indexes,
+        }])
+    }
+
+    /// When this member's response is due, if a round waits for it.
+    #[must_use]
+    pub fn respond_by(&self) -> Option<UnixTime> {
+        self.round
+            .as_ref()
+            .filter(|state| !state.responded)
+            .map(|state| state.respond_by)
+    }
+}
