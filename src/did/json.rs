@@ -182,7 +182,8 @@ const MAX_INTEGER: i64 = 1 << 53;
 fn normal_integer(value: i128) -> Number {
     match i64::try_from(value) {
         Ok(small) if small.unsigned_abs() <= MAX_INTEGER.unsigned_abs() => small.into(),
-        _ => Number::from_f64(value as f64).unwrap_or_else(|| 0.into()),
+        // The nearest double may be 2^53 itself, which is written as an integer.
+        _ => normal_double(value as f64).unwrap_or_else(|| 0.into()),
     }
 }
 
