@@ -253,7 +253,7 @@ mod tests {
 
     #[test]
     fn doubles_are_parsed_to_the_nearest() {
-        // Without serde_json's float_roundtrip this one comes out a unit off.
+        // Without serde_json's float_roundtrip, which the canonicalizer switches on, this is a unit off.
         assert_eq!(canonical("31.245270191439438"), "31.245270191439438");
         assert_eq!(canonical("333333333.33333329"), "333333333.3333333");
     }
