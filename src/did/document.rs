@@ -311,3 +311,266 @@ impl serde::Serialize for Document {
         self.0.value.serialize(s)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+    use crate::did::initial::{KeyAddress, initial_key_document};
+    use crate::did::multikey;
+
+    fn key(number: u8) -> secp256k1::PublicKey {
+        let secret = secp256k1::SecretKey::from_slice(&[number; 32]).unwrap();
+        secret.public_key(secp256k1::SECP256K1)
+    }
+
+    fn document() -> Value {
+        let did = Did::from_key(Network::Signet, &key(1));
+        initial_key_document(&did).unwrap().value().clone()
+    }
+
+    fn refused(change: impl FnOnce(&mut Value)) -> String {
+        let mut value = document();
+        change(&mut value);
+        let error = Document::from_value(&value).unwrap_err();
+        assert_eq!(error.code(), ErrorCode::InvalidDidDocument);
+        error.to_string()
+    }
+
+    fn accepted(change: impl FnOnce(&mut Value)) -> Document {
+        let mut value = document();
+        change(&mut value);
+        let accepted = Document::from_value(&value).unwrap();
+        assert_eq!(*accepted.value(), value);
+        accepted
+    }
+
+    #[test]
+    fn what_does_not_conform_is_refused_by_its_path() {
+        type Change = fn(&mut Value);
+        let rows: [(Change, &str); 25] = [
+            (|d| *d = json!([]), "not a JSON object"),
+            (|d| d["id"] = json!(7), "id is missing"),
+            (
+                |d| d["id"] = json!("did:btcr2:_"),
+                "not a did:btcr2 identifier",
+            ),
+            (|d| d["@context"] = json!("x"), "@context is not an array"),
+            (
+                |d| d["@context"] = json!([]),
+                "@context is not an array with",
+            ),
+            (
+                |d| d["@context"][0] = json!(0),
+                "@context is not an array of",
+            ),
+            (
+                |d| d["@context"][1] = json!("https://btcr2.dev/context/v2"),
+                "@context is not",
+            ),
+            (
+                |d| d["controller"] = json!([1]),
+                "controller is not a string or",
+            ),
+            (
+                |d| d["alsoKnownAs"] = json!("x"),
+                "alsoKnownAs is not an array of strings",
+            ),
+            (
+                |d| d["deactivated"] = json!("true"),
+                "deactivated is not true or false",
+            ),
+            (
+                |d| d["verificationMethod"] = json!({}),
+                "verificationMethod is not an array",
+            ),
+            (
+                |d| d["verificationMethod"][0] = json!("x"),
+                "verificationMethod[0] is not an object",
+            ),
+            (
+                |d| d["verificationMethod"][0]["id"] = json!(1),
+                "verificationMethod[0].id is not",
+            ),
+            (
+                |d| d["verificationMethod"][0]["type"] = json!([]),
+                "verificationMethod[0].type is",
+            ),
+            (
+                |d| d["verificationMethod"][0]["controller"] = json!(null),
+                "verificationMethod[0].controller is not a string",
+            ),
+            (
+                |d| d["authentication"] = json!("#initialKey"),
+                "authentication is not an array",
+            ),
+            (
+                |d| d["keyAgreement"] = json!([7]),
+                "keyAgreement[0] is not an object",
+            ),
+            (
+                |d| d["capabilityInvocation"] = json!([{}]),
+                "capabilityInvocation[0].id is not",
+            ),
+            (|d| d["service"] = json!(null), "service is not an array"),
+            (
+                |d| d["service"][1] = json!("x"),
+                "service[1] is not an object",
+            ),
+            (
+                |d| d["service"][2]["id"] = json!({}),
+                "service[2].id is not a string",
+            ),
+            (
+                |d| d["service"][2]["type"] = json!([3]),
+                "service[2].type is not",
+            ),
+            (
+                |d| d["service"][2]["serviceEndpoint"] = json!(3),
+                "service[2].serviceEndpoint is",
+            ),
+            (
+                |d| d["service"][2]["serviceEndpoint"] = json!("https://example.com"),
+                "service[2].serviceEndpoint of a beacon",
+            ),
+            (
+                |d| d["service"][2]["serviceEndpoint"] = json!(["bitcoin:x"]),
+                "service[2].serviceEndpoint of a beacon",
+            ),
+        ];
+        for (change, expected) in rows {
+            let message = refused(change);
+            assert!(message.contains(expected), "{message:?} for {expected:?}");
+        }
+    }
+
+    #[test]
+    fn repeated_ids_are_found_however_they_are_written() {
+        let message = refused(|d| {
+            let copy = json!({"id": "#initialP2TR", "type": "x", "serviceEndpoint": "x:"});
+            d["service"].as_array_mut().unwrap().push(copy);
+        });
+        assert!(message.contains("service[3] repeats the id"), "{message}");
+        let message = refused(|d| {
+            let mut copy = d["verificationMethod"][0].clone();
+            copy["id"] = json!("#initialKey");
+            d["verificationMethod"].as_array_mut().unwrap().push(copy);
+        });
+        assert!(
+            message.contains("verificationMethod[1] repeats"),
+            "{message}"
+        );
+    }
+
+    #[test]
+    fn what_this_program_does_not_know_is_left_alone() {
+        let known = accepted(|_| ());
+        let other = accepted(|d| {
+            d["unknown"] = json!({"deep": [1.5, null]});
+            let services = d["service"].as_array_mut().unwrap();
+            services.push(json!({"type": ["A", "B"], "serviceEndpoint": {"uri": "x:"}}));
+            services.push(json!({"type": "SingletonBeacon2", "serviceEndpoint": "https://x"}));
+            let method = json!({"id": "#ed", "type": "Multikey", "controller": "did:key:z",
+                "publicKeyMultibase": "z6MkhaXgBZDvotDkL5257faiztiGiC2QtKLGpbnnEGta2doK"});
+            d["verificationMethod"].as_array_mut().unwrap().push(method);
+        });
+        assert_ne!(known.hash(), other.hash());
+        assert_ne!(known, other);
+        assert_eq!(known.beacons(), other.beacons());
+        assert_eq!(other.verification_methods()[1].key, None);
+    }
+
+    #[test]
+    fn a_bare_document_conforms_but_nobody_can_update_it() {
+        let did = Did::from_key(Network::Bitcoin, &key(1));
+        let bare = json!({"@context": conformance::DOCUMENT_CONTEXT, "id": did});
+        let bare = Document::from_value(&bare).unwrap();
+        assert!(bare.beacons().is_empty());
+        assert_eq!(bare.invocation_methods().count(), 0);
+        assert_eq!(
+            bare.invocation_method("#initialKey"),
+            Err(MethodFault::Unauthorized)
+        );
+        assert!(!bare.is_deactivated());
+    }
+
+    #[test]
+    fn beacons_are_read_by_type_scheme_and_network() {
+        let address = KeyAddress::P2wpkh.of(Network::Signet, &key(2));
+        let with = |endpoint: String, kind: &str| {
+            let (endpoint, kind) = (json!(endpoint), json!(kind));
+            accepted(move |d| {
+                d["service"][0]["serviceEndpoint"] = endpoint;
+                d["service"][0]["type"] = kind;
+            })
+        };
+        for (kind, name) in [
+            (BeaconKind::Singleton, "SingletonBeacon"),
+            (BeaconKind::Cas, "CASBeacon"),
+            (BeaconKind::Smt, "SMTBeacon"),
+        ] {
+            let document = with(format!("bitcoin:{address}"), name);
+            assert_eq!(document.beacons()[0].kind, kind);
+            assert_eq!(document.beacons()[0].address, address);
+            assert_eq!(serde_json::to_value(kind).unwrap(), name);
+        }
+        let with_parameters = with(format!("BITCOIN:{address}?label=x&amount=1"), "SMTBeacon");
+        assert_eq!(with_parameters.beacons()[0].address, address);
+
+        let foreign = KeyAddress::P2wpkh.of(Network::Regtest, &key(2));
+        let message = refused(|d| {
+            d["service"][0]["serviceEndpoint"] = json!(format!("bitcoin:{foreign}"));
+        });
+        assert!(
+            message.contains("no address of the DID's network, signet"),
+            "{message}"
+        );
+    }
+
+    #[test]
+    fn methods_by_reference_embedded_and_relative() {
+        let method = |id: &str, number| {
+            json!({"id": id, "type": "Multikey", "controller": "did:x:y",
+                "publicKeyMultibase": multikey::encode(&key(number))})
+        };
+        let document = accepted(|d| {
+            let methods = d["verificationMethod"].as_array_mut().unwrap();
+            methods.push(method("#second", 2));
+            methods.push(method("did:x:y#third", 3));
+            d["authentication"] = json!([method("#embedded-elsewhere", 4)]);
+            d["capabilityInvocation"] = json!([
+                "#initialKey",
+                format!("{}#second", d["id"].as_str().unwrap()),
+                "did:x:y#third",
+                method("#embedded", 5),
+                "#embedded-elsewhere"
+            ]);
+        });
+        let keys: Vec<_> = document.invocation_methods().map(|m| m.key).collect();
+        assert_eq!(keys, [1, 2, 3, 5].map(|number| Some(key(number))));
+        for (id, number) in [
+            ("#initialKey", 1),
+            ("#second", 2),
+            ("did:x:y#third", 3),
+            ("#embedded", 5),
+        ] {
+            for id in [id.to_owned(), document.absolute(id)] {
+                assert_eq!(
+                    document.invocation_method(&id).unwrap().key,
+                    Some(key(number))
+                );
+            }
+        }
+        let fault = document.invocation_method("#embedded-elsewhere");
+        assert_eq!(fault, Err(MethodFault::NotFound));
+        assert_eq!(
+            document.invocation_method(""),
+            Err(MethodFault::Unauthorized)
+        );
+        assert_eq!(
+            document.invocation_method("second"),
+            Err(MethodFault::Unauthorized)
+        );
+    }
+}
