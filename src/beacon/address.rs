@@ -56,3 +56,79 @@ fn percent_encoded(text: &str) -> String {
     }
     encoded
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::hash::array_from_hex;
+
+    /// The x coordinate of secret key 3 (BIP-340, test vector 0).
+    fn output_key() -> XOnlyPublicKey {
+        let x = array_from_hex::<32>(
+            "f9308a019258c31049344f85f89d5229b531c845836f99b08601f113bce036f9",
+        )
+        .unwrap();
+        XOnlyPublicKey::from_slice(&x).unwrap()
+    }
+
+    /// Addresses encoded by another program from BIP-350 alone.
+    #[test]
+    fn known_addresses_on_every_network() {
+        assert_eq!(
+            beacon_script(output_key()).to_hex_string(),
+            "5120f9308a019258c31049344f85f89d5229b531c845836f99b08601f113bce036f9"
+        );
+        let testnet = "tb1plycg5qvjtrp3qjf5f7zl382j9x6nrjz9sdhenvyxq8c3808qxmuswq2wgh";
+        for (network, expected) in [
+            (
+                Network::Bitcoin,
+                "bc1plycg5qvjtrp3qjf5f7zl382j9x6nrjz9sdhenvyxq8c3808qxmusegupjc",
+            ),
+            (Network::Signet, testnet),
+            (
+                Network::Regtest,
+                "bcrt1plycg5qvjtrp3qjf5f7zl382j9x6nrjz9sdhenvyxq8c3808qxmusreqgad",
+            ),
+            (Network::Testnet3, testnet),
+            (Network::Testnet4, testnet),
+            (Network::Mutinynet, testnet),
+        ] {
+            let address = beacon_address(output_key(), network);
+            assert_eq!(address.to_string(), expected);
+            assert_eq!(address.script_pubkey(), beacon_script(output_key()));
+        }
+    }
+
+    /// BIP-341, wallet test vectors, `scriptPubKey` 0: the output key there is tweaked without a script tree.
+    #[test]
+    fn the_output_key_is_not_tweaked_again() {
+        let x = array_from_hex::<32>(
+            "53a1f6e454df1aa2776a2814a721372d6258050de330b3c6d10ee8f4e0dda343",
+        )
+        .unwrap();
+        let key = XOnlyPublicKey::from_slice(&x).unwrap();
+        assert_eq!(
+            beacon_address(key, Network::Bitcoin).to_string(),
+            "bc1p2wsldez5mud2yam29q22wgfh9439spgduvct83k3pm50fcxa5dps59h4z5"
+        );
+    }
+
+    #[test]
+    fn payment_uris() {
+        let address = beacon_address(output_key(), Network::Regtest);
+        let bare = format!("bitcoin:{address}");
+        assert_eq!(bip21(&address, None, None), bare);
+        assert_eq!(
+            bip21(&address, Some(Amount::from_sat(12_345)), None),
+            format!("{bare}?amount=0.00012345")
+        );
+        assert_eq!(
+            bip21(&address, None, Some("a b&c=d?e#f%g+h/\u{e9}-._~")),
+            format!("{bare}?label=a%20b%26c%3Dd%3Fe%23f%25g%2Bh%2F%C3%A9-._~")
+        );
+        assert_eq!(
+            bip21(&address, Some(Amount::from_sat(150_000_000)), Some("x")),
+            format!("{bare}?amount=1.5&label=x")
+        );
+    }
+}

@@ -239,6 +239,7 @@ impl AddressHistory {
                 let confirmations = self.confirmations(height);
                 match paid_back.get(&spent_by) {
                     Some(change) if confirmations > 0 => link = change,
+                    // The chain ends: the link is visited, and the next start is looked for.
                     None if confirmations >= needed => {}
                     _ => {
                         return Tip::Pending {
@@ -327,3 +328,6 @@ const fn mempool_last(height: Option<u32>) -> (bool, u32) {
         None => (true, 0),
     }
 }
+
+#[cfg(test)]
+mod tests;

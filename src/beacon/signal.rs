@@ -424,3 +424,6 @@ fn sighash_of_only_input(tx: &Transaction, prevout: &TxOut) -> [u8; 32] {
         .expect("one input and its prevout")
         .to_byte_array()
 }
+
+#[cfg(test)]
+mod tests;

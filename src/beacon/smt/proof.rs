@@ -385,3 +385,227 @@ fn bounded_hashes<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Vec<Node
 
     deserializer.deserialize_seq(Hashes)
 }
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+    use crate::beacon::smt::{SmtTree, index_of};
+
+    const FULL: &str = "__________________________________________8";
+    const ONE: &str = "AQEBAQEBAQEBAQEBAQEBAQEBAQEBAQEBAQEBAQEBAQE";
+
+    fn leaf(nonce: u8, update: Option<u8>) -> Leaf {
+        Leaf {
+            nonce: Some(SmtNonce::from_bytes([nonce; 32])),
+            update: update.map(|byte| UpdateHash::from_bytes([byte; 32])),
+        }
+    }
+
+    fn parse(text: &str) -> Result<SmtProof, String> {
+        serde_json::from_str(text).map_err(|error| error.to_string())
+    }
+
+    #[test]
+    fn the_owner_checks_that_nothing_was_exchanged() {
+        let index = index_of("did:btcr2:mine");
+        let mine = leaf(1, Some(2));
+        let tree = SmtTree::new([(index, mine.value())]).unwrap();
+        let proof = SmtProof::from_parts(tree.root(), &mine, tree.prove(&index));
+        let check = |submitted| proof.verify_submitted(&index, &submitted, &tree.root());
+        assert_eq!(check(mine), Ok(()));
+        assert_eq!(check(leaf(9, Some(2))), Err(ProofFault::WrongNonce));
+        assert_eq!(
+            check(Leaf {
+                nonce: None,
+                ..mine
+            }),
+            Err(ProofFault::WrongNonce)
+        );
+        assert_eq!(
+            check(leaf(1, None)),
+            Err(ProofFault::WrongUpdate {
+                found: mine.update,
+                submitted: None
+            })
+        );
+        let other = index_of("did:btcr2:other");
+        assert!(matches!(
+            proof.verify_submitted(&other, &mine, &tree.root()),
+            Err(ProofFault::WrongRoot { .. })
+        ));
+    }
+
+    #[test]
+    fn optional_members_are_absent_and_unknown_ones_ignored() {
+        let minimal = format!(r#"{{"id":"{ONE}","collapsed":"{FULL}","hashes":[]}}"#);
+        let proof = parse(&minimal).unwrap();
+        assert_eq!((proof.nonce(), proof.update()), (None, None));
+        assert_eq!(serde_json::to_string(&proof).unwrap(), minimal);
+        let extended =
+            format!(r#"{{"note":{{"x":[1]}},"id":"{ONE}","collapsed":"{FULL}","hashes":[]}}"#);
+        assert_eq!(parse(&extended).unwrap(), proof);
+    }
+
+    #[test]
+    fn malformed_members_are_refused() {
+        let base = format!(r#""id":"{ONE}","collapsed":"{FULL}","hashes":[]"#);
+        for (members, reason) in [
+            (format!(r#"{base},"nonce":null"#), "null"),
+            (format!(r#"{base},"updateId":null"#), "null"),
+            (format!(r#"{base},"nonce":"A""#), "base64url"),
+            (format!(r#"{base},"nonce":"AA==""#), "base64url"),
+            (format!(r#"{base},"id":"{ONE}""#), "duplicate field `id`"),
+            (
+                format!(r#"{base},"nonce":"AA","nonce":"AA""#),
+                "duplicate field `nonce`",
+            ),
+            (format!(r#""id":"{ONE}","hashes":[]"#), "missing field"),
+            (
+                format!(r#""id":"{ONE}","collapsed":"{FULL}""#),
+                "missing field",
+            ),
+            (
+                format!(r#""id":"{ONE}","collapsed":"{FULL}","hashes":{{}}"#),
+                "a list of at most 256 hashes",
+            ),
+        ] {
+            let error = parse(&format!("{{{members}}}")).unwrap_err();
+            assert!(error.contains(reason), "{members}: {error}");
+        }
+    }
+
+    #[test]
+    fn lists_and_nonces_are_bounded() {
+        let with_hashes = |count: usize| {
+            let hashes = vec![format!("\"{ONE}\""); count].join(",");
+            parse(&format!(
+                r#"{{"id":"{ONE}","collapsed":"{FULL}","hashes":[{hashes}]}}"#
+            ))
+        };
+        assert_eq!(with_hashes(256).unwrap().path().hashes.len(), 256);
+        assert!(with_hashes(257).unwrap_err().contains("257"));
+
+        let with_nonce = |length: usize| {
+            let nonce = to_base64url(&vec![7; length]);
+            parse(&format!(
+                r#"{{"id":"{ONE}","nonce":"{nonce}","collapsed":"{FULL}","hashes":[]}}"#
+            ))
+        };
+        for length in [0, 1, 32, MAX_NONCE_LENGTH] {
+            let proof = with_nonce(length).unwrap();
+            assert_eq!(proof.nonce().unwrap().as_bytes().len(), length);
+        }
+        for length in [MAX_NONCE_LENGTH + 1, MAX_NONCE_LENGTH * 2] {
+            assert!(with_nonce(length).unwrap_err().contains("1024"));
+        }
+    }
+
+    #[test]
+    fn too_few_and_too_many_siblings_are_counted() {
+        let index = index_of("did:btcr2:mine");
+        let value = LeafValue::from_bytes([1; 32]);
+        let tree = SmtTree::new([
+            (index, value),
+            (index_of("did:btcr2:b"), LeafValue::from_bytes([2; 32])),
+        ])
+        .unwrap();
+        let path = tree.prove(&index);
+        let verify = |path: &SmtPath| path.verify_leaf_value(&index, &value, &tree.root());
+        assert_eq!(verify(&path), Ok(()));
+
+        let mut fewer = path.clone();
+        fewer.hashes.clear();
+        assert_eq!(
+            verify(&fewer),
+            Err(ProofFault::HashCount {
+                hashes: 0,
+                collapsed: 255
+            })
+        );
+        let mut more = path.clone();
+        more.hashes.push([9; 32]);
+        assert_eq!(
+            verify(&more),
+            Err(ProofFault::HashCount {
+                hashes: 2,
+                collapsed: 255
+            })
+        );
+        let mut none = path;
+        none.collapsed = [0xff; 32];
+        assert_eq!(
+            verify(&none),
+            Err(ProofFault::HashCount {
+                hashes: 1,
+                collapsed: 256
+            })
+        );
+    }
+
+    #[test]
+    fn debug_hides_the_nonce() {
+        let nonce = SmtNonce::from_bytes([7; 32]);
+        let proof = SmtProof::from_parts(
+            SignalBytes::from_bytes([1; 32]),
+            &leaf(7, None),
+            path_of(&[]),
+        );
+        assert!(!format!("{proof:?}").contains(&nonce.to_string()));
+        assert!(format!("{proof:?}").contains("32 secret bytes"));
+    }
+
+    proptest! {
+        #[test]
+        fn foreign_bytes_never_panic(
+            bytes in prop::collection::vec(any::<u8>(), 0..300),
+            members in prop::collection::vec(
+                r#""(id|nonce|updateId|collapsed|hashes)":("[A-Za-z0-9_-]{43}"|\[("[A-Za-z0-9_-]{42}[AEIMQUYcgkosw048]",?){0,3}\]|null|1)"#,
+                0..6,
+            ),
+            random in prop::collection::vec(any::<[u8; 32]>(), 0..300),
+            collapsed in any::<[u8; 32]>(),
+            index in any::<[u8; 32]>(),
+        ) {
+            let index = SmtIndex::from_bytes(index);
+            let signal = SignalBytes::from_bytes([0; 32]);
+            let texts = [
+                bytes,
+                format!("{{{}}}", members.join(",")).into_bytes(),
+            ];
+            for text in texts {
+                if let Ok(proof) = serde_json::from_slice::<SmtProof>(&text) {
+                    prop_assert!(proof.verify(&index, &signal).is_err());
+                }
+                if let Ok(value) = serde_json::from_slice(&text) {
+                    let _ = SmtProof::claimed_id(&value);
+                }
+            }
+            let path = SmtPath { collapsed, hashes: random };
+            let verified = path.verify_leaf_value(&index, &LeafValue::from_bytes([1; 32]), &signal);
+            prop_assert!(verified.is_err());
+        }
+
+        #[test]
+        fn json_round_trips(
+            nonce in any::<Option<[u8; 32]>>(),
+            update in any::<Option<[u8; 32]>>(),
+            siblings in prop::collection::btree_map(any::<u8>(), any::<[u8; 32]>(), 0..20),
+            root in any::<[u8; 32]>(),
+        ) {
+            let leaf = Leaf {
+                nonce: nonce.map(SmtNonce::from_bytes),
+                update: update.map(UpdateHash::from_bytes),
+            };
+            let siblings: Vec<_> = siblings.into_iter().collect();
+            let proof = SmtProof::from_parts(SignalBytes::from_bytes(root), &leaf, path_of(&siblings));
+            prop_assert_eq!(proof.leaf_value(), leaf.value());
+            let text = serde_json::to_string(&proof).unwrap();
+            prop_assert_eq!(serde_json::from_str::<SmtProof>(&text).unwrap(), proof.clone());
+            let value = serde_json::to_value(&proof).unwrap();
+            prop_assert_eq!(SmtProof::claimed_id(&value), Some(proof.id()));
+            prop_assert_eq!(serde_json::from_value::<SmtProof>(value).unwrap(), proof);
+        }
+    }
+}
