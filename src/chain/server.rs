@@ -17,8 +17,9 @@ use std::str::FromStr;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use axum::extract::{Path, Query, State};
+use axum::extract::{Path, Query, Request, State};
 use axum::http::{HeaderValue, StatusCode, header};
+use axum::middleware::{self, Next};
 use axum::response::{IntoResponse, Response};
 use axum::routing::{get, post};
 use axum::serve::ListenerExt as _;
@@ -258,15 +259,19 @@ fn router(shared: Arc<Shared>) -> Router {
         .route("/dev/mine-empty", post(dev_mine_empty))
         .route("/dev/fund", post(dev_fund))
         .route("/dev/invalidate", post(dev_invalidate))
-        .layer(axum::middleware::map_response(keep_alive))
+        .layer(middleware::from_fn(keep_alive))
         .with_state(shared)
 }
 
 /// HTTP/1.1 keeps connections alive unasked, but some clients reuse one only when told so.
-async fn keep_alive(mut response: Response) -> Response {
-    response
-        .headers_mut()
-        .insert(header::CONNECTION, HeaderValue::from_static("keep-alive"));
+async fn keep_alive(request: Request, next: Next) -> Response {
+    let closing = request.headers().contains_key(header::CONNECTION);
+    let mut response = next.run(request).await;
+    if !closing {
+        response
+            .headers_mut()
+            .insert(header::CONNECTION, HeaderValue::from_static("keep-alive"));
+    }
     response
 }
 

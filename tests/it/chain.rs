@@ -2,6 +2,7 @@
 
 use std::collections::HashMap;
 use std::net::SocketAddr;
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use bitcoin::absolute::LockTime;
@@ -21,6 +22,8 @@ use btcr2_agent::chain::{
 };
 use btcr2_agent::network::Network;
 use btcr2_agent::time::UnixTime;
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+use tokio::net::TcpStream;
 
 const START: UnixTime = UnixTime(1_760_000_000);
 const LOCALHOST: SocketAddr =
@@ -94,20 +97,24 @@ impl Wallet {
             output: outputs,
         };
         let prevouts: Vec<TxOut> = inputs.iter().map(|(_, output)| output.clone()).collect();
-        for index in 0..inputs.len() {
-            let sighash = SighashCache::new(&tx)
+        self.sign(&mut tx, &prevouts);
+        tx
+    }
+
+    fn sign(&self, tx: &mut Transaction, prevouts: &[TxOut]) {
+        for index in 0..prevouts.len() {
+            let sighash = SighashCache::new(&*tx)
                 .taproot_key_spend_signature_hash(
                     index,
-                    &Prevouts::All(&prevouts),
+                    &Prevouts::All(prevouts),
                     TapSighashType::Default,
                 )
                 .unwrap();
             let message = Message::from_digest(sighash.to_byte_array());
             let signature =
                 SECP256K1.sign_schnorr_no_aux_rand(&message, &self.tweaked.to_keypair());
-            tx.input[index].witness.push(signature.as_ref());
+            tx.input[index].witness = Witness::from_slice(&[signature.as_ref()]);
         }
-        tx
     }
 }
 
@@ -254,6 +261,7 @@ fn what_bitcoin_core_refuses_is_refused_in_its_words() {
     );
     let version = |version, mut tx: Transaction| {
         tx.version = Version(version);
+        wallet.sign(&mut tx, std::slice::from_ref(&coin.1));
         tx
     };
     let next = chain.height() + 1;
@@ -299,7 +307,10 @@ fn what_bitcoin_core_refuses_is_refused_in_its_words() {
             "multi-op-return",
         ),
         (
-            wallet.spend(inputs, vec![pay(ScriptBuf::from_bytes(vec![0x51]), 40_000)]),
+            wallet.spend(
+                inputs,
+                vec![pay(ScriptBuf::from_bytes(vec![0x51; 9]), 40_000)],
+            ),
             "scriptpubkey",
         ),
         (
@@ -349,39 +360,9 @@ fn what_bitcoin_core_refuses_is_refused_in_its_words() {
         wallet.spend(inputs, vec![to(330), to(40_000), signal_output([1; 32])]),
         version(1, locked(Sequence::from_height(2), LockTime::ZERO)),
     ] {
-        let resigned = wallet.spend_with(
-            inputs,
-            tx.output.clone(),
-            tx.input[0].sequence,
-            tx.lock_time,
-        );
-        let tx = if tx.version == Version::TWO {
-            resigned
-        } else {
-            resign_version_one(&wallet, &coin, tx)
-        };
         let txid = chain.submit(&tx).unwrap();
         assert!(chain.evict(&txid));
     }
-}
-
-/// The signature commits to the version.
-fn resign_version_one(
-    wallet: &Wallet,
-    coin: &(OutPoint, TxOut),
-    mut tx: Transaction,
-) -> Transaction {
-    let sighash = SighashCache::new(&tx)
-        .taproot_key_spend_signature_hash(
-            0,
-            &Prevouts::All(std::slice::from_ref(&coin.1)),
-            TapSighashType::Default,
-        )
-        .unwrap();
-    let message = Message::from_digest(sighash.to_byte_array());
-    let signature = SECP256K1.sign_schnorr_no_aux_rand(&message, &wallet.tweaked.to_keypair());
-    tx.input[0].witness = Witness::from_slice(&[signature.as_ref()]);
-    tx
 }
 
 #[test]
@@ -429,7 +410,7 @@ fn a_double_spend_is_refused_and_replacement_follows_bip_125() {
     let child_txid = chain.submit(&child).unwrap();
 
     // Higher rate, but less than both it evicts; then enough, but not for its own relay.
-    for fee in [1_000, 1_500, 2_000, 2_110] {
+    for fee in [999, 1_001, 1_500, 2_000, 2_110] {
         let error = chain.submit(&paying(fee)).unwrap_err();
         assert!(
             matches!(error, Reject::ReplacementFee { .. }),
@@ -476,7 +457,7 @@ fn a_reorganisation_returns_transactions_to_the_mempool() {
     let wallet = Wallet::new(4);
     let coin = funded(&mut chain, &wallet, 100_000);
     let first = wallet.spend(
-        &[coin.clone()],
+        std::slice::from_ref(&coin),
         vec![pay(wallet.script(), 99_000), signal_output([1; 32])],
     );
     let first_txid = chain.submit(&first).unwrap();
@@ -747,7 +728,8 @@ async fn a_rejection_carries_the_nodes_reason() {
     let (server, backend) = serve(ServerSettings::default()).await;
     let wallet = Wallet::new(14);
     let coin = funded(&mut server.chain().lock().unwrap(), &wallet, 50_000);
-    let mut bad = wallet.spend(&[coin.clone()], vec![pay(wallet.script(), 49_000)]);
+    let inputs = std::slice::from_ref(&coin);
+    let mut bad = wallet.spend(inputs, vec![pay(wallet.script(), 49_000)]);
     let mut signature = bad.input[0].witness.to_vec().remove(0);
     signature[5] ^= 0x40;
     bad.input[0].witness = Witness::from_slice(&[signature]);
@@ -762,7 +744,7 @@ async fn a_rejection_carries_the_nodes_reason() {
     );
     assert_eq!(error.rejection(), Some(Rejection::Invalid));
 
-    let paying = |fee: u64| wallet.spend(&[coin.clone()], vec![pay(wallet.script(), 50_000 - fee)]);
+    let paying = |fee: u64| wallet.spend(inputs, vec![pay(wallet.script(), 50_000 - fee)]);
     backend.broadcast(&paying(1_000)).await.unwrap();
     let error = backend.broadcast(&paying(1_001)).await.unwrap_err();
     assert_eq!(error.rejection(), Some(Rejection::FeeTooLow), "{error}");
@@ -888,22 +870,250 @@ async fn automatic_mining_confirms_what_is_broadcast() {
     }
 }
 
-/// A POST without a body, for the endpoints that no Esplora client knows.
-async fn post(url: &str) -> serde_json::Value {
-    use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+#[tokio::test]
+async fn one_connection_serves_many_requests() {
+    let (server, _) = serve(ServerSettings::default()).await;
+    let host = server.address();
+    let mut socket = TcpStream::connect(host).await.unwrap();
+    let requests = format!(
+        "GET /blocks/tip/hash HTTP/1.1\r\nhost: {host}\r\n\r\n\
+         GET /dev/info HTTP/1.1\r\nhost: {host}\r\nconnection: close\r\n\r\n"
+    );
+    socket.write_all(requests.as_bytes()).await.unwrap();
+    let mut answers = String::new();
+    socket.read_to_string(&mut answers).await.unwrap();
+    assert_eq!(answers.matches("HTTP/1.1 200").count(), 2, "{answers}");
+    // The Esplora client reuses a connection only when it is told that it stays open.
+    assert_eq!(
+        answers.matches("connection: keep-alive").count(),
+        1,
+        "{answers}"
+    );
+    assert!(answers.contains("\"network\":\"regtest\""), "{answers}");
+    server.shutdown().await;
+}
+
+// ---- servers that err ----
+
+/// Changes what the regtest server answered: path in, JSON of the answer in and out.
+type Tamper = Arc<dyn Fn(&str, serde_json::Value) -> serde_json::Value + Send + Sync>;
+
+/// A server that passes requests on to `server` and tampers with histories on the way back.
+async fn tampering(
+    server: &RegtestServer,
+    tamper: impl Fn(&str, serde_json::Value) -> serde_json::Value + Send + Sync + 'static,
+) -> ChainBackend {
+    let upstream = server.url();
+    let tamper: Tamper = Arc::new(tamper);
+    let app = axum::Router::new().fallback(move |request: axum::extract::Request| {
+        let (upstream, tamper) = (upstream.clone(), Arc::clone(&tamper));
+        async move {
+            let path = request.uri().path().to_owned();
+            let body = http("GET", &format!("{upstream}{path}")).await;
+            if path.contains("/txs") {
+                let history = serde_json::from_str(&body).unwrap();
+                tamper(&path, history).to_string()
+            } else {
+                body
+            }
+        }
+    });
+    let listener = tokio::net::TcpListener::bind(LOCALHOST).await.unwrap();
+    let url = format!("http://{}", listener.local_addr().unwrap());
+    tokio::spawn(async move { axum::serve(listener, app).await });
+    ChainBackend::esplora(&url, Duration::from_secs(10)).unwrap()
+}
+
+/// A server whose wallet got `payments` payments and spent one of them.
+async fn busy_server(wallet: &Wallet, payments: u64) -> RegtestServer {
+    let (server, _) = serve(ServerSettings::default()).await;
+    let chain = server.chain();
+    let mut chain = chain.lock().unwrap();
+    let coins: Vec<_> = (0..payments)
+        .map(|n| funded(&mut chain, wallet, 50_000 + n))
+        .collect();
+    let spend = wallet.spend(
+        &coins[..1],
+        vec![pay(wallet.script(), 40_000), signal_output([4; 32])],
+    );
+    chain.submit(&spend).unwrap();
+    chain.mine(1);
+    server
+}
+
+#[tokio::test]
+async fn short_pages_do_not_end_a_history() {
+    let wallet = Wallet::new(21);
+    let server = busy_server(&wallet, 16).await;
+    for size in [1, 3, 10] {
+        let backend = tampering(&server, move |_, mut page| {
+            page.as_array_mut().unwrap().truncate(size);
+            page
+        })
+        .await;
+        let read = backend.address_history(&wallet.address()).await.unwrap();
+        let own = server.chain().lock().unwrap().history(&wallet.script());
+        assert_eq!(own.txs.len(), 17);
+        assert_eq!(by_txid(&read), by_txid(&own), "page size {size}");
+    }
+    server.shutdown().await;
+}
+
+#[tokio::test]
+async fn a_contradictory_history_is_refused() {
+    let wallet = Wallet::new(22);
+    let server = busy_server(&wallet, 3).await;
+    let stranger = Wallet::new(23);
+    funded(&mut server.chain().lock().unwrap(), &stranger, 50_000);
+    let foreign = http(
+        "GET",
+        &format!("{}/address/{}/txs", server.url(), stranger.address()),
+    )
+    .await;
+    let foreign: serde_json::Value = serde_json::from_str(&foreign).unwrap();
+
+    let withheld = tampering(&server, |_, mut page| {
+        // Oldest last: the payment that was spent.
+        if page.as_array().unwrap().len() == 4 {
+            page.as_array_mut().unwrap().pop();
+        }
+        page
+    })
+    .await;
+    let altered = tampering(&server, |_, mut page| {
+        if let Some(value) = page.pointer_mut("/0/vout/0/value") {
+            *value = 39_999.into();
+        }
+        page
+    })
+    .await;
+    let padded = tampering(&server, move |path, mut page| {
+        if path.ends_with("/txs") {
+            page.as_array_mut().unwrap().push(foreign[0].clone());
+        }
+        page
+    })
+    .await;
+    let endless = tampering(&server, {
+        let first = Mutex::new(None);
+        move |_, page| first.lock().unwrap().get_or_insert(page).clone()
+    })
+    .await;
+    let future = tampering(&server, |_, mut page| {
+        if let Some(height) = page.pointer_mut("/0/status/block_height") {
+            *height = 1_000_000.into();
+        }
+        page
+    })
+    .await;
+    for (backend, expected) in [
+        (altered, "hashes to"),
+        (padded, "has nothing to do with the address"),
+        (endless, "repeats an earlier one"),
+        (future, "above the tip"),
+    ] {
+        let error = backend
+            .address_history(&wallet.address())
+            .await
+            .unwrap_err();
+        assert!(matches!(error, ChainError::BadAnswer { .. }), "{error}");
+        assert!(error.to_string().contains(expected), "{error}");
+    }
+    // Paging asks for what follows the shortened page, so the payment turns up after all.
+    let read = withheld.address_history(&wallet.address()).await.unwrap();
+    assert_eq!(read.txs.len(), 4);
+    let withheld = tampering(&server, |_, mut page| {
+        page.as_array_mut()
+            .unwrap()
+            .retain(|tx| tx["vout"][0]["value"] != 50_000);
+        page
+    })
+    .await;
+    let error = withheld
+        .address_history(&wallet.address())
+        .await
+        .unwrap_err();
+    assert!(
+        error.to_string().contains("is not in its history"),
+        "{error}"
+    );
+    server.shutdown().await;
+}
+
+#[tokio::test]
+async fn a_history_is_read_again_when_the_tip_moves() {
+    let wallet = Wallet::new(24);
+    let server = busy_server(&wallet, 3).await;
+    let chain = server.chain();
+    let moves = Mutex::new(2);
+    let script = wallet.script();
+    let backend = tampering(&server, move |path, page| {
+        let mut left = moves.lock().unwrap();
+        if path.ends_with("/txs") && *left > 0 {
+            *left -= 1;
+            let mut chain = chain.lock().unwrap();
+            chain.fund(&script, sat(60_000 + *left)).unwrap();
+            chain.mine(1);
+        }
+        page
+    })
+    .await;
+    let read = backend.address_history(&wallet.address()).await.unwrap();
+    let own = server.chain().lock().unwrap().history(&wallet.script());
+    assert_eq!(own.txs.len(), 6);
+    assert_eq!(read.tip_height, own.tip_height);
+    assert_eq!(by_txid(&read), by_txid(&own));
+
+    // Same height, another block: the transactions it had are gone.
+    let chain = server.chain();
+    let once = Mutex::new(true);
+    let backend = tampering(&server, move |path, page| {
+        if path.ends_with("/txs") && std::mem::take(&mut *once.lock().unwrap()) {
+            let mut chain = chain.lock().unwrap();
+            chain.invalidate_tip(1);
+            chain.mine_empty(1);
+        }
+        page
+    })
+    .await;
+    let read = backend.address_history(&wallet.address()).await.unwrap();
+    assert_eq!(read.tip_height, own.tip_height);
+    assert_eq!(read.txs.last().unwrap().height, None);
+
+    let chain = server.chain();
+    let restless = tampering(&server, move |_, page| {
+        chain.lock().unwrap().mine(1);
+        page
+    })
+    .await;
+    let error = restless
+        .address_history(&wallet.address())
+        .await
+        .unwrap_err();
+    assert!(matches!(error, ChainError::Unsettled { .. }), "{error}");
+    assert!(error.is_transient());
+    server.shutdown().await;
+}
+
+/// The body of the answer, which must be a success, to a request without a body.
+async fn http(method: &str, url: &str) -> String {
     let (host, path) = url
         .strip_prefix("http://")
         .unwrap()
         .split_once('/')
         .unwrap();
-    let mut socket = tokio::net::TcpStream::connect(host).await.unwrap();
+    let mut socket = TcpStream::connect(host).await.unwrap();
     let request = format!(
-        "POST /{path} HTTP/1.1\r\nhost: {host}\r\ncontent-length: 0\r\nconnection: close\r\n\r\n"
+        "{method} /{path} HTTP/1.1\r\nhost: {host}\r\ncontent-length: 0\r\nconnection: close\r\n\r\n"
     );
     socket.write_all(request.as_bytes()).await.unwrap();
     let mut answer = String::new();
     socket.read_to_string(&mut answer).await.unwrap();
     let (head, body) = answer.split_once("\r\n\r\n").unwrap();
     assert!(head.starts_with("HTTP/1.1 200"), "{answer}");
-    serde_json::from_str(body).unwrap()
+    body.to_owned()
+}
+
+async fn post(url: &str) -> serde_json::Value {
+    serde_json::from_str(&http("POST", url).await).unwrap()
 }
