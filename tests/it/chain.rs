@@ -778,6 +778,37 @@ async fn a_server_of_another_network_is_refused() {
 }
 
 #[tokio::test]
+async fn signets_are_told_apart_by_their_first_block() {
+    let genesis = "00000008819873e925422c1ff0f99f7cc9bbb232af63a077a480a3633bee1ef6";
+    let signet = "00000086d6b2636cb2a392d45edc4ec544a10024d30141c9adf4bfd9de533b53";
+    let mutinynet = "000002855893a0a9b24eaffc5efc770558a326fee4fc10c9da22fc19cd2954f9";
+    for (first, right, wrong) in [
+        (signet, Network::Signet, Network::Mutinynet),
+        (mutinynet, Network::Mutinynet, Network::Signet),
+    ] {
+        let app = axum::Router::new()
+            .route(
+                "/block-height/0",
+                axum::routing::get(move || async move { genesis }),
+            )
+            .route(
+                "/block-height/1",
+                axum::routing::get(move || async move { first }),
+            );
+        let listener = tokio::net::TcpListener::bind(LOCALHOST).await.unwrap();
+        let url = format!("http://{}", listener.local_addr().unwrap());
+        tokio::spawn(async move { axum::serve(listener, app).await });
+        let backend = ChainBackend::esplora(&url, Duration::from_secs(10)).unwrap();
+        backend.prove_network(right).await.unwrap();
+        let error = backend.prove_network(wrong).await.unwrap_err();
+        assert!(
+            matches!(error, ChainError::WrongNetwork { height: 1, network, .. } if network == wrong),
+            "{error}"
+        );
+    }
+}
+
+#[tokio::test]
 async fn a_server_that_is_gone_gives_one_clear_error() {
     let (server, backend) = serve(ServerSettings::default()).await;
     let host = server.address().to_string();
@@ -836,6 +867,106 @@ async fn funding_and_mining_over_http() {
     let history = backend.address_history(&wallet.address()).await.unwrap();
     assert_eq!(history.txs[0].tx.output[0], pay(wallet.script(), 70_000));
     assert_eq!(history.txs[0].height, Some(before + 1));
+    server.shutdown().await;
+}
+
+#[tokio::test]
+async fn other_esplora_requests_agree_with_the_chain() {
+    let wallet = Wallet::new(17);
+    let server = busy_server(&wallet, 2).await;
+    let client = esplora_client::Builder::new(&server.url())
+        .build_async()
+        .unwrap();
+    let (tip, block, history) = {
+        let chain = server.chain();
+        let chain = chain.lock().unwrap();
+        let block = chain.block(chain.height()).unwrap().clone();
+        (chain.tip(), block, chain.history(&wallet.script()))
+    };
+    let spend = &history.txs.last().unwrap().tx;
+    let txid = spend.compute_txid();
+
+    assert_eq!(client.get_height().await.unwrap(), tip.height);
+    assert_eq!(
+        client.get_header_by_hash(&tip.hash).await.unwrap(),
+        block.header
+    );
+    assert_eq!(
+        client.get_block_by_hash(&tip.hash).await.unwrap(),
+        Some(block.clone())
+    );
+    let txids: Vec<Txid> = block.txdata.iter().map(Transaction::compute_txid).collect();
+    assert_eq!(client.get_block_txids(&tip.hash).await.unwrap(), txids);
+    let before = client
+        .get_block_status(&block.header.prev_blockhash)
+        .await
+        .unwrap();
+    assert_eq!(
+        (before.in_best_chain, before.next_best),
+        (true, Some(tip.hash))
+    );
+    let coinbase = client.get_tx_info(&txids[0]).await.unwrap().unwrap();
+    assert_eq!(coinbase.to_tx(), block.txdata[0]);
+
+    assert_eq!(client.get_tx(&txid).await.unwrap().as_ref(), Some(spend));
+    assert_eq!(
+        client
+            .get_tx(&Txid::from_byte_array([1; 32]))
+            .await
+            .unwrap(),
+        None
+    );
+    let info = client.get_tx_info(&txid).await.unwrap().unwrap();
+    assert_eq!(info.fee, sat(10_000));
+    assert_eq!(
+        info.previous_outputs(),
+        [Some(pay(wallet.script(), 50_000))]
+    );
+    let status = client.get_tx_status(&txid).await.unwrap();
+    assert_eq!(
+        (status.block_height, status.block_hash),
+        (Some(tip.height), Some(tip.hash))
+    );
+    let spent = spend.input[0].previous_output;
+    let outspend = client
+        .get_output_status(&spent.txid, spent.vout.into())
+        .await
+        .unwrap();
+    assert_eq!(outspend.unwrap().txid, Some(txid));
+
+    let utxos = client.get_address_utxos(&wallet.address()).await.unwrap();
+    let mut values: Vec<u64> = utxos.iter().map(|utxo| utxo.value.to_sat()).collect();
+    values.sort_unstable();
+    assert_eq!(values, [40_000, 50_001]);
+    assert_eq!(
+        client.get_scripthash_utxos(&wallet.script()).await.unwrap(),
+        utxos
+    );
+    let by_hash = client
+        .get_scripthash_txs(&wallet.script(), None)
+        .await
+        .unwrap();
+    assert_eq!(
+        by_hash,
+        client
+            .get_address_txs(&wallet.address(), None)
+            .await
+            .unwrap()
+    );
+    assert_eq!(by_hash.len(), 3);
+
+    post(&format!("{}/dev/invalidate?n=1", server.url())).await;
+    let waiting = client
+        .get_mempool_address_txs(&wallet.address())
+        .await
+        .unwrap();
+    assert_eq!(waiting.len(), 1);
+    assert_eq!(waiting[0].to_tx(), *spend);
+    post(&format!("{}/dev/mine-empty", server.url())).await;
+    let info: serde_json::Value =
+        serde_json::from_str(&http("GET", &format!("{}/dev/info", server.url())).await).unwrap();
+    assert_eq!(info["height"], tip.height);
+    assert_eq!(info["mempool"], 1);
     server.shutdown().await;
 }
 
