@@ -1,1 +1,31 @@
 //! Everything Nostr: codec, relay connections, inbox, outbox, channel.
+//!
+//! | module | what it is |
+//! |---|---|
+//! | [`event`] | signed events (NIP-01), and the type of an event whose signature was checked |
+//! | [`filter`] | what a client asks a relay for (NIP-01) |
+//! | [`advert`] | a cohort's public advert, kind 38327, and its share link |
+//! | [`seal`] | directed and channel messages, kind 8327, encrypted with NIP-44 |
+//! | [`envelope`] | what is inside the ciphertext; chunks of larger payloads |
+//! | [`lanes`] | sequence numbers, deduplication and acknowledgements per lane |
+//! | [`outbox`] | what is sent again when, to which relay |
+//! | [`policy`] | which relay addresses may be dialled |
+//! | [`link`] | live connections to the relays |
+//! | [`relay`] | an in-memory relay on loopback, for the demo and the tests |
+//!
+//! No type of `nostr-sdk` is part of this module's public interface: its next line replaces this one
+//! behind [`link`] alone. [`envelope`], [`lanes`] and [`outbox`] are pure: time comes in as a value.
+
+pub mod chunks;
+pub mod envelope;
+pub mod event;
+pub mod filter;
+pub mod lanes;
+
+pub mod policy;
+pub mod relay;
+pub mod seal;
+
+pub use event::{Event, EventDraft, EventFault, EventId, VerifiedEvent};
+pub use filter::Filter;
+pub use policy::RelayUrl;

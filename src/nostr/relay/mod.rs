@@ -1,0 +1,361 @@
+//! A small relay in memory, on loopback: what the demo and the tests talk through.
+//!
+//! Speaks NIP-01 (EVENT, REQ, CLOSE; OK, EOSE, CLOSED, NOTICE), NIP-09, NIP-40 and, when asked to,
+//! NIP-42. It is our own because of two things the relay in `nostr-relay-builder` 0.44 does: it drops
+//! live events for a slow subscriber without a word, and it offers every event to every subscription.
+//! Here a subscriber that does not read is disconnected, so that it asks again, and a subscription by
+//! `#p` is found through an index. Tests switch [`Faults`] on.
+
+mod session;
+mod store;
+
+use std::collections::{HashMap, HashSet};
+use std::io;
+use std::net::SocketAddr;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use tokio::net::TcpListener;
+use tokio::sync::{mpsc, watch};
+use tokio_util::sync::CancellationToken;
+
+use self::store::{Store, Stored};
+use super::event::{Event, EventId, VerifiedEvent};
+use super::filter::Filter;
+use super::policy::RelayUrl;
+use crate::time::UnixTime;
+
+/// Frames waiting for one connection. More than a page of stored events on every subscription; a client
+/// this far behind is disconnected.
+const OUTGOING_FRAMES: usize = 16_384;
+
+/// Subscriptions of one connection, as strfry limits them.
+const MAX_SUBSCRIPTIONS: usize = 200;
+
+/// A running relay. Stops when dropped.
+#[derive(Debug)]
+pub struct DevRelay {
+    url: RelayUrl,
+    shared: Arc<Shared>,
+    stop: CancellationToken,
+}
+
+/// What the relay has done so far.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct RelayCounts {
+    /// Connections accepted.
+    pub connections: u64,
+    /// EVENT messages received.
+    pub events_in: u64,
+    /// Of those, newly stored or passed on.
+    pub events_taken: u64,
+    /// EVENT messages sent.
+    pub events_out: u64,
+    /// REQ messages received.
+    pub requests: u64,
+    /// Bytes of messages received, without WebSocket framing.
+    pub bytes_in: u64,
+    /// Bytes of messages sent, without WebSocket framing.
+    pub bytes_out: u64,
+}
+
+/// Misbehaviour on demand, for tests. All off at first.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Faults {
+    /// Refuse every event with this text.
+    pub refuse: Option<String>,
+    /// Take no event and say nothing.
+    pub silent: bool,
+    /// Say OK and forget the event.
+    pub forget: bool,
+    /// Send every event twice.
+    pub duplicate: bool,
+    /// Answer every REQ with CLOSED and this text.
+    pub close: Option<String>,
+    /// Never end the stored events.
+    pub no_eose: bool,
+    /// Serve every event with this content, under its true id and signature.
+    pub forge: Option<String>,
+    /// Demand NIP-42 authentication for everything.
+    pub require_auth: bool,
+    /// Keep the sockets open and neither read nor write.
+    pub frozen: bool,
+    /// Answer a REQ with at most so many stored events.
+    pub page: Option<usize>,
+}
+
+#[derive(Debug)]
+struct Shared {
+    hub: Mutex<Hub>,
+    faults: watch::Sender<Faults>,
+    kick: watch::Sender<u64>,
+    counters: Counters,
+}
+
+#[derive(Debug, Default)]
+struct Counters {
+    connections: AtomicU64,
+    events_in: AtomicU64,
+    events_taken: AtomicU64,
+    events_out: AtomicU64,
+    requests: AtomicU64,
+    bytes_in: AtomicU64,
+    bytes_out: AtomicU64,
+}
+
+/// Stored events and live subscriptions, under one lock: an event is either in a REQ's answer or sent
+/// to its subscription, never neither.
+#[derive(Debug, Default)]
+struct Hub {
+    store: Store,
+    connections: HashMap<u64, Connection>,
+    /// Subscriptions all of whose filters name `#p` values, by value.
+    by_p: HashMap<String, HashSet<SubscriptionKey>>,
+    /// All other subscriptions.
+    unindexed: HashSet<SubscriptionKey>,
+}
+
+type SubscriptionKey = (u64, String);
+
+#[derive(Debug)]
+struct Connection {
+    outgoing: mpsc::Sender<String>,
+    overflow: CancellationToken,
+    subscriptions: HashMap<String, Vec<Filter>>,
+}
+
+impl DevRelay {
+    /// Listens on `address`; port 0 takes a free one. Only for loopback and private networks: there is
+    /// no TLS and no protection against abuse.
+    pub async fn start(address: SocketAddr) -> io::Result<Self> {
+        let listener = TcpListener::bind(address).await?;
+        let address = listener.local_addr()?;
+        let url = RelayUrl::parse(&format!("ws://{address}"))
+            .map_err(|e| io::Error::new(io::ErrorKind::InvalidInput, e))?;
+        let shared = Arc::new(Shared {
+            hub: Mutex::default(),
+            faults: watch::channel(Faults::default()).0,
+            kick: watch::channel(0).0,
+            counters: Counters::default(),
+        });
+        let stop = CancellationToken::new();
+        tokio::spawn(accept(
+            listener,
+            Arc::clone(&shared),
+            url.clone(),
+            stop.clone(),
+        ));
+        Ok(Self { url, shared, stop })
+    }
+
+    /// The address clients use, `ws://…`.
+    #[must_use]
+    pub const fn url(&self) -> &RelayUrl {
+        &self.url
+    }
+
+    /// What it has done so far.
+    #[must_use]
+    pub fn counts(&self) -> RelayCounts {
+        let counters = &self.shared.counters;
+        let get = |counter: &AtomicU64| counter.load(Ordering::Relaxed);
+        RelayCounts {
+            connections: get(&counters.connections),
+            events_in: get(&counters.events_in),
+            events_taken: get(&counters.events_taken),
+            events_out: get(&counters.events_out),
+            requests: get(&counters.requests),
+            bytes_in: get(&counters.bytes_in),
+            bytes_out: get(&counters.bytes_out),
+        }
+    }
+
+    /// Stored events that match, the newest first.
+    #[must_use]
+    pub fn stored(&self, filter: &Filter) -> Vec<Event> {
+        self.shared
+            .hub()
+            .store
+            .query(filter, now(), usize::MAX)
+            .iter()
+            .map(|stored| stored.event.clone().into_inner())
+            .collect()
+    }
+
+    /// How many subscriptions are open.
+    #[must_use]
+    pub fn subscriptions(&self) -> usize {
+        let hub = self.shared.hub();
+        hub.connections.values().map(|c| c.subscriptions.len()).sum()
+    }
+
+    /// Changes the faults, from the next message on.
+    pub fn set_faults(&self, change: impl FnOnce(&mut Faults)) {
+        self.shared.faults.send_modify(change);
+    }
+
+    /// Cuts every connection. Clients may come back.
+    pub fn disconnect_all(&self) {
+        self.shared.kick.send_modify(|count| *count += 1);
+    }
+
+    /// Stops listening and cuts every connection.
+    pub fn shutdown(&self) {
+        self.stop.cancel();
+    }
+}
+
+impl Drop for DevRelay {
+    fn drop(&mut self) {
+        self.stop.cancel();
+    }
+}
+
+async fn accept(
+    listener: TcpListener,
+    shared: Arc<Shared>,
+    url: RelayUrl,
+    stop: CancellationToken,
+) {
+    for id in 0u64.. {
+        let stream = tokio::select! {
+            () = stop.cancelled() => return,
+            accepted = listener.accept() => match accepted {
+                Ok((stream, _)) => stream,
+                Err(error) => {
+                    // Out of file descriptors, most likely: let others finish first.
+                    tracing::warn!(%error, "relay can not accept a connection");
+                    tokio::time::sleep(std::time::Duration::from_millis(100)).await;
+                    continue;
+                }
+            },
+        };
+        // Small messages, answered one by one: Nagle's algorithm costs 40 ms each.
+        let _ = stream.set_nodelay(true);
+        shared.counters.connections.fetch_add(1, Ordering::Relaxed);
+        let (shared, url, stop) = (Arc::clone(&shared), url.clone(), stop.clone());
+        tokio::spawn(async move {
+            session::run(id, stream, Arc::clone(&shared), url, stop).await;
+            shared.hub().disconnect(id);
+        });
+    }
+}
+
+impl Shared {
+    fn hub(&self) -> MutexGuard<'_, Hub> {
+        self.hub.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn add(counter: &AtomicU64, amount: usize) {
+        counter.fetch_add(amount as u64, Ordering::Relaxed);
+    }
+}
+
+impl Hub {
+    fn subscribe(&mut self, connection: u64, name: &str, filters: Vec<Filter>) {
+        self.unsubscribe(connection, name);
+        let key = (connection, name.to_owned());
+        if filters.iter().all(|filter| filter.tags.contains_key(&'p')) {
+            for value in p_values(&filters) {
+                self.by_p
+                    .entry(value.clone())
+                    .or_default()
+                    .insert(key.clone());
+            }
+        } else {
+            self.unindexed.insert(key);
+        }
+        if let Some(connection) = self.connections.get_mut(&connection) {
+            connection.subscriptions.insert(name.to_owned(), filters);
+        }
+    }
+
+    fn unsubscribe(&mut self, connection: u64, name: &str) {
+        let Some(filters) = self
+            .connections
+            .get_mut(&connection)
+            .and_then(|connection| connection.subscriptions.remove(name))
+        else {
+            return;
+        };
+        let key = (connection, name.to_owned());
+        self.unindexed.remove(&key);
+        for value in p_values(&filters) {
+            if let Some(keys) = self.by_p.get_mut(value) {
+                keys.remove(&key);
+                if keys.is_empty() {
+                    self.by_p.remove(value);
+                }
+            }
+        }
+    }
+
+    fn disconnect(&mut self, connection: u64) {
+        let names: Vec<String> = self
+            .connections
+            .get(&connection)
+            .map(|c| c.subscriptions.keys().cloned().collect())
+            .unwrap_or_default();
+        for name in names {
+            self.unsubscribe(connection, &name);
+        }
+        self.connections.remove(&connection);
+    }
+
+    /// Queues an event for every live subscription it matches.
+    fn deliver(&self, stored: &Stored, faults: &Faults) {
+        let mut reached: HashSet<&SubscriptionKey> = self.unindexed.iter().collect();
+        for value in stored.event.tags_named("p") {
+            reached.extend(self.by_p.get(value).into_iter().flatten());
+        }
+        for (connection, name) in reached {
+            let Some(connection) = self.connections.get(connection) else {
+                continue;
+            };
+            let matches = connection
+                .subscriptions
+                .get(name)
+                .is_some_and(|filters| filters.iter().any(|f| f.matches(&stored.event)));
+            if matches {
+                connection.send_event(name, stored, faults);
+            }
+        }
+    }
+}
+
+impl Connection {
+    fn send_event(&self, name: &str, stored: &Stored, faults: &Faults) {
+        let json = match &faults.forge {
+            None => stored.json.clone(),
+            Some(content) => {
+                let mut forged = stored.event.clone().into_inner();
+                forged.content.clone_from(content);
+                forged.to_json()
+            }
+        };
+        let frame = format!("[\"EVENT\",{},{json}]", serde_json::Value::from(name));
+        if faults.duplicate {
+            self.send(frame.clone());
+        }
+        self.send(frame);
+    }
+
+    /// Queues a frame; cuts the connection when its client does not keep up.
+    fn send(&self, frame: String) {
+        if self.outgoing.try_send(frame).is_err() {
+            self.overflow.cancel();
+        }
+    }
+}
+
+fn p_values(filters: &[Filter]) -> impl Iterator<Item = &String> {
+    filters
+        .iter()
+        .filter_map(|filter| filter.tags.get(&'p'))
+        .flatten()
+}
+
+fn now() -> UnixTime {
+    let elapsed = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH);
+    UnixTime(elapsed.map_or(0, |since| since.as_secs()))
+}

@@ -1,0 +1,269 @@
+//! One connection of a client to the relay.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+
+use futures_util::{SinkExt as _, StreamExt as _};
+use serde_json::Value;
+use serde_json::value::RawValue;
+use tokio::net::TcpStream;
+use tokio::sync::mpsc;
+use tokio_tungstenite::tungstenite::Message;
+use tokio_tungstenite::tungstenite::protocol::WebSocketConfig;
+use tokio_util::sync::CancellationToken;
+
+use super::store::Insertion;
+use super::{Connection, Event, Faults, Filter, MAX_SUBSCRIPTIONS, OUTGOING_FRAMES, RelayUrl};
+use super::{Shared, now};
+
+/// Stored events one filter of a REQ brings at most, as strfry limits it.
+const MAX_LIMIT: usize = 500;
+
+const MAX_FILTERS: usize = 20;
+const MAX_SUBSCRIPTION_NAME: usize = 64;
+const MAX_FRAME: usize = 512 * 1024;
+const KIND_AUTH: u16 = 22_242;
+
+struct Session {
+    id: u64,
+    shared: Arc<Shared>,
+    url: RelayUrl,
+    challenge: String,
+    authenticated: bool,
+    outgoing: mpsc::Sender<String>,
+}
+
+/// Serves one client until it leaves, falls behind, or the relay stops.
+pub(super) async fn run(
+    id: u64,
+    stream: TcpStream,
+    shared: Arc<Shared>,
+    url: RelayUrl,
+    stop: CancellationToken,
+) {
+    let config = WebSocketConfig::default().max_message_size(Some(MAX_FRAME));
+    let Ok(socket) = tokio_tungstenite::accept_async_with_config(stream, Some(config)).await else {
+        return;
+    };
+    let (mut sink, mut source) = socket.split();
+    let (outgoing, mut queue) = mpsc::channel(OUTGOING_FRAMES);
+    let overflow = CancellationToken::new();
+    let mut faults = shared.faults.subscribe();
+    let mut kick = shared.kick.subscribe();
+    shared.hub().connections.insert(
+        id,
+        Connection {
+            outgoing: outgoing.clone(),
+            overflow: overflow.clone(),
+            subscriptions: HashMap::new(),
+        },
+    );
+    let mut session = Session {
+        id,
+        shared: Arc::clone(&shared),
+        url,
+        challenge: crate::hash::to_hex(&rand::random::<[u8; 16]>()),
+        authenticated: false,
+        outgoing,
+    };
+    if faults.borrow_and_update().require_auth {
+        session.challenge();
+    }
+    let mut batch = Vec::new();
+    loop {
+        if faults.borrow_and_update().frozen {
+            tokio::select! {
+                () = stop.cancelled() => return,
+                _ = kick.changed() => return,
+                _ = faults.changed() => continue,
+            }
+        }
+        tokio::select! {
+            () = stop.cancelled() => return,
+            () = overflow.cancelled() => return,
+            _ = kick.changed() => return,
+            _ = faults.changed() => {}
+            frame = source.next() => match frame {
+                Some(Ok(Message::Text(text))) => {
+                    Shared::add(&shared.counters.bytes_in, text.len());
+                    session.handle(text.as_str());
+                }
+                Some(Ok(Message::Close(_)) | Err(_)) | None => return,
+                Some(Ok(_)) => {}
+            },
+            count = queue.recv_many(&mut batch, 256) => {
+                if count == 0 {
+                    return;
+                }
+                for frame in batch.drain(..) {
+                    Shared::add(&shared.counters.bytes_out, frame.len());
+                    if frame.starts_with("[\"EVENT\"") {
+                        shared.counters.events_out.fetch_add(1, Ordering::Relaxed);
+                    }
+                    if sink.feed(Message::text(frame)).await.is_err() {
+                        return;
+                    }
+                }
+                if sink.flush().await.is_err() {
+                    return;
+                }
+            }
+        }
+    }
+}
+
+impl Session {
+    fn handle(&mut self, text: &str) {
+        let Ok(parts) = serde_json::from_str::<Vec<&RawValue>>(text) else {
+            return self.notice("error: not a JSON array");
+        };
+        let command = parts
+            .first()
+            .and_then(|part| serde_json::from_str::<&str>(part.get()).ok());
+        match (command, parts.get(1..).unwrap_or_default()) {
+            (Some("EVENT"), [event]) => self.event(event.get()),
+            (Some("REQ"), [name, filters @ ..]) => self.request(name.get(), filters),
+            (Some("CLOSE"), [name]) => {
+                if let Ok(name) = serde_json::from_str::<String>(name.get()) {
+                    self.shared.hub().unsubscribe(self.id, &name);
+                }
+            }
+            (Some("AUTH"), [event]) => self.auth(event.get()),
+            _ => self.notice("error: unknown command"),
+        }
+    }
+
+    fn event(&self, json: &str) {
+        let counters = &self.shared.counters;
+        counters.events_in.fetch_add(1, Ordering::Relaxed);
+        let faults = self.faults();
+        if faults.silent {
+            return;
+        }
+        let event = match Event::from_json(json) {
+            Ok(event) => event,
+            Err(fault) => return self.notice(&format!("invalid: {fault}")),
+        };
+        let id = event.id.to_string();
+        if faults.require_auth && !self.authenticated {
+            self.challenge();
+            return self.ok(&id, false, "auth-required: authenticate to publish");
+        }
+        if let Some(reason) = &faults.refuse {
+            return self.ok(&id, false, reason);
+        }
+        let event = match event.verify() {
+            Ok(event) => event,
+            Err(fault) => return self.ok(&id, false, &format!("invalid: {fault}")),
+        };
+        if faults.forget {
+            return self.ok(&id, true, "");
+        }
+        let mut hub = self.shared.hub();
+        match hub.store.insert(event, now()) {
+            Insertion::New(stored) => {
+                counters.events_taken.fetch_add(1, Ordering::Relaxed);
+                self.ok(&id, true, "");
+                hub.deliver(&stored, &faults);
+            }
+            Insertion::Duplicate => self.ok(&id, true, "duplicate: have this event"),
+            Insertion::Superseded => self.ok(&id, true, "duplicate: have a newer event"),
+            Insertion::Expired => self.ok(&id, false, "invalid: event expired"),
+        }
+    }
+
+    fn request(&self, name: &str, filters: &[&RawValue]) {
+        self.shared.counters.requests.fetch_add(1, Ordering::Relaxed);
+        let Ok(name) = serde_json::from_str::<String>(name) else {
+            return self.notice("error: a subscription id is a string");
+        };
+        let faults = self.faults();
+        if let Some(reason) = &faults.close {
+            return self.closed(&name, reason);
+        }
+        if faults.require_auth && !self.authenticated {
+            self.challenge();
+            return self.closed(&name, "auth-required: authenticate to read");
+        }
+        if name.is_empty()
+            || name.len() > MAX_SUBSCRIPTION_NAME
+            || filters.is_empty()
+            || filters.len() > MAX_FILTERS
+        {
+            return self.closed(&name, "error: bad req: too many filters or a bad name");
+        }
+        let parsed: Result<Vec<Filter>, _> = filters
+            .iter()
+            .map(|filter| serde_json::from_str(filter.get()))
+            .collect();
+        let filters = match parsed {
+            Ok(filters) => filters,
+            Err(error) => return self.closed(&name, &format!("error: bad req: {error}")),
+        };
+        let max = faults.page.unwrap_or(MAX_LIMIT);
+        let mut hub = self.shared.hub();
+        let Some(connection) = hub.connections.get(&self.id) else {
+            return;
+        };
+        if connection.subscriptions.len() >= MAX_SUBSCRIPTIONS
+            && !connection.subscriptions.contains_key(&name)
+        {
+            return self.closed(&name, "error: too many concurrent REQs");
+        }
+        let mut sent = std::collections::HashSet::new();
+        for filter in &filters {
+            for stored in hub.store.query(filter, now(), max) {
+                if sent.insert(stored.event.id) {
+                    connection.send_event(&name, &stored, &faults);
+                }
+            }
+        }
+        if !faults.no_eose {
+            self.send(&serde_json::json!(["EOSE", name]));
+        }
+        hub.subscribe(self.id, &name, filters);
+    }
+
+    fn auth(&mut self, json: &str) {
+        let Ok(event) = Event::from_json(json) else {
+            return self.notice("invalid: not an event");
+        };
+        let id = event.id.to_string();
+        let for_us = event.kind == KIND_AUTH
+            && event.tag("challenge") == Some(&self.challenge)
+            && event.tag("relay").and_then(|url| RelayUrl::parse(url).ok()) == Some(self.url.clone())
+            && event.created_at.plus(600) > now();
+        if for_us && event.verify().is_ok() {
+            self.authenticated = true;
+            self.ok(&id, true, "");
+        } else {
+            self.ok(&id, false, "invalid: not this connection's challenge");
+        }
+    }
+
+    fn faults(&self) -> Faults {
+        self.shared.faults.borrow().clone()
+    }
+
+    fn challenge(&self) {
+        self.send(&serde_json::json!(["AUTH", self.challenge]));
+    }
+
+    fn ok(&self, id: &str, accepted: bool, text: &str) {
+        self.send(&serde_json::json!(["OK", id, accepted, text]));
+    }
+
+    fn closed(&self, name: &str, text: &str) {
+        self.send(&serde_json::json!(["CLOSED", name, text]));
+    }
+
+    fn notice(&self, text: &str) {
+        self.send(&serde_json::json!(["NOTICE", text]));
+    }
+
+    /// Queues an answer. When the queue is full the connection is being cut anyway.
+    fn send(&self, message: &Value) {
+        let _ = self.outgoing.try_send(message.to_string());
+    }
+}
