@@ -356,3 +356,59 @@ fn supersedes(new: &NewAdvert<'_>, old: &AdvertRow) -> bool {
     let lower_id = new.event_id.as_bytes() < old.event_id.as_bytes();
     new.created_at > old.created_at || (new.created_at == old.created_at && lower_id)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::hash::sha256;
+    use crate::store::Store;
+
+    #[test]
+    fn a_full_table_makes_room_expired_first_then_longest_known_never_the_followed() {
+        let mut store = Store::open_in_memory().unwrap();
+        let now = UnixTime(1_000);
+        let key = |n: u8| {
+            let secret = secp256k1::SecretKey::from_slice(&[n; 32]).unwrap();
+            NostrKey::new(secret.x_only_public_key(secp256k1::SECP256K1).0)
+        };
+        let advert = |n: u8| NewAdvert {
+            cohort: CohortId::from_bytes(sha256(&[n])),
+            author: key(n),
+            event_id: EventId::from_byte_array([n; 32]),
+            event: "{}",
+            content: "{}",
+            network: Network::Signet,
+            status: "open",
+            created_at: now,
+            // Number 4 has expired when room is made.
+            expires: if n == 4 { now } else { now.plus(1_000) },
+            relay: None,
+            seen: now.plus(u64::from(n)),
+        };
+        store
+            .transaction(|tx| {
+                tx.follow(&Follow {
+                    key: key(1),
+                    relays: vec![],
+                    since: now,
+                })?;
+                for n in 1..=5 {
+                    tx.put_advert(&advert(n))?;
+                }
+                let left = |total| {
+                    tx.make_room_for_advert(&advert(9), 200, total)?;
+                    let rows = tx.adverts(Network::Signet, UnixTime(0))?;
+                    let mut left: Vec<_> =
+                        rows.iter().map(|row| row.event_id.as_bytes()[0]).collect();
+                    left.sort_unstable();
+                    Ok::<_, StoreError>(left)
+                };
+                assert_eq!(left(6)?, [1, 2, 3, 4, 5]);
+                assert_eq!(left(5)?, [1, 2, 3, 5]);
+                assert_eq!(left(3)?, [1, 5]);
+                assert_eq!(left(1)?, [1]);
+                Ok::<_, StoreError>(())
+            })
+            .unwrap();
+    }
+}
