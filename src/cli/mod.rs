@@ -1,1 +1,3 @@
 //! Commands and what they print.
+
+pub mod args;

@@ -1,0 +1,136 @@
+//! Text somebody else wrote, made safe to show.
+
+use std::fmt;
+
+use serde::{Deserialize, Deserializer, Serialize};
+
+/// Text from a peer, a relay or a server: what it may do to a terminal is gone by construction.
+///
+/// Control characters (C0, DEL, C1), the characters that reorder or hide text (bidirectional
+/// controls, zero-width and invisible ones, tags) are removed, line breaks and tabs become spaces,
+/// and at most [`PeerText::MAX_CHARS`] characters are kept.
+#[derive(Clone, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize)]
+#[serde(transparent)]
+pub struct PeerText(String);
+
+impl PeerText {
+    /// Characters kept; longer texts end in `…`.
+    pub const MAX_CHARS: usize = 240;
+
+    /// Makes a safe text of any text.
+    #[must_use]
+    pub fn new(text: &str) -> Self {
+        Self(single_line(text, Self::MAX_CHARS))
+    }
+
+    /// The safe text.
+    #[must_use]
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+
+    /// Whether nothing is left to show.
+    #[must_use]
+    pub const fn is_empty(&self) -> bool {
+        self.0.is_empty()
+    }
+}
+
+impl From<&str> for PeerText {
+    fn from(text: &str) -> Self {
+        Self::new(text)
+    }
+}
+
+impl From<String> for PeerText {
+    fn from(text: String) -> Self {
+        Self::new(&text)
+    }
+}
+
+impl fmt::Display for PeerText {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.pad(&self.0)
+    }
+}
+
+impl fmt::Debug for PeerText {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{:?}", self.0)
+    }
+}
+
+impl<'de> Deserialize<'de> for PeerText {
+    fn deserialize<D: Deserializer<'de>>(d: D) -> Result<Self, D::Error> {
+        String::deserialize(d).map(Self::from)
+    }
+}
+
+/// One line of at most `max_chars` harmless characters; a cut text ends in `…`.
+#[must_use]
+pub fn single_line(text: &str, max_chars: usize) -> String {
+    let mut kept = text.chars().filter_map(harmless);
+    let mut out: String = kept.by_ref().take(max_chars).collect();
+    if kept.next().is_some() {
+        out.pop();
+        out.push('…');
+    }
+    out
+}
+
+/// The character to show for `c`, or `None` when it must not reach a terminal.
+fn harmless(c: char) -> Option<char> {
+    match c {
+        '\n' | '\r' | '\t' | '\u{2028}' | '\u{2029}' => Some(' '),
+        c if c.is_control() => None,
+        // Soft hyphen, Arabic letter mark, Mongolian vowel separator: invisible.
+        '\u{00ad}' | '\u{061c}' | '\u{180e}' => None,
+        // Zero-width characters and the bidirectional marks, embeddings and overrides.
+        '\u{200b}'..='\u{200f}' | '\u{202a}'..='\u{202e}' => None,
+        // Word joiner, invisible operators, bidirectional isolates, deprecated format characters.
+        '\u{2060}'..='\u{206f}' => None,
+        // Byte order mark, interlinear annotation, tag characters.
+        '\u{feff}' | '\u{fff9}'..='\u{fffb}' | '\u{e0000}'..='\u{e007f}' => None,
+        c => Some(c),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn escapes_and_reordering_are_gone_and_letters_stay() {
+        let hostile = "ok\u{1b}[2J\u{9b}31m\u{7} \u{202e}drawkcab\u{2066}x\u{2069}\u{200b}\n Grüße 日本 \u{feff}\u{e0041}";
+        assert_eq!(
+            PeerText::new(hostile).as_str(),
+            "ok[2J31m drawkcabx  Grüße 日本 "
+        );
+    }
+
+    #[test]
+    fn length_is_capped_in_characters() {
+        let text = PeerText::new(&"é".repeat(PeerText::MAX_CHARS + 1));
+        assert_eq!(text.as_str().chars().count(), PeerText::MAX_CHARS);
+        assert!(text.as_str().ends_with('…'));
+        let exact = PeerText::new(&"é".repeat(PeerText::MAX_CHARS));
+        assert_eq!(exact.as_str().chars().count(), PeerText::MAX_CHARS);
+        assert!(exact.as_str().ends_with('é'));
+    }
+
+    #[test]
+    fn deserialising_cleans_too() {
+        let text: PeerText = serde_json::from_str("\"a\\u001b[31mb\"").unwrap();
+        assert_eq!(text.as_str(), "a[31mb");
+    }
+
+    proptest::proptest! {
+        #[test]
+        fn nothing_dangerous_survives(text in "\\PC*|[\\x00-\\x{ffff}&&[^\\x{d800}-\\x{dfff}]]{0,300}") {
+            let safe = PeerText::new(&text);
+            proptest::prop_assert!(safe.as_str().chars().all(|c| harmless(c) == Some(c)));
+            proptest::prop_assert!(safe.as_str().chars().count() <= PeerText::MAX_CHARS);
+            proptest::prop_assert_eq!(PeerText::new(safe.as_str()), safe);
+        }
+    }
+}

@@ -1,0 +1,336 @@
+//! Cohorts, their members and their money.
+
+use std::fmt;
+
+use serde::{Deserialize, Serialize};
+
+use super::{BeaconType, DeliveryView, EndView, FeeRate, RoundView, Tally, TermsView};
+use crate::agent::control::PeerText;
+use crate::hash::CohortId;
+use crate::keys::NostrKey;
+use crate::network::Network;
+use crate::protocol::{Round, Seat};
+use crate::time::UnixTime;
+
+/// This agent's part in a cohort.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Role {
+    /// It aggregates.
+    Aggregator,
+    /// It is, or wants to be, a member.
+    Participant,
+}
+
+impl fmt::Display for Role {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.pad(match self {
+            Self::Aggregator => "aggregator",
+            Self::Participant => "participant",
+        })
+    }
+}
+
+/// Where a cohort stands.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum CohortPhase {
+    /// The advert is out (aggregator), or the opt-in is (participant).
+    Forming,
+    /// This agent has a seat; the set is not complete.
+    Seated,
+    /// The set is out; members acknowledge key list and address.
+    Acknowledging,
+    /// Frozen; the beacon address waits for funds.
+    Funding,
+    /// Between rounds.
+    Idle,
+    /// A round is running.
+    Round,
+    /// Over; `end` says why.
+    Ended,
+}
+
+impl CohortPhase {
+    /// Whether the set is frozen: from here on leaving ends the beacon for all.
+    #[must_use]
+    pub const fn is_frozen(self) -> bool {
+        matches!(self, Self::Funding | Self::Idle | Self::Round)
+    }
+}
+
+impl fmt::Display for CohortPhase {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.pad(match self {
+            Self::Forming => "forming",
+            Self::Seated => "seated",
+            Self::Acknowledging => "acknowledging",
+            Self::Funding => "funding",
+            Self::Idle => "idle",
+            Self::Round => "round",
+            Self::Ended => "ended",
+        })
+    }
+}
+
+/// One line of `cohort list`.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct CohortSummaryView {
+    /// The cohort.
+    pub cohort: CohortId,
+    /// Its name.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub name: Option<PeerText>,
+    /// This agent's part.
+    pub role: Role,
+    /// The network.
+    pub network: Network,
+    /// The beacon type.
+    pub beacon: BeaconType,
+    /// Where it stands.
+    pub phase: CohortPhase,
+    /// Members seated, of the most there can be (or of the set once it is fixed).
+    pub members: Tally,
+    /// The current or last round.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub round: Option<Round>,
+    /// When the current step ends.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub deadline: Option<UnixTime>,
+    /// Seats the current step waits for.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub waiting_for: Vec<Seat>,
+    /// What the user has to do, if something.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub next_step: Option<String>,
+}
+
+/// Answer of `cohort list`.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct CohortListView {
+    /// When this was so.
+    pub now: UnixTime,
+    /// The cohorts, newest first.
+    pub cohorts: Vec<CohortSummaryView>,
+}
+
+/// One cohort.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct CohortView {
+    /// When this was so.
+    pub now: UnixTime,
+    /// The line of `cohort list`.
+    pub summary: CohortSummaryView,
+    /// Who aggregates.
+    pub aggregator: NostrKey,
+    /// The share link; absent for an invite-only cohort.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub naddr: Option<String>,
+    /// The terms.
+    pub terms: TermsView,
+    /// This agent's seat.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub own_seat: Option<Seat>,
+    /// The key that holds it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub own_key: Option<NostrKey>,
+    /// The members, by seat.
+    pub members: Vec<MemberView>,
+    /// The beacon, once the key list is known.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub beacon: Option<BeaconView>,
+    /// The running round.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub round: Option<RoundView>,
+    /// Past rounds, newest first.
+    pub past_rounds: Vec<RoundView>,
+    /// Every message of the current round (or of formation) that this agent sent.
+    pub delivery: Vec<DeliveryView>,
+    /// How it ended.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub end: Option<EndView>,
+}
+
+/// One member.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct MemberView {
+    /// The seat.
+    pub seat: Seat,
+    /// The key that holds it.
+    pub key: NostrKey,
+    /// DIDs (indexes) registered.
+    pub dids: u16,
+    /// Whether the member acknowledged the set.
+    pub acknowledged_set: bool,
+    /// When something was last heard from it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub last_heard_at: Option<UnixTime>,
+    /// What the current step has from it.
+    pub state: MemberState,
+}
+
+/// What the current step has from a member.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum MemberState {
+    /// Nothing is asked of it now.
+    Ready,
+    /// The step waits for it.
+    Awaited,
+    /// It has responded.
+    Responded,
+    /// It has signed.
+    Signed,
+    /// It sent something that is evidence against it.
+    Blamed,
+    /// It has left.
+    Left,
+}
+
+impl fmt::Display for MemberState {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.pad(match self {
+            Self::Ready => "ready",
+            Self::Awaited => "awaited",
+            Self::Responded => "responded",
+            Self::Signed => "signed",
+            Self::Blamed => "blamed",
+            Self::Left => "left",
+        })
+    }
+}
+
+/// The beacon of a cohort and its funds.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct BeaconView {
+    /// The taproot address, derived by this agent itself.
+    pub address: String,
+    /// Confirmed funds there, in sat.
+    pub balance_sat: u64,
+    /// Unconfirmed funds there, in sat.
+    pub unconfirmed_sat: u64,
+    /// The output the next signal must spend, `txid:vout`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub tip: Option<String>,
+    /// How many rounds the tip pays for at the current fee rate.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub rounds_left: Option<u32>,
+}
+
+/// Where the funding of a beacon stands.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum FundState {
+    /// Nothing has arrived.
+    Awaiting,
+    /// A payment is in the mempool.
+    Seen,
+    /// A payment is confirmed and too small for a signal.
+    Short,
+    /// It pays for at least one round.
+    Funded,
+}
+
+impl fmt::Display for FundState {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.pad(match self {
+            Self::Awaiting => "awaiting",
+            Self::Seen => "seen, not confirmed",
+            Self::Short => "too small for a signal",
+            Self::Funded => "funded",
+        })
+    }
+}
+
+/// What to pay, where.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct FundView {
+    /// The cohort.
+    pub cohort: CohortId,
+    /// The network the address is on.
+    pub network: Network,
+    /// The beacon address.
+    pub address: String,
+    /// Where the funding stands.
+    pub state: FundState,
+    /// Confirmed funds there, in sat.
+    pub balance_sat: u64,
+    /// Unconfirmed funds there, in sat.
+    pub unconfirmed_sat: u64,
+    /// For how many rounds this is computed.
+    pub rounds: u32,
+    /// At which fee rate.
+    pub fee_rate: FeeRate,
+    /// Size of one signal transaction, in virtual bytes.
+    pub signal_vsize: u64,
+    /// Fee of one signal, in sat.
+    pub fee_per_round_sat: u64,
+    /// What these rounds need in all, the smallest spendable change included, in sat.
+    pub needed_sat: u64,
+    /// What is still to be sent, in sat; 0 when the balance is enough.
+    pub send_sat: u64,
+    /// The BIP 21 URI of the address and `send_sat`.
+    pub uri: String,
+    /// What to know before paying: one sentence each.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub warnings: Vec<String>,
+}
+
+impl FundView {
+    /// The BIP 21 URI: the amount is in bitcoin with up to eight decimals, left out when zero.
+    #[must_use]
+    pub fn bip21(address: &str, amount_sat: u64, label: &str) -> String {
+        let mut uri = format!("bitcoin:{address}");
+        let mut separator = '?';
+        if amount_sat > 0 {
+            let (whole, rest) = (amount_sat / 100_000_000, amount_sat % 100_000_000);
+            uri.push_str(&format!("{separator}amount={whole}"));
+            if rest > 0 {
+                let decimals = format!(".{rest:08}");
+                uri.push_str(decimals.trim_end_matches('0'));
+            }
+            separator = '&';
+        }
+        if !label.is_empty() {
+            uri.push_str(&format!("{separator}label="));
+            for byte in label.bytes() {
+                // RFC 3986 unreserved characters stand for themselves.
+                if byte.is_ascii_alphanumeric() || b"-._~".contains(&byte) {
+                    uri.push(char::from(byte));
+                } else {
+                    uri.push_str(&format!("%{byte:02X}"));
+                }
+            }
+        }
+        uri
+    }
+}
+
+/// Answer of `cohort invite`.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct InviteView {
+    /// The cohort.
+    pub cohort: CohortId,
+    /// To whom the terms went.
+    pub invited: Vec<NostrKey>,
+    /// Where these messages stand.
+    pub delivery: Vec<DeliveryView>,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn bip21_amounts_are_in_bitcoin_without_trailing_zeros() {
+        let uri = |sat, label| FundView::bip21("bcrt1pxyz", sat, label);
+        assert_eq!(uri(0, ""), "bitcoin:bcrt1pxyz");
+        assert_eq!(uri(1, ""), "bitcoin:bcrt1pxyz?amount=0.00000001");
+        assert_eq!(uri(12_340, ""), "bitcoin:bcrt1pxyz?amount=0.0001234");
+        assert_eq!(
+            uri(300_000_000, "round 1&2 ü"),
+            "bitcoin:bcrt1pxyz?amount=3&label=round%201%262%20%C3%BC"
+        );
+        assert_eq!(uri(0, "a"), "bitcoin:bcrt1pxyz?label=a");
+    }
+}

@@ -1,0 +1,19 @@
+//! What the operations answer: plain data, rendered by the command line or printed as JSON.
+//!
+//! Units are in the names (`_sat`, `_s`, `_ms`, `_bytes`); times are [`UnixTime`] (seconds since
+//! 1970); keys, ids and transaction ids are hex. Everything a peer, relay or server wrote is
+//! [`PeerText`](super::PeerText). A field that is not known is absent in JSON, never a guess.
+//!
+//! [`UnixTime`]: crate::time::UnixTime
+
+mod agent;
+mod cohort;
+mod did;
+mod round;
+mod terms;
+
+pub use agent::*;
+pub use cohort::*;
+pub use did::*;
+pub use round::*;
+pub use terms::*;

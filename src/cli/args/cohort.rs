@@ -1,0 +1,240 @@
+//! `cohort …`
+
+use clap::{Args, Subcommand};
+
+use super::values::{JoinArg, http_url, relay_url, seconds};
+use crate::agent::control::request::{CohortRef, KeyRef, SeatKey};
+use crate::agent::control::views::{BeaconType, EmptyRounds, FeeRate, Span, TosHash};
+use crate::network::Network;
+
+/// Commands on cohorts.
+#[derive(Debug, Subcommand)]
+pub enum CohortCommand {
+    /// Aggregator: offer a cohort with these terms
+    Advertise(Box<AdvertiseArgs>),
+    /// Look for cohorts on relays
+    Discover(DiscoverArgs),
+    /// Show a cohort's terms, ask, and opt in
+    Join(JoinArgs),
+    /// List the cohorts of this agent, in both roles
+    List(ListArgs),
+    /// Show one cohort: members, beacon, rounds, delivery of every message
+    Show(ShowArgs),
+    /// Show what to pay to the beacon address, for how many rounds
+    Fund(FundArgs),
+    /// Open a round now (aggregator), or ask the aggregator to (member)
+    #[command(after_help = "Example:\n  btcr2-agent cohort announce 3f9a0c12")]
+    Announce(OneCohortArgs),
+    /// Aggregator: take no more opt-ins and fix the set with the members seated so far
+    #[command(after_help = "Example:\n  btcr2-agent cohort close 3f9a0c12")]
+    Close(OneCohortArgs),
+    /// Aggregator: end the cohort; refused once a partial signature was given
+    #[command(after_help = "Example:\n  btcr2-agent cohort cancel 3f9a0c12 --yes")]
+    Cancel(EndArgs),
+    /// Member: leave; after the set froze this ends the beacon for all
+    #[command(after_help = "Example:\n  btcr2-agent cohort leave 3f9a0c12")]
+    Leave(EndArgs),
+    /// Aggregator: send the terms directly to keys
+    Invite(InviteArgs),
+}
+
+/// Arguments of `cohort advertise`.
+#[derive(Debug, Clone, Args)]
+#[command(after_help = "Examples:\n  \
+    btcr2-agent cohort advertise --name garden --seats 3-10 --cadence 7d\n  \
+    btcr2-agent cohort advertise --beacon cas --seats 3 --max-fee-rate 5 --invite npub1… --invite npub1…\n\n\
+    The terms are fixed once advertised: the cohort id is their hash. Terms not given have the defaults \
+    of docs/protocol.md.")]
+pub struct AdvertiseArgs {
+    /// Name for people
+    #[arg(long, value_name = "TEXT", value_parser = name)]
+    pub name: Option<String>,
+    /// Network of the beacon and of the DIDs it covers [default: the configured one]
+    #[arg(long)]
+    pub network: Option<Network>,
+    /// Beacon type: smt hides DIDs and updates from the aggregator, cas is a plain map
+    #[arg(long, value_enum, default_value_t)]
+    pub beacon: BeaconType,
+    /// Members: a number, or fewest-most (all of them must sign every round)
+    #[arg(long, value_name = "MIN[-MAX]")]
+    pub seats: Option<Span<u16>>,
+    /// DIDs that one seat registers: a number, or fewest-most
+    #[arg(long, value_name = "MIN[-MAX]")]
+    pub dids_per_seat: Option<Span<u16>>,
+    /// Time between the openings of two rounds, such as 7d
+    #[arg(long, value_name = "DURATION", value_parser = seconds)]
+    pub cadence: Option<u64>,
+    /// Open a round early when this many updates are pending
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
+    pub pending_trigger: Option<u32>,
+    /// Time members have to respond to a round's opening
+    #[arg(long, value_name = "DURATION", value_parser = seconds)]
+    pub response_deadline: Option<u64>,
+    /// Time members have to sign
+    #[arg(long, value_name = "DURATION", value_parser = seconds)]
+    pub sign_deadline: Option<u64>,
+    /// Confirmations of a signal before the next one is signed
+    #[arg(long, value_name = "BLOCKS", value_parser = clap::value_parser!(u32).range(1..=100))]
+    pub depth: Option<u32>,
+    /// Highest fee rate that members can be asked to sign, in sat/vB
+    #[arg(long, value_name = "SAT/VB")]
+    pub max_fee_rate: Option<FeeRate>,
+    /// A round without updates: no transaction, or a signal all the same
+    #[arg(long, value_enum)]
+    pub empty_rounds: Option<EmptyRounds>,
+    /// Price of a seat, in sat (advertised; this program settles nothing)
+    #[arg(long, value_name = "SAT")]
+    pub cost_enrolment: Option<u64>,
+    /// Price of one announcement, in sat (advertised; this program settles nothing)
+    #[arg(long, value_name = "SAT")]
+    pub cost_announcement: Option<u64>,
+    /// SHA-256 of the terms of service, 64 hex digits
+    #[arg(long, value_name = "HEX", requires = "tos_link")]
+    pub tos_sha256: Option<TosHash>,
+    /// Where the terms of service can be read
+    #[arg(long, value_name = "URL", requires = "tos_sha256", value_parser = http_url)]
+    pub tos_link: Option<String>,
+    /// Take opt-ins for this long from now, such as 3d
+    #[arg(long, value_name = "DURATION", value_parser = seconds)]
+    pub opt_in_deadline: Option<u64>,
+    /// Publish no advert: the terms go to invited keys only
+    #[arg(long)]
+    pub invite_only: bool,
+    /// Send the terms to this key and publish no advert (npub, nprofile or hex; repeatable)
+    #[arg(long, value_name = "KEY")]
+    pub invite: Vec<KeyRef>,
+}
+
+/// A name: something visible, short enough for a table.
+fn name(text: &str) -> Result<String, &'static str> {
+    let text = text.trim();
+    if text.is_empty() || text.chars().count() > 64 || text.chars().any(char::is_control) {
+        return Err("a name has 1 to 64 characters on one line");
+    }
+    Ok(text.to_owned())
+}
+
+/// Arguments of `cohort discover`.
+#[derive(Debug, Clone, Args)]
+#[command(after_help = "Examples:\n  \
+    btcr2-agent cohort discover --network signet --beacon smt\n  \
+    btcr2-agent cohort discover --min-seats 5 --max-seats 20 --json\n\n\
+    The numbers in the first column can be given to `btcr2-agent cohort join`.")]
+pub struct DiscoverArgs {
+    /// Only this network [default: the configured one]
+    #[arg(long)]
+    pub network: Option<Network>,
+    /// Only this beacon type
+    #[arg(long, value_enum)]
+    pub beacon: Option<BeaconType>,
+    /// Only cohorts that may have at least this many members
+    #[arg(long, value_name = "N")]
+    pub min_seats: Option<u16>,
+    /// Only cohorts that have at most this many members
+    #[arg(long, value_name = "N")]
+    pub max_seats: Option<u16>,
+    /// Only cohorts of this aggregator (npub, nprofile or hex)
+    #[arg(long, value_name = "KEY")]
+    pub aggregator: Option<KeyRef>,
+    /// Also full, running, closed, expired and malformed ones
+    #[arg(long, short)]
+    pub all: bool,
+    /// Ask this relay instead of the configured ones (repeatable)
+    #[arg(long = "relay", value_name = "URL", value_parser = relay_url)]
+    pub relays: Vec<String>,
+    /// How long to wait for slow relays
+    #[arg(long, value_name = "DURATION", value_parser = seconds)]
+    pub timeout: Option<u64>,
+}
+
+/// Arguments of `cohort join`.
+#[derive(Debug, Clone, Args)]
+#[command(after_help = "Examples:\n  \
+    btcr2-agent cohort join 2                  the second of the last `cohort discover`\n  \
+    btcr2-agent cohort join naddr1… --yes      accept the terms (and terms of service) without being asked")]
+pub struct JoinArgs {
+    /// Share link (naddr1…), cohort id, or number of the last `cohort discover`
+    #[arg(value_name = "COHORT")]
+    pub target: JoinArg,
+    /// Accept the terms without asking
+    #[arg(long, short)]
+    pub yes: bool,
+    /// Key that takes the seat: a fresh one, or the agent's identity
+    #[arg(long, value_enum, default_value_t)]
+    pub seat: SeatKey,
+    /// Address that refunds of the beacon's funds should pay
+    #[arg(long, value_name = "ADDRESS")]
+    pub payee: Option<String>,
+}
+
+/// Arguments of `cohort list`.
+#[derive(Debug, Clone, Args)]
+#[command(after_help = "Example:\n  btcr2-agent cohort list --all")]
+pub struct ListArgs {
+    /// Also cohorts that have ended
+    #[arg(long, short)]
+    pub all: bool,
+}
+
+/// Arguments of `cohort show`.
+#[derive(Debug, Clone, Args)]
+#[command(after_help = "Examples:\n  \
+    btcr2-agent cohort show 3f9a0c12\n  \
+    btcr2-agent cohort show 3f9a0c12 --follow")]
+pub struct ShowArgs {
+    /// Cohort id, or the first four or more digits of it
+    pub cohort: CohortRef,
+    /// How many past rounds to show
+    #[arg(long, value_name = "N", default_value_t = 10)]
+    pub rounds: u32,
+    /// Then print its events as they happen, until interrupted
+    #[arg(long, short)]
+    pub follow: bool,
+}
+
+/// Arguments of `cohort fund`.
+#[derive(Debug, Clone, Args)]
+#[command(after_help = "Examples:\n  \
+    btcr2-agent cohort fund 3f9a0c12 --rounds 52\n  \
+    btcr2-agent cohort fund 3f9a0c12 --fee-rate 2.5 --no-qr")]
+pub struct FundArgs {
+    /// Cohort id, or the first four or more digits of it
+    pub cohort: CohortRef,
+    /// For how many rounds
+    #[arg(long, value_name = "N", default_value_t = 10, value_parser = clap::value_parser!(u32).range(1..=10_000))]
+    pub rounds: u32,
+    /// At which fee rate, in sat/vB [default: the chain backend's estimate]
+    #[arg(long, value_name = "SAT/VB")]
+    pub fee_rate: Option<FeeRate>,
+    /// Leave the QR code out
+    #[arg(long)]
+    pub no_qr: bool,
+}
+
+/// A cohort.
+#[derive(Debug, Clone, Args)]
+pub struct OneCohortArgs {
+    /// Cohort id, or the first four or more digits of it
+    pub cohort: CohortRef,
+}
+
+/// Arguments of `cohort cancel` and `cohort leave`.
+#[derive(Debug, Clone, Args)]
+pub struct EndArgs {
+    /// Cohort id, or the first four or more digits of it
+    pub cohort: CohortRef,
+    /// Do it without asking
+    #[arg(long, short)]
+    pub yes: bool,
+}
+
+/// Arguments of `cohort invite`.
+#[derive(Debug, Clone, Args)]
+#[command(after_help = "Example:\n  btcr2-agent cohort invite 3f9a0c12 npub1… npub1…")]
+pub struct InviteArgs {
+    /// Cohort id, or the first four or more digits of it
+    pub cohort: CohortRef,
+    /// To whom the terms are sent (npub, nprofile or hex)
+    #[arg(required = true, value_name = "KEY")]
+    pub keys: Vec<KeyRef>,
+}
