@@ -580,8 +580,13 @@ mod tests {
     fn a_cohort_that_opens_many_sessions_uses_up_only_its_own_room() {
         let (mut signer, keys) = signer(2);
         let [seat, other] = [keys.keys()[0], keys.keys()[1]];
-        let bystander = slot(other, 1, 1);
-        signer.new_nonces(bystander, UnixTime(1)).unwrap();
+        // Another seat in this cohort, and this seat in the cohorts before and after it.
+        let mut bystanders = [slot(other, 1, 1), slot(seat, 1, 1), slot(seat, 1, 1)];
+        bystanders[1].session.cohort = CohortId::from_bytes([6; 32]);
+        bystanders[2].session.cohort = CohortId::from_bytes([8; 32]);
+        for bystander in bystanders {
+            signer.new_nonces(bystander, UnixTime(1)).unwrap();
+        }
         let many = u32::try_from(MAX_NONCES_PER_SEAT).unwrap() + 5;
         for attempt in 1..=many {
             signer
@@ -592,7 +597,7 @@ mod tests {
             .filter(|attempt| signer.has_nonce(&slot(seat, 1, *attempt)))
             .collect();
         assert_eq!(held, (6..=many).collect::<Vec<_>>(), "the latest stay");
-        assert!(signer.has_nonce(&bystander));
+        assert!(bystanders.iter().all(|slot| signer.has_nonce(slot)));
     }
 
     #[test]
