@@ -12,6 +12,7 @@
 mod acceptance;
 mod esplora;
 mod esplora_json;
+mod faucet;
 mod mempool;
 mod regtest;
 mod server;
@@ -27,7 +28,8 @@ use crate::time::UnixTime;
 
 pub use self::acceptance::Reject;
 pub use self::esplora::EsploraBackend;
-pub use self::regtest::{Clock, FundError, RegtestChain, stepping_clock, system_clock};
+pub use self::faucet::FundError;
+pub use self::regtest::{Clock, RegtestChain, stepping_clock, system_clock};
 pub use self::server::{RegtestServer, ServerError, ServerSettings, SharedChain};
 
 /// The block at the end of the best chain.

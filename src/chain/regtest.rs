@@ -9,19 +9,15 @@ use std::collections::{HashMap, HashSet};
 use std::fmt;
 use std::time::{SystemTime, UNIX_EPOCH};
 
-use bitcoin::absolute::LockTime;
 use bitcoin::block::{Header, Version as BlockVersion};
 use bitcoin::hashes::Hash as _;
-use bitcoin::opcodes::OP_TRUE;
-use bitcoin::opcodes::all::OP_RETURN;
-use bitcoin::script::Builder;
-use bitcoin::transaction::Version;
 use bitcoin::{
-    Amount, Block, BlockHash, OutPoint, Script, ScriptBuf, Sequence, Transaction, TxIn,
-    TxMerkleNode, TxOut, Txid, Witness, WitnessMerkleNode,
+    Amount, Block, BlockHash, OutPoint, Script, ScriptBuf, Transaction, TxMerkleNode, TxOut, Txid,
+    WitnessMerkleNode,
 };
 
 use super::acceptance::{self, Accepted, Reject};
+use super::faucet::{FundError, coinbase};
 use super::mempool::{Entry, Mempool};
 use super::{AddressHistory, AddressTx, Tip, TxStatus};
 use crate::time::UnixTime;
@@ -35,17 +31,11 @@ const FIRST_BLOCKS: u32 = COINBASE_MATURITY + 10;
 /// Seconds between the blocks mined at birth, which end at the clock's first time.
 const FIRST_BLOCKS_SPACING: u64 = 600;
 
-/// Blocks between two halvings of the subsidy on regtest.
-const HALVING_INTERVAL: u32 = 150;
-
 /// Weight a block may have, in weight units, less room for header and coinbase.
 const MAX_BLOCK_WEIGHT: u64 = 4_000_000 - 8_000;
 
 /// Blocks over which the median time is taken (BIP-113).
 const MEDIAN_SPAN: usize = 11;
-
-/// What the faucet pays for relay, in satoshis per virtual byte.
-const FAUCET_FEE_RATE: u64 = 2;
 
 /// Where the chain takes the time from, once per block.
 pub type Clock = Box<dyn FnMut() -> UnixTime + Send>;
@@ -68,25 +58,6 @@ pub fn system_clock() -> Clock {
         let since = SystemTime::now().duration_since(UNIX_EPOCH);
         UnixTime(since.map_or(0, |elapsed| elapsed.as_secs()))
     })
-}
-
-/// Why the faucet did not pay.
-#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-#[non_exhaustive]
-pub enum FundError {
-    /// Not enough mature coins.
-    #[error(
-        "the regtest faucet has {available} to give, not {wanted}: mine blocks or ask for less"
-    )]
-    Empty {
-        /// What was asked for, the fee included.
-        wanted: Amount,
-        /// What it can spend.
-        available: Amount,
-    },
-    /// The payment itself is not acceptable, for example dust.
-    #[error("the regtest faucet's payment was rejected: {0}")]
-    Rejected(#[from] Reject),
 }
 
 /// An output that can be spent.
@@ -354,6 +325,11 @@ impl RegtestChain {
         self.coins.get(output)
     }
 
+    /// In no particular order.
+    pub(super) fn confirmed_coins(&self) -> impl Iterator<Item = (&OutPoint, &Coin)> {
+        self.coins.iter()
+    }
+
     pub(super) fn unconfirmed_coin(&self, output: &OutPoint) -> Option<Coin> {
         let entry = self.mempool.get(&output.txid)?;
         let output = entry.tx.output.get(usize::try_from(output.vout).ok()?)?;
@@ -606,76 +582,6 @@ impl RegtestChain {
         times.sort_unstable();
         times.get(times.len() / 2).copied().unwrap_or(time)
     }
-
-    fn faucet_payment(&self, script: &Script, amount: Amount) -> Result<Transaction, FundError> {
-        let faucet = faucet_script();
-        let mut tx = Transaction {
-            version: Version::TWO,
-            lock_time: LockTime::ZERO,
-            input: Vec::new(),
-            output: vec![
-                TxOut {
-                    value: amount,
-                    script_pubkey: script.to_owned(),
-                },
-                TxOut {
-                    value: Amount::ZERO,
-                    script_pubkey: faucet.clone(),
-                },
-            ],
-        };
-        let mut available = Amount::ZERO;
-        let mut wanted = amount;
-        for (output, value) in self.faucet_coins(&faucet) {
-            let mut witness = Witness::new();
-            witness.push(faucet_redeem_script());
-            tx.input.push(TxIn {
-                previous_output: output,
-                script_sig: ScriptBuf::new(),
-                sequence: Sequence::ENABLE_RBF_NO_LOCKTIME,
-                witness,
-            });
-            available += value;
-            let fee = Amount::from_sat((tx.vsize() as u64).saturating_mul(FAUCET_FEE_RATE));
-            wanted = amount
-                .checked_add(fee)
-                .and_then(|sum| sum.checked_add(faucet.minimal_non_dust()))
-                .unwrap_or(Amount::MAX_MONEY);
-            if available >= wanted {
-                if let Some(change) = tx.output.last_mut() {
-                    change.value = available - amount - fee;
-                }
-                return Ok(tx);
-            }
-        }
-        Err(FundError::Empty { wanted, available })
-    }
-
-    /// What the faucet can spend: mature confirmed coins, oldest first, then its unconfirmed change.
-    fn faucet_coins(&self, faucet: &Script) -> Vec<(OutPoint, Amount)> {
-        let mature = |coin: &Coin| {
-            !coin.coinbase || self.next_height().saturating_sub(coin.height) >= COINBASE_MATURITY
-        };
-        let mut confirmed: Vec<(&OutPoint, &Coin)> = self
-            .coins
-            .iter()
-            .filter(|(_, coin)| coin.output.script_pubkey.as_script() == faucet && mature(coin))
-            .collect();
-        confirmed.sort_by_key(|(output, coin)| (coin.height, **output));
-        let confirmed = confirmed
-            .into_iter()
-            .map(|(output, coin)| (*output, coin.output.value));
-        let unconfirmed = self.mempool.iter().flat_map(|(txid, entry)| {
-            (0u32..)
-                .zip(&entry.tx.output)
-                .filter(|(_, output)| output.script_pubkey.as_script() == faucet)
-                .map(|(vout, output)| (OutPoint::new(*txid, vout), output.value))
-        });
-        confirmed
-            .chain(unconfirmed)
-            .filter(|(output, _)| self.mempool.spender(output).is_none())
-            .collect()
-    }
 }
 
 /// The scripts a transaction pays or spends from.
@@ -704,65 +610,4 @@ fn value_of_coins(coins: &[Coin]) -> Amount {
 
 fn value_of_outputs(tx: &Transaction) -> Amount {
     tx.output.iter().map(|output| output.value).sum()
-}
-
-/// The script behind the faucet's outputs. Anybody can spend them; on regtest that is the point.
-fn faucet_redeem_script() -> ScriptBuf {
-    Builder::new().push_opcode(OP_TRUE).into_script()
-}
-
-fn faucet_script() -> ScriptBuf {
-    ScriptBuf::new_p2wsh(&faucet_redeem_script().wscript_hash())
-}
-
-/// The coinbase of the block at `height` (BIP-34, BIP-141), paying subsidy and fees to the faucet.
-fn coinbase(
-    height: u32,
-    extra_nonce: u64,
-    fees: Amount,
-    witness_root: &WitnessMerkleNode,
-) -> Transaction {
-    const RESERVED: [u8; 32] = [0; 32];
-    const COMMITMENT_HEADER: [u8; 4] = [0xaa, 0x21, 0xa9, 0xed];
-    let commitment = Block::compute_witness_commitment(witness_root, &RESERVED);
-    let mut data = [0u8; 36];
-    for (to, from) in data
-        .iter_mut()
-        .zip(COMMITMENT_HEADER.iter().chain(commitment.as_byte_array()))
-    {
-        *to = *from;
-    }
-    let subsidy = Amount::ONE_BTC
-        .to_sat()
-        .saturating_mul(50)
-        .checked_shr(height / HALVING_INTERVAL)
-        .unwrap_or(0);
-    let mut witness = Witness::new();
-    witness.push(RESERVED);
-    Transaction {
-        version: Version::TWO,
-        lock_time: LockTime::ZERO,
-        input: vec![TxIn {
-            previous_output: OutPoint::null(),
-            script_sig: Builder::new()
-                .push_int(i64::from(height))
-                .push_slice(extra_nonce.to_le_bytes())
-                .into_script(),
-            sequence: Sequence::MAX,
-            witness,
-        }],
-        output: vec![
-            TxOut {
-                value: Amount::from_sat(subsidy) + fees,
-                script_pubkey: faucet_script(),
-            },
-            TxOut {
-                value: Amount::ZERO,
-                script_pubkey: Builder::new()
-                    .push_opcode(OP_RETURN)
-                    .push_slice(data)
-                    .into_script(),
-            },
-        ],
-    }
 }
