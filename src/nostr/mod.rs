@@ -21,6 +21,7 @@ pub mod envelope;
 pub mod event;
 pub mod filter;
 pub mod lanes;
+pub mod link;
 
 pub mod policy;
 pub mod relay;

@@ -1,0 +1,269 @@
+//! What passes from the relay library into this program: nothing whose signature was not checked here.
+//!
+//! nostr-relay-pool 0.44 trusts an event whose *claimed* id it has seen before: a relay that repeats id
+//! and signature under other content gets the forgery delivered (deps.md §0). So every event is checked
+//! again, twice: by the pool's admission policy, before any of its code hands the event on, and where
+//! the event is converted to our own type. The second check recomputes the id and recognises the pair of
+//! id and signature, so the curve operations are done once per event, not once per relay.
+
+use std::collections::{HashMap, HashSet, VecDeque};
+use std::hash::Hash;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use nostr_sdk::prelude::{
+    AdmitPolicy, AdmitStatus, BoxedFuture, PolicyError, SubscriptionId, Timestamp,
+};
+use tokio::sync::Notify;
+
+use crate::hash::SchnorrSignature;
+use crate::keys::NostrKey;
+use crate::nostr::event::{Event, EventFault, EventId, VerifiedEvent};
+use crate::nostr::policy::RelayUrl;
+use crate::time::UnixTime;
+
+/// Pairs of id and signature known to be good.
+const VERIFIED: usize = 8_192;
+
+/// Ids handed on, so that the same event from a second relay is not.
+const SEEN: usize = 16_384;
+
+/// The checks and memories of one link, shared by its relays.
+#[derive(Debug)]
+pub(super) struct Gate {
+    verified: Mutex<Recent<(EventId, SchnorrSignature)>>,
+    seen: Mutex<Recent<EventId>>,
+    tallies: Mutex<HashMap<String, Arc<Tally>>>,
+}
+
+/// What became of one relay's frames.
+#[derive(Debug, Default)]
+pub(super) struct Tally {
+    /// Whether private addresses may be dialled for this relay.
+    pub allow_private: AtomicBool,
+    pub connected: AtomicBool,
+    /// Events that reached the admission policy, good or bad.
+    pub judged: AtomicU64,
+    /// Events whose id or signature is wrong.
+    pub forged: AtomicU64,
+    /// Frames that were no event of ours to judge: malformed, expired, too large, not asked for.
+    pub ignored: AtomicU64,
+    /// Rings when `forged` grew.
+    pub alarm: Notify,
+}
+
+/// A set that forgets its oldest members.
+#[derive(Debug)]
+struct Recent<T> {
+    members: HashSet<T>,
+    order: VecDeque<T>,
+    capacity: usize,
+}
+
+/// The pool's admission policy.
+#[derive(Debug)]
+pub(super) struct Admission(pub Arc<Gate>);
+
+impl Gate {
+    pub fn new() -> Self {
+        Self {
+            verified: Mutex::new(Recent::new(VERIFIED)),
+            seen: Mutex::new(Recent::new(SEEN)),
+            tallies: Mutex::default(),
+        }
+    }
+
+    /// The tally of a relay.
+    pub fn tally(&self, url: &RelayUrl) -> Arc<Tally> {
+        let mut tallies = lock(&self.tallies);
+        Arc::clone(tallies.entry(url.as_str().to_owned()).or_default())
+    }
+
+    /// The tally of a relay the link knows.
+    pub fn known_tally(&self, url: &str) -> Option<Arc<Tally>> {
+        lock(&self.tallies).get(url.trim_end_matches('/')).cloned()
+    }
+
+    /// Converts an event of the library and checks it.
+    pub fn check(&self, event: &nostr::Event) -> Result<VerifiedEvent, EventFault> {
+        let event = from_library(event)?;
+        let pair = (event.id, event.sig);
+        if lock(&self.verified).contains(&pair) {
+            return VerifiedEvent::from_known_pair(event);
+        }
+        let event = event.verify()?;
+        lock(&self.verified).insert(pair);
+        Ok(event)
+    }
+
+    /// Whether this event was not handed on before; from now on it was.
+    pub fn first_seen(&self, event: &VerifiedEvent) -> bool {
+        lock(&self.seen).insert(event.id)
+    }
+
+    /// Lets an event pass once more.
+    pub fn forget(&self, id: &EventId) {
+        lock(&self.seen).remove(id);
+    }
+}
+
+impl Tally {
+    pub fn add(counter: &AtomicU64) {
+        counter.fetch_add(1, Ordering::Relaxed);
+    }
+
+    pub fn note_forged(&self) {
+        Self::add(&self.forged);
+        self.alarm.notify_one();
+    }
+}
+
+impl AdmitPolicy for Admission {
+    fn admit_event<'a>(
+        &'a self,
+        relay_url: &'a nostr::RelayUrl,
+        _subscription_id: &'a SubscriptionId,
+        event: &'a nostr::Event,
+    ) -> BoxedFuture<'a, Result<AdmitStatus, PolicyError>> {
+        Box::pin(async move {
+            let verdict = self.0.check(event);
+            if let Some(tally) = self
+                .0
+                .known_tally(relay_url.as_str_without_trailing_slash())
+            {
+                Tally::add(&tally.judged);
+                if verdict.is_err() {
+                    tally.note_forged();
+                }
+            }
+            Ok(match verdict {
+                Ok(_) => AdmitStatus::success(),
+                Err(fault) => AdmitStatus::rejected(fault.to_string()),
+            })
+        })
+    }
+}
+
+impl<T: Copy + Eq + Hash> Recent<T> {
+    fn new(capacity: usize) -> Self {
+        Self {
+            members: HashSet::new(),
+            order: VecDeque::new(),
+            capacity,
+        }
+    }
+
+    fn contains(&self, member: &T) -> bool {
+        self.members.contains(member)
+    }
+
+    /// Whether it is new.
+    fn insert(&mut self, member: T) -> bool {
+        if !self.members.insert(member) {
+            return false;
+        }
+        self.order.push_back(member);
+        while self.order.len() > self.capacity {
+            if let Some(oldest) = self.order.pop_front() {
+                self.members.remove(&oldest);
+            }
+        }
+        true
+    }
+
+    fn remove(&mut self, member: &T) {
+        if self.members.remove(member) {
+            self.order.retain(|other| other != member);
+        }
+    }
+}
+
+/// Converts the library's event. Checks nothing but the form of the key.
+fn from_library(event: &nostr::Event) -> Result<Event, EventFault> {
+    Ok(Event {
+        id: EventId::from_bytes(event.id.to_bytes()),
+        author: NostrKey::from_bytes(&event.pubkey.to_bytes())
+            .map_err(|fault| EventFault::Malformed(fault.to_string()))?,
+        created_at: UnixTime(event.created_at.as_secs()),
+        kind: event.kind.as_u16(),
+        tags: event
+            .tags
+            .iter()
+            .map(|tag| tag.as_slice().to_vec())
+            .collect(),
+        content: event.content.clone(),
+        sig: SchnorrSignature::from_bytes(event.sig.serialize()),
+    })
+}
+
+/// Converts our event for publishing.
+pub(super) fn to_library(event: &VerifiedEvent) -> Result<nostr::Event, EventFault> {
+    let malformed = |what: &str| EventFault::Malformed(what.to_owned());
+    let tags: Result<Vec<nostr::Tag>, _> = event.tags.iter().map(nostr::Tag::parse).collect();
+    Ok(nostr::Event::new(
+        nostr::EventId::from_byte_array(event.id.to_bytes()),
+        nostr::PublicKey::from(event.author.x_only()),
+        Timestamp::from(event.created_at.0),
+        nostr::Kind::from(event.kind),
+        tags.map_err(|_| malformed("a tag is empty"))?,
+        event.content.clone(),
+        secp256k1::schnorr::Signature::from_slice(event.sig.as_bytes())
+            .map_err(|_| malformed("the signature"))?,
+    ))
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::keys::OwnKey;
+    use crate::nostr::event::EventDraft;
+
+    fn event(content: &str) -> VerifiedEvent {
+        EventDraft {
+            created_at: UnixTime(1_700_000_000),
+            kind: 8327,
+            tags: vec![vec!["p".into(), "x".into(), "y".into()], vec!["-".into()]],
+            content: content.into(),
+        }
+        .sign(&OwnKey::from_bytes(&[4; 32]).unwrap())
+        .unwrap()
+    }
+
+    #[test]
+    fn conversion_keeps_every_byte() {
+        let event = event("h\u{e9}llo \u{0}");
+        let library = to_library(&event).unwrap();
+        library.verify().unwrap();
+        assert_eq!(from_library(&library).unwrap(), event.into_inner());
+    }
+
+    #[test]
+    fn a_known_id_and_signature_do_not_vouch_for_other_content() {
+        let gate = Gate::new();
+        let event = event("pay to Alice");
+        let good = to_library(&event).unwrap();
+        gate.check(&good).unwrap();
+        gate.check(&good).unwrap();
+        let mut forged = good.clone();
+        forged.content = "pay to Mallory".into();
+        assert_eq!(gate.check(&forged), Err(EventFault::Id));
+        let mut resigned = good;
+        resigned.sig = secp256k1::schnorr::Signature::from_slice(&[1; 64]).unwrap();
+        assert_eq!(gate.check(&resigned), Err(EventFault::Signature));
+    }
+
+    #[test]
+    fn memory_is_bounded_and_forgets_on_request() {
+        let mut recent = Recent::new(2);
+        assert!(recent.insert(1) && recent.insert(2) && !recent.insert(1));
+        assert!(recent.insert(3));
+        assert!(!recent.contains(&1) && recent.contains(&2));
+        recent.remove(&2);
+        assert!(recent.insert(2));
+        assert_eq!(recent.order.len(), recent.members.len());
+    }
+}

@@ -1,0 +1,189 @@
+//! Reading a relay's stored events page by page.
+//!
+//! A relay answers a REQ with at most its own limit of events, the newest first, and does not say that
+//! there are more. So a reading goes on with `until` set to the oldest it got, until a page is short or
+//! brings nothing new.
+
+use std::collections::HashSet;
+
+use tokio::sync::oneshot;
+use tokio::time::Instant;
+
+use super::session::{FetchAnswer, SUSPECT_PAGE};
+use crate::nostr::event::{EventId, VerifiedEvent};
+use crate::nostr::filter::Filter;
+use crate::time::UnixTime;
+
+/// The most events and bytes one reading brings; a relay could go on for ever.
+const MAX_EVENTS: usize = 50_000;
+const MAX_BYTES: usize = 64 * 1024 * 1024;
+
+/// One paged reading.
+pub(super) struct Reading {
+    /// The filter of the current page.
+    page: Filter,
+    since: Option<UnixTime>,
+    wanted: usize,
+    seen: HashSet<EventId>,
+    page_events: usize,
+    page_new: usize,
+    oldest: Option<UnixTime>,
+    deadline: Instant,
+    goal: Goal,
+    state: State,
+}
+
+enum Goal {
+    /// For [`super::Link::fetch`]: collected and answered at the end, before a fixed deadline.
+    Collect {
+        events: Vec<VerifiedEvent>,
+        bytes: usize,
+        answer: oneshot::Sender<FetchAnswer>,
+    },
+    /// For the subscriptions: handed on one by one; each page has its own deadline.
+    Deliver,
+}
+
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum State {
+    Fresh,
+    /// Closed for lack of authentication; to be repeated after it.
+    Waiting,
+    Repeated,
+}
+
+/// What to do after a page.
+pub(super) enum Step {
+    NextPage,
+    /// Finished; with a reason when it is not whole.
+    Done(Option<&'static str>),
+}
+
+impl Reading {
+    pub fn collect(filter: Filter, until: Instant, answer: oneshot::Sender<FetchAnswer>) -> Self {
+        let goal = Goal::Collect {
+            events: Vec::new(),
+            bytes: 0,
+            answer,
+        };
+        Self::new(filter, until, goal)
+    }
+
+    pub fn deliver(filter: Filter, until: Instant) -> Self {
+        Self::new(filter, until, Goal::Deliver)
+    }
+
+    fn new(filter: Filter, deadline: Instant, goal: Goal) -> Self {
+        Self {
+            since: filter.since,
+            wanted: filter.limit.unwrap_or(MAX_EVENTS).min(MAX_EVENTS),
+            page: filter,
+            seen: HashSet::new(),
+            page_events: 0,
+            page_new: 0,
+            oldest: None,
+            deadline,
+            goal,
+            state: State::Fresh,
+        }
+    }
+
+    pub const fn page(&self) -> &Filter {
+        &self.page
+    }
+
+    pub const fn deadline(&self) -> Instant {
+        self.deadline
+    }
+
+    /// The page's REQ is about to be sent.
+    pub fn page_asked(&mut self, page_deadline: Instant) {
+        self.page_events = 0;
+        self.page_new = 0;
+        self.oldest = None;
+        if self.state == State::Waiting {
+            self.state = State::Repeated;
+        }
+        if matches!(self.goal, Goal::Deliver) {
+            self.deadline = page_deadline;
+        }
+    }
+
+    /// Takes an event of the current page. Returns it when it is to be handed on; `Err`: it does not
+    /// match what was asked.
+    pub fn take(&mut self, event: VerifiedEvent) -> Result<Option<VerifiedEvent>, ()> {
+        if !self.page.matches(&event) {
+            return Err(());
+        }
+        self.page_events += 1;
+        self.oldest = Some(self.oldest.map_or(event.created_at, |o| o.min(event.created_at)));
+        if self.seen.len() >= self.wanted || !self.seen.insert(event.id) {
+            return Ok(None);
+        }
+        self.page_new += 1;
+        match &mut self.goal {
+            Goal::Deliver => Ok(Some(event)),
+            Goal::Collect { events, bytes, .. } => {
+                *bytes += event.content.len();
+                if *bytes <= MAX_BYTES {
+                    events.push(event);
+                }
+                Ok(None)
+            }
+        }
+    }
+
+    pub fn end_of_page(&mut self) -> Step {
+        if let Goal::Collect { bytes, .. } = &self.goal
+            && *bytes > MAX_BYTES
+        {
+            return Step::Done(Some("more than 64 MiB"));
+        }
+        if self.seen.len() >= self.wanted {
+            let capped = self.wanted == MAX_EVENTS;
+            return Step::Done(capped.then_some("more than 50 000 events"));
+        }
+        let Some(oldest) = self.oldest else {
+            return Step::Done(None);
+        };
+        let exhausted = self.since.is_some_and(|since| oldest < since);
+        if self.page_events < SUSPECT_PAGE || exhausted {
+            return Step::Done(None);
+        }
+        // Inclusive, for the rest of that second; a page of nothing new means the relay has no more of
+        // it to give, or can not give it, so the next page starts below.
+        let until = if self.page_new > 0 {
+            oldest
+        } else {
+            oldest.minus(1)
+        };
+        if self.page.until == Some(until) && self.page_new == 0 {
+            return Step::Done(None);
+        }
+        self.page.until = Some(until);
+        Step::NextPage
+    }
+
+    pub fn repeated(&self) -> bool {
+        self.state != State::Fresh
+    }
+
+    pub fn repeat_later(mut self) -> Self {
+        self.state = State::Waiting;
+        self
+    }
+
+    pub fn waits(&self) -> bool {
+        self.state == State::Waiting
+    }
+
+    pub fn finish(self, fault: Option<&str>) {
+        if let Goal::Collect { events, answer, .. } = self.goal {
+            let _ = answer.send((events, fault.map(str::to_owned)));
+        }
+    }
+
+    pub fn fail(self, reason: &str) {
+        self.finish(Some(reason));
+    }
+}
