@@ -11,6 +11,7 @@ mod table;
 mod terms;
 mod units;
 
+pub use cohort::FundWithoutQr;
 pub use page::Page;
 pub use qr::qr_code;
 pub use table::{Align, Table};
