@@ -1,5 +1,14 @@
 //! The btcr2-agent binary: parse, dispatch, exit code.
 
-fn main() -> std::process::ExitCode {
-    std::process::ExitCode::SUCCESS
+use std::process::ExitCode;
+
+use btcr2_agent::cli;
+
+fn main() -> ExitCode {
+    let command = match cli::parse(std::env::args_os()) {
+        Ok(command) => command,
+        Err(code) => return code,
+    };
+    cli::log_to_stderr(command.global.verbose);
+    cli::dispatch(command)
 }

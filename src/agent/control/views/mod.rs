@@ -8,12 +8,14 @@
 
 mod agent;
 mod cohort;
+mod demo;
 mod did;
 mod round;
 mod terms;
 
 pub use agent::*;
 pub use cohort::*;
+pub use demo::*;
 pub use did::*;
 pub use round::*;
 pub use terms::*;

@@ -1,0 +1,20 @@
+//! Reaching the daemon of a home directory.
+
+use std::path::Path;
+
+pub use crate::agent::control::Backend;
+use crate::agent::control::{ControlClient, ErrorCode, Failure, SOCKET_FILE};
+
+/// Connects to the daemon; `not_running` when there is none.
+pub async fn daemon(home: &Path) -> Result<ControlClient, Failure> {
+    ControlClient::connect(&home.join(SOCKET_FILE)).await
+}
+
+/// Connects to the daemon if there is one, for commands that work without.
+pub async fn daemon_if_running(home: &Path) -> Result<Option<ControlClient>, Failure> {
+    match daemon(home).await {
+        Ok(client) => Ok(Some(client)),
+        Err(failure) if failure.code == ErrorCode::NotRunning => Ok(None),
+        Err(failure) => Err(failure),
+    }
+}

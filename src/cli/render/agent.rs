@@ -1,0 +1,267 @@
+//! Status, relays, keys and follows.
+
+use super::cohort::summaries;
+use super::round::delivery;
+use super::{Align, Page, Render, Table, absolute, npub, relative, thousands, when};
+use crate::agent::control::views::{
+    FollowedView, InitView, KeyView, RelayListView, RelayProbeView, RelayView, StatusView,
+    SubscribersView,
+};
+
+impl Render for StatusView {
+    fn render(&self, page: &mut Page) {
+        page.set_now(self.now);
+        page.heading(&format!(
+            "btcr2-agent {}, process {}",
+            self.version, self.pid
+        ));
+        page.field("home", &self.home);
+        page.field("identity", &npub(self.identity));
+        page.field("running since", &when(page.now(), self.started_at));
+        for chain in &self.chains {
+            let state = match (&chain.problem, chain.height) {
+                (Some(problem), _) => format!("unusable: {problem}"),
+                (None, Some(height)) => format!("block {}", thousands(height.into())),
+                (None, None) => "not asked yet".to_owned(),
+            };
+            page.field(
+                "chain",
+                &format!("{} {}: {state}", chain.network, chain.backend),
+            );
+        }
+        page.field(
+            "outbox",
+            &format!(
+                "{} to publish, {} to be acknowledged{}",
+                self.outbox.unpublished,
+                self.outbox.unacknowledged,
+                self.outbox
+                    .oldest_at
+                    .map(|at| format!(", the oldest sent {}", relative(page.now(), at)))
+                    .unwrap_or_default()
+            ),
+        );
+        for counter in &self.ignored {
+            page.field(
+                "ignored",
+                &format!("{} × {}", thousands(counter.count), counter.reason),
+            );
+        }
+        if !self.alarms.is_empty() {
+            page.heading("Needs you");
+            for alarm in &self.alarms {
+                page.line(&format!(
+                    "  {} since {}: {}",
+                    alarm.code,
+                    absolute(alarm.at),
+                    alarm.text
+                ));
+                if let Some(remedy) = &alarm.remedy {
+                    page.line(&format!("    {remedy}"));
+                }
+            }
+        }
+        page.heading("Relays");
+        relays(&self.relays, page);
+        page.heading("Cohorts");
+        if self.cohorts.is_empty() {
+            page.line("  none");
+        } else {
+            summaries(&self.cohorts, page);
+        }
+        for cohort in self
+            .delivery
+            .iter()
+            .filter(|cohort| !cohort.messages.is_empty())
+        {
+            page.heading(&format!("Delivery in cohort {}", cohort.cohort.short()));
+            delivery(&cohort.messages, page);
+        }
+    }
+}
+
+fn relays(relays: &[RelayView], page: &mut Page) {
+    if relays.is_empty() {
+        page.line("  none; add one with `btcr2-agent relay add <url>`");
+        return;
+    }
+    let mut table = Table::new([
+        ("relay", Align::Left),
+        ("use", Align::Left),
+        ("networks", Align::Left),
+        ("source", Align::Left),
+        ("state", Align::Left),
+        ("since", Align::Left),
+        ("ok", Align::Right),
+        ("refused", Align::Right),
+        ("silent", Align::Right),
+        ("received", Align::Right),
+        ("last words", Align::Left),
+    ]);
+    for relay in relays {
+        let networks: Vec<&str> = relay
+            .networks
+            .iter()
+            .map(|network| network.name())
+            .collect();
+        let usage = match (relay.read, relay.write) {
+            (true, true) => "read, write",
+            (true, false) => "read",
+            (false, true) => "write",
+            (false, false) => "off",
+        };
+        table.row([
+            relay.url.clone(),
+            usage.to_owned(),
+            if networks.is_empty() {
+                "all".to_owned()
+            } else {
+                networks.join(", ")
+            },
+            relay.source.to_string(),
+            relay.state.to_string(),
+            relay
+                .since
+                .map(|since| relative(page.now(), since))
+                .unwrap_or_default(),
+            thousands(relay.accepted),
+            thousands(relay.refused),
+            thousands(relay.silent),
+            thousands(relay.received),
+            relay
+                .reason
+                .as_ref()
+                .map(ToString::to_string)
+                .unwrap_or_default(),
+        ]);
+    }
+    page.table(&table);
+}
+
+impl Render for RelayListView {
+    fn render(&self, page: &mut Page) {
+        relays(&self.relays, page);
+    }
+}
+
+impl Render for RelayProbeView {
+    fn render(&self, page: &mut Page) {
+        let mut table = Table::new([
+            ("relay", Align::Left),
+            ("connected", Align::Right),
+            ("wrote", Align::Left),
+            ("read back", Align::Left),
+            ("auth", Align::Left),
+            ("work", Align::Right),
+            ("name", Align::Left),
+            ("software", Align::Left),
+        ]);
+        let answer = |answer: Option<bool>| match answer {
+            Some(true) => "yes".to_owned(),
+            Some(false) => "no".to_owned(),
+            None => "not tried".to_owned(),
+        };
+        for relay in &self.relays {
+            table.row([
+                relay.url.clone(),
+                relay
+                    .connect_ms
+                    .map_or_else(|| "no".to_owned(), |ms| format!("{} ms", thousands(ms))),
+                answer(relay.wrote),
+                answer(relay.read_back),
+                if relay.wants_auth { "wanted" } else { "no" }.to_owned(),
+                if relay.wants_pow == 0 {
+                    String::new()
+                } else {
+                    format!("{} bits", relay.wants_pow)
+                },
+                relay
+                    .name
+                    .as_ref()
+                    .map(ToString::to_string)
+                    .unwrap_or_default(),
+                relay
+                    .software
+                    .as_ref()
+                    .map(ToString::to_string)
+                    .unwrap_or_default(),
+            ]);
+        }
+        page.table(&table);
+        for relay in &self.relays {
+            for note in &relay.notes {
+                page.line(&format!("  {}: {note}", relay.url));
+            }
+        }
+    }
+}
+
+impl Render for FollowedView {
+    fn render(&self, page: &mut Page) {
+        page.set_now(self.now);
+        if self.followed.is_empty() {
+            page.line("No aggregator is followed. Follow one with `btcr2-agent follow <npub>`.");
+            return;
+        }
+        let mut table = Table::new([
+            ("aggregator", Align::Left),
+            ("since", Align::Left),
+            ("told", Align::Left),
+            ("open cohorts", Align::Right),
+        ]);
+        for follow in &self.followed {
+            table.row([
+                npub(follow.aggregator),
+                relative(page.now(), follow.since),
+                if follow.told { "yes" } else { "no" }.to_owned(),
+                follow.open_cohorts.to_string(),
+            ]);
+        }
+        page.table(&table);
+    }
+}
+
+impl Render for SubscribersView {
+    fn render(&self, page: &mut Page) {
+        page.set_now(self.now);
+        if self.subscribers.is_empty() {
+            page.line("Nobody has told this agent that they follow it.");
+            return;
+        }
+        let mut table = Table::new([("key", Align::Left), ("since", Align::Left)]);
+        for subscriber in &self.subscribers {
+            table.row([npub(subscriber.key), relative(page.now(), subscriber.since)]);
+        }
+        page.table(&table);
+    }
+}
+
+impl Render for InitView {
+    fn render(&self, page: &mut Page) {
+        page.heading("The agent is ready.");
+        page.field("home", &self.home);
+        page.field("identity", &npub(self.identity));
+        page.field("key from", &self.origin.to_string());
+        page.field("network", self.network.name());
+        page.field("keystore", protection(self.encrypted));
+        page.line("Start it with `btcr2-agent run`.");
+    }
+}
+
+impl Render for KeyView {
+    fn render(&self, page: &mut Page) {
+        page.field("identity", &npub(self.identity));
+        page.field("hex", &self.identity.to_string());
+        page.field("key from", &self.origin.to_string());
+        page.field("keystore", protection(self.encrypted));
+        page.field("file", &self.file);
+    }
+}
+
+const fn protection(encrypted: bool) -> &'static str {
+    if encrypted {
+        "encrypted with a passphrase"
+    } else {
+        "not encrypted: whoever reads the file has the key"
+    }
+}

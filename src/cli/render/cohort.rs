@@ -1,0 +1,224 @@
+//! Cohorts and their funding.
+
+use super::round::{delivery, past_rounds, seats};
+use super::{Align, Page, Render, Table, npub, qr_code, relative, sat, short_npub, when};
+use crate::agent::control::views::{
+    CohortListView, CohortSummaryView, CohortView, FundView, InviteView,
+};
+
+/// Cohorts, one line each.
+pub(super) fn summaries(cohorts: &[CohortSummaryView], page: &mut Page) {
+    let mut table = Table::new([
+        ("cohort", Align::Left),
+        ("name", Align::Left),
+        ("role", Align::Left),
+        ("network", Align::Left),
+        ("beacon", Align::Left),
+        ("phase", Align::Left),
+        ("members", Align::Right),
+        ("round", Align::Right),
+        ("deadline", Align::Left),
+        ("next", Align::Left),
+    ]);
+    for cohort in cohorts {
+        let next = match (&cohort.next_step, cohort.waiting_for.as_slice()) {
+            (Some(step), _) => step.clone(),
+            (None, []) => String::new(),
+            (None, waiting) => format!("waiting for {}", seats(waiting)),
+        };
+        table.row([
+            cohort.cohort.short(),
+            cohort
+                .name
+                .as_ref()
+                .map(ToString::to_string)
+                .unwrap_or_default(),
+            cohort.role.to_string(),
+            cohort.network.to_string(),
+            cohort.beacon.to_string(),
+            cohort.phase.to_string(),
+            cohort.members.to_string(),
+            cohort
+                .round
+                .map(|round| round.to_string())
+                .unwrap_or_default(),
+            cohort
+                .deadline
+                .map(|at| relative(page.now(), at))
+                .unwrap_or_default(),
+            next,
+        ]);
+    }
+    page.table(&table);
+}
+
+impl Render for CohortListView {
+    fn render(&self, page: &mut Page) {
+        page.set_now(self.now);
+        if self.cohorts.is_empty() {
+            page.line("No cohorts. Find one with `btcr2-agent cohort discover`.");
+        } else {
+            summaries(&self.cohorts, page);
+        }
+    }
+}
+
+impl Render for CohortView {
+    fn render(&self, page: &mut Page) {
+        page.set_now(self.now);
+        let summary = &self.summary;
+        let name = summary
+            .name
+            .as_ref()
+            .map_or("without a name", |name| name.as_str());
+        page.heading(&format!("Cohort {} · {name}", summary.cohort.short()));
+        page.field("id", &summary.cohort.to_string());
+        page.field("role", &summary.role.to_string());
+        page.field("phase", &summary.phase.to_string());
+        page.field_if("deadline", summary.deadline.map(|at| when(page.now(), at)));
+        if !summary.waiting_for.is_empty() {
+            page.field("waiting for", &seats(&summary.waiting_for));
+        }
+        page.field_if("next", summary.next_step.clone());
+        if let Some(end) = &self.end {
+            end.render(page);
+        }
+        page.field("aggregator", &npub(self.aggregator));
+        page.field_if("own seat", self.own_seat.map(|seat| seat.to_string()));
+        page.field_if("own key", self.own_key.map(npub));
+        page.field_if("share link", self.naddr.clone());
+
+        page.heading("Terms");
+        self.terms.render(page);
+
+        if let Some(beacon) = &self.beacon {
+            page.heading("Beacon");
+            page.field("address", &beacon.address);
+            page.field("balance", &sat(beacon.balance_sat));
+            if beacon.unconfirmed_sat > 0 {
+                page.field("unconfirmed", &sat(beacon.unconfirmed_sat));
+            }
+            page.field_if("next spends", beacon.tip.clone());
+            page.field_if(
+                "pays for",
+                beacon.rounds_left.map(|n| format!("{n} rounds")),
+            );
+        }
+
+        if !self.members.is_empty() {
+            page.heading(&format!("Members {}", summary.members));
+            let mut table = Table::new([
+                ("seat", Align::Right),
+                ("key", Align::Left),
+                ("DIDs", Align::Right),
+                ("set", Align::Left),
+                ("state", Align::Left),
+                ("last heard", Align::Left),
+            ]);
+            for member in &self.members {
+                let own = if self.own_seat == Some(member.seat) {
+                    " (this agent)"
+                } else {
+                    ""
+                };
+                table.row([
+                    member.seat.to_string(),
+                    format!("{}{own}", short_npub(member.key)),
+                    member.dids.to_string(),
+                    if member.acknowledged_set {
+                        "acknowledged"
+                    } else {
+                        "open"
+                    }
+                    .to_owned(),
+                    member.state.to_string(),
+                    member
+                        .last_heard_at
+                        .map_or_else(|| "never".to_owned(), |at| relative(page.now(), at)),
+                ]);
+            }
+            page.table(&table);
+        }
+        if let Some(round) = &self.round {
+            round.render(page);
+        }
+        if !self.delivery.is_empty() {
+            page.heading("Delivery");
+            delivery(&self.delivery, page);
+        }
+        if !self.past_rounds.is_empty() {
+            page.heading("Past rounds");
+            past_rounds(&self.past_rounds, page);
+        }
+    }
+}
+
+/// A [`FundView`] without its QR code, for `--no-qr`.
+#[derive(Debug, serde::Serialize)]
+#[serde(transparent)]
+pub struct FundWithoutQr<'a>(pub &'a FundView);
+
+impl Render for FundWithoutQr<'_> {
+    fn render(&self, page: &mut Page) {
+        let fund = self.0;
+        page.heading(&format!("Funding of cohort {}", fund.cohort.short()));
+        page.field("network", fund.network.name());
+        page.field("address", &fund.address);
+        page.field("state", &fund.state.to_string());
+        page.field("balance", &sat(fund.balance_sat));
+        if fund.unconfirmed_sat > 0 {
+            page.field("unconfirmed", &sat(fund.unconfirmed_sat));
+        }
+        page.field(
+            "one round",
+            &format!(
+                "{} ({} vB at {} sat/vB)",
+                sat(fund.fee_per_round_sat),
+                fund.signal_vsize,
+                fund.fee_rate
+            ),
+        );
+        page.field(
+            &format!("{} rounds need", fund.rounds),
+            &sat(fund.needed_sat),
+        );
+        if fund.send_sat == 0 {
+            page.field("to send", "nothing: the balance is enough");
+        } else {
+            page.field("to send", &sat(fund.send_sat));
+        }
+        page.field("URI", &fund.uri);
+        for warning in &fund.warnings {
+            page.field("note", warning);
+        }
+    }
+}
+
+impl Render for FundView {
+    fn render(&self, page: &mut Page) {
+        FundWithoutQr(self).render(page);
+        if self.send_sat > 0
+            && let Some(code) = qr_code(&self.uri)
+        {
+            page.verbatim("");
+            page.verbatim(&code);
+        }
+    }
+}
+
+impl Render for InviteView {
+    fn render(&self, page: &mut Page) {
+        page.heading(&format!(
+            "Terms of cohort {} sent to {} keys",
+            self.cohort.short(),
+            self.invited.len()
+        ));
+        for key in &self.invited {
+            page.line(&format!("  {}", npub(*key)));
+        }
+        if !self.delivery.is_empty() {
+            page.heading("Delivery");
+            delivery(&self.delivery, page);
+        }
+    }
+}

@@ -1,0 +1,24 @@
+//! Text for people, from the views.
+
+mod agent;
+mod cohort;
+mod demo;
+mod did;
+mod page;
+mod qr;
+mod round;
+mod table;
+mod terms;
+mod units;
+
+pub use cohort::FundWithoutQr;
+pub use page::Page;
+pub use qr::qr_code;
+pub use table::{Align, Table};
+pub use units::{absolute, duration, npub, relative, sat, short_npub, thousands, when};
+
+/// Something that can be shown to a person.
+pub trait Render {
+    /// Appends it to a page.
+    fn render(&self, page: &mut Page);
+}
