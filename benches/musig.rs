@@ -9,7 +9,7 @@ use btcr2_agent::keys::musig::{aggregate_nonces, aggregate_partials, verify_part
 use btcr2_agent::keys::{KeySet, NonceSlot, NostrKey, OwnKey, Signer};
 use btcr2_agent::protocol::{Label, Round, SessionId};
 use btcr2_agent::time::UnixTime;
-use criterion::{BatchSize, BenchmarkId, Criterion, criterion_group, criterion_main};
+use criterion::{BatchSize, BenchmarkId, Criterion, SamplingMode, criterion_group, criterion_main};
 
 const SIGHASH: [u8; 32] = [7; 32];
 
@@ -34,9 +34,10 @@ fn slot(seat: NostrKey, attempt: u32) -> NonceSlot {
 fn musig(c: &mut Criterion) {
     let mut group = c.benchmark_group("musig");
     group
+        .sampling_mode(SamplingMode::Flat)
         .sample_size(10)
-        .warm_up_time(Duration::from_millis(300))
-        .measurement_time(Duration::from_secs(2));
+        .warm_up_time(Duration::from_millis(200))
+        .measurement_time(Duration::from_secs(1));
     for n in [10_u32, 100, 1000] {
         let members: Vec<NostrKey> = (1..=n).map(|i| key(i).public()).collect();
         let keys = KeySet::new(&members).unwrap();
