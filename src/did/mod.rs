@@ -10,7 +10,7 @@
 //! | [`document`] | [`Document`]: a conformant document and its beacons and methods |
 //! | [`multikey`], [`initial`], [`genesis`] | keys, the initial documents of `k1` and `x1` |
 //! | [`patch`] | [`DocumentPatch`]: RFC 6902, and the changes people make |
-//! | [`update`], [`verify`] | unsigned and signed updates; applying one |
+//! | [`update`], [`mod@verify`] | unsigned and signed updates; applying one |
 //! | [`datetime`] | XML dateTime, as proofs and resolution options write it |
 //! | [`error`] | error codes and the ids of rules |
 

@@ -280,7 +280,7 @@ pub fn root_capability(did: &Did) -> String {
     format!("urn:zcap:root:{}", did.as_str().replace(':', "%3A"))
 }
 
-/// A signed update whose parts are well-formed. That it is *valid* only [`super::verify`] says.
+/// A signed update whose parts are well-formed. That it is *valid* only [`super::verify()`] says.
 ///
 /// Kept exactly as parsed, unknown members too, for they count in its hash. Cloning copies a pointer.
 #[derive(Clone)]
