@@ -26,6 +26,8 @@ use bitcoin::{Address, BlockHash, FeeRate, Transaction, Txid};
 use crate::network::Network;
 use crate::time::UnixTime;
 
+pub use crate::beacon::history::AddressTx;
+
 pub use self::acceptance::Reject;
 pub use self::esplora::EsploraBackend;
 pub use self::faucet::FundError;
@@ -81,15 +83,6 @@ pub struct AddressHistory {
     /// Confirmed ones first, by ascending height, then the unconfirmed. Inside a block and inside the
     /// mempool no order is promised. No txid occurs twice.
     pub txs: Vec<AddressTx>,
-}
-
-/// One transaction of an [`AddressHistory`].
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct AddressTx {
-    /// The transaction, witnesses included.
-    pub tx: Transaction,
-    /// Height of its block; `None` while it is unconfirmed.
-    pub height: Option<u32>,
 }
 
 /// A source of chain facts. Cheap to clone; clones share connections.

@@ -13,6 +13,7 @@
 //! |---|---|
 //! | identity | words: `m/44'/1237'/0'/0/0` (NIP-06, so the words open the same npub in any Nostr client); nsec: `d` |
 //! | seat of a cohort | `HMAC-SHA256(m/8327'/0', "btcr2/seat/1" ‖ cohort)` |
+//! | channel of an advertised cohort | `HMAC-SHA256(m/8327'/0', "btcr2/channel/1" ‖ cohort)` |
 //! | DID key | `m/8327'/1'/network'/counter'`, with the did:btcr2 number of the network |
 //! | SMT nonce | `HMAC-SHA256(m/8327'/2', cohort ‖ round ‖ index)`, round as 32 bits big-endian |
 //! | bundle encryption key | `HMAC-SHA256(m/8327'/3', "btcr2/bundle/1")` |
@@ -190,12 +191,18 @@ impl RootSecret {
     /// The key of this agent's seat in a cohort: unlinkable to the identity and to its other seats.
     #[must_use]
     pub fn seat(&self, cohort: &CohortId) -> OwnKey {
-        let seed = |counter: &[u8]| {
-            hmac(
-                &self.0.seats,
-                &[b"btcr2/seat/1", cohort.as_bytes(), counter],
-            )
-        };
+        self.of_cohort(b"btcr2/seat/1", cohort)
+    }
+
+    /// The key of the channel of a cohort this agent advertises (DESIGN §4): its secret is what
+    /// membership hands out, so it is never a key of anything else.
+    #[must_use]
+    pub fn channel(&self, cohort: &CohortId) -> OwnKey {
+        self.of_cohort(b"btcr2/channel/1", cohort)
+    }
+
+    fn of_cohort(&self, tag: &[u8], cohort: &CohortId) -> OwnKey {
+        let seed = |counter: &[u8]| hmac(&self.0.seats, &[tag, cohort.as_bytes(), counter]);
         #[allow(clippy::expect_used)] // each try fails with probability 2^-128
         std::iter::once(seed(&[]))
             .chain((1..=u8::MAX).map(|n| seed(&[n])))

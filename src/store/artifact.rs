@@ -16,6 +16,8 @@ pub enum ArtifactKind {
     SmtProof,
     /// The CAS announcement whose hash is the signal (spec.md §4).
     CasAnnouncement,
+    /// All leaves of one signal's tree, kept by the aggregator to prove any index later.
+    LeafSet,
     /// A signed update, proof included (spec.md §3).
     SignedUpdate,
     /// The genesis document of an x1 DID (spec.md §1).
@@ -27,6 +29,7 @@ pub enum ArtifactKind {
 text_enum!(ArtifactKind {
     SmtProof => "smt_proof",
     CasAnnouncement => "cas_announcement",
+    LeafSet => "leaf_set",
     SignedUpdate => "signed_update",
     GenesisDocument => "genesis_document",
     RawTx => "raw_tx",

@@ -74,7 +74,7 @@ CREATE TABLE artifacts (
     round   INTEGER NOT NULL,
     subject TEXT NOT NULL,
     kind    TEXT NOT NULL CHECK (kind IN
-        ('smt_proof', 'cas_announcement', 'signed_update', 'genesis_document', 'raw_tx')),
+        ('smt_proof', 'cas_announcement', 'leaf_set', 'signed_update', 'genesis_document', 'raw_tx')),
     signal  BLOB NOT NULL CHECK (length(signal) IN (0, 32)),
     txid    TEXT,
     bytes   BLOB NOT NULL,

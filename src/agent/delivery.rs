@@ -1,0 +1,250 @@
+//! Sending and receiving: envelopes, lanes, chunks, seals. Between the core's messages and Nostr events.
+
+use std::collections::BTreeMap;
+
+use serde::{Deserialize, Serialize};
+use zeroize::Zeroizing;
+
+use super::error::AgentError;
+use super::node::{Machine, Node};
+use crate::hash::{array_from_hex, to_hex};
+use crate::keys::{NostrKey, OwnKey};
+use crate::nostr::VerifiedEvent;
+use crate::nostr::chunks;
+use crate::nostr::envelope::{self, Envelope, Incarnation};
+use crate::nostr::lanes::LaneId;
+use crate::nostr::seal::{ChannelKey, ConversationKeys};
+use crate::protocol::message::Message;
+use crate::time::UnixTime;
+
+/// Type of the message that hands out a channel's secret. It never reaches the core.
+pub(super) const CHANNEL_KEY: &str = "channel_key";
+
+/// Type of a channel post that bundles parts for single members.
+pub(super) const PARTS: &str = "parts";
+
+/// Bytes of sealed parts in one post: with names and punctuation it stays below a plaintext's limit.
+const PARTS_BYTES: usize = 38_000;
+
+/// Seconds after which relays may drop a message of a round: its deadline lies within a month.
+const ROUND_EXPIRY: u64 = 60 * 86_400;
+
+/// Seconds after which relays may drop a message of formation, or a result.
+const LONG_EXPIRY: u64 = 365 * 86_400;
+
+#[derive(Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct ChannelGrant {
+    /// The channel's secret key, hex.
+    secret: Zeroizing<String>,
+}
+
+#[derive(Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Parts {
+    /// Seat key to NIP-44 payload.
+    parts: BTreeMap<NostrKey, String>,
+}
+
+/// A message ready to be wrapped in an envelope.
+pub(super) struct Outgoing {
+    pub(super) recipient: NostrKey,
+    pub(super) message: envelope::Message,
+    pub(super) kind: &'static str,
+}
+
+/// What came out of a sealed event.
+pub(super) enum Opened {
+    /// A message for the core.
+    Message(Message),
+    /// The secret of a channel.
+    Channel(ChannelKey),
+    /// A post without a part for this member.
+    NotForMe,
+    /// Nothing to hand on, and why.
+    Unreadable(String),
+}
+
+/// When relays may drop a message.
+pub(super) fn expiry(now: UnixTime, kind: &str) -> UnixTime {
+    let round = matches!(
+        kind,
+        "round_open"
+            | "response"
+            | "nonce_update"
+            | "nonce_request"
+            | "sign_request"
+            | "parts"
+            | "partial_signature"
+            | "round_request"
+            | "refused"
+    );
+    now.plus(if round { ROUND_EXPIRY } else { LONG_EXPIRY })
+}
+
+/// Wraps a message of the core; signs the evidence in it with the seat's key.
+pub(super) fn wrap(
+    node: &Node,
+    mut message: Message,
+    recipient: NostrKey,
+) -> Result<Outgoing, AgentError> {
+    let cohort = node.id.0;
+    let sign = |digest: &[u8; 32]| node.own.sign_digest(digest);
+    match &mut message {
+        Message::CohortAck(body) => body.sign_with(&cohort, sign),
+        Message::Response(body) => body.sign_with(&cohort, sign),
+        Message::NonceUpdate(body) => body.sign_with(&cohort, sign),
+        Message::PartialSignature(body) => body.sign_with(&cohort, sign),
+        _ => {}
+    }
+    Ok(Outgoing {
+        recipient,
+        kind: message.type_name(),
+        message: plain(&message)?,
+    })
+}
+
+fn plain(message: &Message) -> Result<envelope::Message, AgentError> {
+    let body = message
+        .body()
+        .map_err(|error| AgentError::Send(error.to_string()))?;
+    Ok(envelope::Message {
+        kind: message.type_name().to_owned(),
+        body,
+    })
+}
+
+/// Hands out the channel's secret.
+pub(super) fn grant(channel: &ChannelKey, recipient: NostrKey) -> Result<Outgoing, AgentError> {
+    let grant = ChannelGrant {
+        secret: Zeroizing::new(to_hex(&*channel.expose_secret())),
+    };
+    Ok(Outgoing {
+        recipient,
+        kind: CHANNEL_KEY,
+        message: envelope::Message::new(CHANNEL_KEY, &grant).map_err(send_error)?,
+    })
+}
+
+/// Seals each member's part and bundles them in as few channel posts as their size allows.
+pub(super) fn bundle(
+    conversations: &ConversationKeys,
+    own: &OwnKey,
+    channel: NostrKey,
+    parts: &[(NostrKey, Message)],
+) -> Result<Vec<Outgoing>, AgentError> {
+    let mut posts = Vec::new();
+    let mut bundle = BTreeMap::new();
+    let mut bytes = 0;
+    let post = |parts: BTreeMap<NostrKey, String>| -> Result<Outgoing, AgentError> {
+        Ok(Outgoing {
+            recipient: channel,
+            kind: PARTS,
+            message: envelope::Message::new(PARTS, &Parts { parts }).map_err(send_error)?,
+        })
+    };
+    for (key, message) in parts {
+        let json = plain(message)?.to_json().map_err(send_error)?;
+        let sealed = conversations
+            .seal_part(own, *key, json.as_bytes())
+            .map_err(|fault| AgentError::Send(fault.to_string()))?;
+        if bytes > 0 && bytes + sealed.len() > PARTS_BYTES {
+            posts.push(post(std::mem::take(&mut bundle))?);
+            bytes = 0;
+        }
+        bytes += sealed.len();
+        bundle.insert(*key, sealed);
+    }
+    if !bundle.is_empty() {
+        posts.push(post(bundle)?);
+    }
+    Ok(posts)
+}
+
+/// The envelopes of a message: one, or one per chunk.
+pub(super) fn split(outgoing: Outgoing) -> Result<Vec<envelope::Message>, AgentError> {
+    chunks::split(outgoing.message).map_err(|fault| AgentError::Send(fault.to_string()))
+}
+
+/// Seals one envelope as an event.
+pub(super) fn seal(
+    conversations: &ConversationKeys,
+    own: &OwnKey,
+    lane: LaneId,
+    inc: Incarnation,
+    seq: u64,
+    acks: Vec<envelope::Ack>,
+    message: envelope::Message,
+    now: UnixTime,
+    expires: UnixTime,
+) -> Result<VerifiedEvent, AgentError> {
+    let mut envelope = Envelope::new(lane.cohort, inc, seq, acks, message);
+    let plaintext = envelope.encode().map_err(send_error)?;
+    conversations
+        .seal_directed(own, lane.recipient, &plaintext, now, expires)
+        .map_err(|fault| AgentError::Send(fault.to_string()))
+}
+
+/// Reads a whole message that came to a node.
+pub(super) fn open(
+    conversations: &ConversationKeys,
+    node: &Node,
+    from: NostrKey,
+    message: &envelope::Message,
+) -> Opened {
+    match message.kind.as_str() {
+        CHANNEL_KEY => match message.body::<ChannelGrant>() {
+            Ok(grant) => {
+                let secret = array_from_hex::<32>(&grant.secret).map(Zeroizing::new);
+                match secret.map(|secret| ChannelKey::from_secret(&secret)) {
+                    Ok(Ok(channel)) => Opened::Channel(channel),
+                    _ => Opened::Unreadable("the channel secret is not a key".into()),
+                }
+            }
+            Err(fault) => Opened::Unreadable(fault.to_string()),
+        },
+        PARTS => match message.body::<Parts>() {
+            Ok(parts) => {
+                let Some(part) = parts.parts.get(&node.own.public()) else {
+                    return Opened::NotForMe;
+                };
+                let inner = conversations
+                    .open_part(&node.own, from, part)
+                    .map_err(|fault| fault.to_string())
+                    .and_then(|bytes| {
+                        envelope::Message::from_json(&bytes).map_err(|fault| fault.to_string())
+                    });
+                match inner {
+                    Ok(inner) => parse(&inner),
+                    Err(fault) => Opened::Unreadable(fault),
+                }
+            }
+            Err(fault) => Opened::Unreadable(fault.to_string()),
+        },
+        _ => parse(message),
+    }
+}
+
+fn parse(message: &envelope::Message) -> Opened {
+    match Message::parse(&message.kind, &message.body) {
+        Ok(message) => Opened::Message(message),
+        Err(fault) => Opened::Unreadable(fault.to_string()),
+    }
+}
+
+fn send_error(fault: envelope::EnvelopeFault) -> AgentError {
+    AgentError::Send(fault.to_string())
+}
+
+/// The key channel messages of a node go to, or come from.
+pub(super) fn channel_of(node: &Node) -> Option<NostrKey> {
+    node.channel.as_ref().map(ChannelKey::public)
+}
+
+/// Whether only the aggregator may speak to this node.
+pub(super) fn expected_author(node: &Node) -> Option<NostrKey> {
+    match &node.machine {
+        Machine::Aggregator(_) => None,
+        Machine::Participant(machine) => Some(machine.terms().aggregator),
+    }
+}

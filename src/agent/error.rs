@@ -1,0 +1,67 @@
+//! What can go wrong in the runtime.
+
+use crate::did::ErrorCode;
+use crate::hash::CohortId;
+use crate::nostr::RelayUrl;
+use crate::protocol::money::MoneyRefused;
+use crate::store::StoreError;
+
+/// Why a command was not carried out, or why the agent stops.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum AgentError {
+    /// The store failed. What was not stored did not happen; the agent stops and resumes from the store.
+    #[error(transparent)]
+    Store(#[from] StoreError),
+    /// The money gate is closed for this network.
+    #[error(transparent)]
+    Money(#[from] MoneyRefused),
+    /// The log can not be read by this version.
+    #[error("entry {seq} of the log can not be read: {reason}; was it written by a newer version?")]
+    Log {
+        /// Its number.
+        seq: u64,
+        /// Why not.
+        reason: String,
+    },
+    /// No such cohort.
+    #[error("this agent has no cohort {0}")]
+    UnknownCohort(CohortId),
+    /// No such DID.
+    #[error("this agent does not control {0}")]
+    UnknownDid(String),
+    /// The request contradicts the state of things.
+    #[error("{0}")]
+    Refused(String),
+    /// A DID, document or update is not valid.
+    #[error("{code}: {reason}", code = code.as_str())]
+    Did {
+        /// The specification's code.
+        code: ErrorCode,
+        /// What is wrong.
+        reason: String,
+    },
+    /// There is no chain backend for the network.
+    #[error("no chain backend is configured for {0}: set [chain.{0}] esplora in config.toml")]
+    NoChain(crate::network::Network),
+    /// A message can not be sent.
+    #[error("a message can not be sent: {0}")]
+    Send(String),
+    /// A relay is not configured.
+    #[error("{0} is not configured")]
+    UnknownRelay(RelayUrl),
+    /// The agent has stopped.
+    #[error("the agent has stopped")]
+    Stopped,
+    /// A defect of this program.
+    #[error("internal error: {0}")]
+    Defect(&'static str),
+}
+
+impl AgentError {
+    /// Whether the agent can not go on: what it has in memory is ahead of what is stored.
+    #[must_use]
+    pub const fn is_fatal(&self) -> bool {
+        matches!(self, Self::Store(_) | Self::Log { .. })
+    }
+}

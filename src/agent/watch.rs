@@ -1,0 +1,237 @@
+//! Watching the chain: polls addresses and hands on what changed.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::time::Duration;
+
+use bitcoin::{Address, Amount, ScriptBuf};
+use tokio::sync::{Notify, mpsc, watch};
+use tokio::task::JoinHandle;
+
+use crate::beacon::history::{AddressHistory, Tip};
+use crate::chain::{self, ChainBackend, ChainError};
+use crate::network::Network;
+use crate::protocol::chain_view::{ChainView, SignalSeen, SpendSeen, TipView};
+
+/// Polls of the tip between two readings of the histories when the tip stays: what enters the mempool
+/// does not move the tip.
+const MEMPOOL_EVERY: u32 = 8;
+
+/// Blocks within which a signal should confirm, for the fee estimate.
+const FEE_TARGET: u16 = 6;
+
+/// What a poll found.
+#[derive(Debug)]
+pub(super) enum ChainNews {
+    /// The complete history of an address, read at one tip, and the estimated fee rate in sat/vB.
+    History {
+        network: Network,
+        address: Address,
+        history: Arc<AddressHistory>,
+        fee_rate: Option<u32>,
+    },
+    /// The backend could not be read.
+    Failed { network: Network, error: ChainError },
+    /// The backend answers, for the network it should.
+    Reached { network: Network, height: u32 },
+}
+
+/// One backend and the task that polls it.
+#[derive(Debug)]
+pub(super) struct Watch {
+    pub(super) backend: ChainBackend,
+    addresses: watch::Sender<Vec<Address>>,
+    nudge: Arc<Notify>,
+    task: JoinHandle<()>,
+}
+
+impl Watch {
+    /// Starts polling.
+    pub(super) fn start(
+        network: Network,
+        backend: ChainBackend,
+        every: Duration,
+        news: mpsc::Sender<ChainNews>,
+    ) -> Self {
+        let (addresses, listed) = watch::channel(Vec::new());
+        let nudge = Arc::new(Notify::new());
+        let poll = Poll {
+            network,
+            backend: backend.clone(),
+            every,
+            addresses: listed,
+            nudge: Arc::clone(&nudge),
+            news,
+        };
+        Self {
+            backend,
+            addresses,
+            nudge,
+            task: tokio::spawn(poll.run()),
+        }
+    }
+
+    /// Replaces the addresses watched, and reads them soon.
+    pub(super) fn set(&self, addresses: Vec<Address>) {
+        if *self.addresses.borrow() != addresses {
+            self.addresses.send_replace(addresses);
+            self.nudge.notify_one();
+        }
+    }
+
+    /// Reads everything soon, without waiting for the next poll.
+    pub(super) fn nudge(&self) {
+        self.nudge.notify_one();
+    }
+}
+
+impl Drop for Watch {
+    fn drop(&mut self) {
+        self.task.abort();
+    }
+}
+
+struct Poll {
+    network: Network,
+    backend: ChainBackend,
+    every: Duration,
+    addresses: watch::Receiver<Vec<Address>>,
+    nudge: Arc<Notify>,
+    news: mpsc::Sender<ChainNews>,
+}
+
+impl Poll {
+    async fn run(mut self) {
+        let network = self.network;
+        let mut proved = false;
+        let mut last_tip = None;
+        let mut quiet = 0;
+        loop {
+            let nudged = tokio::select! {
+                () = tokio::time::sleep(self.every) => false,
+                () = self.nudge.notified() => true,
+            };
+            let addresses = self.addresses.borrow_and_update().clone();
+            if addresses.is_empty() {
+                continue;
+            }
+            if !proved {
+                // A backend of another chain would show other people's coins: nothing is read before.
+                match self.backend.prove_network(network).await {
+                    Ok(()) => proved = true,
+                    Err(error) => {
+                        if !self.tell(ChainNews::Failed { network, error }).await {
+                            return;
+                        }
+                        continue;
+                    }
+                }
+            }
+            let tip = match self.backend.tip().await {
+                Ok(tip) => tip,
+                Err(error) => {
+                    // Another node may answer after a failure: prove the chain again.
+                    proved = false;
+                    if !self.tell(ChainNews::Failed { network, error }).await {
+                        return;
+                    }
+                    continue;
+                }
+            };
+            let height = tip.height;
+            if last_tip.is_none() && !self.tell(ChainNews::Reached { network, height }).await {
+                return;
+            }
+            quiet += 1;
+            let moved = last_tip != Some(tip.hash);
+            if !moved && !nudged && quiet < MEMPOOL_EVERY {
+                continue;
+            }
+            quiet = 0;
+            last_tip = Some(tip.hash);
+            if !self.read(addresses).await {
+                return;
+            }
+        }
+    }
+
+    /// Reads every address; false when nobody listens any more.
+    async fn read(&self, addresses: Vec<Address>) -> bool {
+        let network = self.network;
+        let estimate = self.backend.fee_rate(FEE_TARGET).await.ok().flatten();
+        let fee_rate =
+            estimate.map(|rate| u32::try_from(rate.to_sat_per_vb_ceil()).unwrap_or(u32::MAX));
+        for address in addresses {
+            let news = match self.backend.address_history(&address).await {
+                Ok(chain::AddressHistory { tip_height, txs }) => ChainNews::History {
+                    network,
+                    address,
+                    history: Arc::new(AddressHistory::new(tip_height, txs)),
+                    fee_rate,
+                },
+                Err(error) => ChainNews::Failed { network, error },
+            };
+            if !self.tell(news).await {
+                return false;
+            }
+        }
+        true
+    }
+
+    async fn tell(&self, news: ChainNews) -> bool {
+        self.news.send(news).await.is_ok()
+    }
+}
+
+/// What the core wants to know of an address (rule 4).
+pub(super) fn chain_view(
+    history: &AddressHistory,
+    script: &ScriptBuf,
+    min_start: Amount,
+    fee_rate: Option<u32>,
+) -> ChainView {
+    // Depth is the core's to judge: it gets the height.
+    let tip = match history.tip(script, min_start, 1) {
+        Tip::NoFunds { .. } => TipView::NoFunds,
+        Tip::Unconfirmed { output, .. } => TipView::Unconfirmed {
+            value_sat: output.value.to_sat(),
+        },
+        Tip::Pending { spent_by, .. } => TipView::InFlight { by: spent_by },
+        Tip::Ready { output, .. } => match output.height {
+            Some(height) => TipView::Ready {
+                outpoint: output.outpoint,
+                value_sat: output.value.to_sat(),
+                height,
+            },
+            None => TipView::Unconfirmed {
+                value_sat: output.value.to_sat(),
+            },
+        },
+    };
+    let signals: BTreeMap<_, _> = history
+        .signals(script)
+        .into_iter()
+        .map(|seen| {
+            let signal = SignalSeen {
+                signal: seen.signal,
+                height: seen.height,
+            };
+            (seen.txid, signal)
+        })
+        .collect();
+    let spends = history
+        .outputs(script)
+        .into_iter()
+        .filter_map(|output| {
+            let (by, height) = output.spent_by?;
+            Some((output.output.outpoint, SpendSeen { by, height }))
+        })
+        .collect();
+    ChainView {
+        height: history.tip_height(),
+        tip,
+        signals,
+        spends,
+        fee_rate,
+    }
+}
