@@ -639,7 +639,7 @@ fn transactions_keep_their_bytes_and_follow_the_chain_both_ways() {
     );
     assert_eq!(
         store.view().transactions_of(cohort(1)).unwrap(),
-        [row.clone()]
+        std::slice::from_ref(&row)
     );
     assert_eq!(store.view().transactions_in("confirmed").unwrap(), [row]);
     store
