@@ -330,4 +330,18 @@ mod tests {
             }
         }
     }
+
+    #[test]
+    fn settings_made_by_the_program_pass_the_same_gate() {
+        let mut config = Config::default();
+        config.limits.relays = 65;
+        let fault = config.validate().unwrap_err();
+        assert_eq!(
+            fault.to_string(),
+            "limits.relays: 65 is out of range; use 1 to 64 relays"
+        );
+        let mut config = Config::default();
+        config.chain.testnet4.poll = Span::from_hours(2);
+        assert_eq!(config.validate().unwrap_err().key, "chain.testnet4.poll");
+    }
 }
