@@ -371,3 +371,29 @@ fn create_private(path: &Path) -> std::io::Result<()> {
         Err(error) => Err(error),
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_way_to_open_sets_the_connection_up() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("store.sqlite");
+        for store in [
+            Store::open(&path).unwrap(),
+            Store::open_read_only(&path).unwrap(),
+            Store::open_in_memory().unwrap(),
+        ] {
+            let number = |pragma: &str| -> i64 {
+                store
+                    .conn
+                    .pragma_query_value(None, pragma, |row| row.get(0))
+                    .unwrap()
+            };
+            assert_eq!(number("synchronous"), 2, "FULL: a commit is on the disk");
+            assert_eq!(number("foreign_keys"), 1);
+            assert_eq!(number("trusted_schema"), 0);
+        }
+    }
+}
