@@ -2,7 +2,7 @@
 
 use std::path::{Path, PathBuf};
 
-use ::nostr::RelayUrl;
+use crate::nostr::RelayUrl;
 use serde::Deserialize;
 use toml::Spanned;
 
@@ -142,11 +142,16 @@ impl Provenance {
     /// # Errors
     /// [`RelayError::Private`], [`RelayError::NotEncrypted`].
     pub fn check(self, url: &RelayUrl) -> Result<(), RelayError> {
-        let text = || url.as_str_without_trailing_slash().to_owned();
+        let text = || url.as_str().to_owned();
         if self == Self::ByHand {
             return Ok(());
         }
-        match url.host().map(|host| reach(&host)) {
+        match url
+            .to_url()
+            .as_ref()
+            .and_then(url::Url::host)
+            .map(|host| reach(&host))
+        {
             Some(Reach::Public) => {}
             // An advert must not make every member open a Tor circuit.
             Some(Reach::Local | Reach::Onion) | None => {

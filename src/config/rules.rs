@@ -194,7 +194,9 @@ impl Config {
         self.check_list("relays", &self.relays)?;
         for relay in &self.relays {
             let onion = relay
-                .host()
+                .to_url()
+                .as_ref()
+                .and_then(url::Url::host)
                 .is_some_and(|host| reach(&host) == Reach::Onion);
             if onion && self.privacy.proxy.is_none() {
                 return fault("relays", format!("{relay} needs privacy.proxy"));

@@ -7,7 +7,7 @@ use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::{fmt, str::FromStr};
 
-use ::nostr::RelayUrl;
+use crate::nostr::RelayUrl;
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 use url::Url;
 
@@ -400,7 +400,7 @@ mod relay_urls {
     use super::*;
 
     pub(super) fn serialize<S: Serializer>(urls: &[RelayUrl], s: S) -> Result<S::Ok, S::Error> {
-        s.collect_seq(urls.iter().map(RelayUrl::as_str_without_trailing_slash))
+        s.collect_seq(urls.iter().map(RelayUrl::as_str))
     }
 
     pub(super) fn deserialize<'de, D: Deserializer<'de>>(d: D) -> Result<Vec<RelayUrl>, D::Error> {

@@ -1,6 +1,6 @@
 //! Adverts seen, aggregators followed, and who subscribed to ours.
 
-use ::nostr::{EventId, RelayUrl};
+use crate::nostr::{EventId, RelayUrl};
 use rusqlite::{Row, params};
 
 use super::value::Column;
@@ -374,7 +374,7 @@ mod tests {
         let advert = |n: u8| NewAdvert {
             cohort: CohortId::from_bytes(sha256(&[n])),
             author: key(n),
-            event_id: EventId::from_byte_array([n; 32]),
+            event_id: EventId::from_bytes([n; 32]),
             event: "{}",
             content: "{}",
             network: Network::Signet,

@@ -3,7 +3,7 @@
 //! A row is stored in the transaction of the state change that causes it, before the first send;
 //! the same bytes are sent again until the message is delivered (DESIGN §4, "Delivery").
 
-use ::nostr::EventId;
+use crate::nostr::EventId;
 use rusqlite::{Row, params};
 
 use super::value::Column;

@@ -1,6 +1,6 @@
 //! Relays added by hand, and what was seen of all of them.
 
-use ::nostr::RelayUrl;
+use crate::nostr::RelayUrl;
 use rusqlite::{Row, params};
 
 use super::value::Column;

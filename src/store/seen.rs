@@ -1,6 +1,6 @@
 //! Ids of events that were handled, so that the same event from a second relay is not handled again.
 
-use ::nostr::EventId;
+use crate::nostr::EventId;
 use rusqlite::params;
 
 use super::value::Column;
@@ -76,7 +76,7 @@ mod tests {
     fn id(n: u32) -> EventId {
         let mut bytes = [0; 32];
         bytes[..4].copy_from_slice(&n.to_be_bytes());
-        EventId::from_byte_array(bytes)
+        EventId::from_bytes(bytes)
     }
 
     #[test]

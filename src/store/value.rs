@@ -5,7 +5,7 @@
 
 use std::str::FromStr;
 
-use ::nostr::{EventId, RelayUrl};
+use crate::nostr::{EventId, RelayUrl};
 use bitcoin::Txid;
 use rusqlite::types::{FromSql, FromSqlError, FromSqlResult, ToSql, ToSqlOutput, Value, ValueRef};
 
@@ -164,7 +164,7 @@ impl ToSql for Column<EventId> {
 
 impl FromSql for Column<EventId> {
     fn column_result(value: ValueRef<'_>) -> FromSqlResult<Self> {
-        <[u8; 32]>::column_result(value).map(|bytes| Self(EventId::from_byte_array(bytes)))
+        <[u8; 32]>::column_result(value).map(|bytes| Self(EventId::from_bytes(bytes)))
     }
 }
 
@@ -185,9 +185,7 @@ impl FromSql for Column<Txid> {
 impl ToSql for Column<RelayUrl> {
     fn to_sql(&self) -> rusqlite::Result<ToSqlOutput<'_>> {
         // One spelling per relay, so that the same relay is never two rows.
-        Ok(ToSqlOutput::from(
-            self.0.as_str_without_trailing_slash().to_owned(),
-        ))
+        Ok(ToSqlOutput::from(self.0.as_str().to_owned()))
     }
 }
 
@@ -201,11 +199,7 @@ impl FromSql for Column<RelayUrl> {
 
 impl ToSql for Column<Vec<RelayUrl>> {
     fn to_sql(&self) -> rusqlite::Result<ToSqlOutput<'_>> {
-        let urls: Vec<&str> = self
-            .0
-            .iter()
-            .map(RelayUrl::as_str_without_trailing_slash)
-            .collect();
+        let urls: Vec<&str> = self.0.iter().map(RelayUrl::as_str).collect();
         to_json(&urls)
     }
 }

@@ -9,6 +9,7 @@ use std::path::Path;
 use btcr2_agent::hash::{CohortId, SignalBytes, SmtIndex, UpdateHash, sha256};
 use btcr2_agent::keys::public::NostrKey;
 use btcr2_agent::network::Network;
+use btcr2_agent::nostr::{EventId, RelayUrl};
 use btcr2_agent::protocol::ids::Round;
 use btcr2_agent::store::{
     ADVERT_BYTES_MAX, ADVERTS_PER_AUTHOR_MAX, AdvertPut, ArtifactKey, ArtifactKind, Binding,
@@ -17,7 +18,6 @@ use btcr2_agent::store::{
     Subject, Subscriber, Tx, UpdateRow,
 };
 use btcr2_agent::time::UnixTime;
-use nostr::{EventId, RelayUrl};
 
 const NOW: UnixTime = UnixTime(1_790_000_000);
 const DID: &str = "did:btcr2:x1qtestvector";
@@ -27,7 +27,7 @@ fn cohort(n: u32) -> CohortId {
 }
 
 fn event(n: u32) -> EventId {
-    EventId::from_byte_array(sha256(&n.to_le_bytes()))
+    EventId::from_bytes(sha256(&n.to_le_bytes()))
 }
 
 fn key(n: u8) -> NostrKey {

@@ -1,0 +1,662 @@
+//! The agent: one owner of store, keys and state machines, driven by what comes in.
+
+use std::collections::{BTreeMap, BTreeSet, HashMap, VecDeque};
+use std::sync::Arc;
+use std::time::Duration;
+
+use bitcoin::Txid;
+use tokio::sync::{broadcast, mpsc, oneshot};
+
+use super::delivery;
+use super::error::AgentError;
+use super::lanes::Lanes;
+use super::node::{Machine, Node, NodeId, NodeInput};
+use super::watch::{ChainNews, Watch, chain_view};
+use crate::beacon::history::AddressHistory;
+use crate::chain::ChainBackend;
+use crate::hash::{CohortId, SmtIndex};
+use crate::keys::{NostrKey, OwnKey, RootSecret, Signer};
+use crate::network::Network;
+use crate::nostr::envelope::Incarnation;
+use crate::nostr::link::{Link, LinkEvent, LinkOptions, RelayConfig};
+use crate::nostr::seal::{ChannelKey, ConversationKeys};
+use crate::protocol::aggregator::{Aggregator, AggregatorInput};
+use crate::protocol::effect::{Artifact, Report};
+use crate::protocol::money::MoneyGate;
+use crate::protocol::participant::{Participant, ParticipantInput, SigningPolicy};
+use crate::protocol::terms::Terms;
+use crate::store::{Role, Store};
+use crate::time::UnixTime;
+
+/// Events a listener may fall behind before it loses some.
+const EVENT_BACKLOG: usize = 4_096;
+
+/// Requests waiting for the agent.
+const REQUEST_QUEUE: usize = 64;
+
+/// Seconds after which a secret nonce is not used any more (DESIGN §5).
+const NONCE_LIFE_SECONDS: u64 = 24 * 3_600;
+
+/// Seconds by which wall and monotonic clock may differ before all nonces are dropped: more means a
+/// resumed snapshot, whose nonces another copy of this machine may have used.
+const CLOCK_SLIP_SECONDS: u64 = 60;
+
+/// Seconds subtracted from "since": peers' clocks may be skewed, and relays late.
+const INBOX_SLACK_SECONDS: u64 = 2 * 3_600;
+
+/// Tells the time.
+pub type Clock = Arc<dyn Fn() -> UnixTime + Send + Sync>;
+
+/// The clock of this machine.
+#[must_use]
+pub fn system_clock() -> Clock {
+    Arc::new(|| {
+        let now = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH);
+        UnixTime(now.map_or(0, |since| since.as_secs()))
+    })
+}
+
+/// What an agent is started with.
+pub struct AgentOptions {
+    /// The root secret.
+    pub root: RootSecret,
+    /// The opened store.
+    pub store: Store,
+    /// Relays to use.
+    pub relays: Vec<RelayConfig>,
+    /// How connections behave.
+    pub link: LinkOptions,
+    /// Chain backends, with the time between two polls.
+    pub chains: Vec<(Network, ChainBackend, Duration)>,
+    /// What this agent signs without asking.
+    pub policy: SigningPolicy,
+    /// What it joins and does by itself.
+    pub standing: StandingPolicy,
+    /// The clock.
+    pub clock: Clock,
+}
+
+/// The written policy by which an agent acts when nobody is there (DESIGN §2, issue "First light" §3).
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct StandingPolicy {
+    /// Join cohorts of followed aggregators that fit.
+    pub auto_join: bool,
+    /// Only these aggregators.
+    pub allowed_aggregators: BTreeSet<NostrKey>,
+    /// Only these networks.
+    pub allowed_networks: BTreeSet<Network>,
+    /// Most seats a cohort may have.
+    pub max_members: u16,
+    /// Highest fee rate the terms may allow, in sat/vB.
+    pub max_fee_rate: u32,
+    /// Most cohorts to be a member of at once.
+    pub max_cohorts: usize,
+}
+
+/// Something that happened, for whoever listens.
+#[derive(Debug, Clone)]
+pub struct AgentEvent {
+    /// When.
+    pub at: UnixTime,
+    /// In which cohort.
+    pub cohort: Option<CohortId>,
+    /// In which role.
+    pub role: Option<Role>,
+    /// What.
+    pub what: What,
+}
+
+/// What happened.
+#[derive(Debug, Clone)]
+#[non_exhaustive]
+pub enum What {
+    /// The core reports.
+    Report(Report),
+    /// An advert was found and checked.
+    AdvertFound {
+        /// Its aggregator.
+        aggregator: NostrKey,
+        /// Its status.
+        status: String,
+    },
+    /// A DID may be used: its registration is acknowledged and its history complete.
+    DidReady {
+        /// The DID.
+        did: String,
+    },
+    /// An update of a DID is on the chain.
+    DidUpdated {
+        /// The DID.
+        did: String,
+        /// Its version now.
+        version: u64,
+    },
+    /// A relay connected or was lost.
+    Relay {
+        /// Its address.
+        url: String,
+        /// Whether it is connected.
+        connected: bool,
+        /// Why not.
+        reason: String,
+    },
+    /// The chain backend was reached, or was not.
+    Chain {
+        /// The network.
+        network: Network,
+        /// The height, or why there is none.
+        state: Result<u32, String>,
+    },
+    /// A message came that counts for nothing.
+    Ignored {
+        /// Why.
+        reason: String,
+    },
+}
+
+/// The state of one chain backend, for people.
+#[derive(Debug, Clone, Default)]
+pub struct ChainState {
+    /// Height of the best block, once known.
+    pub height: Option<u32>,
+    /// The last failure, if the last poll failed.
+    pub error: Option<String>,
+}
+
+/// Counts of what was ignored, by reason: nothing is dropped without one.
+pub(super) type Counters = BTreeMap<String, u64>;
+
+type Job = Box<dyn FnOnce(&mut Agent) + Send>;
+
+/// What comes back from tasks of the agent.
+pub(super) enum Internal {
+    Broadcast {
+        id: NodeId,
+        txid: Txid,
+        error: Option<String>,
+    },
+}
+
+/// A running agent, for those who talk to it. Cheap to clone.
+#[derive(Clone)]
+pub struct AgentHandle {
+    jobs: mpsc::Sender<Job>,
+    events: broadcast::Sender<AgentEvent>,
+    link: Arc<Link>,
+    identity: NostrKey,
+}
+
+/// The agent. It is driven by [`Agent::run`]; everything else goes through its [`AgentHandle`].
+pub struct Agent {
+    pub(super) root: RootSecret,
+    pub(super) identity: OwnKey,
+    pub(super) signer: Signer,
+    pub(super) store: Store,
+    pub(super) inc: Incarnation,
+    pub(super) conversations: ConversationKeys,
+    pub(super) link: Arc<Link>,
+    pub(super) lanes: Lanes,
+    pub(super) nodes: BTreeMap<NodeId, Node>,
+    pub(super) chains: BTreeMap<Network, Watch>,
+    pub(super) chain_states: BTreeMap<Network, ChainState>,
+    pub(super) histories: HashMap<String, (Arc<AddressHistory>, Option<u32>)>,
+    pub(super) gate: MoneyGate,
+    pub(super) policy: SigningPolicy,
+    pub(super) standing: StandingPolicy,
+    pub(super) clock: Clock,
+    pub(super) counters: Counters,
+    pub(super) events: broadcast::Sender<AgentEvent>,
+    pub(super) internal: mpsc::UnboundedSender<Internal>,
+    pub(super) started: UnixTime,
+    inputs: Option<Inputs>,
+    inbox: (Vec<NostrKey>, UnixTime),
+    slip: (UnixTime, tokio::time::Instant),
+}
+
+struct Inputs {
+    jobs: mpsc::Receiver<Job>,
+    link: mpsc::Receiver<LinkEvent>,
+    news: mpsc::Receiver<ChainNews>,
+    internal: mpsc::UnboundedReceiver<Internal>,
+}
+
+impl AgentHandle {
+    /// Runs `job` with the agent, between two of its inputs.
+    pub async fn with<R: Send + 'static>(
+        &self,
+        job: impl FnOnce(&mut Agent) -> R + Send + 'static,
+    ) -> Result<R, AgentError> {
+        let (answer, answered) = oneshot::channel();
+        let job: Job = Box::new(move |agent| {
+            let _ = answer.send(job(agent));
+        });
+        self.jobs.send(job).await.map_err(|_| AgentError::Stopped)?;
+        answered.await.map_err(|_| AgentError::Stopped)
+    }
+
+    /// Everything that happens from now on.
+    #[must_use]
+    pub fn events(&self) -> broadcast::Receiver<AgentEvent> {
+        self.events.subscribe()
+    }
+
+    /// The connections to the relays.
+    #[must_use]
+    pub fn link(&self) -> &Arc<Link> {
+        &self.link
+    }
+
+    /// The agent's identity.
+    #[must_use]
+    pub const fn identity(&self) -> NostrKey {
+        self.identity
+    }
+}
+
+impl Agent {
+    /// Opens the connections and rebuilds the state from the log. Must be called within a tokio runtime.
+    pub fn start(options: AgentOptions) -> Result<(Self, AgentHandle), AgentError> {
+        let (events, _) = broadcast::channel(EVENT_BACKLOG);
+        let (jobs, job_receiver) = mpsc::channel(REQUEST_QUEUE);
+        let (news_sender, news) = mpsc::channel(REQUEST_QUEUE);
+        let (internal_sender, internal) = mpsc::unbounded_channel();
+        let (link, link_events) = Link::start(options.relays, options.link);
+        let link = Arc::new(link);
+        let identity = options.root.identity();
+        let handle = AgentHandle {
+            jobs,
+            events: events.clone(),
+            link: Arc::clone(&link),
+            identity: identity.public(),
+        };
+        let chains = options
+            .chains
+            .into_iter()
+            .map(|(network, backend, every)| {
+                let watch = Watch::start(network, backend, every, news_sender.clone());
+                (network, watch)
+            })
+            .collect();
+        let now = (options.clock)();
+        let mut agent = Self {
+            inc: Incarnation(options.store.view().incarnation()?),
+            lanes: Lanes::load(&options.store)?,
+            root: options.root,
+            identity,
+            signer: Signer::new(),
+            store: options.store,
+            conversations: ConversationKeys::new(),
+            link,
+            nodes: BTreeMap::new(),
+            chains,
+            chain_states: BTreeMap::new(),
+            histories: HashMap::new(),
+            gate: MoneyGate::new(),
+            policy: options.policy,
+            standing: options.standing,
+            clock: options.clock,
+            counters: Counters::new(),
+            events,
+            internal: internal_sender,
+            started: now,
+            inputs: Some(Inputs {
+                jobs: job_receiver,
+                link: link_events,
+                news,
+                internal,
+            }),
+            inbox: (Vec::new(), UnixTime(0)),
+            slip: (now, tokio::time::Instant::now()),
+        };
+        agent.replay()?;
+        Ok((agent, handle))
+    }
+
+    /// Rebuilds every cohort from its log. Effects of the past are not carried out again.
+    fn replay(&mut self) -> Result<(), AgentError> {
+        let rows = self.store.view().cohorts()?;
+        for row in rows {
+            let (terms, cohort) = Terms::parse(&row.terms).map_err(|error| AgentError::Log {
+                seq: 0,
+                reason: error.to_string(),
+            })?;
+            let id = (cohort, row.role);
+            let mut node = self.new_node(id, terms, row.seat_key, row.created);
+            let entries = self.store.view();
+            let conversations = &self.conversations;
+            entries.replay::<AgentError>(cohort, row.role, |entry| {
+                let unreadable = |reason: String| AgentError::Log {
+                    seq: entry.seq,
+                    reason,
+                };
+                match entry.kind.as_str() {
+                    "channel" => {
+                        node.channel = super::inbound::reopen_channel(
+                            conversations,
+                            &node,
+                            &entry.input,
+                        );
+                    }
+                    "relays" => {
+                        node.relays = serde_json::from_str(&entry.input)
+                            .map_err(|error| unreadable(error.to_string()))?;
+                    }
+                    _ => {
+                        let input: NodeInput = serde_json::from_str(&entry.input)
+                            .map_err(|error| unreadable(error.to_string()))?;
+                        let _ = node.handle(entry.at, input)?;
+                    }
+                }
+                Ok(())
+            })?;
+            if let Machine::Participant(_) = node.machine {
+                self.signer.add_seat(self.seat_secret(id.0, node.own.public()));
+            }
+            self.nodes.insert(id, node);
+        }
+        Ok(())
+    }
+
+    pub(super) fn new_node(
+        &self,
+        id: NodeId,
+        terms: Terms,
+        seat: Option<NostrKey>,
+        created: UnixTime,
+    ) -> Node {
+        let (machine, own, channel) = match id.1 {
+            Role::Aggregator => {
+                let channel = self.root.channel(&id.0);
+                let secret = zeroize::Zeroizing::new(channel.keypair().secret_bytes());
+                (
+                    Machine::Aggregator(Box::new(Aggregator::new(terms))),
+                    self.root.identity(),
+                    ChannelKey::from_secret(&secret).ok(),
+                )
+            }
+            Role::Participant => {
+                let seat = seat.unwrap_or_else(|| self.root.seat(&id.0).public());
+                (
+                    Machine::Participant(Box::new(Participant::new(terms, seat, self.policy))),
+                    self.seat_secret(id.0, seat),
+                    None,
+                )
+            }
+        };
+        Node {
+            id,
+            machine,
+            own,
+            channel,
+            relays: Vec::new(),
+            created,
+            last: created,
+        }
+    }
+
+    /// The secret of a seat: derived for the cohort, or the identity when it was joined with that.
+    fn seat_secret(&self, cohort: CohortId, seat: NostrKey) -> OwnKey {
+        if seat == self.identity.public() {
+            self.root.identity()
+        } else {
+            self.root.seat(&cohort)
+        }
+    }
+
+    /// Drives the agent until `stop` resolves. An error means that it could not go on; what was not stored
+    /// did not happen, and the next start resumes from there.
+    pub async fn run(mut self, stop: impl Future<Output = ()>) -> Result<(), AgentError> {
+        let Some(mut inputs) = self.inputs.take() else {
+            return Err(AgentError::Defect("the agent runs already"));
+        };
+        self.resume()?;
+        tokio::pin!(stop);
+        loop {
+            let wake = self.next_wake();
+            tokio::select! {
+                biased;
+                () = &mut stop => return Ok(()),
+                Some(event) = inputs.link.recv() => self.link_event(event)?,
+                Some(internal) = inputs.internal.recv() => self.internal(internal)?,
+                Some(job) = inputs.jobs.recv() => job(&mut self),
+                Some(news) = inputs.news.recv() => self.chain_news(news)?,
+                () = tokio::time::sleep(wake) => {}
+            }
+            // A fatal error inside a job was answered to the caller; the store says whether it was one.
+            self.timers()?;
+        }
+    }
+
+    /// After a start: nonces are gone, unsent events are sent, cohorts are listened to.
+    fn resume(&mut self) -> Result<(), AgentError> {
+        let restarted: Vec<NodeId> = self
+            .nodes
+            .values()
+            .filter(|node| matches!(node.machine, Machine::Participant(_)) && !node.is_over())
+            .map(|node| node.id)
+            .collect();
+        for id in restarted {
+            self.feed(id, NodeInput::Participant(ParticipantInput::Restarted))?;
+        }
+        self.refresh_inbox();
+        self.refresh_watch();
+        self.resend_pending()?;
+        Ok(())
+    }
+
+    pub(super) fn now(&self) -> UnixTime {
+        (self.clock)()
+    }
+
+    fn next_wake(&self) -> Duration {
+        let now = self.now();
+        let node = self.nodes.values().filter_map(Node::deadline).min();
+        let outbox = self.lanes.deadline();
+        let next = [node, outbox].into_iter().flatten().min();
+        let seconds = next.map_or(30, |at| at.since(now).min(30));
+        // A deadline that has passed is handled by the timers after every input; the floor keeps a timer that
+        // can not make progress from spinning.
+        Duration::from_millis((seconds * 1_000).max(200))
+    }
+
+    fn timers(&mut self) -> Result<(), AgentError> {
+        let now = self.now();
+        self.check_clocks(now);
+        let due: Vec<(NodeId, NodeInput)> = self
+            .nodes
+            .values()
+            .filter(|node| node.deadline().is_some_and(|at| now >= at))
+            .map(|node| (node.id, node.tick()))
+            .collect();
+        for (id, tick) in due {
+            self.feed(id, tick)?;
+        }
+        self.send_due(now)
+    }
+
+    fn check_clocks(&mut self, now: UnixTime) {
+        let (wall, monotonic) = self.slip;
+        let elapsed = monotonic.elapsed().as_secs();
+        let slipped = now.since(wall).abs_diff(elapsed) > CLOCK_SLIP_SECONDS || now < wall;
+        if slipped {
+            let dropped = self.signer.drop_all_nonces();
+            tracing::warn!(dropped, "the clocks disagree: all secret nonces were dropped");
+        }
+        if slipped || elapsed > 10 {
+            self.slip = (now, tokio::time::Instant::now());
+            self.signer.drop_nonces_older_than(now, NONCE_LIFE_SECONDS);
+        }
+    }
+
+    /// Subscribes to what is addressed to this agent: identity, seats, channels.
+    pub(super) fn refresh_inbox(&mut self) {
+        let mut keys = BTreeSet::from([self.identity.public()]);
+        let mut since = self.started;
+        for node in self.nodes.values().filter(|node| !node.is_over()) {
+            keys.insert(node.own.public());
+            if let Machine::Participant(_) = node.machine {
+                keys.extend(delivery::channel_of(node));
+            }
+            since = since.min(node.last);
+        }
+        let keys: Vec<NostrKey> = keys.into_iter().collect();
+        // "Since" moves with the work done; asking again for the same keys only costs the relays.
+        if self.inbox.0 != keys {
+            let since = since.minus(INBOX_SLACK_SECONDS);
+            self.link.set_inbox(&keys, since);
+            self.inbox = (keys, since);
+        }
+    }
+
+    /// Watches the beacon addresses of all cohorts.
+    pub(super) fn refresh_watch(&self) {
+        for (network, watch) in &self.chains {
+            let addresses = self
+                .nodes
+                .values()
+                .filter(|node| node.terms().network == *network && node.watches_chain())
+                .filter_map(Node::address)
+                .collect::<BTreeSet<_>>();
+            watch.set(addresses.into_iter().collect());
+        }
+    }
+
+    fn chain_news(&mut self, news: ChainNews) -> Result<(), AgentError> {
+        match news {
+            ChainNews::Reached { network, height } => {
+                self.chain_state(network, Ok(height));
+                Ok(())
+            }
+            ChainNews::Failed { network, error } => {
+                self.chain_state(network, Err(error.to_string()));
+                Ok(())
+            }
+            ChainNews::History {
+                network,
+                address,
+                history,
+                fee_rate,
+            } => {
+                self.chain_state(network, Ok(history.tip_height()));
+                let address = address.to_string();
+                self.histories
+                    .insert(address.clone(), (history, fee_rate));
+                let ids: Vec<NodeId> = self
+                    .nodes
+                    .values()
+                    .filter(|node| node.address().is_some_and(|own| own.to_string() == address))
+                    .map(|node| node.id)
+                    .collect();
+                for id in ids {
+                    self.sync_chain(id, false)?;
+                }
+                Ok(())
+            }
+        }
+    }
+
+    fn chain_state(&mut self, network: Network, state: Result<u32, String>) {
+        let known = self.chain_states.entry(network).or_default();
+        let changed = match &state {
+            Ok(_) => known.height.is_none() || known.error.is_some(),
+            Err(error) => known.error.as_ref() != Some(error),
+        };
+        match &state {
+            Ok(height) => {
+                known.height = Some(*height);
+                known.error = None;
+            }
+            Err(error) => known.error = Some(error.clone()),
+        }
+        if changed {
+            self.emit(None, What::Chain { network, state });
+        }
+    }
+
+    /// Feeds what the chain shows to a cohort, if it is news to it. A new height alone is news only while
+    /// something waits for confirmations, or when `height_too` is set.
+    pub(super) fn sync_chain(&mut self, id: NodeId, height_too: bool) -> Result<(), AgentError> {
+        let Some(node) = self.nodes.get(&id) else {
+            return Ok(());
+        };
+        let (Some(address), Some(script)) = (node.address(), node.script()) else {
+            return Ok(());
+        };
+        let Some((history, fee_rate)) = self.histories.get(&address.to_string()) else {
+            return Ok(());
+        };
+        let view = chain_view(history, &script, node.min_start(), *fee_rate);
+        let Some(update) = node.chain().diff(&view) else {
+            return Ok(());
+        };
+        let only_height = update.signals.is_empty()
+            && update.spends.is_empty()
+            && update.tip == node.chain().tip;
+        if only_height && !height_too && !node.counts_blocks() {
+            return Ok(());
+        }
+        let input = node.chain_input(update);
+        self.feed(id, input)?;
+        self.settle_updates(id)
+    }
+
+    fn internal(&mut self, internal: Internal) -> Result<(), AgentError> {
+        match internal {
+            Internal::Broadcast { id, txid, error } => {
+                let sent = error.is_none();
+                if let Some(Machine::Aggregator(_)) = self.nodes.get(&id).map(|node| &node.machine) {
+                    let input = AggregatorInput::Broadcast { txid, error };
+                    self.feed(id, NodeInput::Aggregator(input))?;
+                }
+                if sent {
+                    let network = self.nodes.get(&id).map(|node| node.terms().network);
+                    if let Some(watch) = network.and_then(|network| self.chains.get(&network)) {
+                        watch.nudge();
+                    }
+                }
+                Ok(())
+            }
+        }
+    }
+
+    pub(super) fn emit(&self, id: Option<NodeId>, what: What) {
+        let _ = self.events.send(AgentEvent {
+            at: self.now(),
+            cohort: id.map(|(cohort, _)| cohort),
+            role: id.map(|(_, role)| role),
+            what,
+        });
+    }
+
+    pub(super) fn count(&mut self, reason: &str) {
+        let count = self.counters.entry(reason.to_owned()).or_default();
+        *count = count.saturating_add(1);
+    }
+
+    /// The artifacts kept for a cohort, from a round on: what history answers are made of.
+    pub(super) fn artifacts_from(
+        &self,
+        cohort: CohortId,
+        from: crate::protocol::Round,
+    ) -> Result<Vec<Artifact>, AgentError> {
+        let rows = self.store.view().artifacts_of_cohort(cohort, from)?;
+        Ok(rows
+            .iter()
+            .filter_map(|row| serde_json::from_slice(&row.bytes).ok())
+            .collect())
+    }
+
+    /// The index's DID, among those this agent controls.
+    pub(super) fn did_of_index(&self, index: &SmtIndex) -> Result<Option<String>, AgentError> {
+        Ok(self
+            .store
+            .view()
+            .bindings_of(*index)?
+            .into_iter()
+            .find_map(|binding| binding.did))
+    }
+
+    pub(super) fn queue_of(id: NodeId, input: NodeInput) -> VecDeque<(NodeId, NodeInput)> {
+        VecDeque::from([(id, input)])
+    }
+}
