@@ -103,8 +103,10 @@ fn once(count: u64) {
 fn main() {
     let mut criterion = Criterion::default()
         .sample_size(10)
+        .nresamples(2_000)
+        .without_plots()
         .warm_up_time(Duration::from_millis(300))
-        .measurement_time(Duration::from_secs(2))
+        .measurement_time(Duration::from_secs(1))
         .configure_from_args();
     sampled(&mut criterion);
     criterion.final_summary();
