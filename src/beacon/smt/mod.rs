@@ -11,7 +11,7 @@
 
 use std::sync::LazyLock;
 
-use sha2::{Digest as _, Sha256};
+use bitcoin::hashes::{Hash as _, HashEngine as _, sha256 as sha256_engine};
 
 use crate::hash::{LeafValue, SmtIndex, sha256};
 
@@ -56,11 +56,14 @@ pub fn empty_roots() -> &'static [[u8; 32]; LEVELS + 1] {
 }
 
 /// The value of a node: `SHA-256(left ‖ right)`.
+///
+/// By the hasher of the bitcoin crates: as fast as the other one when optimised, and four times as fast in a
+/// development build, where nearly all the time of a tree goes into this function.
 fn node_hash(left: &[u8; 32], right: &[u8; 32]) -> [u8; 32] {
-    let mut hasher = Sha256::new();
-    hasher.update(left);
-    hasher.update(right);
-    hasher.finalize().into()
+    let mut engine = sha256_engine::Hash::engine();
+    engine.input(left);
+    engine.input(right);
+    sha256_engine::Hash::from_engine(engine).to_byte_array()
 }
 
 /// The parent of `node`, which stands on the side that `is_right` says.

@@ -221,11 +221,11 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
+    use crate::hash::sha256;
 
     /// The specification's definition, level by level, with nothing skipped and nothing shared with
     /// the tree: the value of the subtree of height `256 - depth` that holds these leaves.
     fn naive(leaves: &[(Vec<bool>, [u8; 32])], depth: usize, empty: &[[u8; 32]]) -> [u8; 32] {
-        use bitcoin::hashes::{Hash as _, sha256};
         if leaves.is_empty() {
             return empty[256 - depth];
         }
@@ -237,7 +237,7 @@ mod tests {
             leaves.iter().cloned().partition(|(bits, _)| bits[depth]);
         let mut both = naive(&left, depth + 1, empty).to_vec();
         both.extend(naive(&right, depth + 1, empty));
-        sha256::Hash::hash(&both).to_byte_array()
+        sha256(&both)
     }
 
     fn bits(index: &[u8; 32]) -> Vec<bool> {
@@ -269,11 +269,10 @@ mod tests {
     }
 
     fn naive_empty() -> Vec<[u8; 32]> {
-        use bitcoin::hashes::{Hash as _, sha256};
-        let mut all = vec![sha256::Hash::hash(&[0; 64]).to_byte_array()];
+        let mut all = vec![sha256(&[0; 64])];
         for level in 0..256 {
             let both = [all[level], all[level]].concat();
-            all.push(sha256::Hash::hash(&both).to_byte_array());
+            all.push(sha256(&both));
         }
         all
     }
