@@ -15,6 +15,7 @@ use tokio::net::unix::{OwnedReadHalf, OwnedWriteHalf};
 use tokio::net::{UnixListener, UnixStream};
 use tokio::sync::{Semaphore, broadcast};
 use tokio::task::JoinSet;
+use tokio_util::sync::CancellationToken;
 
 use super::error::{ErrorCode, Failure};
 use super::operations::{Backend, Request, answer};
@@ -24,6 +25,10 @@ use super::{MAX_REQUEST_BYTES, MAX_RESPONSE_BYTES};
 
 /// Clients served at once: a person's terminals and scripts, not a public service.
 const MAX_CLIENTS: usize = 64;
+
+/// How long clients have to take their last answers when the daemon stops: they are on the same
+/// machine, so one that needs longer is not reading.
+const LAST_ANSWERS: Duration = Duration::from_secs(2);
 
 /// What answers requests. The runtime implements [`Backend`] and wraps it in a [`BackendHandler`];
 /// tests implement this directly.
@@ -183,14 +188,16 @@ impl<H: Handler> ControlServer<H> {
         })
     }
 
-    /// Serves clients until `shutdown` resolves. Operations that are running go on to their end.
+    /// Serves clients until `shutdown` resolves; then requests that are under way are still answered,
+    /// for up to two seconds. An operation that takes longer goes on unheard.
     pub async fn run(self, shutdown: impl Future<Output = ()>) {
         let slots = Arc::new(Semaphore::new(MAX_CLIENTS));
         let mut clients = JoinSet::new();
+        let stop = CancellationToken::new();
         tokio::pin!(shutdown);
         loop {
             let accepted = tokio::select! {
-                () = &mut shutdown => return,
+                () = &mut shutdown => break,
                 accepted = self.listener.accept() => accepted,
                 Some(_) = clients.join_next() => continue,
             };
@@ -208,11 +215,12 @@ impl<H: Handler> ControlServer<H> {
                 continue;
             }
             let handler = Arc::clone(&self.handler);
+            let stop = stop.clone();
             let slot = Arc::clone(&slots).try_acquire_owned();
             clients.spawn(async move {
                 let (reader, mut writer) = stream.into_split();
                 let served = match slot {
-                    Ok(_slot) => serve(BufReader::new(reader), &mut writer, handler).await,
+                    Ok(_slot) => serve(BufReader::new(reader), &mut writer, handler, &stop).await,
                     Err(_) => {
                         let busy = Failure::new(ErrorCode::Busy, "too many control clients");
                         send(&mut writer, &Response::Failed(busy)).await
@@ -222,6 +230,11 @@ impl<H: Handler> ControlServer<H> {
                     tracing::debug!(%error, "a control client went away");
                 }
             });
+        }
+        stop.cancel();
+        let all_gone = async { while clients.join_next().await.is_some() {} };
+        if tokio::time::timeout(LAST_ANSWERS, all_gone).await.is_err() {
+            tracing::warn!("a control client did not take its last answer in time");
         }
     }
 }
@@ -280,9 +293,14 @@ async fn serve<H: Handler>(
     mut reader: BufReader<OwnedReadHalf>,
     writer: &mut OwnedWriteHalf,
     handler: Arc<H>,
+    stop: &CancellationToken,
 ) -> io::Result<()> {
     loop {
-        let line = match read_line(&mut reader, MAX_REQUEST_BYTES).await? {
+        let line = tokio::select! {
+            line = read_line(&mut reader, MAX_REQUEST_BYTES) => line?,
+            () = stop.cancelled() => return Ok(()),
+        };
+        let line = match line {
             Line::Whole(line) => line,
             Line::End => return Ok(()),
             Line::TooLong => {
@@ -296,7 +314,7 @@ async fn serve<H: Handler>(
         };
         let response = match serde_json::from_slice(&line) {
             Ok(Request::Subscribe(filter)) => {
-                return stream_events(reader, writer, handler.events(), filter).await;
+                return stream_events(reader, writer, handler.events(), filter, stop).await;
             }
             Ok(request) => {
                 let handler = Arc::clone(&handler);
@@ -329,6 +347,7 @@ async fn stream_events(
     writer: &mut OwnedWriteHalf,
     mut events: broadcast::Receiver<serde_json::Value>,
     filter: Subscribe,
+    stop: &CancellationToken,
 ) -> io::Result<()> {
     send(writer, &Response::Done(serde_json::Value::Null)).await?;
     let cohort = filter
@@ -336,7 +355,10 @@ async fn stream_events(
         .map(|id| serde_json::Value::from(id.to_string()));
     loop {
         let event = tokio::select! {
+            // In this order: what happened before the stop is still told.
+            biased;
             event = events.recv() => event,
+            () = stop.cancelled() => return Ok(()),
             // A subscriber has nothing more to say; this notices that it left.
             line = read_line(&mut reader, MAX_REQUEST_BYTES) => match line? {
                 Line::End => return Ok(()),

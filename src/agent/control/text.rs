@@ -126,9 +126,20 @@ mod tests {
 
     proptest::proptest! {
         #[test]
-        fn nothing_dangerous_survives(text in "\\PC*|[\\x00-\\x{ffff}&&[^\\x{d800}-\\x{dfff}]]{0,300}") {
+        fn nothing_dangerous_survives(
+            text in proptest::collection::vec(
+                proptest::prop_oneof![
+                    proptest::char::any(),
+                    proptest::char::range('\0', '\u{ff}'),
+                    proptest::char::range('\u{2000}', '\u{20ff}'),
+                ],
+                0..400,
+            )
+        ) {
+            let text: String = text.into_iter().collect();
             let safe = PeerText::new(&text);
-            proptest::prop_assert!(safe.as_str().chars().all(|c| harmless(c) == Some(c)));
+            let is_safe = |c: char| !c.is_control() && !['\u{202e}', '\u{2066}', '\u{200b}'].contains(&c);
+            proptest::prop_assert!(safe.as_str().chars().all(is_safe));
             proptest::prop_assert!(safe.as_str().chars().count() <= PeerText::MAX_CHARS);
             proptest::prop_assert_eq!(PeerText::new(safe.as_str()), safe);
         }
