@@ -385,10 +385,7 @@ mod tests {
         assert!(!envelope.acks.is_empty() && envelope.acks.len() < 100);
         assert_eq!(Envelope::decode(&bytes).unwrap().acks, envelope.acks);
         envelope.body = Message::new("x", &"b".repeat(MAX_PLAINTEXT)).unwrap().body;
-        assert!(matches!(
-            envelope.encode(),
-            Err(EnvelopeFault::TooLarge(_))
-        ));
+        assert!(matches!(envelope.encode(), Err(EnvelopeFault::TooLarge(_))));
     }
 
     proptest! {
