@@ -7,6 +7,7 @@ pub mod aggregator;
 pub mod chain_view;
 pub mod effect;
 pub mod evidence;
+pub mod history;
 pub mod ids;
 pub mod message;
 pub mod money;

@@ -20,9 +20,7 @@ impl Aggregator {
         }
         self.phase = Phase::Open;
         let mut effects = Vec::new();
-        if !self.terms.invite_only {
-            effects.push(Effect::Advertise(AdvertStatus::Open));
-        }
+        effects.extend(self.advert(AdvertStatus::Open));
         for key in invited {
             if self.invited.insert(key) {
                 effects.push(Effect::Send {
@@ -35,6 +33,11 @@ impl Aggregator {
             }
         }
         Step::with(effects)
+    }
+
+    /// Publishes the advert, unless the cohort is offered to invited keys only: then there is none, ever.
+    pub(super) fn advert(&self, status: AdvertStatus) -> Option<Effect> {
+        (!self.terms.invite_only).then_some(Effect::Advertise(status))
     }
 
     pub(super) fn opt_in(&mut self, now: UnixTime, from: NostrKey, opt_in: OptIn) -> Step {
@@ -133,18 +136,18 @@ impl Aggregator {
             // Applicants are distinct valid keys, so only an empty set gets here.
             return self.end(EndCause::NotEnoughMembers { seated });
         };
-        let effects = vec![
+        let mut effects = vec![
             Effect::GrantChannel(set.keys.clone()),
             Effect::Send {
                 to: To::Channel,
                 message: Message::CohortSet(set.clone()),
             },
-            Effect::Advertise(AdvertStatus::Full),
-            Effect::Report(Report::SetFormed {
-                members: seated,
-                address: set.address.clone(),
-            }),
         ];
+        effects.extend(self.advert(AdvertStatus::Full));
+        effects.push(Effect::Report(Report::SetFormed {
+            members: seated,
+            address: set.address.clone(),
+        }));
         self.set = Some((set, keys));
         self.phase = Phase::Forming {
             ack_by: now.plus(self.terms.formation_seconds.into()),
@@ -183,17 +186,15 @@ impl Aggregator {
         if self.acks.len() == members {
             self.phase = Phase::Active;
             self.next_open = self.after_cadence(now);
-            effects.extend([
-                Effect::Send {
-                    to: To::Channel,
-                    message: Message::Frozen(Frozen {
-                        set: set_hash,
-                        acks: self.acks.values().copied().collect(),
-                    }),
-                },
-                Effect::Advertise(AdvertStatus::Active),
-                Effect::Report(Report::Frozen { address }),
-            ]);
+            effects.push(Effect::Send {
+                to: To::Channel,
+                message: Message::Frozen(Frozen {
+                    set: set_hash,
+                    acks: self.acks.values().copied().collect(),
+                }),
+            });
+            effects.extend(self.advert(AdvertStatus::Active));
+            effects.push(Effect::Report(Report::Frozen { address }));
         }
         Step::with(effects)
     }

@@ -173,8 +173,9 @@ impl Aggregator {
 
     /// Handles one input at time `now`. Total: nothing from outside can make it fail.
     pub fn handle(&mut self, now: UnixTime, input: AggregatorInput) -> Step {
-        if let (Phase::Ended(_), AggregatorInput::Message { .. } | AggregatorInput::Tick) =
-            (&self.phase, &input)
+        // After the end only the past is served: signals still confirm, and histories are still asked for.
+        if let (Phase::Ended(_), AggregatorInput::Message { message, .. }) = (&self.phase, &input)
+            && !matches!(message, Message::HistoryRequest(_))
         {
             return Step::ignored(Ignored::WrongPhase);
         }
@@ -199,9 +200,10 @@ impl Aggregator {
     /// When [`AggregatorInput::Tick`] must be fed at the latest, if nothing else happens.
     #[must_use]
     pub fn deadline(&self) -> Option<UnixTime> {
+        // Deadlines count inclusively: what they end is ended one second later.
         let phase = match &self.phase {
-            Phase::Open => Some(self.terms.join_by),
-            Phase::Forming { ack_by } => Some(*ack_by),
+            Phase::Open => Some(self.terms.join_by.plus(1)),
+            Phase::Forming { ack_by } => Some(ack_by.plus(1)),
             _ => None,
         };
         let round = self.round.as_ref().map(RoundState::deadline);
@@ -341,7 +343,7 @@ impl Aggregator {
                 message: ended.clone(),
             }));
         }
-        effects.push(Effect::Advertise(AdvertStatus::Closed));
+        effects.extend(self.advert(AdvertStatus::Closed));
         effects.push(Effect::Report(Report::Ended { why: why.clone() }));
         self.round = None;
         self.phase = Phase::Ended(why);

@@ -55,7 +55,7 @@ impl Registry {
     }
 
     pub(super) fn deadline(&self) -> Option<UnixTime> {
-        self.challenges.values().map(|c| c.until).min()
+        self.challenges.values().map(|c| c.until.plus(1)).min()
     }
 
     /// What a round covers: per seat its indexes, with the DID where it is known.

@@ -149,10 +149,13 @@ impl Participant {
     }
 
     /// Rule 4: any two unconfirmed signals this member signed spend the same output.
+    ///
+    /// A signal that a confirmed one conflicts with is out of the way at the depth the terms ask of a tip: what
+    /// is signed now descends from its rival, so a reorg that revives the one kills the other.
     fn check_lineage(&self, checked: &CheckedSignal, tx: &Transaction) -> Result<(), Verdict> {
         let input = tx.input.first().map(|input| input.previous_output);
         let stray = self
-            .live()
+            .live(self.terms.depth.into())
             .find(|given| given.txid != checked.txid && Some(given.input) != input);
         match stray {
             None => Ok(()),

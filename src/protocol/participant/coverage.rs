@@ -150,7 +150,7 @@ impl Participant {
     /// this address, and all this member signed that may still confirm.
     fn needed(&self) -> BTreeSet<SignalBytes> {
         let on_chain = self.chain.signals.values().map(|seen| seen.signal);
-        let signed = self.live().map(|given| given.signal);
+        let signed = self.live(FINAL_DEPTH).map(|given| given.signal);
         on_chain.chain(signed).collect()
     }
 
@@ -169,50 +169,54 @@ impl Participant {
             .iter()
             .filter(|(index, mine)| {
                 matches!(mine.state, IndexState::Covered(_))
-                    && !self.asked.contains(*index)
+                    && !self.asked.contains_key(*index)
                     && !self.missing(index).is_empty()
             })
             .map(|(index, _)| *index)
             .collect();
         wanting
             .into_iter()
-            .map(|index| {
-                self.asked.insert(index);
-                let from_round = Round(1);
-                self.send(Message::HistoryRequest(HistoryRequest {
-                    index,
-                    from_round,
-                }))
-            })
+            .map(|index| self.ask_from(index, Round(1)))
             .collect()
+    }
+
+    fn ask_from(&mut self, index: SmtIndex, from_round: Round) -> Effect {
+        self.asked.insert(index, from_round);
+        self.send(Message::HistoryRequest(HistoryRequest {
+            index,
+            from_round,
+        }))
     }
 
     pub(super) fn history(&mut self, history: History) -> Step {
         let index = history.index;
-        if !self.asked.remove(&index) {
+        let Some(asked_from) = self.asked.remove(&index) else {
             return Step::ignored(Ignored::Unasked);
-        }
+        };
         let mut effects = Vec::new();
         let mut bad = false;
+        let mut missing = self.missing(&index);
         for item in &history.items {
+            // Only what is needed is kept: an aggregator may name as many signals as it likes.
+            if !missing.contains(&item.signal) {
+                continue;
+            }
             match self.history_artifact(&index, item) {
                 Some(artifact) => {
-                    if let Some(mine) = self.indexes.get_mut(&index)
-                        && mine.proved.insert(item.signal)
-                    {
+                    missing.remove(&item.signal);
+                    if let Some(mine) = self.indexes.get_mut(&index) {
+                        mine.proved.insert(item.signal);
                         mine.fetched = mine.fetched.saturating_add(1);
                         effects.push(Effect::Save(artifact));
                     }
                 }
-                None => bad |= self.missing(&index).contains(&item.signal),
+                None => bad = true,
             }
         }
-        if let Some(from_round) = history.next {
-            self.asked.insert(index);
-            effects.push(self.send(Message::HistoryRequest(HistoryRequest {
-                index,
-                from_round,
-            })));
+        // An answer that does not get further would be asked for again for ever.
+        let next = history.next.filter(|next| *next > asked_from);
+        if let Some(from_round) = next {
+            effects.push(self.ask_from(index, from_round));
         } else if bad {
             effects.push(Effect::Report(Report::Alarm {
                 text: format!("the history of index {index} does not verify"),
@@ -220,9 +224,9 @@ impl Participant {
         }
         // What is still missing is not asked for again at once: that would be a loop with an aggregator
         // that does not have it. The next fact from the chain asks again.
-        let still_missing = history.next.is_none() && !self.missing(&index).is_empty();
+        let still_missing = next.is_none() && !missing.is_empty();
         if still_missing {
-            self.asked.insert(index);
+            self.asked.insert(index, asked_from);
         }
         effects.extend(self.after_facts());
         if still_missing {
@@ -311,12 +315,14 @@ impl Participant {
         let IndexState::Covered(from_round) = mine.state else {
             return false;
         };
-        // A round opened before the registration counts does not cover the index, but may still signal.
+        // A round opened before the registration counts does not cover the index, but may still signal; its
+        // opening may also be on its way still.
         let in_flight = self
             .round
             .as_ref()
             .is_some_and(|round| round.round < from_round);
-        !in_flight && self.missing(index).is_empty()
+        let unseen = Round(self.last_round).next() < from_round;
+        !in_flight && !unseen && self.missing(index).is_empty()
     }
 
     pub(super) fn bound(&mut self, index: SmtIndex) -> Step {
@@ -361,9 +367,9 @@ impl Participant {
         }
         // Rule 10: bytes that were signed may confirm; nothing else may be announced until they are final.
         let locked = !mine.announced.is_empty() && !self.update_confirmed(mine, FINAL_DEPTH);
-        if locked {
+        if locked || self.is_planned(&index) {
             return Step::ignored(Ignored::Contradiction(
-                "an earlier update of this DID is announced and not final yet".into(),
+                "an earlier update of this DID is being announced and not final yet".into(),
             ));
         }
         if let Some(mine) = self.indexes.get_mut(&index) {
@@ -373,9 +379,18 @@ impl Participant {
         Step::with(self.request_round())
     }
 
+    /// Whether the open round announces an update of this index: what was responded will be signed.
+    fn is_planned(&self, index: &SmtIndex) -> bool {
+        self.round
+            .as_ref()
+            .and_then(|round| round.plan.get(index))
+            .is_some_and(|planned| planned.update.is_some())
+    }
+
     pub(super) fn withdraw(&mut self, index: SmtIndex) -> Step {
+        let planned = self.is_planned(&index);
         match self.indexes.get_mut(&index) {
-            Some(mine) if mine.announced.is_empty() => {
+            Some(mine) if mine.announced.is_empty() && !planned => {
                 mine.update = None;
                 Step::accepted()
             }

@@ -187,8 +187,8 @@ pub struct Participant {
     early: Option<RoundOpen>,
     round: Option<MyRound>,
     given: Vec<GivenPartial>,
-    /// Indexes whose history was asked for and has not come.
-    asked: BTreeSet<SmtIndex>,
+    /// Indexes whose history was asked for and has not come, with the first round asked for.
+    asked: BTreeMap<SmtIndex, Round>,
     reported_spends: BTreeSet<Txid>,
 }
 
@@ -211,7 +211,7 @@ impl Participant {
             early: None,
             round: None,
             given: Vec::new(),
-            asked: BTreeSet::new(),
+            asked: BTreeMap::new(),
             reported_spends: BTreeSet::new(),
         }
     }
@@ -311,13 +311,11 @@ impl Participant {
         effects
     }
 
-    /// Partial signatures given for signals that may still confirm.
-    fn live(&self) -> impl Iterator<Item = &GivenPartial> {
-        self.given.iter().filter(|given| {
-            given.confirmed.is_none()
-                && !self
-                    .chain
-                    .is_dead(&given.txid, &given.input, super::aggregator::FINAL_DEPTH)
+    /// Partial signatures given for signals that may still confirm: no other spend of the same output has
+    /// `depth` confirmations.
+    fn live(&self, depth: u32) -> impl Iterator<Item = &GivenPartial> {
+        self.given.iter().filter(move |given| {
+            given.confirmed.is_none() && !self.chain.is_dead(&given.txid, &given.input, depth)
         })
     }
 

@@ -36,6 +36,9 @@ pub(super) struct MyRound {
     pub(super) responded: bool,
     /// My public nonces by attempt.
     pub(super) nonces: BTreeMap<u32, Nonces>,
+    /// The latest attempt that nonces were made for on their own, not as spares. No earlier one is signed:
+    /// its spares would take the place of these.
+    offered: u32,
     pub(super) proofs: Option<BTreeMap<SmtIndex, SmtPath>>,
     /// A request that is not answered yet.
     pub(super) request: Option<SignRequest>,
@@ -60,12 +63,17 @@ impl Participant {
         if open.round.0 <= self.last_round {
             return Step::ignored(Ignored::WrongRound);
         }
-        if now > open.respond_by {
-            return Step::ignored(Ignored::TooLate);
-        }
         let Some(seat) = self.seat() else {
             return Step::ignored(Ignored::WrongPhase);
         };
+        if now > open.respond_by {
+            // Without this member's response nothing comes out of the round: it is over before it began.
+            self.last_round = open.round.0;
+            return Step {
+                outcome: Outcome::Ignored(Ignored::TooLate),
+                effects: self.after_facts(),
+            };
+        }
         let covered: Vec<SmtIndex> = self
             .indexes
             .iter()
@@ -79,11 +87,14 @@ impl Participant {
             return Step::accepted();
         }
         if claimed < covered.len() {
-            return Self::contradiction(&format!(
+            let text = format!(
                 "round {} covers {claimed} of my {} indexes",
                 open.round,
                 covered.len()
-            ));
+            );
+            // The message that takes an index away may be on its way still.
+            self.early = Some(open);
+            return Self::contradiction(&text);
         }
         self.last_round = open.round.0;
         let session = self.session(open.round, 1);
@@ -94,6 +105,7 @@ impl Participant {
             plan: BTreeMap::new(),
             responded: false,
             nonces: BTreeMap::new(),
+            offered: 1,
             proofs: None,
             request: None,
             approved: None,
@@ -224,9 +236,10 @@ impl Participant {
 
     pub(super) fn nonce_request(&mut self, request: &NonceRequest) -> Step {
         let seat = self.seat();
+        let session = self.session(request.round, request.attempt);
         let Some(state) = self
             .round
-            .as_ref()
+            .as_mut()
             .filter(|state| state.round == request.round && state.responded)
         else {
             return Step::ignored(Ignored::WrongRound);
@@ -234,11 +247,12 @@ impl Participant {
         let asked = seat.is_some_and(|seat| request.seats.contains(&seat));
         let known = state.nonces.contains_key(&request.attempt);
         let allowed = request.attempt <= u32::from(self.terms.sessions_max);
-        if !asked || known || !allowed {
+        if !asked || known || !allowed || request.attempt <= state.offered {
             return Step::ignored(Ignored::WrongSession);
         }
+        state.offered = request.attempt;
         Step::with(vec![Effect::Prepare {
-            session: self.session(request.round, request.attempt),
+            session,
             indexes: Vec::new(),
         }])
     }
@@ -276,8 +290,15 @@ impl Participant {
             return Step::ignored(Ignored::Duplicate);
         }
         let last = state.sent.keys().next_back().copied().unwrap_or(0);
-        if request.attempt <= last || state.signing.is_some() {
+        let waiting = state.request.as_ref().map_or(0, |known| known.attempt);
+        let earliest = last.saturating_add(1).max(state.offered).max(waiting);
+        if request.attempt < earliest || state.signing.is_some() {
             return Step::ignored(Ignored::WrongSession);
+        }
+        // Built on nonces that a restart has lost.
+        let lost = !state.nonces.contains_key(&request.attempt);
+        if lost && request.attempt <= u32::from(self.terms.sessions_max) {
+            return Step::with(self.lose(request.attempt));
         }
         state.request = Some(request);
         let effects = self.try_sign();
@@ -467,22 +488,29 @@ impl Participant {
     }
 
     pub(super) fn sign_failed(&mut self, session: SessionId) -> Step {
-        let next = session.attempt.saturating_add(1);
-        let allowed = next <= u32::from(self.terms.sessions_max);
-        let Some(state) = self
-            .round
-            .as_mut()
-            .filter(|state| state.round == session.round)
-        else {
+        let attempt = session.attempt;
+        let Some(state) = self.round.as_mut().filter(|state| {
+            let ordered = state.signing.as_ref().map(|(attempt, _)| *attempt);
+            state.round == session.round && ordered == Some(attempt)
+        }) else {
             return Step::ignored(Ignored::Unasked);
         };
         state.signing = None;
-        state.nonces.remove(&session.attempt);
+        Step::with(self.lose(attempt))
+    }
+
+    /// The nonces of an attempt are gone: offers fresh ones for the next. Also beyond the last attempt the
+    /// terms allow, so that the aggregator can end the round instead of waiting.
+    fn lose(&mut self, attempt: u32) -> Vec<Effect> {
+        let next = attempt.saturating_add(1);
+        let Some(state) = &mut self.round else {
+            return Vec::new();
+        };
+        state.nonces.remove(&attempt);
+        state.request = None;
+        state.offered = next;
         let round = state.round;
-        if !allowed {
-            return Step::accepted();
-        }
-        Step::with(vec![
+        vec![
             Effect::Report(Report::SessionLost {
                 round,
                 attempt: next,
@@ -491,7 +519,7 @@ impl Participant {
                 session: self.session(round, next),
                 indexes: Vec::new(),
             },
-        ])
+        ]
     }
 
     pub(super) fn round_result(&mut self, now: UnixTime, result: RoundResult) -> Step {
@@ -538,12 +566,12 @@ impl Participant {
         let Some(state) = self.round.as_ref().filter(|state| state.round == round) else {
             return Step::ignored(Ignored::WrongRound);
         };
-        let idle = state.plan.values().all(|planned| planned.idle);
+        // Nobody but this member can say that it has nothing to announce.
+        let idle = state.responded && state.plan.values().all(|planned| planned.idle);
         if !idle || self.terms.empty_rounds != EmptyRounds::Skip || !state.sent.is_empty() {
             return Self::contradiction("the aggregator calls a round empty that is not");
         }
-        self.round = None;
-        Step::with(vec![Effect::Report(Report::RoundEmpty { round })])
+        self.end_round(round, vec![Effect::Report(Report::RoundEmpty { round })])
     }
 
     pub(super) fn round_failed(&mut self, failed: RoundFailed) -> Step {
@@ -589,26 +617,22 @@ impl Participant {
         let round = state.round;
         let lost = state.signing.take().map(|(attempt, _)| attempt);
         let waiting = state.request.as_ref().map(|request| request.attempt);
-        let last_sent = state.sent.keys().next_back().copied();
+        let last_sent = state.sent.keys().next_back().copied().unwrap_or(0);
         state.nonces.clear();
-        state.request = None;
-        let (attempt, indexes) = match (lost.or(waiting), last_sent) {
-            // The session that was asked for can not be signed any more; the next one can.
-            (Some(attempt), _) => (attempt.saturating_add(1), Vec::new()),
-            // Signed and sent: the outbox sends the same bytes again. Spares are offered when asked for.
-            (None, Some(_)) => return Step::accepted(),
-            (None, None) => {
-                let covered = self.indexes.iter();
-                let covered = covered.filter(|(_, mine)| mine.covered_in(round));
-                (1, covered.map(|(index, _)| *index).collect())
-            }
-        };
-        if attempt > u32::from(self.terms.sessions_max) {
+        // The session that was asked for can not be signed any more; the next one can.
+        if let Some(attempt) = lost.or(waiting) {
+            return Step::with(self.lose(attempt));
+        }
+        // Signed and sent: the outbox sends the same bytes again. Spares are replaced when asked for.
+        if last_sent >= state.offered {
             return Step::accepted();
         }
+        let (attempt, responded) = (state.offered, state.responded);
+        let covered = self.indexes.iter();
+        let covered = covered.filter(|(_, mine)| !responded && mine.covered_in(round));
         Step::with(vec![Effect::Prepare {
             session: self.session(round, attempt),
-            indexes,
+            indexes: covered.map(|(index, _)| *index).collect(),
         }])
     }
 
