@@ -300,9 +300,9 @@ impl Session {
     fn note(&mut self, note: RelayNotification) {
         match note {
             RelayNotification::Message { message } => self.message(message),
-            RelayNotification::RelayStatus { status } if status != RelayStatus::Connected => {
-                self.down(format!("{status}"));
-            }
+            RelayNotification::RelayStatus {
+                status: RelayStatus::Disconnected | RelayStatus::Terminated | RelayStatus::Banned,
+            } => self.down("the connection ended".to_owned()),
             RelayNotification::Shutdown => self.down("shut down".to_owned()),
             RelayNotification::Authenticated => self.authenticated(),
             RelayNotification::AuthenticationFailed => self.authentication_failed(),
