@@ -1,3 +1,24 @@
 //! The runtime: feeds the core, carries out its effects, owns the clock and the randomness.
+//!
+//! One [`Agent`] owns everything that changes: the store, the state machines of its cohorts, the signer.
+//! It handles one input at a time. For each, log entry, outbox rows and artifacts are one transaction;
+//! only then is anything sent, signed or broadcast (DESIGN §6, rules 1, 5 and 8).
 
+pub mod adverts;
 pub mod control;
+mod delivery;
+pub mod dids;
+pub mod error;
+mod feed;
+mod inbound;
+mod lanes;
+mod node;
+pub mod outbound;
+pub mod runtime;
+mod watch;
+
+pub use error::AgentError;
+pub use runtime::{
+    Agent, AgentEvent, AgentHandle, AgentOptions, ChainState, Clock, StandingPolicy, What,
+    system_clock,
+};

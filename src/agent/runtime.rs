@@ -208,6 +208,8 @@ pub struct Agent {
     pub(super) events: broadcast::Sender<AgentEvent>,
     pub(super) internal: mpsc::UnboundedSender<Internal>,
     pub(super) started: UnixTime,
+    /// A step changed memory and could not be stored: the agent must stop, and resume from the store.
+    pub(super) broken: bool,
     inputs: Option<Inputs>,
     inbox: (Vec<NostrKey>, UnixTime),
     slip: (UnixTime, tokio::time::Instant),
@@ -299,6 +301,7 @@ impl Agent {
             events,
             internal: internal_sender,
             started: now,
+            broken: false,
             inputs: Some(Inputs {
                 jobs: job_receiver,
                 link: link_events,
@@ -331,11 +334,8 @@ impl Agent {
                 };
                 match entry.kind.as_str() {
                     "channel" => {
-                        node.channel = super::inbound::reopen_channel(
-                            conversations,
-                            &node,
-                            &entry.input,
-                        );
+                        node.channel =
+                            super::inbound::reopen_channel(conversations, &node, &entry.input);
                     }
                     "relays" => {
                         node.relays = serde_json::from_str(&entry.input)
@@ -350,7 +350,8 @@ impl Agent {
                 Ok(())
             })?;
             if let Machine::Participant(_) = node.machine {
-                self.signer.add_seat(self.seat_secret(id.0, node.own.public()));
+                self.signer
+                    .add_seat(self.seat_secret(id.0, node.own.public()));
             }
             self.nodes.insert(id, node);
         }
@@ -422,7 +423,10 @@ impl Agent {
                 Some(news) = inputs.news.recv() => self.chain_news(news)?,
                 () = tokio::time::sleep(wake) => {}
             }
-            // A fatal error inside a job was answered to the caller; the store says whether it was one.
+            if self.broken {
+                // The caller of a job got the error; going on would build on what is not stored.
+                return Err(AgentError::Defect("a step could not be stored"));
+            }
             self.timers()?;
         }
     }
@@ -480,7 +484,10 @@ impl Agent {
         let slipped = now.since(wall).abs_diff(elapsed) > CLOCK_SLIP_SECONDS || now < wall;
         if slipped {
             let dropped = self.signer.drop_all_nonces();
-            tracing::warn!(dropped, "the clocks disagree: all secret nonces were dropped");
+            tracing::warn!(
+                dropped,
+                "the clocks disagree: all secret nonces were dropped"
+            );
         }
         if slipped || elapsed > 10 {
             self.slip = (now, tokio::time::Instant::now());
@@ -539,8 +546,7 @@ impl Agent {
             } => {
                 self.chain_state(network, Ok(history.tip_height()));
                 let address = address.to_string();
-                self.histories
-                    .insert(address.clone(), (history, fee_rate));
+                self.histories.insert(address.clone(), (history, fee_rate));
                 let ids: Vec<NodeId> = self
                     .nodes
                     .values()
@@ -589,9 +595,8 @@ impl Agent {
         let Some(update) = node.chain().diff(&view) else {
             return Ok(());
         };
-        let only_height = update.signals.is_empty()
-            && update.spends.is_empty()
-            && update.tip == node.chain().tip;
+        let only_height =
+            update.signals.is_empty() && update.spends.is_empty() && update.tip == node.chain().tip;
         if only_height && !height_too && !node.counts_blocks() {
             return Ok(());
         }
@@ -604,7 +609,8 @@ impl Agent {
         match internal {
             Internal::Broadcast { id, txid, error } => {
                 let sent = error.is_none();
-                if let Some(Machine::Aggregator(_)) = self.nodes.get(&id).map(|node| &node.machine) {
+                if let Some(Machine::Aggregator(_)) = self.nodes.get(&id).map(|node| &node.machine)
+                {
                     let input = AggregatorInput::Broadcast { txid, error };
                     self.feed(id, NodeInput::Aggregator(input))?;
                 }

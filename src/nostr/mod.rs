@@ -16,6 +16,7 @@
 //! No type of `nostr-sdk` is part of this module's public interface: its next line replaces this one
 //! behind [`link`] alone. [`envelope`], [`lanes`] and [`outbox`] are pure: time comes in as a value.
 
+pub mod advert;
 pub mod chunks;
 pub mod envelope;
 pub mod event;

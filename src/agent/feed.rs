@@ -1,0 +1,621 @@
+//! Feeding the core: log, effects, outbox and artifacts in one transaction, then everything else.
+
+use std::collections::VecDeque;
+
+use bitcoin::Transaction;
+
+use super::delivery::{self, Outgoing};
+use super::error::AgentError;
+use super::node::{Machine, NodeId, NodeInput};
+use super::runtime::{Agent, Internal, What};
+use crate::hash::SmtIndex;
+use crate::keys::NostrKey;
+use crate::keys::signer::NonceSlot;
+use crate::nostr::VerifiedEvent;
+use crate::nostr::envelope::AckOf;
+use crate::nostr::lanes::LaneId;
+use crate::protocol::aggregator::AggregatorInput;
+use crate::protocol::effect::{
+    AdvertStatus, Artifact, Effect, Ignored, Outcome, Prepared, Report, SignOrder, Step, To,
+};
+use crate::protocol::ids::{Label, SessionId};
+use crate::protocol::message::{History, HistoryRequest, Message, Nonces};
+use crate::protocol::participant::{ParticipantInput, SignedSession};
+use crate::store::{
+    ArtifactKey, ArtifactKind, NewArtifact, NewLogEntry, NewOutboxRow, NewTransaction, Role,
+    Subject, Tx,
+};
+use crate::time::UnixTime;
+
+/// What is left to do once a step is durable.
+enum Followup {
+    Publish(VerifiedEvent),
+    Prepare {
+        session: SessionId,
+        indexes: Vec<SmtIndex>,
+    },
+    Sign(SignOrder),
+    Broadcast(Transaction),
+    AnswerHistory {
+        to: NostrKey,
+        request: HistoryRequest,
+    },
+    OpenIndex(SmtIndex),
+    Advertise(AdvertStatus),
+    Report(Report),
+}
+
+impl Agent {
+    /// Feeds one input to a cohort, and what follows from it. An error that is fatal leaves the store as it
+    /// was before the step.
+    pub(super) fn feed(&mut self, id: NodeId, input: NodeInput) -> Result<Outcome, AgentError> {
+        let mut queue = Self::queue_of(id, input);
+        let mut first = None;
+        while let Some((id, input)) = queue.pop_front() {
+            let step = self.step(id, input);
+            // The machine has moved; if that was not stored, memory is ahead of the disk.
+            self.broken |= step.is_err();
+            let (outcome, followups) = step?;
+            first.get_or_insert(outcome);
+            for followup in followups {
+                let followed = self.follow(id, followup, &mut queue);
+                self.broken |= followed.is_err();
+                followed?;
+            }
+        }
+        Ok(first.unwrap_or(Outcome::Accepted))
+    }
+
+    /// One step: everything that must be durable together is.
+    fn step(
+        &mut self,
+        id: NodeId,
+        input: NodeInput,
+    ) -> Result<(Outcome, Vec<Followup>), AgentError> {
+        let now = self.now();
+        let json = serde_json::to_string(&input)
+            .map_err(|_| AgentError::Defect("an input has no JSON"))?;
+        let kind = kind_of(&input);
+        let Self {
+            nodes,
+            store,
+            lanes,
+            conversations,
+            inc,
+            ..
+        } = self;
+        let node = nodes.get_mut(&id).ok_or(AgentError::UnknownCohort(id.0))?;
+        let inc = *inc;
+        let phase = node.phase_name();
+        let Step { outcome, effects } = node.handle(now, input)?;
+        if let Outcome::Ignored(reason) = &outcome {
+            self.counters
+                .entry(reason_name(reason))
+                .and_modify(|count| *count = count.saturating_add(1))
+                .or_insert(1);
+            tracing::debug!(cohort = %id.0.short(), kind, ?reason, "ignored");
+            if effects.is_empty() {
+                // Nothing changed: strangers and repetitions do not fill the log.
+                return Ok((outcome, Vec::new()));
+            }
+        }
+        if effects.is_empty() && kind == "tick" {
+            return Ok((outcome, Vec::new()));
+        }
+        let node = &*node;
+        let followups = store.transaction::<_, AgentError>(|tx| {
+            let text = serde_json::to_string(&outcome)
+                .map_err(|_| AgentError::Defect("an outcome has no JSON"))?;
+            tx.append(&NewLogEntry {
+                cohort: id.0,
+                role: id.1,
+                at: now,
+                kind,
+                input: &json,
+                outcome: &text,
+            })?;
+            let mut followups = Vec::new();
+            for effect in effects {
+                let mut send = |outgoing: Outgoing| -> Result<(), AgentError> {
+                    let lane = LaneId {
+                        author: node.own.public(),
+                        recipient: outgoing.recipient,
+                        cohort: id.0,
+                    };
+                    let expires = delivery::expiry(now, outgoing.kind);
+                    let name = outgoing.kind;
+                    for message in delivery::split(outgoing)? {
+                        let seq = lanes.next(tx, lane)?;
+                        let mut acks = Vec::new();
+                        let reverse = LaneId {
+                            author: lane.recipient,
+                            recipient: lane.author,
+                            cohort: lane.cohort,
+                        };
+                        acks.extend(lanes.ack(&reverse, AckOf::Direct));
+                        if let (Machine::Participant(_), Some(channel)) =
+                            (&node.machine, delivery::channel_of(node))
+                        {
+                            let lane = LaneId {
+                                author: lane.recipient,
+                                recipient: channel,
+                                cohort: lane.cohort,
+                            };
+                            acks.extend(lanes.ack(&lane, AckOf::Channel));
+                        }
+                        let event = delivery::seal(
+                            conversations,
+                            &node.own,
+                            lane,
+                            inc,
+                            seq,
+                            acks,
+                            message,
+                            now,
+                            expires,
+                        )?;
+                        tx.insert_outbox(&NewOutboxRow {
+                            event_id: event.id,
+                            event: &event.to_json(),
+                            cohort: Some(id.0),
+                            lane: Some((super::lanes::store_lane(lane), seq)),
+                            kind: name,
+                            created: now,
+                            expires,
+                            state: "{}",
+                        })?;
+                        followups.push(Followup::Publish(event));
+                    }
+                    Ok(())
+                };
+                match effect {
+                    Effect::Send { to, message } => {
+                        let recipient = match to {
+                            To::Key(key) => key,
+                            To::Channel => delivery::channel_of(node)
+                                .ok_or(AgentError::Defect("the channel is not known"))?,
+                        };
+                        send(delivery::wrap(node, message, recipient)?)?;
+                    }
+                    Effect::SendParts(parts) => {
+                        let channel = delivery::channel_of(node)
+                            .ok_or(AgentError::Defect("the channel is not known"))?;
+                        let posts = delivery::bundle(conversations, &node.own, channel, &parts)?;
+                        for post in posts {
+                            send(post)?;
+                        }
+                    }
+                    Effect::GrantChannel(members) => {
+                        let channel = node
+                            .channel
+                            .as_ref()
+                            .ok_or(AgentError::Defect("the channel is not known"))?;
+                        for member in members {
+                            send(delivery::grant(channel, member)?)?;
+                        }
+                    }
+                    Effect::Save(artifact) => save(tx, id, now, &artifact)?,
+                    Effect::Advertise(status) => followups.push(Followup::Advertise(status)),
+                    Effect::Prepare { session, indexes } => {
+                        followups.push(Followup::Prepare { session, indexes });
+                    }
+                    Effect::Sign(order) => followups.push(Followup::Sign(order)),
+                    Effect::Broadcast(tx) => followups.push(Followup::Broadcast(tx)),
+                    Effect::AnswerHistory { to, request } => {
+                        followups.push(Followup::AnswerHistory { to, request });
+                    }
+                    Effect::OpenIndex(index) => followups.push(Followup::OpenIndex(index)),
+                    Effect::Report(report) => followups.push(Followup::Report(report)),
+                }
+            }
+            if node.phase_name() != phase {
+                tx.set_cohort_state(id.0, id.1, node.phase_name())?;
+            }
+            if node.is_over() {
+                tx.end_cohort(id.0, id.1, node.phase_name(), now, &text)?;
+            }
+            Ok(followups)
+        })?;
+        if node.phase_name() != phase {
+            self.refresh_inbox();
+            self.refresh_watch();
+        }
+        Ok((outcome, followups))
+    }
+
+    /// Carries out what a durable step leads to. Answers become further inputs.
+    fn follow(
+        &mut self,
+        id: NodeId,
+        followup: Followup,
+        queue: &mut VecDeque<(NodeId, NodeInput)>,
+    ) -> Result<(), AgentError> {
+        match followup {
+            Followup::Publish(event) => self.publish(&event),
+            Followup::Prepare { session, indexes } => {
+                if let Some(input) = self.prepare(id, session, &indexes) {
+                    queue.push_back((id, input));
+                }
+            }
+            Followup::Sign(order) => queue.push_back((id, self.sign(id, &order))),
+            Followup::Broadcast(tx) => self.broadcast(id, tx),
+            Followup::AnswerHistory { to, request } => self.answer_history(id, to, &request)?,
+            Followup::OpenIndex(index) => {
+                if let Some(input) = self.open_index(id, index)? {
+                    queue.push_back((id, input));
+                }
+            }
+            Followup::Advertise(status) => self.advertise(id, status)?,
+            Followup::Report(report) => {
+                self.on_report(id, &report, queue)?;
+                self.emit(Some(id), What::Report(report));
+            }
+        }
+        Ok(())
+    }
+
+    fn nonces(&mut self, id: NodeId, session: SessionId) -> Option<Nonces> {
+        let now = self.now();
+        let seat = self.nodes.get(&id)?.own.public();
+        Label::ALL
+            .into_iter()
+            .map(|label| {
+                let slot = NonceSlot {
+                    seat,
+                    session,
+                    label,
+                };
+                match self.signer.new_nonces(slot, now) {
+                    Ok(nonce) => Some((label, nonce)),
+                    Err(error) => {
+                        tracing::error!(%error, "no nonce");
+                        None
+                    }
+                }
+            })
+            .collect()
+    }
+
+    fn prepare(
+        &mut self,
+        id: NodeId,
+        session: SessionId,
+        indexes: &[SmtIndex],
+    ) -> Option<NodeInput> {
+        let nonces = self.nonces(id, session)?;
+        let smt_nonces = indexes
+            .iter()
+            .map(|index| {
+                let nonce = self.root.smt_nonce(&session.cohort, session.round, index);
+                (*index, nonce)
+            })
+            .collect();
+        Some(NodeInput::Participant(ParticipantInput::Prepared(
+            Prepared {
+                session,
+                nonces,
+                smt_nonces,
+            },
+        )))
+    }
+
+    fn sign(&mut self, id: NodeId, order: &SignOrder) -> NodeInput {
+        let session = order.session;
+        let failed = NodeInput::Participant(ParticipantInput::SignFailed { session });
+        let Some(node) = self.nodes.get(&id) else {
+            return failed;
+        };
+        let (Some(keys), seat) = (node.key_set().cloned(), node.own.public()) else {
+            return failed;
+        };
+        let mut partials = std::collections::BTreeMap::new();
+        for label in &order.labels {
+            let slot = NonceSlot {
+                seat,
+                session,
+                label: label.label,
+            };
+            match self.signer.sign(
+                slot,
+                &label.nonce,
+                &keys,
+                &label.aggregate_nonce,
+                label.sighash.as_bytes(),
+            ) {
+                Ok(partial) => {
+                    partials.insert(label.label, partial);
+                }
+                Err(error) => {
+                    tracing::warn!(%error, "not signed");
+                    return failed;
+                }
+            }
+        }
+        let next = SessionId {
+            attempt: session.attempt.saturating_add(1),
+            ..session
+        };
+        let spares = self.nonces(id, next).unwrap_or_default();
+        NodeInput::Participant(ParticipantInput::Signed(SignedSession {
+            session,
+            partials,
+            spares,
+        }))
+    }
+
+    /// Sends a transaction to the chain, if the gate permits it.
+    fn broadcast(&self, id: NodeId, tx: Transaction) {
+        let Some(node) = self.nodes.get(&id) else {
+            return;
+        };
+        let network = node.terms().network;
+        let txid = tx.compute_txid();
+        let internal = self.internal.clone();
+        let refused = match self.gate.permit(network) {
+            Err(refused) => Some(refused.to_string()),
+            Ok(_) if !self.chains.contains_key(&network) => {
+                Some(AgentError::NoChain(network).to_string())
+            }
+            Ok(_) => None,
+        };
+        if let Some(error) = refused {
+            let error = Some(error);
+            let _ = internal.send(Internal::Broadcast { id, txid, error });
+            return;
+        }
+        let Some(backend) = self.chains.get(&network).map(|watch| watch.backend.clone()) else {
+            return;
+        };
+        tokio::spawn(async move {
+            let result = backend.broadcast(&tx).await;
+            let error = result.err().map(|error| error.to_string());
+            let _ = internal.send(Internal::Broadcast { id, txid, error });
+        });
+    }
+
+    fn answer_history(
+        &mut self,
+        id: NodeId,
+        to: NostrKey,
+        request: &HistoryRequest,
+    ) -> Result<(), AgentError> {
+        let artifacts = self.artifacts_from(id.0, request.from_round)?;
+        let history: History = crate::protocol::history::answer(
+            request,
+            &artifacts,
+            crate::protocol::history::MAX_ANSWER_BYTES,
+        );
+        self.send_plain(id, to, Message::History(history))
+    }
+
+    /// Sends a message that no state of the core depends on.
+    pub(super) fn send_plain(
+        &mut self,
+        id: NodeId,
+        to: NostrKey,
+        message: Message,
+    ) -> Result<(), AgentError> {
+        let now = self.now();
+        let Self {
+            nodes,
+            store,
+            lanes,
+            conversations,
+            inc,
+            ..
+        } = self;
+        let node = nodes.get(&id).ok_or(AgentError::UnknownCohort(id.0))?;
+        let outgoing = delivery::wrap(node, message, to)?;
+        let kind = outgoing.kind;
+        let expires = delivery::expiry(now, kind);
+        let lane = LaneId {
+            author: node.own.public(),
+            recipient: to,
+            cohort: id.0,
+        };
+        let events = store.transaction::<_, AgentError>(|tx| {
+            let mut events = Vec::new();
+            for message in delivery::split(outgoing)? {
+                let seq = lanes.next(tx, lane)?;
+                let event = delivery::seal(
+                    conversations,
+                    &node.own,
+                    lane,
+                    *inc,
+                    seq,
+                    Vec::new(),
+                    message,
+                    now,
+                    expires,
+                )?;
+                tx.insert_outbox(&NewOutboxRow {
+                    event_id: event.id,
+                    event: &event.to_json(),
+                    cohort: Some(id.0),
+                    lane: Some((super::lanes::store_lane(lane), seq)),
+                    kind,
+                    created: now,
+                    expires,
+                    state: "{}",
+                })?;
+                events.push(event);
+            }
+            Ok(events)
+        })?;
+        for event in events {
+            self.publish(&event);
+        }
+        Ok(())
+    }
+
+    pub(super) fn publish(&self, event: &VerifiedEvent) {
+        if let Err(fault) = self.link.publish(event) {
+            tracing::error!(%fault, "an event of ours can not be published");
+        }
+    }
+
+    fn transaction_state(
+        &mut self,
+        txid: bitcoin::Txid,
+        state: &str,
+        height: Option<u32>,
+    ) -> Result<(), AgentError> {
+        if self.store.view().transaction(txid)?.is_none() {
+            // A member sees the signal on the chain before the aggregator's result came.
+            return Ok(());
+        }
+        self.store
+            .transaction::<_, AgentError>(|tx| Ok(tx.set_transaction_state(txid, state, height)?))
+    }
+
+    /// Reports that change what is stored of DIDs and transactions.
+    fn on_report(
+        &mut self,
+        id: NodeId,
+        report: &Report,
+        queue: &mut VecDeque<(NodeId, NodeInput)>,
+    ) -> Result<(), AgentError> {
+        match report {
+            Report::MayBind { index, .. } => {
+                if let Some(input) = self.may_bind(id, *index)? {
+                    queue.push_back((id, input));
+                }
+            }
+            Report::Registered {
+                index, from_round, ..
+            } if id.1 == Role::Participant => self.registered(id, *index, *from_round)?,
+            Report::SignalFixed { .. } if id.1 == Role::Participant => self.pin_updates(id)?,
+            // Rule 9: these states are what the chain said, and move back when it changes its mind.
+            Report::SignalBroadcast { txid, .. } | Report::SignalReorganised { txid, .. } => {
+                self.transaction_state(*txid, "broadcast", None)?;
+            }
+            Report::SignalConfirmed { txid, height, .. } => {
+                self.transaction_state(*txid, "confirmed", Some(*height))?;
+            }
+            _ => {}
+        }
+        Ok(())
+    }
+}
+
+/// Stores an artifact in the transaction of the step that made it.
+fn save(tx: &Tx<'_>, id: NodeId, now: UnixTime, artifact: &Artifact) -> Result<(), AgentError> {
+    let (round, signal, subject, kind, txid) = match artifact {
+        Artifact::SmtProof {
+            round,
+            signal,
+            index,
+            txid,
+            ..
+        } => (
+            *round,
+            *signal,
+            Subject::Index(*index),
+            ArtifactKind::SmtProof,
+            *txid,
+        ),
+        Artifact::Announcement {
+            round,
+            signal,
+            txid,
+            ..
+        } => (
+            *round,
+            *signal,
+            Subject::Round,
+            ArtifactKind::CasAnnouncement,
+            *txid,
+        ),
+        Artifact::LeafSet {
+            round,
+            signal,
+            txid,
+            ..
+        } => (
+            *round,
+            *signal,
+            Subject::Round,
+            ArtifactKind::LeafSet,
+            *txid,
+        ),
+        Artifact::SignedTransaction {
+            round, signal, tx, ..
+        } => {
+            let txid = tx.compute_txid();
+            (
+                *round,
+                *signal,
+                Subject::Transaction(txid),
+                ArtifactKind::RawTx,
+                txid,
+            )
+        }
+    };
+    let bytes =
+        serde_json::to_vec(artifact).map_err(|_| AgentError::Defect("an artifact has no JSON"))?;
+    tx.put_artifact(&NewArtifact {
+        key: ArtifactKey {
+            origin: Some((id.0, round)),
+            subject,
+            kind,
+            signal: Some(signal),
+        },
+        txid: Some(txid),
+        bytes: &bytes,
+        created: now,
+    })?;
+    if let Artifact::SignedTransaction { tx: raw, .. } = artifact {
+        let raw = bitcoin::consensus::encode::serialize(raw);
+        tx.insert_transaction(&NewTransaction {
+            txid,
+            cohort: id.0,
+            round,
+            raw: &raw,
+            state: "signed",
+            created: now,
+        })?;
+    }
+    Ok(())
+}
+
+/// A name for an input, for the log's readers.
+fn kind_of(input: &NodeInput) -> &'static str {
+    match input {
+        NodeInput::Aggregator(input) => match input {
+            AggregatorInput::Advertise { .. } => "advertise",
+            AggregatorInput::Message { message, .. } => message.type_name(),
+            AggregatorInput::Tick => "tick",
+            AggregatorInput::Chain(_) => "chain",
+            AggregatorInput::Broadcast { .. } => "broadcast",
+            AggregatorInput::Close => "close",
+            AggregatorInput::OpenRound => "open_round",
+            AggregatorInput::Release { .. } => "release",
+            AggregatorInput::Cancel => "cancel",
+        },
+        NodeInput::Participant(input) => match input {
+            ParticipantInput::Join { .. } => "join",
+            ParticipantInput::Message { message, .. } => message.type_name(),
+            ParticipantInput::Tick => "tick",
+            ParticipantInput::Chain(_) => "chain",
+            ParticipantInput::Prepared(_) => "prepared",
+            ParticipantInput::Signed(_) => "signed",
+            ParticipantInput::SignFailed { .. } => "sign_failed",
+            ParticipantInput::Register { .. } => "register",
+            ParticipantInput::Open { .. } => "open",
+            ParticipantInput::Bound { .. } => "bound",
+            ParticipantInput::Queue { .. } => "queue",
+            ParticipantInput::Withdraw { .. } => "withdraw",
+            ParticipantInput::Leave { .. } => "leave",
+            ParticipantInput::Restarted => "restarted",
+        },
+    }
+}
+
+fn reason_name(reason: &Ignored) -> String {
+    let json = serde_json::to_value(reason).unwrap_or_default();
+    match json {
+        serde_json::Value::String(name) => name,
+        serde_json::Value::Object(map) => map.keys().next().cloned().unwrap_or_default(),
+        _ => "unknown".into(),
+    }
+}

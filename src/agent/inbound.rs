@@ -1,0 +1,315 @@
+//! What comes from the relays: events to envelopes to inputs.
+
+use super::delivery::{self, Opened};
+use super::error::AgentError;
+use super::lanes::Arrival;
+use super::node::{Machine, Node, NodeId};
+use super::runtime::{Agent, What};
+use crate::hash::CohortId;
+use crate::keys::NostrKey;
+use crate::nostr::envelope::{AckOf, Envelope};
+use crate::nostr::event::{Event, KIND_ADVERT, KIND_DIRECTED};
+use crate::nostr::lanes::LaneId;
+use crate::nostr::link::{LinkEvent, PublishOutcome};
+use crate::nostr::seal::{ChannelKey, ConversationKeys};
+use crate::nostr::{EventId, RelayUrl, VerifiedEvent};
+use crate::protocol::message::Message;
+use crate::store::{NewLogEntry, Role};
+
+impl Agent {
+    pub(super) fn link_event(&mut self, event: LinkEvent) -> Result<(), AgentError> {
+        match event {
+            LinkEvent::Event { relay, event } => self.event(&relay, &event),
+            LinkEvent::Published {
+                event,
+                relay,
+                outcome,
+            } => self.published(event, &relay, &outcome),
+            LinkEvent::Connected { relay } => {
+                self.emit(
+                    None,
+                    What::Relay {
+                        url: relay.to_string(),
+                        connected: true,
+                        reason: String::new(),
+                    },
+                );
+                Ok(())
+            }
+            LinkEvent::Disconnected { relay, reason } => {
+                self.emit(
+                    None,
+                    What::Relay {
+                        url: relay.to_string(),
+                        connected: false,
+                        reason,
+                    },
+                );
+                Ok(())
+            }
+            LinkEvent::Forged { relay, count } => {
+                tracing::warn!(%relay, count, "the relay sent forged events");
+                self.count("forged_event");
+                Ok(())
+            }
+            LinkEvent::Eose { .. } | LinkEvent::Closed { .. } => Ok(()),
+        }
+    }
+
+    fn event(&mut self, relay: &RelayUrl, event: &VerifiedEvent) -> Result<(), AgentError> {
+        match event.kind {
+            KIND_ADVERT => self.advert(relay, event),
+            KIND_DIRECTED => self.directed(event),
+            _ => Ok(()),
+        }
+    }
+
+    /// A message to one of this agent's keys, or on a channel it reads.
+    fn directed(&mut self, event: &VerifiedEvent) -> Result<(), AgentError> {
+        let now = self.now();
+        if self.store.view().seen(event.id)? {
+            return Ok(());
+        }
+        let Some(recipient) = event.tag("p").and_then(|key| key.parse::<NostrKey>().ok()) else {
+            self.count("no_recipient");
+            return Ok(());
+        };
+        let from = event.author;
+        let plaintext = match self.open_event(event, recipient) {
+            Some(Ok(plaintext)) => plaintext,
+            Some(Err(fault)) => {
+                self.count("undecryptable");
+                tracing::debug!(%fault, "not readable");
+                return Ok(());
+            }
+            None => {
+                self.count("not_addressed_to_me");
+                return Ok(());
+            }
+        };
+        let envelope = match Envelope::decode(&plaintext) {
+            Ok(envelope) => envelope,
+            Err(fault) => {
+                self.count("malformed_envelope");
+                tracing::debug!(%fault, "not an envelope");
+                return Ok(());
+            }
+        };
+        let cohort = envelope.cohort;
+        let Some(id) = self.node_for(cohort, recipient) else {
+            return self.without_cohort(from, envelope);
+        };
+        let Some(node) = self.nodes.get(&id) else {
+            return Ok(());
+        };
+        // Only the aggregator speaks to a member: nothing of a stranger gets any further.
+        if delivery::expected_author(node).is_some_and(|expected| expected != from) {
+            self.count("not_the_aggregator");
+            return Ok(());
+        }
+        let lane = LaneId {
+            author: from,
+            recipient,
+            cohort,
+        };
+        self.note_acks(id, from, &envelope);
+        match self.lanes.arrive(lane, envelope.inc, envelope.seq) {
+            Arrival::New => {}
+            Arrival::Repeated => return self.mark_seen(event, lane),
+            Arrival::Stale => {
+                self.count("stale_incarnation");
+                return self.mark_seen(event, lane);
+            }
+        }
+        let _ = now;
+        let message = match self.lanes.assembler.accept(lane, envelope.into_message()) {
+            Ok(Some(message)) => message,
+            Ok(None) => return self.mark_seen(event, lane),
+            Err(fault) => {
+                self.count("bad_chunk");
+                tracing::debug!(%fault, "chunk refused");
+                return self.mark_seen(event, lane);
+            }
+        };
+        let Some(node) = self.nodes.get(&id) else {
+            return Ok(());
+        };
+        match delivery::open(&self.conversations, node, from, &message) {
+            Opened::Message(message) => {
+                let input = node.message(from, message);
+                self.feed(id, input)?;
+                // New facts of the set may make the chain's history meaningful.
+                self.sync_chain(id, false)?;
+            }
+            Opened::Channel(channel) => self.learn_channel(id, event, channel)?,
+            Opened::NotForMe => {}
+            Opened::Unreadable(reason) => {
+                self.count("malformed_message");
+                self.emit(Some(id), What::Ignored { reason });
+            }
+        }
+        // Marked last: a crash before this line only means that the event is handled again, which the core
+        // takes for the repetition it is.
+        self.mark_seen(event, lane)
+    }
+
+    fn mark_seen(&mut self, event: &VerifiedEvent, lane: LaneId) -> Result<(), AgentError> {
+        let expires = event
+            .expiration()
+            .unwrap_or(event.created_at.plus(86_400 * 400));
+        let lanes = &self.lanes;
+        self.store.transaction::<_, AgentError>(|tx| {
+            tx.mark_seen(event.id, expires)?;
+            lanes.save(tx, lane)
+        })
+    }
+
+    fn open_event(
+        &self,
+        event: &VerifiedEvent,
+        recipient: NostrKey,
+    ) -> Option<Result<Vec<u8>, String>> {
+        let text = |fault: crate::nostr::seal::SealFault| fault.to_string();
+        if recipient == self.identity.public() {
+            let opened = self.conversations.open_directed(&self.identity, event);
+            return Some(opened.map_err(text));
+        }
+        for node in self.nodes.values() {
+            let Machine::Participant(machine) = &node.machine else {
+                continue;
+            };
+            if node.own.public() == recipient {
+                let opened = self.conversations.open_directed(&node.own, event);
+                return Some(opened.map_err(text));
+            }
+            if let Some(channel) = node.channel.as_ref().filter(|c| c.public() == recipient) {
+                let aggregator = machine.terms().aggregator;
+                let opened = self.conversations.open_channel(channel, aggregator, event);
+                return Some(opened.map_err(text));
+            }
+        }
+        None
+    }
+
+    /// Which of this agent's roles in a cohort a key speaks for.
+    fn node_for(&self, cohort: CohortId, recipient: NostrKey) -> Option<NodeId> {
+        let member = (cohort, Role::Participant);
+        if let Some(node) = self.nodes.get(&member) {
+            let channel = delivery::channel_of(node);
+            // With an identity seat both roles share a key; an aggregator does not write to itself.
+            let mine = node.own.public() == recipient || channel == Some(recipient);
+            let also_aggregator = recipient == self.identity.public()
+                && self.nodes.contains_key(&(cohort, Role::Aggregator));
+            if mine && !also_aggregator {
+                return Some(member);
+            }
+        }
+        let aggregator = (cohort, Role::Aggregator);
+        (recipient == self.identity.public() && self.nodes.contains_key(&aggregator))
+            .then_some(aggregator)
+    }
+
+    /// A message about a cohort this agent has no part in: an invitation, or a follower.
+    fn without_cohort(&mut self, from: NostrKey, envelope: Envelope) -> Result<(), AgentError> {
+        let cohort = envelope.cohort;
+        let message = envelope.into_message();
+        match Message::parse(&message.kind, &message.body) {
+            Ok(Message::Invite(invite)) => self.invited(from, cohort, &invite),
+            Ok(Message::Subscribe(subscribe)) => self.subscribed(from, subscribe.on),
+            _ => {
+                self.count("unknown_cohort");
+                Ok(())
+            }
+        }
+    }
+
+    /// Notes what the peer says it has received.
+    fn note_acks(&mut self, id: NodeId, from: NostrKey, envelope: &Envelope) {
+        let own = self.inc;
+        let Some(node) = self.nodes.get(&id) else {
+            return;
+        };
+        let me = node.own.public();
+        let channel = delivery::channel_of(node);
+        let acks: Vec<_> = envelope
+            .acks
+            .iter()
+            .filter_map(|ack| {
+                let (author, recipient) = match ack.of {
+                    AckOf::Direct => (me, from),
+                    AckOf::Channel => (me, channel?),
+                    AckOf::Member(key) if key == me => (me, from),
+                    AckOf::Member(_) => return None,
+                };
+                let lane = LaneId {
+                    author,
+                    recipient,
+                    cohort: id.0,
+                };
+                Some((lane, ack.inc, ack.upto, ack.of))
+            })
+            .collect();
+        for (lane, inc, upto, of) in acks {
+            // A channel is acknowledged member by member: it is not one number.
+            if of != AckOf::Channel {
+                self.lanes.acked(lane, inc, own, upto);
+            }
+        }
+    }
+
+    /// A member got the channel's secret: kept as the sealed event it came in, which only the seat's key opens.
+    fn learn_channel(
+        &mut self,
+        id: NodeId,
+        event: &VerifiedEvent,
+        channel: ChannelKey,
+    ) -> Result<(), AgentError> {
+        let now = self.now();
+        let json = event.to_json();
+        let Some(node) = self.nodes.get_mut(&id) else {
+            return Ok(());
+        };
+        if node.channel.is_some() || id.1 != Role::Participant {
+            return Ok(());
+        }
+        self.store.transaction::<_, AgentError>(|tx| {
+            tx.append(&NewLogEntry {
+                cohort: id.0,
+                role: id.1,
+                at: now,
+                kind: "channel",
+                input: &json,
+                outcome: "\"accepted\"",
+            })?;
+            Ok(())
+        })?;
+        node.channel = Some(channel);
+        self.refresh_inbox();
+        Ok(())
+    }
+
+    fn published(
+        &mut self,
+        event: EventId,
+        relay: &RelayUrl,
+        outcome: &PublishOutcome,
+    ) -> Result<(), AgentError> {
+        self.note_published(event, relay, outcome)
+    }
+}
+
+/// Opens the stored grant of a channel again.
+pub(super) fn reopen_channel(
+    conversations: &ConversationKeys,
+    node: &Node,
+    json: &str,
+) -> Option<ChannelKey> {
+    let event = Event::from_json(json).ok()?.verify().ok()?;
+    let plaintext = conversations.open_directed(&node.own, &event).ok()?;
+    let envelope = Envelope::decode(&plaintext).ok()?;
+    let from = event.author;
+    match delivery::open(conversations, node, from, &envelope.into_message()) {
+        Opened::Channel(channel) => Some(channel),
+        _ => None,
+    }
+}
