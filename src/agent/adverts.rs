@@ -370,6 +370,71 @@ impl Agent {
         })
     }
 
+    /// An operator's command to one of its cohorts.
+    pub fn command_aggregator(
+        &mut self,
+        cohort: CohortId,
+        input: AggregatorInput,
+    ) -> Result<(), AgentError> {
+        let id = (cohort, Role::Aggregator);
+        self.sync_chain(id, true)?;
+        let outcome = self.feed(id, NodeInput::Aggregator(input))?;
+        super::dids::refused(outcome)
+    }
+
+    /// A member's command to one of its cohorts.
+    pub fn command_participant(
+        &mut self,
+        cohort: CohortId,
+        input: ParticipantInput,
+    ) -> Result<(), AgentError> {
+        let id = (cohort, Role::Participant);
+        let outcome = self.feed(id, NodeInput::Participant(input))?;
+        super::dids::refused(outcome)
+    }
+
+    /// Where to pay, the least that starts a chain of signals, and the fee rate of the next one. Only once
+    /// the set is frozen: before, the address may never be spendable.
+    pub fn funding(
+        &self,
+        cohort: CohortId,
+    ) -> Result<(bitcoin::Address, bitcoin::Amount, bitcoin::FeeRate), AgentError> {
+        let node = [Role::Aggregator, Role::Participant]
+            .iter()
+            .find_map(|role| self.nodes.get(&(cohort, *role)))
+            .ok_or(AgentError::UnknownCohort(cohort))?;
+        self.gate.permit(node.terms().network)?;
+        let address = node
+            .address()
+            .filter(|_| node.phase_name() == "active")
+            .ok_or_else(|| {
+                AgentError::Refused(
+                    "the set is not frozen: do not fund an address that not all acknowledged"
+                        .into(),
+                )
+            })?;
+        let rate = match &node.machine {
+            Machine::Aggregator(machine) => machine.fee_rate(),
+            Machine::Participant(_) => {
+                bitcoin::FeeRate::from_sat_per_vb(node.chain().fee_rate.unwrap_or(2).into())
+                    .unwrap_or(bitcoin::FeeRate::BROADCAST_MIN)
+            }
+        };
+        Ok((address, node.min_start(), rate))
+    }
+
+    /// The time by this agent's clock.
+    #[must_use]
+    pub fn time(&self) -> UnixTime {
+        self.now()
+    }
+
+    /// This agent's identity.
+    #[must_use]
+    pub const fn identity_key(&self) -> NostrKey {
+        self.identity.public()
+    }
+
     /// Watches the adverts of followed aggregators.
     pub fn watch_adverts(&self) -> Result<(), AgentError> {
         let authors: Vec<NostrKey> = self

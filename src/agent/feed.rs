@@ -449,8 +449,17 @@ impl Agent {
     }
 
     pub(super) fn publish(&self, event: &VerifiedEvent) {
-        if let Err(fault) = self.link.publish(event) {
-            tracing::error!(%fault, "an event of ours can not be published");
+        use std::sync::atomic::Ordering::Relaxed;
+        match self.link.publish(event) {
+            Ok(relays) => {
+                let relays = u64::try_from(relays).unwrap_or(u64::MAX);
+                let bytes = u64::try_from(event.to_json().len()).unwrap_or(u64::MAX);
+                self.traffic.events.fetch_add(relays, Relaxed);
+                self.traffic
+                    .bytes
+                    .fetch_add(bytes.saturating_mul(relays), Relaxed);
+            }
+            Err(fault) => tracing::error!(%fault, "an event of ours can not be published"),
         }
     }
 

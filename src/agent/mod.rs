@@ -15,6 +15,7 @@ mod lanes;
 mod node;
 pub mod outbound;
 pub mod runtime;
+pub mod timeline;
 mod watch;
 
 pub use error::AgentError;

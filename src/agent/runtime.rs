@@ -177,6 +177,13 @@ pub(super) enum Internal {
     },
 }
 
+/// What an agent has published, each event once per relay it went to.
+#[derive(Debug, Default)]
+pub(super) struct Traffic {
+    pub(super) events: std::sync::atomic::AtomicU64,
+    pub(super) bytes: std::sync::atomic::AtomicU64,
+}
+
 /// A running agent, for those who talk to it. Cheap to clone.
 #[derive(Clone)]
 pub struct AgentHandle {
@@ -184,6 +191,7 @@ pub struct AgentHandle {
     events: broadcast::Sender<AgentEvent>,
     link: Arc<Link>,
     identity: NostrKey,
+    traffic: Arc<Traffic>,
 }
 
 /// The agent. It is driven by [`Agent::run`]; everything else goes through its [`AgentHandle`].
@@ -205,6 +213,7 @@ pub struct Agent {
     pub(super) standing: StandingPolicy,
     pub(super) clock: Clock,
     pub(super) counters: Counters,
+    pub(super) traffic: Arc<Traffic>,
     pub(super) events: broadcast::Sender<AgentEvent>,
     pub(super) internal: mpsc::UnboundedSender<Internal>,
     pub(super) started: UnixTime,
@@ -248,6 +257,16 @@ impl AgentHandle {
         &self.link
     }
 
+    /// Events published so far, and their bytes; an event counts once for every relay it was sent to.
+    #[must_use]
+    pub fn traffic(&self) -> (u64, u64) {
+        use std::sync::atomic::Ordering::Relaxed;
+        (
+            self.traffic.events.load(Relaxed),
+            self.traffic.bytes.load(Relaxed),
+        )
+    }
+
     /// The agent's identity.
     #[must_use]
     pub const fn identity(&self) -> NostrKey {
@@ -264,12 +283,14 @@ impl Agent {
         let (internal_sender, internal) = mpsc::unbounded_channel();
         let (link, link_events) = Link::start(options.relays, options.link);
         let link = Arc::new(link);
+        let traffic = Arc::new(Traffic::default());
         let identity = options.root.identity();
         let handle = AgentHandle {
             jobs,
             events: events.clone(),
             link: Arc::clone(&link),
             identity: identity.public(),
+            traffic: Arc::clone(&traffic),
         };
         let chains = options
             .chains
@@ -298,6 +319,7 @@ impl Agent {
             standing: options.standing,
             clock: options.clock,
             counters: Counters::new(),
+            traffic,
             events,
             internal: internal_sender,
             started: now,
