@@ -57,7 +57,6 @@ pub(super) async fn tell(plan: DemoPlan, reporter: &dyn Reporter) -> Result<Demo
     let closed = story.stage.close().await;
     let report = result?;
     closed?;
-    reporter.close(&report);
     Ok(report)
 }
 
