@@ -114,7 +114,11 @@ pub fn split(message: Message) -> Result<Vec<Message>, ChunkFault> {
 impl Assembler {
     /// Takes a message off a lane: a whole one comes back at once, the last missing chunk brings the
     /// message it completes, any other chunk brings nothing yet.
-    pub fn accept(&mut self, lane: LaneId, message: Message) -> Result<Option<Message>, ChunkFault> {
+    pub fn accept(
+        &mut self,
+        lane: LaneId,
+        message: Message,
+    ) -> Result<Option<Message>, ChunkFault> {
         if message.kind != CHUNK {
             return Ok(Some(message));
         }
@@ -270,17 +274,13 @@ mod tests {
             let result = assembler.accept(lane(1), chunk(index, count, bytes));
             assert_eq!(result.unwrap_err(), fault);
         }
-        assembler
-            .accept(lane(1), chunk(0, 3, CHUNK_BYTES))
-            .unwrap();
+        assembler.accept(lane(1), chunk(0, 3, CHUNK_BYTES)).unwrap();
         assert_eq!(
             assembler.accept(lane(1), chunk(1, 2, 5)).unwrap_err(),
             ChunkFault::Number,
             "the count of a message does not change"
         );
-        assembler
-            .accept(lane(1), chunk(1, 3, CHUNK_BYTES))
-            .unwrap();
+        assembler.accept(lane(1), chunk(1, 3, CHUNK_BYTES)).unwrap();
         assert_eq!(
             assembler.accept(lane(1), chunk(2, 3, 5)).unwrap_err(),
             ChunkFault::Hash
@@ -309,6 +309,7 @@ mod tests {
     }
 
     proptest! {
+        #![proptest_config(ProptestConfig::with_cases(16))]
         #[test]
         fn any_order_and_repetition_joins_once(
             seed in proptest::collection::vec(any::<prop::sample::Index>(), 12),

@@ -64,7 +64,9 @@ pub struct EventDraft {
 }
 
 /// An event whose id was recomputed and whose signature was checked: the only form that is opened.
-#[derive(Debug, Clone, PartialEq, Eq)]
+/// Reading one from JSON checks it again.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(try_from = "Event", into = "Event")]
 pub struct VerifiedEvent(Event);
 
 /// Why an event is refused.
@@ -178,7 +180,9 @@ impl Event {
 
     /// The first values of all tags called `name`, in order.
     pub fn tags_named<'a>(&'a self, name: &'a str) -> impl Iterator<Item = &'a str> {
-        self.tags.iter().filter_map(move |tag| first_value(tag, name))
+        self.tags
+            .iter()
+            .filter_map(move |tag| first_value(tag, name))
     }
 
     /// When the event expires (NIP-40), if it says so in a form that can be read.
@@ -204,6 +208,19 @@ impl VerifiedEvent {
     #[must_use]
     pub fn into_inner(self) -> Event {
         self.0
+    }
+}
+
+impl TryFrom<Event> for VerifiedEvent {
+    type Error = EventFault;
+    fn try_from(event: Event) -> Result<Self, EventFault> {
+        event.verify()
+    }
+}
+
+impl From<VerifiedEvent> for Event {
+    fn from(event: VerifiedEvent) -> Self {
+        event.0
     }
 }
 
@@ -286,7 +303,11 @@ mod tests {
 
     #[test]
     fn ids_agree_with_the_nostr_crate_also_for_odd_characters() {
-        for content in ["", "\"\\\n\r\t\u{8}\u{c}\u{1}\u{7f}/é\u{2028}\u{1f600}", "{}"] {
+        for content in [
+            "",
+            "\"\\\n\r\t\u{8}\u{c}\u{1}\u{7f}/é\u{2028}\u{1f600}",
+            "{}",
+        ] {
             let event = draft(content).sign(&key(3)).unwrap();
             let other: nostr::Event = nostr::JsonUtil::from_json(event.to_json()).unwrap();
             other.verify().unwrap();
@@ -322,7 +343,10 @@ mod tests {
         assert!(draft(&"a".repeat(64_000)).sign(&key(1)).is_ok());
         assert!(matches!(
             draft(&"a".repeat(MAX_SENT_BYTES)).sign(&key(1)),
-            Err(EventFault::TooLarge { limit: MAX_SENT_BYTES, .. })
+            Err(EventFault::TooLarge {
+                limit: MAX_SENT_BYTES,
+                ..
+            })
         ));
     }
 

@@ -16,12 +16,14 @@
 //! No type of `nostr-sdk` is part of this module's public interface: its next line replaces this one
 //! behind [`link`] alone. [`envelope`], [`lanes`] and [`outbox`] are pure: time comes in as a value.
 
+pub mod advert;
 pub mod chunks;
 pub mod envelope;
 pub mod event;
 pub mod filter;
 pub mod lanes;
 pub mod link;
+pub mod outbox;
 
 pub mod policy;
 pub mod relay;

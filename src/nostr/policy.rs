@@ -14,8 +14,8 @@ use url::{Host, Url};
 /// The most relays taken from one advert, link or channel message.
 pub const MAX_ADVERTISED: usize = 5;
 
-/// The longest address, in bytes.
-const MAX_LENGTH: usize = 256;
+/// The longest address, in bytes: what fits one field of a share link (NIP-19).
+const MAX_LENGTH: usize = 255;
 
 /// A relay's address, normalised, so that equal relays compare equal: scheme and host in lower case,
 /// no default port, no trailing slash of an empty path.
@@ -92,12 +92,19 @@ impl RelayUrl {
             Some(Host::Domain(name)) => {
                 let name = name.trim_end_matches('.').to_ascii_lowercase();
                 !name.contains('.')
-                    || ["localhost", "local", "localdomain", "internal", "lan", "home.arpa"]
-                        .iter()
-                        .any(|end| {
-                            name.strip_suffix(end)
-                                .is_some_and(|rest| rest.is_empty() || rest.ends_with('.'))
-                        })
+                    || [
+                        "localhost",
+                        "local",
+                        "localdomain",
+                        "internal",
+                        "lan",
+                        "home.arpa",
+                    ]
+                    .iter()
+                    .any(|end| {
+                        name.strip_suffix(end)
+                            .is_some_and(|rest| rest.is_empty() || rest.ends_with('.'))
+                    })
             }
             None => true,
         }
@@ -211,7 +218,9 @@ mod tests {
         assert_eq!(a.as_str(), "wss://relay.example.com");
         assert_eq!(a, RelayUrl::parse("wss://relay.example.com").unwrap());
         assert_eq!(
-            RelayUrl::parse("ws://127.0.0.1:7777/nostr/").unwrap().as_str(),
+            RelayUrl::parse("ws://127.0.0.1:7777/nostr/")
+                .unwrap()
+                .as_str(),
             "ws://127.0.0.1:7777/nostr"
         );
     }
@@ -224,7 +233,11 @@ mod tests {
                 "{bad}"
             );
         }
-        for bad in ["wss://u:p@a.example", "wss://a.example/?x=1", "wss://a.example/#f"] {
+        for bad in [
+            "wss://u:p@a.example",
+            "wss://a.example/?x=1",
+            "wss://a.example/#f",
+        ] {
             assert!(
                 matches!(RelayUrl::parse(bad), Err(RelayUrlFault::Extra(_))),
                 "{bad}"
@@ -235,14 +248,31 @@ mod tests {
     #[test]
     fn advertised_relays_are_public_and_encrypted() {
         for private in [
-            "wss://127.0.0.1", "wss://10.1.2.3", "wss://192.168.0.9", "wss://172.20.0.1",
-            "wss://169.254.169.254", "wss://100.64.0.1", "wss://0.0.0.0", "wss://[::1]",
-            "wss://[fd00::1]", "wss://[fe80::1]", "wss://[::ffff:10.0.0.1]", "wss://[2002:a00:1::]",
-            "wss://localhost", "wss://relay.localhost", "wss://nas.local", "wss://router",
-            "wss://svc.internal", "wss://2130706433", "wss://0x7f.1",
+            "wss://127.0.0.1",
+            "wss://10.1.2.3",
+            "wss://192.168.0.9",
+            "wss://172.20.0.1",
+            "wss://169.254.169.254",
+            "wss://100.64.0.1",
+            "wss://0.0.0.0",
+            "wss://[::1]",
+            "wss://[fd00::1]",
+            "wss://[fe80::1]",
+            "wss://[::ffff:10.0.0.1]",
+            "wss://[2002:a00:1::]",
+            "wss://localhost",
+            "wss://relay.localhost",
+            "wss://nas.local",
+            "wss://router",
+            "wss://svc.internal",
+            "wss://2130706433",
+            "wss://0x7f.1",
         ] {
             assert!(
-                matches!(RelayUrl::parse_advertised(private), Err(RelayUrlFault::Private(_))),
+                matches!(
+                    RelayUrl::parse_advertised(private),
+                    Err(RelayUrlFault::Private(_))
+                ),
                 "{private}"
             );
         }
@@ -250,14 +280,20 @@ mod tests {
             RelayUrl::parse_advertised("ws://relay.example.com"),
             Err(RelayUrlFault::NotEncrypted(_))
         ));
-        for public in ["wss://relay.example.com", "wss://8.8.8.8", "wss://[2606:4700::1111]"] {
+        for public in [
+            "wss://relay.example.com",
+            "wss://8.8.8.8",
+            "wss://[2606:4700::1111]",
+        ] {
             assert!(RelayUrl::parse_advertised(public).is_ok(), "{public}");
         }
     }
 
     #[test]
     fn at_most_five_hints_each_once() {
-        let hints: Vec<String> = (0..9).map(|i| format!("wss://r{}.example.com", i / 2)).collect();
+        let hints: Vec<String> = (0..9)
+            .map(|i| format!("wss://r{}.example.com", i / 2))
+            .collect();
         let taken = advertised_relays(hints.iter().map(String::as_str), false);
         assert_eq!(taken.len(), 5);
         assert_eq!(taken[4].as_str(), "wss://r4.example.com");

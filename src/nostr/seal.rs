@@ -100,11 +100,7 @@ impl ConversationKeys {
     }
 
     /// Opens a directed message addressed to `own`. The sender is the event's author.
-    pub fn open_directed(
-        &self,
-        own: &OwnKey,
-        event: &VerifiedEvent,
-    ) -> Result<Vec<u8>, SealFault> {
+    pub fn open_directed(&self, own: &OwnKey, event: &VerifiedEvent) -> Result<Vec<u8>, SealFault> {
         check_address(event, own.public())?;
         self.open_part(own, event.author, &event.content)
     }
@@ -191,8 +187,8 @@ impl ConversationKeys {
         }
         let secret = nostr::SecretKey::from(own.keypair().secret_key());
         let public = nostr::PublicKey::from(peer.x_only());
-        let derived = v2::ConversationKey::derive(&secret, &public)
-            .map_err(|_| SealFault::Undecryptable)?;
+        let derived =
+            v2::ConversationKey::derive(&secret, &public).map_err(|_| SealFault::Undecryptable)?;
         let mut key = Zeroizing::new([0; 32]);
         key.copy_from_slice(derived.as_bytes());
         Ok(key)
@@ -353,7 +349,9 @@ mod tests {
             tags,
             content: content.clone(),
         };
-        let two = draft(8327, vec![to(&bob), to(&alice)]).sign(&alice).unwrap();
+        let two = draft(8327, vec![to(&bob), to(&alice)])
+            .sign(&alice)
+            .unwrap();
         assert_eq!(keys.open_directed(&bob, &two), Err(SealFault::Recipient));
         let other = draft(1059, vec![to(&bob)]).sign(&alice).unwrap();
         assert_eq!(keys.open_directed(&bob, &other), Err(SealFault::Kind(1059)));
@@ -411,7 +409,13 @@ mod tests {
         let good = keys.seal_part(&alice, bob.public(), b"x").unwrap();
         let mut version_three = STANDARD.decode(&good).unwrap();
         version_three[0] = 3;
-        for bad in ["", "#2", "AA==", "not base64!", &STANDARD.encode(version_three)] {
+        for bad in [
+            "",
+            "#2",
+            "AA==",
+            "not base64!",
+            &STANDARD.encode(version_three),
+        ] {
             assert_eq!(
                 keys.open_part(&bob, alice.public(), bad),
                 Err(SealFault::Undecryptable)

@@ -116,7 +116,10 @@ impl Reading {
             return Err(());
         }
         self.page_events += 1;
-        self.oldest = Some(self.oldest.map_or(event.created_at, |o| o.min(event.created_at)));
+        self.oldest = Some(
+            self.oldest
+                .map_or(event.created_at, |o| o.min(event.created_at)),
+        );
         if self.seen.len() >= self.wanted || !self.seen.insert(event.id) {
             return Ok(None);
         }

@@ -404,7 +404,8 @@ impl Session {
         if let Some(reading) = self.readings.remove(wire) {
             // Once more after the authentication that the library is already about.
             if self.authenticates && wants_auth(reason) && !reading.repeated() {
-                self.readings.insert(wire.to_owned(), reading.repeat_later());
+                self.readings
+                    .insert(wire.to_owned(), reading.repeat_later());
             } else {
                 reading.fail(reason);
             }

@@ -186,7 +186,10 @@ impl DevRelay {
     #[must_use]
     pub fn subscriptions(&self) -> usize {
         let hub = self.shared.hub();
-        hub.connections.values().map(|c| c.subscriptions.len()).sum()
+        hub.connections
+            .values()
+            .map(|c| c.subscriptions.len())
+            .sum()
     }
 
     /// Changes the faults, from the next message on.

@@ -174,7 +174,10 @@ impl Session {
     }
 
     fn request(&self, name: &str, filters: &[&RawValue]) {
-        self.shared.counters.requests.fetch_add(1, Ordering::Relaxed);
+        self.shared
+            .counters
+            .requests
+            .fetch_add(1, Ordering::Relaxed);
         let Ok(name) = serde_json::from_str::<String>(name) else {
             return self.notice("error: a subscription id is a string");
         };
@@ -232,7 +235,8 @@ impl Session {
         let id = event.id.to_string();
         let for_us = event.kind == KIND_AUTH
             && event.tag("challenge") == Some(&self.challenge)
-            && event.tag("relay").and_then(|url| RelayUrl::parse(url).ok()) == Some(self.url.clone())
+            && event.tag("relay").and_then(|url| RelayUrl::parse(url).ok())
+                == Some(self.url.clone())
             && event.created_at.plus(600) > now();
         if for_us && event.verify().is_ok() {
             self.authenticated = true;

@@ -59,7 +59,11 @@ impl Store {
             return Insertion::New(stored);
         }
         if let Some(address) = address(event) {
-            if let Some(current) = self.addressed.get(&address).and_then(|id| self.by_id.get(id)) {
+            if let Some(current) = self
+                .addressed
+                .get(&address)
+                .and_then(|id| self.by_id.get(id))
+            {
                 if order(&current.event) < order(event) {
                     return Insertion::Superseded;
                 }
@@ -199,7 +203,9 @@ fn address(event: &VerifiedEvent) -> Option<Address> {
 }
 
 fn is_expired(event: &VerifiedEvent, now: UnixTime) -> bool {
-    event.expiration().is_some_and(|expiration| expiration < now)
+    event
+        .expiration()
+        .is_some_and(|expiration| expiration < now)
 }
 
 #[cfg(test)]
@@ -250,7 +256,12 @@ mod tests {
     #[test]
     fn of_two_versions_in_one_second_the_lowest_id_stays() {
         let versions = ["a", "b"].map(|content| event(1, 38327, 10, &[["d", "x"]], content));
-        let lowest = versions.iter().min_by_key(|e| e.id).unwrap().content.clone();
+        let lowest = versions
+            .iter()
+            .min_by_key(|e| e.id)
+            .unwrap()
+            .content
+            .clone();
         for order in [[0, 1], [1, 0]] {
             let mut store = Store::default();
             for i in order {
@@ -286,9 +297,11 @@ mod tests {
         assert!(matches!(store.insert(late, NOW), Insertion::Expired));
         store.insert(event(1, 8327, 1, &[["expiration", "1001"]], "here"), NOW);
         assert_eq!(contents(&store, &Filter::kind(8327)), ["here"]);
-        assert!(store
-            .query(&Filter::kind(8327), UnixTime(1_002), 500)
-            .is_empty());
+        assert!(
+            store
+                .query(&Filter::kind(8327), UnixTime(1_002), 500)
+                .is_empty()
+        );
     }
 
     #[test]

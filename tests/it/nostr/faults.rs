@@ -17,7 +17,9 @@ async fn a_forged_event_under_a_known_id_and_signature_is_dropped() {
     assert_eq!(open(&bob, &next_event(&mut b_events).await), "pay to Alice");
 
     // From now on the relay serves other content under that id and signature.
-    let forged = seal(&key(66), bob.public(), "pay to Mallory").content.clone();
+    let forged = seal(&key(66), bob.public(), "pay to Mallory")
+        .content
+        .clone();
     relay.set_faults(|faults| faults.forge = Some(forged));
     let filter = Filter::kind(8327).tag('p', [bob.public()]);
     let fetched = b.fetch(&filter, PATIENCE).await;
@@ -180,7 +182,8 @@ async fn a_relay_that_demands_authentication_is_used_with_the_key_and_told_witho
         },
     );
     with.set_inbox(&[bob.public()], now().minus(60));
-    with.publish(&seal(&alice, bob.public(), "let me in")).unwrap();
+    with.publish(&seal(&alice, bob.public(), "let me in"))
+        .unwrap();
     let mut accepted = false;
     let mut received = false;
     while !(accepted && received) {
@@ -204,7 +207,9 @@ async fn a_relay_that_demands_authentication_is_used_with_the_key_and_told_witho
     assert_eq!((fetched.events.len(), fetched.incomplete.len()), (1, 0));
 
     let (without, mut without_events) = connect(&[relay.url()], fast());
-    without.publish(&seal(&alice, bob.public(), "no key")).unwrap();
+    without
+        .publish(&seal(&alice, bob.public(), "no key"))
+        .unwrap();
     let outcome = until(&mut without_events, "the refusal", |event| match event {
         LinkEvent::Published { outcome, .. } => Some(outcome),
         _ => None,

@@ -3,6 +3,7 @@
 use super::*;
 use btcr2_agent::hash::CohortId;
 use btcr2_agent::network::Network;
+use btcr2_agent::nostr::advert::AdvertStatus;
 use btcr2_agent::nostr::event::EventDraft;
 use btcr2_agent::nostr::link::{AdvertQuery, PublishOutcome};
 use btcr2_agent::nostr::{Event, Filter};
@@ -71,7 +72,8 @@ async fn a_cut_connection_comes_back_with_what_was_missed() {
     })
     .await;
     // Published while nobody may be connected: kept until the connection is back.
-    a.publish(&seal(&alice, bob.public(), "still here")).unwrap();
+    a.publish(&seal(&alice, bob.public(), "still here"))
+        .unwrap();
     assert_eq!(open(&bob, &next_event(&mut b_events).await), "still here");
 }
 
@@ -130,7 +132,12 @@ async fn stored_events_beyond_the_relays_limit_are_paged() {
     assert_eq!(fetched.events.len(), 203);
     let newest = a.fetch(&filter.clone().limit(70), PATIENCE).await;
     assert_eq!(newest.events.len(), 70);
-    assert!(newest.events.iter().all(|(_, e)| e.created_at >= start.plus(26)));
+    assert!(
+        newest
+            .events
+            .iter()
+            .all(|(_, e)| e.created_at >= start.plus(26))
+    );
 
     let (b, mut b_events) = connect(&[relay.url()], fast());
     b.set_inbox(&[bob.public()], now().minus(7_200));
@@ -185,7 +192,7 @@ async fn adverts_are_watched_by_network_status_and_author() {
     link.set_adverts(Some(&AdvertQuery {
         networks: vec![Network::Signet],
         authors: vec![key(1).public()],
-        statuses: vec!["open".into()],
+        statuses: vec![AdvertStatus::Open],
         cohorts: vec![],
     }));
     assert_eq!(next_event(&mut events).await.id, wanted.id);
@@ -209,7 +216,9 @@ async fn relays_come_and_go() {
     live(&mut events).await;
     assert!(link.relays().iter().all(|relay| relay.connected));
     let (other, _other_events) = connect(&[two.url()], fast());
-    other.publish(&seal(&alice, bob.public(), "by two")).unwrap();
+    other
+        .publish(&seal(&alice, bob.public(), "by two"))
+        .unwrap();
     assert_eq!(open(&bob, &next_event(&mut events).await), "by two");
     link.remove_relay(two.url());
     eventually("the connection to end", || two.subscriptions() == 0).await;
@@ -228,7 +237,10 @@ async fn read_only_and_write_only_relays_are_used_as_such() {
     };
     let (link, mut events) = Link::start(vec![config(&read, true), config(&write, false)], fast());
     link.set_inbox(&[key(2).public()], now().minus(60));
-    assert_eq!(link.publish(&seal(&key(1), key(2).public(), "x")).unwrap(), 1);
+    assert_eq!(
+        link.publish(&seal(&key(1), key(2).public(), "x")).unwrap(),
+        1
+    );
     live(&mut events).await;
     let all = Filter::kind(8327);
     eventually("the event", || write.stored(&all).len() == 1).await;
@@ -274,7 +286,10 @@ async fn a_slow_program_loses_nothing() {
             event.into_inner()
         })
         .collect();
-    eventually("the relay to have them", || relay.counts().events_taken == count).await;
+    eventually("the relay to have them", || {
+        relay.counts().events_taken == count
+    })
+    .await;
     let mut missing: std::collections::BTreeSet<_> = events.iter().map(|e| e.id).collect();
     while !missing.is_empty() {
         missing.remove(&next_event(&mut b_events).await.id);
