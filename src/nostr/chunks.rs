@@ -309,6 +309,7 @@ mod tests {
     }
 
     proptest! {
+        #![proptest_config(ProptestConfig::with_cases(16))]
         #[test]
         fn any_order_and_repetition_joins_once(
             seed in proptest::collection::vec(any::<prop::sample::Index>(), 12),

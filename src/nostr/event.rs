@@ -64,7 +64,9 @@ pub struct EventDraft {
 }
 
 /// An event whose id was recomputed and whose signature was checked: the only form that is opened.
-#[derive(Debug, Clone, PartialEq, Eq)]
+/// Reading one from JSON checks it again.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(try_from = "Event", into = "Event")]
 pub struct VerifiedEvent(Event);
 
 /// Why an event is refused.
@@ -206,6 +208,19 @@ impl VerifiedEvent {
     #[must_use]
     pub fn into_inner(self) -> Event {
         self.0
+    }
+}
+
+impl TryFrom<Event> for VerifiedEvent {
+    type Error = EventFault;
+    fn try_from(event: Event) -> Result<Self, EventFault> {
+        event.verify()
+    }
+}
+
+impl From<VerifiedEvent> for Event {
+    fn from(event: VerifiedEvent) -> Self {
+        event.0
     }
 }
 

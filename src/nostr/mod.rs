@@ -23,6 +23,7 @@ pub mod event;
 pub mod filter;
 pub mod lanes;
 pub mod link;
+pub mod outbox;
 
 pub mod policy;
 pub mod relay;

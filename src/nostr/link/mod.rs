@@ -29,6 +29,7 @@ use self::database::NoDatabase;
 use self::gate::{Admission, Gate};
 use self::session::{Command, Session};
 use self::transport::Transport;
+use super::advert::AdvertStatus;
 use super::event::{EventFault, EventId, KIND_ADVERT, KIND_DIRECTED, VerifiedEvent};
 use super::filter::Filter;
 use super::policy::RelayUrl;
@@ -165,8 +166,8 @@ pub struct AdvertQuery {
     pub networks: Vec<Network>,
     /// Only these aggregators; empty: all.
     pub authors: Vec<NostrKey>,
-    /// Only these statuses (`open`, `full`, `active`, `closed`); empty: all.
-    pub statuses: Vec<String>,
+    /// Only these statuses; empty: all.
+    pub statuses: Vec<AdvertStatus>,
     /// Only these cohorts; empty: all.
     pub cohorts: Vec<crate::hash::CohortId>,
 }

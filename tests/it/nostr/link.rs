@@ -3,6 +3,7 @@
 use super::*;
 use btcr2_agent::hash::CohortId;
 use btcr2_agent::network::Network;
+use btcr2_agent::nostr::advert::AdvertStatus;
 use btcr2_agent::nostr::event::EventDraft;
 use btcr2_agent::nostr::link::{AdvertQuery, PublishOutcome};
 use btcr2_agent::nostr::{Event, Filter};
@@ -191,7 +192,7 @@ async fn adverts_are_watched_by_network_status_and_author() {
     link.set_adverts(Some(&AdvertQuery {
         networks: vec![Network::Signet],
         authors: vec![key(1).public()],
-        statuses: vec!["open".into()],
+        statuses: vec![AdvertStatus::Open],
         cohorts: vec![],
     }));
     assert_eq!(next_event(&mut events).await.id, wanted.id);
