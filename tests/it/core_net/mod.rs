@@ -2,5 +2,6 @@
 //! threat of the threat model as a test that is named after it.
 
 mod chain;
+mod fixed;
 mod happy;
 mod net;
