@@ -5,3 +5,5 @@ mod chain;
 mod fixed;
 mod happy;
 mod net;
+mod order;
+mod strangers;

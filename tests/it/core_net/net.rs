@@ -32,7 +32,7 @@ use btcr2_agent::protocol::evidence::{Evidence, Signed};
 use btcr2_agent::protocol::history;
 use btcr2_agent::protocol::message::{Message, Opening, RawJson, RegisterItem};
 use btcr2_agent::protocol::participant::{
-    Decline, MemberPhase, Participant, ParticipantInput, SignedSession, SigningPolicy,
+    BindingState, Decline, MemberPhase, Participant, ParticipantInput, SignedSession, SigningPolicy,
 };
 use btcr2_agent::protocol::registration::registration_digest;
 use btcr2_agent::protocol::terms::{CohortBeacon, Salt, Terms};
@@ -265,6 +265,9 @@ pub struct Net {
     pub archive: Vec<Mail>,
     /// Sees each mail as it is delivered, and says what arrives instead.
     pub hook: Option<Hook>,
+    /// Mail of this type is kept back.
+    pub hold: Option<&'static str>,
+    pub held: Vec<Mail>,
     /// Every mail arrives twice.
     pub duplicate: bool,
     /// Deliveries are in random order when set.
@@ -326,6 +329,8 @@ impl Net {
             mail: Vec::new(),
             archive: Vec::new(),
             hook: None,
+            hold: None,
+            held: Vec::new(),
             duplicate: false,
             shuffle: None,
             broadcasts: true,
@@ -547,6 +552,10 @@ impl Net {
             }
         };
         let mail = self.mail.remove(at);
+        if self.hold == Some(mail.message.type_name()) {
+            self.held.push(mail);
+            return true;
+        }
         let arriving = match &mut self.hook {
             None => vec![mail],
             Some(hook) => hook(mail),
@@ -559,6 +568,43 @@ impl Net {
 
     pub fn run(&mut self) {
         while self.step() {}
+    }
+
+    /// Lets go what was kept back.
+    pub fn release(&mut self) {
+        self.hold = None;
+        self.mail.append(&mut self.held);
+        self.run();
+    }
+
+    /// Keeps back what this member is told in mail of the held type, and lets the rest go.
+    pub fn keep_back(&mut self, to: Dest) -> Mail {
+        let at = self.held.iter().position(|mail| mail.to == to).unwrap();
+        let kept = self.held.remove(at);
+        self.release();
+        kept
+    }
+
+    /// The open round ends signed, and another one works.
+    pub fn finish(&mut self) {
+        self.release();
+        assert_eq!(self.agg.signals_signed(), 1, "the round is signed");
+        self.mine(1);
+        self.next_round_works();
+    }
+
+    /// A further round is signed by all and explained to all.
+    pub fn next_round_works(&mut self) {
+        self.round();
+        for i in 0..self.nodes.len() {
+            for j in 0..self.nodes[i].dids.len() {
+                let index = self.nodes[i].dids[j].index;
+                if self.nodes[i].core.binding_state(&index) == Some(BindingState::Bound) {
+                    let proved = self.proved(i, j);
+                    assert!(proved.iter().all(Option::is_some), "{i} {j}: {proved:?}");
+                }
+            }
+        }
     }
 
     /// The process of a member dies and starts again: secret nonces are gone.
