@@ -399,12 +399,21 @@ impl Participant {
         }
     }
 
-    /// Updates waiting to be announced.
+    /// Updates waiting to be announced. One in a signal that is signed by all waits for the chain only.
     pub(super) fn waiting_updates(&self) -> u16 {
+        let signed: BTreeSet<SignalBytes> = self
+            .live(FINAL_DEPTH)
+            .filter(|given| given.complete)
+            .map(|given| given.signal)
+            .collect();
         let waiting = self
             .indexes
             .values()
-            .filter(|mine| mine.update.is_some() && !self.update_confirmed(mine, 1))
+            .filter(|mine| {
+                mine.update.is_some()
+                    && mine.announced.is_disjoint(&signed)
+                    && !self.update_confirmed(mine, 1)
+            })
             .count();
         u16::try_from(waiting).unwrap_or(u16::MAX)
     }

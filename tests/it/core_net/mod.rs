@@ -1,0 +1,9 @@
+//! The pure core, both roles, whole cohorts in one thread: happy paths with known answers, and every
+//! threat of the threat model as a test that is named after it.
+
+mod chain;
+mod fixed;
+mod happy;
+mod net;
+mod order;
+mod strangers;
