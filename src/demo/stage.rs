@@ -1,4 +1,4 @@
-//! The stage: relay, chain and agents.
+//! The stage: relay, chain and agents in one process. The demo plays on it, and so do benches and tests.
 
 use std::net::{Ipv4Addr, SocketAddr};
 use std::path::Path;
@@ -27,25 +27,31 @@ const LOOPBACK: SocketAddr = SocketAddr::new(std::net::IpAddr::V4(Ipv4Addr::LOCA
 /// How long an agent's backend waits for the chain.
 const CHAIN_TIMEOUT: Duration = Duration::from_secs(10);
 
-/// What one agent of the demo is.
-pub(super) struct Actor {
-    pub(super) name: String,
-    pub(super) handle: AgentHandle,
+/// A running agent.
+pub struct Actor {
+    /// Its name in timelines and errors.
+    pub name: String,
+    /// How to talk to it.
+    pub handle: AgentHandle,
     stop: watch::Sender<bool>,
     task: JoinHandle<Result<(), AgentError>>,
 }
 
 /// Relay, chain, agents.
-pub(super) struct Stage {
-    pub(super) relay: DevRelay,
-    pub(super) chain: RegtestServer,
-    pub(super) actors: Vec<Actor>,
+pub struct Stage {
+    /// The relay.
+    pub relay: DevRelay,
+    /// The chain and its Esplora API.
+    pub chain: RegtestServer,
+    /// The agents, in the order in which they entered.
+    pub actors: Vec<Actor>,
     events: mpsc::UnboundedSender<(usize, AgentEvent)>,
 }
 
 impl Stage {
-    /// Starts the relay and the chain.
-    pub(super) async fn open(
+    /// Starts the relay and the chain on free loopback ports. Every agent's events go to `events`, with its
+    /// position.
+    pub async fn open(
         events: mpsc::UnboundedSender<(usize, AgentEvent)>,
     ) -> Result<Self, DemoError> {
         let setup = |error: String| DemoError::Setup(error);
@@ -63,8 +69,9 @@ impl Stage {
         })
     }
 
-    /// Makes a home and starts an agent in it.
-    pub(super) fn enter(
+    /// Makes a home in the directory `home` and starts an agent in it, which looks at the chain every
+    /// `poll`. Its position is what [`Stage::ask`] and the events name it by.
+    pub fn enter(
         &mut self,
         name: &str,
         home: &Path,
@@ -131,14 +138,14 @@ impl Stage {
     }
 
     /// An actor of this stage.
-    pub(super) fn actor(&self, position: usize) -> Result<&Actor, DemoError> {
+    pub fn actor(&self, position: usize) -> Result<&Actor, DemoError> {
         self.actors
             .get(position)
             .ok_or_else(|| DemoError::Wrong(format!("there is no actor {position}")))
     }
 
     /// Has one agent do something, between two of its inputs.
-    pub(super) async fn ask<R: Send + 'static>(
+    pub async fn ask<R: Send + 'static>(
         &self,
         position: usize,
         job: impl FnOnce(&mut Agent) -> Result<R, AgentError> + Send + 'static,
@@ -157,7 +164,7 @@ impl Stage {
     }
 
     /// Pays an address from the miner, and mines.
-    pub(super) fn fund(&self, address: &Address, amount: Amount) -> Result<u32, DemoError> {
+    pub fn fund(&self, address: &Address, amount: Amount) -> Result<u32, DemoError> {
         let chain = self.chain.chain();
         let mut chain = chain
             .lock()
@@ -170,7 +177,7 @@ impl Stage {
     }
 
     /// Mines blocks; says the new height.
-    pub(super) fn mine(&self, blocks: u32) -> Result<u32, DemoError> {
+    pub fn mine(&self, blocks: u32) -> Result<u32, DemoError> {
         let chain = self.chain.chain();
         let mut chain = chain
             .lock()
@@ -180,7 +187,7 @@ impl Stage {
     }
 
     /// Stops the agents and waits for them.
-    pub(super) async fn close(self) -> Result<(), DemoError> {
+    pub async fn close(self) -> Result<(), DemoError> {
         for actor in &self.actors {
             let _ = actor.stop.send(true);
         }

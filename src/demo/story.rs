@@ -178,7 +178,7 @@ impl Story<'_> {
         let link = std::sync::Arc::clone(self.stage.actor(position)?.handle.link());
         let filter = AdvertQuery {
             networks: vec![Network::Regtest],
-            statuses: vec!["open".into()],
+            statuses: vec![crate::nostr::advert::AdvertStatus::Open],
             ..AdvertQuery::default()
         }
         .filter();
