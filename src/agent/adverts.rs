@@ -8,13 +8,14 @@ use crate::keys::NostrKey;
 use crate::network::Network;
 use crate::nostr::advert::{self, AdvertDraft, AdvertEvent};
 use crate::nostr::link::AdvertQuery;
+use crate::nostr::outbox::NewRow;
 use crate::nostr::{RelayUrl, VerifiedEvent};
 use crate::protocol::aggregator::AggregatorInput;
 use crate::protocol::effect::AdvertStatus;
 use crate::protocol::message::Invite;
 use crate::protocol::participant::ParticipantInput;
 use crate::protocol::terms::Terms;
-use crate::store::{NewAdvert, NewCohort, NewOutboxRow, Role, Subscriber};
+use crate::store::{MetaKey, NewAdvert, NewCohort, Role, Subscriber};
 use crate::time::UnixTime;
 
 /// Seconds an advert stays with relays: longer than a cohort takes to form, and renewed while it lives.
@@ -22,6 +23,9 @@ const ADVERT_LIFE_SECONDS: u64 = 30 * 86_400;
 
 /// Followers an aggregator lists. They are strangers: they must not fill the store.
 const MAX_SUBSCRIBERS: u64 = 10_000;
+
+/// `created_at` of the last advert: it always grows, also when the clock goes back.
+const LAST_ADVERT: MetaKey = MetaKey::new("last_advert");
 
 /// Why an advert counts for nothing.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -177,14 +181,8 @@ impl Agent {
         if node.terms().invite_only {
             return Ok(());
         }
-        let last = self
-            .store
-            .view()
-            .outbox_of(id.0)?
-            .iter()
-            .filter(|row| row.kind == "advert")
-            .map(|row| row.created)
-            .max();
+        let last = self.store.view().meta(LAST_ADVERT)?;
+        let last = last.and_then(|text| text.parse().ok()).map(UnixTime);
         let content = node.terms().canonical();
         let relays = self.relay_hints();
         let draft = AdvertDraft {
@@ -202,21 +200,27 @@ impl Agent {
         };
         let event = advert::encode(&draft, &self.identity)
             .map_err(|fault| AgentError::Send(fault.to_string()))?;
-        self.store.transaction::<_, AgentError>(|tx| {
-            tx.insert_outbox(&NewOutboxRow {
-                event_id: event.id,
-                event: &event.to_json(),
-                cohort: Some(id.0),
-                lane: None,
-                kind: "advert",
-                created: event.created_at,
-                expires: draft.expiration,
-                state: "{}",
-            })?;
+        let relays = self.write_relays();
+        let inc = self.post.lanes.incarnation();
+        let Self { store, post, .. } = self;
+        store.transaction::<_, AgentError>(|tx| {
+            post.queue_row(
+                tx,
+                now,
+                NewRow {
+                    event,
+                    lane: None,
+                    inc,
+                    seq: 0,
+                    kind: "advert".into(),
+                    awaiting: std::collections::BTreeSet::new(),
+                    relays,
+                },
+            )?;
+            tx.set_meta(LAST_ADVERT, &draft.created_at.to_string())?;
             Ok(())
         })?;
-        self.publish(&event);
-        Ok(())
+        self.send_due(now)
     }
 
     /// An advert came: checked, kept, reported; joined if the standing policy says so.

@@ -11,7 +11,6 @@ pub mod dids;
 pub mod error;
 mod feed;
 mod inbound;
-mod lanes;
 mod node;
 pub mod outbound;
 pub mod runtime;

@@ -9,8 +9,8 @@ use tokio::sync::{broadcast, mpsc, oneshot};
 
 use super::delivery;
 use super::error::AgentError;
-use super::lanes::Lanes;
 use super::node::{Machine, Node, NodeId, NodeInput};
+use super::outbound::Post;
 use super::watch::{ChainNews, Watch, chain_view};
 use crate::beacon::history::AddressHistory;
 use crate::chain::ChainBackend;
@@ -184,6 +184,16 @@ pub(super) struct Traffic {
     pub(super) bytes: std::sync::atomic::AtomicU64,
 }
 
+impl Traffic {
+    pub(super) fn add(&self, relays: usize, event: &crate::nostr::VerifiedEvent) {
+        use std::sync::atomic::Ordering::Relaxed;
+        let relays = u64::try_from(relays).unwrap_or(u64::MAX);
+        let bytes = u64::try_from(event.to_json().len()).unwrap_or(u64::MAX);
+        self.events.fetch_add(relays, Relaxed);
+        self.bytes.fetch_add(bytes.saturating_mul(relays), Relaxed);
+    }
+}
+
 /// A running agent, for those who talk to it. Cheap to clone.
 #[derive(Clone)]
 pub struct AgentHandle {
@@ -200,10 +210,9 @@ pub struct Agent {
     pub(super) identity: OwnKey,
     pub(super) signer: Signer,
     pub(super) store: Store,
-    pub(super) inc: Incarnation,
     pub(super) conversations: ConversationKeys,
     pub(super) link: Arc<Link>,
-    pub(super) lanes: Lanes,
+    pub(super) post: Post,
     pub(super) nodes: BTreeMap<NodeId, Node>,
     pub(super) chains: BTreeMap<Network, Watch>,
     pub(super) chain_states: BTreeMap<Network, ChainState>,
@@ -301,9 +310,9 @@ impl Agent {
             })
             .collect();
         let now = (options.clock)();
+        let incarnation = options.store.view().incarnation()?;
         let mut agent = Self {
-            inc: Incarnation(options.store.view().incarnation()?),
-            lanes: Lanes::load(&options.store)?,
+            post: Post::load(&options.store, Incarnation(incarnation), now)?,
             root: options.root,
             identity,
             signer: Signer::new(),
@@ -438,7 +447,7 @@ impl Agent {
             let wake = self.next_wake();
             tokio::select! {
                 biased;
-                () = &mut stop => return Ok(()),
+                () = &mut stop => return self.write_states(),
                 Some(event) = inputs.link.recv() => self.link_event(event)?,
                 Some(internal) = inputs.internal.recv() => self.internal(internal)?,
                 Some(job) = inputs.jobs.recv() => job(&mut self),
@@ -466,8 +475,8 @@ impl Agent {
         }
         self.refresh_inbox();
         self.refresh_watch();
-        self.resend_pending()?;
-        Ok(())
+        let now = self.now();
+        self.send_due(now)
     }
 
     pub(super) fn now(&self) -> UnixTime {
@@ -477,7 +486,7 @@ impl Agent {
     fn next_wake(&self) -> Duration {
         let now = self.now();
         let node = self.nodes.values().filter_map(Node::deadline).min();
-        let outbox = self.lanes.deadline();
+        let outbox = self.post.deadline();
         let next = [node, outbox].into_iter().flatten().min();
         let seconds = next.map_or(30, |at| at.since(now).min(30));
         // A deadline that has passed is handled by the timers after every input; the floor keeps a timer that

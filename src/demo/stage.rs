@@ -71,12 +71,7 @@ impl Stage {
 
     /// Makes a home in the directory `home` and starts an agent in it, which looks at the chain every
     /// `poll`. Its position is what [`Stage::ask`] and the events name it by.
-    pub fn enter(
-        &mut self,
-        name: &str,
-        home: &Path,
-        poll: Duration,
-    ) -> Result<usize, DemoError> {
+    pub fn enter(&mut self, name: &str, home: &Path, poll: Duration) -> Result<usize, DemoError> {
         let setup = |error: String| DemoError::Setup(format!("{name}: {error}"));
         let agent_error = |error| DemoError::Agent {
             actor: name.to_owned(),

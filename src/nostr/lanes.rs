@@ -60,6 +60,16 @@ struct Incoming {
     untold: bool,
 }
 
+/// What is known of one lane, so that a store can keep lanes one by one.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct LaneState {
+    /// The last number given out, on a lane of ours.
+    sent: u64,
+    /// What arrived, on a lane of somebody else's.
+    incoming: Option<Incoming>,
+}
+
 /// What a received message is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[must_use]
@@ -113,6 +123,31 @@ impl Lanes {
             outgoing: BTreeMap::new(),
             ..self
         }
+    }
+
+    /// What to store of one lane.
+    #[must_use]
+    pub fn state(&self, lane: &LaneId) -> LaneState {
+        LaneState {
+            sent: self.outgoing.get(lane).copied().unwrap_or(0),
+            incoming: self.incoming.get(lane).cloned(),
+        }
+    }
+
+    /// Takes a lane from the store, at the start.
+    pub fn restore_lane(&mut self, lane: LaneId, state: LaneState) {
+        if state.sent > 0 {
+            self.outgoing.insert(lane, state.sent);
+        }
+        if let Some(incoming) = state.incoming {
+            self.incoming.insert(lane, incoming);
+        }
+    }
+
+    /// Whether any author waits for an acknowledgement.
+    #[must_use]
+    pub fn any_untold(&self) -> bool {
+        self.incoming.values().any(|state| state.untold)
     }
 
     /// The incarnation to write into envelopes.
