@@ -20,17 +20,21 @@ use crate::nostr::event::{EventId, VerifiedEvent};
 use crate::nostr::filter::Filter;
 use crate::time::UnixTime;
 
-/// Reports waiting for the program. Beyond this the library's queue is not read.
+/// Reports waiting for the program. Beyond this the library's queue, and so the socket, is not read.
 const MAX_BACKLOG: usize = 1_024;
 
-/// Messages the library keeps for us. When it overflows, the subscriptions are asked again.
-const LIBRARY_QUEUE: usize = 256;
+/// Messages the library keeps for us. [`super::gate::Flow`] keeps it from overflowing; should it all the
+/// same, the subscriptions are asked again.
+pub(super) const LIBRARY_QUEUE: usize = 256;
 
 /// Events waiting for this relay's answer. Beyond this a publication fails at once; the outbox repeats.
 const MAX_PUBLISHES: usize = 4_096;
 
 /// So many stored events on a live subscription that the relay may have cut them off at its limit.
 pub(super) const SUSPECT_PAGE: usize = 50;
+
+/// Readings under way at once, beyond which no further reconciliation starts.
+const MAX_READINGS: usize = 64;
 
 /// When the library's sending queue is full.
 const SEND_AGAIN: Duration = Duration::from_millis(50);
@@ -66,7 +70,7 @@ pub(super) struct Session {
     reported_forged: u64,
     subscriptions: BTreeMap<String, Subscription>,
     publishes: HashMap<EventId, Publish>,
-    /// The publishes by deadline; an id may be gone from the map.
+    /// The publishes by deadline; an id may be gone from the map, or be there anew.
     deadlines: VecDeque<(Instant, EventId)>,
     unsent: VecDeque<EventId>,
     readings: BTreeMap<String, Reading>,
@@ -110,6 +114,7 @@ enum Phase {
 
 struct Publish {
     event: Arc<nostr::Event>,
+    deadline: Instant,
     sent: bool,
     /// Refused for lack of authentication; sent once more after it.
     wants_auth: Option<String>,
@@ -156,6 +161,11 @@ impl Session {
         loop {
             let deadline = self.next_deadline();
             let reading = self.backlog.len() < MAX_BACKLOG;
+            if let Connection::Up { notes, .. } = &self.connection
+                && reading
+            {
+                self.tally.flow.correct(notes.len());
+            }
             tokio::select! {
                 command = self.commands.recv() => match command {
                     Some(command) => self.command(command),
@@ -176,6 +186,8 @@ impl Session {
                     Progress::Note(Err(RecvError::Lagged(_))) => self.ask_all(),
                     Progress::Note(Err(RecvError::Closed)) => self.down("closed".to_owned()),
                 },
+                // Corrected at the start of the next turn.
+                () = self.tally.flow.wanted.notified() => {}
                 () = self.tally.alarm.notified() => self.report_forged(),
                 () = tokio::time::sleep_until(deadline) => self.tick(),
             }
@@ -353,7 +365,8 @@ impl Session {
         if !subscription.filters.iter().any(|f| f.matches(&event)) {
             return Tally::add(&self.tally.ignored);
         }
-        if matches!(subscription.phase, Phase::Asked(_)) {
+        // Also after the deadline for the end of stored events: it may still come.
+        if subscription.wire == wire && !matches!(subscription.phase, Phase::Live) {
             subscription.stored += 1;
             subscription.oldest = subscription
                 .oldest
@@ -401,11 +414,10 @@ impl Session {
     }
 
     fn closed(&mut self, wire: &str, reason: &str) {
-        if let Some(reading) = self.readings.remove(wire) {
-            // Once more after the authentication that the library is already about.
-            if self.authenticates && wants_auth(reason) && !reading.repeated() {
-                self.readings
-                    .insert(wire.to_owned(), reading.repeat_later());
+        if let Some(mut reading) = self.readings.remove(wire) {
+            let waits = self.authenticates && wants_auth(reason) && reading.await_auth();
+            if waits || reading.try_later(|failures| Instant::now() + self.backoff(failures)) {
+                self.readings.insert(wire.to_owned(), reading);
             } else {
                 reading.fail(reason);
             }
@@ -443,7 +455,7 @@ impl Session {
         let waiting: Vec<String> = self
             .readings
             .iter()
-            .filter(|(_, reading)| reading.waits())
+            .filter(|(_, reading)| reading.awaits_auth())
             .map(|(wire, _)| wire.clone())
             .collect();
         for wire in waiting {
@@ -454,6 +466,7 @@ impl Session {
         for (id, publish) in &mut self.publishes {
             if publish.wants_auth.take().is_some() {
                 publish.repeated = true;
+                publish.sent = false;
                 self.unsent.push_back(*id);
             }
         }
@@ -563,7 +576,7 @@ impl Session {
 
     fn reconcile(&mut self) {
         self.reconcile_at = Instant::now() + self.timings.reconcile;
-        if !self.is_up() {
+        if !self.is_up() || self.readings.len() >= MAX_READINGS {
             return;
         }
         let until = Instant::now() + self.timings.eose;
@@ -586,7 +599,8 @@ impl Session {
         let wire = format!("{READING}:{}", self.requests);
         if self.is_up() {
             reading.page_asked(Instant::now() + self.timings.eose);
-            if !self.request(&wire, std::slice::from_ref(reading.page())) {
+            let sent = self.request(&wire, std::slice::from_ref(reading.page()));
+            if !sent && !reading.try_later(|_| Instant::now() + SEND_AGAIN) {
                 return reading.fail("the sending queue is full");
             }
         }
@@ -600,8 +614,10 @@ impl Session {
         if self.publishes.contains_key(&id) {
             return;
         }
+        let deadline = Instant::now() + self.timings.ok;
         let publish = Publish {
             event,
+            deadline,
             sent: false,
             wants_auth: None,
             repeated: false,
@@ -611,8 +627,7 @@ impl Session {
         if full {
             return self.published(id, PublishOutcome::Silent);
         }
-        self.deadlines
-            .push_back((Instant::now() + self.timings.ok, id));
+        self.deadlines.push_back((deadline, id));
         self.unsent.push_back(id);
         self.send_unsent();
     }
@@ -622,7 +637,7 @@ impl Session {
             return;
         }
         while let Some(id) = self.unsent.pop_front() {
-            let Some(publish) = self.publishes.get(&id) else {
+            let Some(publish) = self.publishes.get(&id).filter(|publish| !publish.sent) else {
                 continue;
             };
             if !self.send(ClientMessage::Event(Cow::Borrowed(&publish.event))) {
@@ -653,6 +668,7 @@ impl Session {
         if self.authenticates && wants_auth(text) && !publish.repeated {
             if authenticated {
                 publish.repeated = true;
+                publish.sent = false;
                 self.unsent.push_back(id);
                 return self.send_unsent();
             }
@@ -709,7 +725,10 @@ impl Session {
                 break;
             }
             self.deadlines.pop_front();
-            let refused = self.publishes.get(&id).and_then(|p| p.wants_auth.clone());
+            let Some(publish) = self.publishes.get(&id).filter(|p| p.deadline <= now) else {
+                continue;
+            };
+            let refused = publish.wants_auth.clone();
             let outcome = refused.map_or(PublishOutcome::Silent, PublishOutcome::Refused);
             self.published(id, outcome);
         }
@@ -729,10 +748,7 @@ impl Session {
             .map(|(wire, _)| wire.clone())
             .collect();
         for wire in late {
-            self.close_wire(&wire);
-            if let Some(reading) = self.readings.remove(&wire) {
-                reading.fail("no end of stored events in time");
-            }
+            self.overdue_reading(&wire, now);
         }
         if self.reconcile_at <= now {
             self.reconcile();
@@ -755,6 +771,20 @@ impl Session {
                 }
             }
             Phase::Idle | Phase::Live => {}
+        }
+    }
+
+    fn overdue_reading(&mut self, wire: &str, now: Instant) {
+        let Some(mut reading) = self.readings.remove(wire) else {
+            return;
+        };
+        self.close_wire(wire);
+        if reading.is_later() {
+            self.start_reading(reading);
+        } else if reading.try_later(|failures| now + self.backoff(failures)) {
+            self.readings.insert(wire.to_owned(), reading);
+        } else {
+            reading.fail("no end of stored events in time");
         }
     }
 

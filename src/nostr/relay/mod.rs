@@ -12,7 +12,7 @@ mod store;
 use std::collections::{HashMap, HashSet};
 use std::io;
 use std::net::SocketAddr;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use tokio::net::TcpListener;
@@ -25,9 +25,9 @@ use super::filter::Filter;
 use super::policy::RelayUrl;
 use crate::time::UnixTime;
 
-/// Frames waiting for one connection. More than a page of stored events on every subscription; a client
-/// this far behind is disconnected.
-const OUTGOING_FRAMES: usize = 16_384;
+/// Bytes waiting for one connection: a full answer to a REQ, of events of the largest size, and more. A
+/// client this far behind is disconnected.
+const MAX_QUEUED: usize = 64 * 1024 * 1024;
 
 /// Subscriptions of one connection, as strfry limits them.
 const MAX_SUBSCRIPTIONS: usize = 200;
@@ -82,6 +82,8 @@ pub struct Faults {
     pub frozen: bool,
     /// Answer a REQ with at most so many stored events.
     pub page: Option<usize>,
+    /// Cut off a client that is so many bytes behind, instead of 64 MiB.
+    pub queue: Option<usize>,
 }
 
 #[derive(Debug)]
@@ -119,9 +121,16 @@ type SubscriptionKey = (u64, String);
 
 #[derive(Debug)]
 struct Connection {
-    outgoing: mpsc::Sender<String>,
-    overflow: CancellationToken,
+    outgoing: Outgoing,
     subscriptions: HashMap<String, Vec<Filter>>,
+}
+
+/// The frames waiting for one connection.
+#[derive(Debug, Clone)]
+struct Outgoing {
+    frames: mpsc::UnboundedSender<String>,
+    queued: Arc<AtomicUsize>,
+    overflow: CancellationToken,
 }
 
 impl DevRelay {
@@ -249,6 +258,13 @@ impl Shared {
         self.hub.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
+    fn count_sent(&self, frame: &str) {
+        Self::add(&self.counters.bytes_out, frame.len());
+        if frame.starts_with("[\"EVENT\"") {
+            self.counters.events_out.fetch_add(1, Ordering::Relaxed);
+        }
+    }
+
     fn add(counter: &AtomicU64, amount: usize) {
         counter.fetch_add(amount as u64, Ordering::Relaxed);
     }
@@ -338,14 +354,17 @@ impl Connection {
         };
         let frame = format!("[\"EVENT\",{},{json}]", serde_json::Value::from(name));
         if faults.duplicate {
-            self.send(frame.clone());
+            self.outgoing.send(frame.clone(), faults);
         }
-        self.send(frame);
+        self.outgoing.send(frame, faults);
     }
+}
 
+impl Outgoing {
     /// Queues a frame; cuts the connection when its client does not keep up.
-    fn send(&self, frame: String) {
-        if self.outgoing.try_send(frame).is_err() {
+    fn send(&self, frame: String, faults: &Faults) {
+        let queued = self.queued.fetch_add(frame.len(), Ordering::Relaxed) + frame.len();
+        if queued > faults.queue.unwrap_or(MAX_QUEUED) || self.frames.send(frame).is_err() {
             self.overflow.cancel();
         }
     }

@@ -294,4 +294,6 @@ async fn a_slow_program_loses_nothing() {
     while !missing.is_empty() {
         missing.remove(&next_event(&mut b_events).await.id);
     }
+    // By waiting, not by asking again and again.
+    assert_eq!((relay.counts().requests, b.relays()[0].ignored), (1, 0));
 }
