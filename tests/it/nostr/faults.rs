@@ -46,7 +46,10 @@ async fn a_forged_event_under_a_known_id_and_signature_is_dropped() {
 
 async fn forged_more(events: &mut Receiver<LinkEvent>) {
     until(events, "an alarm", |event| match event {
-        LinkEvent::Forged { count, .. } => Some(assert_eq!(count, 1)),
+        LinkEvent::Forged { count, .. } => {
+            assert_eq!(count, 1);
+            Some(())
+        }
         LinkEvent::Event { event, .. } => panic!("came through: {}", event.content),
         _ => None,
     })
