@@ -53,6 +53,8 @@ pub struct RelayCounts {
     pub events_out: u64,
     /// REQ messages received.
     pub requests: u64,
+    /// WebSocket pings received.
+    pub pings: u64,
     /// Bytes of messages received, without WebSocket framing.
     pub bytes_in: u64,
     /// Bytes of messages sent, without WebSocket framing.
@@ -101,6 +103,7 @@ struct Counters {
     events_taken: AtomicU64,
     events_out: AtomicU64,
     requests: AtomicU64,
+    pings: AtomicU64,
     bytes_in: AtomicU64,
     bytes_out: AtomicU64,
 }
@@ -174,6 +177,7 @@ impl DevRelay {
             events_taken: get(&counters.events_taken),
             events_out: get(&counters.events_out),
             requests: get(&counters.requests),
+            pings: get(&counters.pings),
             bytes_in: get(&counters.bytes_in),
             bytes_out: get(&counters.bytes_out),
         }

@@ -94,6 +94,7 @@ pub(super) async fn run(
                     session.handle(text.as_str());
                 }
                 Some(Ok(Message::Close(_)) | Err(_)) | None => return,
+                Some(Ok(Message::Ping(_))) => Shared::add(&shared.counters.pings, 1),
                 Some(Ok(_)) => {}
             },
             count = queue.recv_many(&mut batch, 256) => {

@@ -267,7 +267,10 @@ async fn an_advertised_relay_on_loopback_is_not_dialled() {
 async fn a_slow_program_loses_nothing() {
     let relay = relay().await;
     let (alice, bob) = (key(1), key(2));
-    let (b, mut b_events) = connect(&[relay.url()], fast());
+    let mut options = fast();
+    options.timings.ping = PATIENCE;
+    options.timings.eose = PATIENCE;
+    let (b, mut b_events) = connect(&[relay.url()], options);
     b.set_inbox(&[bob.public()], now().minus(7_200));
     live(&mut b_events).await;
     let (a, _a_events) = connect(&[relay.url()], fast());
