@@ -1,6 +1,6 @@
 use super::*;
 use crate::keys::OwnKey;
-use crate::nostr::envelope::AckOf;
+use crate::nostr::envelope::{AckOf, Incarnation};
 use crate::nostr::event::EventDraft;
 use proptest::prelude::*;
 
@@ -251,7 +251,10 @@ fn unacknowledged_for_half_an_hour_it_is_signed_again_under_the_same_number() {
         event: id,
         pow: None,
     };
-    assert_eq!(outbox.handle(now, OutboxInput::Tick), [resign.clone()]);
+    assert_eq!(
+        outbox.handle(now, OutboxInput::Tick),
+        std::slice::from_ref(&resign)
+    );
     assert_eq!(outbox.handle(now, OutboxInput::Tick), [], "asked once");
     let reminder = now.plus(RESIGN_REMINDER);
     assert_eq!(outbox.handle(reminder, OutboxInput::Tick), [resign]);

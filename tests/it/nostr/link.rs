@@ -267,7 +267,10 @@ async fn an_advertised_relay_on_loopback_is_not_dialled() {
 async fn a_slow_program_loses_nothing() {
     let relay = relay().await;
     let (alice, bob) = (key(1), key(2));
-    let (b, mut b_events) = connect(&[relay.url()], fast());
+    let mut options = fast();
+    options.timings.ping = PATIENCE;
+    options.timings.eose = PATIENCE;
+    let (b, mut b_events) = connect(&[relay.url()], options);
     b.set_inbox(&[bob.public()], now().minus(7_200));
     live(&mut b_events).await;
     let (a, _a_events) = connect(&[relay.url()], fast());
@@ -294,4 +297,6 @@ async fn a_slow_program_loses_nothing() {
     while !missing.is_empty() {
         missing.remove(&next_event(&mut b_events).await.id);
     }
+    // By waiting, not by asking again and again.
+    assert_eq!((relay.counts().requests, b.relays()[0].ignored), (1, 0));
 }
