@@ -3,6 +3,7 @@
 
 mod chain;
 mod fixed;
+mod formation;
 mod happy;
 mod net;
 mod order;
