@@ -7,4 +7,5 @@ mod formation;
 mod happy;
 mod net;
 mod order;
+mod requests;
 mod strangers;

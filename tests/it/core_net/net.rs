@@ -59,7 +59,7 @@ pub struct Setup {
     pub terms: Terms,
     n: usize,
     dids: Vec<usize>,
-    policy: SigningPolicy,
+    pub policy: SigningPolicy,
     /// Off for benches: no log, no extra checks.
     pub record: bool,
 }
