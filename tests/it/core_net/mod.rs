@@ -8,4 +8,5 @@ mod happy;
 mod net;
 mod order;
 mod requests;
+mod responses;
 mod strangers;
