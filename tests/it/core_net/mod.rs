@@ -9,4 +9,5 @@ mod net;
 mod order;
 mod requests;
 mod responses;
+mod sessions;
 mod strangers;
