@@ -9,5 +9,6 @@ mod net;
 mod order;
 mod requests;
 mod responses;
+mod rounds;
 mod sessions;
 mod strangers;
