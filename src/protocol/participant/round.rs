@@ -275,7 +275,7 @@ impl Participant {
                 .map(|proof| (proof.index, proof.path))
                 .collect(),
         );
-        Step::with(self.try_sign())
+        self.decided()
     }
 
     pub(super) fn sign_request(&mut self, request: SignRequest) -> Step {
@@ -301,15 +301,11 @@ impl Participant {
             return Step::with(self.lose(request.attempt));
         }
         state.request = Some(request);
-        let effects = self.try_sign();
-        let refused = effects.iter().find_map(|effect| match effect {
-            Effect::Report(Report::SignRefused {
-                reason,
-                waiting: false,
-                ..
-            }) => Some(reason.clone()),
-            _ => None,
-        });
+        self.decided()
+    }
+
+    fn decided(&mut self) -> Step {
+        let (effects, refused) = self.decide();
         Step {
             outcome: refused.map_or(Outcome::Accepted, |reason| {
                 Outcome::Ignored(Ignored::WillNotSign(reason))
@@ -318,22 +314,22 @@ impl Participant {
         }
     }
 
-    /// Checks the pending request; orders the signature when everything holds.
+    /// Checks the pending request, if there is one, against what is known now.
     pub(super) fn try_sign(&mut self) -> Vec<Effect> {
-        let verdict = match self.check_request() {
-            Some(verdict) => verdict,
-            None => return Vec::new(),
-        };
-        let Some(state) = &mut self.round else {
-            return Vec::new();
+        self.decide().0
+    }
+
+    /// Checks the pending request; orders the signature when everything holds. Also says why it never will.
+    fn decide(&mut self) -> (Vec<Effect>, Option<String>) {
+        let (Some(verdict), Some(state)) = (self.check_request(), &mut self.round) else {
+            return (Vec::new(), None);
         };
         let round = state.round;
-        let reason = match verdict {
-            Verdict::Approved(approved) => return self.order_signature(*approved),
+        let (reason, waiting) = match verdict {
+            Verdict::Approved(approved) => return (self.order_signature(*approved), None),
             Verdict::Wait(reason) => (reason, true),
             Verdict::Never(reason) => (reason, false),
         };
-        let (reason, waiting) = reason;
         let mut effects = Vec::new();
         if !waiting {
             state.request = None;
@@ -346,14 +342,15 @@ impl Participant {
         if let Some(state) = &mut self.round
             && state.last_refusal != reason
         {
+            // Once per reason: the chain may ask again with every block.
             state.last_refusal.clone_from(&reason);
             effects.push(Effect::Report(Report::SignRefused {
                 round,
-                reason,
+                reason: reason.clone(),
                 waiting,
             }));
         }
-        effects
+        (effects, (!waiting).then_some(reason))
     }
 
     fn order_signature(&mut self, approved: Approved) -> Vec<Effect> {

@@ -3,7 +3,12 @@
 
 mod chain;
 mod fixed;
+mod formation;
 mod happy;
 mod net;
 mod order;
+mod requests;
+mod responses;
+mod rounds;
+mod sessions;
 mod strangers;

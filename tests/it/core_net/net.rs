@@ -59,7 +59,7 @@ pub struct Setup {
     pub terms: Terms,
     n: usize,
     dids: Vec<usize>,
-    policy: SigningPolicy,
+    pub policy: SigningPolicy,
     /// Off for benches: no log, no extra checks.
     pub record: bool,
 }
@@ -199,6 +199,8 @@ pub struct Node {
     /// Whether the process dies instead of carrying out the next order to sign (or to prepare).
     pub dies_at_sign: bool,
     pub dies_at_prepare: bool,
+    /// Whether it does not get to carrying out the next order to prepare.
+    pub hangs_at_prepare: bool,
     /// Whether it has the channel's secret.
     pub in_channel: bool,
     policy: SigningPolicy,
@@ -309,6 +311,7 @@ impl Net {
                     binds: true,
                     dies_at_sign: false,
                     dies_at_prepare: false,
+                    hangs_at_prepare: false,
                     in_channel: false,
                     policy,
                     used_nonces: BTreeSet::new(),
@@ -793,6 +796,9 @@ impl Net {
     fn prepare(&mut self, i: usize, session: SessionId, indexes: &[SmtIndex]) {
         let now = self.now;
         let node = &mut self.nodes[i];
+        if std::mem::take(&mut node.hangs_at_prepare) {
+            return;
+        }
         if std::mem::take(&mut node.dies_at_prepare) {
             return self.restart(i);
         }
