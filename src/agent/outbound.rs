@@ -15,13 +15,12 @@ use super::runtime::Agent;
 use crate::hash::CohortId;
 use crate::keys::{NostrKey, OwnKey};
 use crate::nostr::envelope::{self, ACK, AckOf, Envelope, Incarnation};
-use crate::nostr::event::{EventDraft, KIND_ADVERT};
 use crate::nostr::lanes::{LaneId, LaneState, Lanes};
 use crate::nostr::link::PublishOutcome;
 use crate::nostr::outbox::{
     DeliveryReport, NewRow, Outbox, OutboxEffect, OutboxInput, Row, RowEnd,
 };
-use crate::nostr::seal::ConversationKeys;
+use crate::nostr::seal::{ConversationKeys, resign};
 use crate::nostr::{EventId, RelayUrl, VerifiedEvent};
 use crate::protocol::message::Message;
 use crate::store::{Lane, NewOutboxRow, Store, Tx};
@@ -234,11 +233,6 @@ impl Agent {
         former: EventId,
         pow: Option<u8>,
     ) -> Result<(), AgentError> {
-        if pow.is_some() {
-            // The relay wants proof of work, which this version does not mine: other relays have to do.
-            self.count("pow_wanted");
-            return Ok(());
-        }
         let Some(row) = self.post.outbox.row(&former) else {
             return Ok(());
         };
@@ -250,30 +244,9 @@ impl Agent {
         let Some(own) = self.key_of(old.author) else {
             return Ok(());
         };
-        let event = if old.kind == KIND_ADVERT {
-            let mut tags = old.tags.clone();
-            tags.retain(|tag| tag.first().map(String::as_str) != Some("expiration"));
-            tags.push(vec!["expiration".into(), expires.to_string()]);
-            EventDraft {
-                created_at: now.max(old.created_at.plus(1)),
-                kind: KIND_ADVERT,
-                tags,
-                content: old.content.clone(),
-            }
-            .sign(&own)
-            .map_err(|fault| AgentError::Send(fault.to_string()))?
-        } else {
-            let Some(recipient) = row.lane.map(|lane| lane.recipient) else {
-                return Ok(());
-            };
-            let plaintext = self
-                .conversations
-                .open_part(&own, recipient, &old.content)
-                .map_err(|fault| AgentError::Send(fault.to_string()))?;
-            self.conversations
-                .seal_directed(&own, recipient, &plaintext, now, expires)
-                .map_err(|fault| AgentError::Send(fault.to_string()))?
-        };
+        // The envelope stays as it is: its number is what the recipient knows it by. Work is capped at a second.
+        let event = resign(&own, &old, now.max(old.created_at.plus(1)), expires, pow)
+            .map_err(|fault| AgentError::Send(fault.to_string()))?;
         let id = event.id;
         let effects = self.post.outbox.handle(
             now,
