@@ -18,8 +18,8 @@ use crate::protocol::terms::Terms;
 use crate::store::{MetaKey, NewAdvert, NewCohort, Role, Subscriber};
 use crate::time::UnixTime;
 
-/// Seconds an advert stays with relays: longer than a cohort takes to form, and renewed while it lives.
-const ADVERT_LIFE_SECONDS: u64 = 30 * 86_400;
+/// Seconds an advert stays with relays (DESIGN §4: formation and results one year).
+const ADVERT_LIFE_SECONDS: u64 = 365 * 86_400;
 
 /// Followers an aggregator lists. They are strangers: they must not fill the store.
 const MAX_SUBSCRIBERS: u64 = 10_000;

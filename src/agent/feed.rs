@@ -77,6 +77,7 @@ impl Agent {
             store,
             post,
             conversations,
+            refusals,
             ..
         } = self;
         let node = nodes.get_mut(&id).ok_or(AgentError::UnknownCohort(id.0))?;
@@ -93,6 +94,13 @@ impl Agent {
                 return Ok((outcome, Vec::new()));
             }
         }
+        // Whoever is refused a seat is a stranger: it gets an answer while the budget lasts, and no place in
+        // the log, since nothing changed.
+        let stranger =
+            kind == "opt_in" && matches!(outcome, Outcome::Ignored(Ignored::Refused(_)));
+        if stranger && !within_budget(refusals, now) {
+            return Ok((outcome, Vec::new()));
+        }
         if effects.is_empty() && kind == "tick" {
             return Ok((outcome, Vec::new()));
         }
@@ -100,14 +108,16 @@ impl Agent {
         let followups = store.transaction::<_, AgentError>(|tx| {
             let text = serde_json::to_string(&outcome)
                 .map_err(|_| AgentError::Defect("an outcome has no JSON"))?;
-            tx.append(&NewLogEntry {
-                cohort: id.0,
-                role: id.1,
-                at: now,
-                kind,
-                input: &json,
-                outcome: &text,
-            })?;
+            if !stranger {
+                tx.append(&NewLogEntry {
+                    cohort: id.0,
+                    role: id.1,
+                    at: now,
+                    kind,
+                    input: &json,
+                    outcome: &text,
+                })?;
+            }
             let mut followups = Vec::new();
             for effect in effects {
                 let mut send = |outgoing: Outgoing| {
@@ -375,6 +385,17 @@ impl Agent {
         }
         Ok(())
     }
+}
+
+/// Refusals sent to strangers per minute: enough for honest latecomers, too few to flood relays with.
+const REFUSALS_PER_MINUTE: u32 = 30;
+
+fn within_budget(refusals: &mut (UnixTime, u32), now: UnixTime) -> bool {
+    if now.since(refusals.0) >= 60 {
+        *refusals = (now, 0);
+    }
+    refusals.1 = refusals.1.saturating_add(1);
+    refusals.1 <= REFUSALS_PER_MINUTE
 }
 
 /// Stores an artifact in the transaction of the step that made it.

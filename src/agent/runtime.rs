@@ -226,6 +226,8 @@ pub struct Agent {
     pub(super) events: broadcast::Sender<AgentEvent>,
     pub(super) internal: mpsc::UnboundedSender<Internal>,
     pub(super) started: UnixTime,
+    /// Refusals sent to strangers in the current minute.
+    pub(super) refusals: (UnixTime, u32),
     /// A step changed memory and could not be stored: the agent must stop, and resume from the store.
     pub(super) broken: bool,
     inputs: Option<Inputs>,
@@ -332,6 +334,7 @@ impl Agent {
             events,
             internal: internal_sender,
             started: now,
+            refusals: (now, 0),
             broken: false,
             inputs: Some(Inputs {
                 jobs: job_receiver,
@@ -475,6 +478,7 @@ impl Agent {
         }
         self.refresh_inbox();
         self.refresh_watch();
+        self.watch_adverts()?;
         let now = self.now();
         self.send_due(now)
     }
