@@ -97,15 +97,13 @@ impl Participant {
             };
             let index = item.index;
             match (item.from_round, item.refused) {
-                (Some(from_round), None) => {
-                    if mine.state == IndexState::Requested {
-                        mine.state = IndexState::Covered(from_round);
-                        effects.push(Effect::Report(Report::Registered {
-                            seat,
-                            index,
-                            from_round,
-                        }));
-                    }
+                (Some(from_round), None) if mine.state == IndexState::Requested => {
+                    mine.state = IndexState::Covered(from_round);
+                    effects.push(Effect::Report(Report::Registered {
+                        seat,
+                        index,
+                        from_round,
+                    }));
                 }
                 (None, Some(code)) if mine.binding == BindingState::Bound => {
                     // A DID that lists the beacon and is not covered dies with the next signal: without its

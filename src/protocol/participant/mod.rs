@@ -7,6 +7,7 @@ mod checks;
 mod coverage;
 mod formation;
 mod round;
+mod session;
 
 use std::collections::{BTreeMap, BTreeSet};
 

@@ -12,7 +12,8 @@ use btcr2_agent::protocol::terms::CohortBeacon;
 use secp256k1_033 as libsecp;
 use secp256k1_033::musig as libmusig;
 
-use super::net::{Net, Setup, key, smt_nonce, update};
+use super::net::{Net, Setup};
+use super::node::{key, smt_nonce, update};
 use btcr2_agent::protocol::Round;
 
 fn tagged(tag: &str, message: &[u8]) -> [u8; 32] {
@@ -32,7 +33,7 @@ fn output_key(n: usize) -> libsecp::XOnlyPublicKey {
     let mut sorted: Vec<&libsecp::PublicKey> = points.iter().collect();
     sorted.sort_by_key(|point| point.serialize());
     let internal = libmusig::KeyAggCache::new(&sorted).agg_pk();
-    let tweak = tagged("TapTweak", &internal.serialize());
+    let tweak = tagged("TapTweak", &internal.to_byte_array());
     let tweak = libsecp::Scalar::from_be_bytes(tweak).unwrap();
     internal.add_tweak(&tweak).unwrap().0
 }
@@ -163,7 +164,7 @@ fn address_signal_transaction_and_signature_on_an_independent_path() {
         for (n, known) in addresses {
             let mut net = Net::ready(Setup::new(beacon, n));
             let output = output_key(n);
-            let program = output.serialize();
+            let program = output.to_byte_array();
             let (set, _) = net.agg.set().unwrap();
             assert_eq!(set.address, address(&program));
             assert_eq!(set.address, known);
@@ -182,7 +183,8 @@ fn address_signal_transaction_and_signature_on_an_independent_path() {
             unsigned.input[0].witness.clear();
             assert_eq!(to_hex(&serialize(&unsigned)), to_hex(&raw));
             let [signature] = tx.input[0].witness.to_vec().try_into().unwrap();
-            let signature = libsecp::schnorr::Signature::from_slice(&signature).unwrap();
+            let signature = signature.try_into().unwrap();
+            let signature = libsecp::schnorr::Signature::from_byte_array(signature);
             libsecp::schnorr::verify(&signature, &sighash, &output).unwrap();
         }
     }

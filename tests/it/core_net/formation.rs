@@ -10,7 +10,8 @@ use btcr2_agent::protocol::participant::{MemberPhase, ParticipantInput};
 use btcr2_agent::protocol::set::CohortSet;
 use btcr2_agent::protocol::terms::{TermsOfService, TextHash};
 
-use super::net::{Dest, HOUR, Mail, Net, Setup, key};
+use super::net::{Dest, HOUR, Mail, Net, Setup};
+use super::node::key;
 
 fn refused(code: RefusalCode) -> Outcome {
     Outcome::Ignored(Ignored::Refused(code))
@@ -140,7 +141,7 @@ fn a_second_opt_in_does_not_swap_the_payee() {
     };
     let outcome = net.say(0, Message::OptIn(swap.clone()));
     assert_eq!(outcome, refused(RefusalCode::AlreadyAsked));
-    net.mail.push(second);
+    net.mail.push_back(second);
     net.run();
     assert_eq!(
         net.say(0, Message::OptIn(swap)),

@@ -10,7 +10,8 @@ use btcr2_agent::protocol::participant::{
 };
 use btcr2_agent::protocol::terms::{CohortBeacon, EmptyRounds};
 
-use super::net::{MyDid, Net, Setup, update};
+use super::net::{Net, Setup};
+use super::node::{MyDid, update};
 
 const BEACONS: [CohortBeacon; 2] = [CohortBeacon::Smt, CohortBeacon::Cas];
 
@@ -273,10 +274,7 @@ fn no_did_binds_while_the_opening_of_the_round_in_flight_is_on_its_way() {
     net.agg_input(AggregatorInput::OpenRound);
     net.register(0, &[1]);
     // The acknowledgement overtakes the opening.
-    let openings: Vec<_> = net
-        .mail
-        .extract_if(.., |mail| matches!(mail.message, Message::RoundOpen(_)))
-        .collect();
+    net.hold = Some("round_open");
     net.run();
     let node = &net.nodes[0];
     assert_eq!(
@@ -284,8 +282,7 @@ fn no_did_binds_while_the_opening_of_the_round_in_flight_is_on_its_way() {
         Some(IndexState::Covered(Round(2)))
     );
     assert_eq!(node.core.binding_state(&index), Some(BindingState::NotYet));
-    net.mail.extend(openings);
-    net.run();
+    net.release();
     net.mine(1);
     assert_eq!(net.agg.signals_signed(), 1, "the round is signed");
     assert_eq!(

@@ -2,10 +2,13 @@
 //! threat of the threat model as a test that is named after it.
 
 mod chain;
+mod coverage;
+mod effects;
 mod fixed;
 mod formation;
 mod happy;
 mod net;
+mod node;
 mod order;
 mod requests;
 mod responses;

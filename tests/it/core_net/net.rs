@@ -11,48 +11,32 @@
 //! - a deadline that was acted on is not named again;
 //! - at the end, feeding the recorded inputs to fresh cores gives the recorded steps (determinism).
 
-use std::collections::BTreeSet;
+use std::collections::VecDeque;
 
 use bitcoin::{ScriptBuf, Transaction};
-use btcr2_agent::beacon::address::{beacon_address, beacon_script};
+use btcr2_agent::beacon::address::beacon_script;
 use btcr2_agent::beacon::cas::CasAnnouncement;
 use btcr2_agent::beacon::smt::Leaf;
-use btcr2_agent::did::Did;
-use btcr2_agent::did::document::BeaconKind;
-use btcr2_agent::did::genesis::GenesisDocument;
-use btcr2_agent::did::initial::KeyAddress;
-use btcr2_agent::hash::{CohortId, SmtIndex, SmtNonce, UpdateHash, sha256};
-use btcr2_agent::keys::{NonceSlot, NostrKey, OwnKey, Signer};
+use btcr2_agent::hash::{UpdateHash, sha256};
+use btcr2_agent::keys::{NostrKey, OwnKey, Signer};
 use btcr2_agent::network::Network;
+use btcr2_agent::protocol::Round;
 use btcr2_agent::protocol::aggregator::{Aggregator, AggregatorInput, Phase};
-use btcr2_agent::protocol::effect::{
-    AdvertStatus, Artifact, Effect, Outcome, Prepared, Report, SignOrder, Step, To,
-};
+use btcr2_agent::protocol::effect::{AdvertStatus, Artifact, Outcome, Report, Step};
 use btcr2_agent::protocol::evidence::{Evidence, Signed};
 use btcr2_agent::protocol::history;
-use btcr2_agent::protocol::message::{Message, Opening, RawJson, RegisterItem};
+use btcr2_agent::protocol::message::{Message, RegisterItem};
 use btcr2_agent::protocol::participant::{
-    BindingState, Decline, MemberPhase, Participant, ParticipantInput, SignedSession, SigningPolicy,
+    BindingState, Decline, MemberPhase, ParticipantInput, SigningPolicy,
 };
-use btcr2_agent::protocol::registration::registration_digest;
 use btcr2_agent::protocol::terms::{CohortBeacon, Salt, Terms};
-use btcr2_agent::protocol::{Label, Round, SessionId};
 use btcr2_agent::time::UnixTime;
 
 use super::chain::Chain;
+use super::node::{Node, key, update};
 
 pub const START: UnixTime = UnixTime(1_800_000_000);
 pub const HOUR: u64 = 3_600;
-
-/// A fixed key by name.
-pub fn key(name: &str) -> OwnKey {
-    OwnKey::from_bytes(&sha256(name.as_bytes())).unwrap()
-}
-
-/// A fixed update hash by name.
-pub fn update(name: &str) -> UpdateHash {
-    UpdateHash::from_bytes(sha256(format!("update {name}").as_bytes()))
-}
 
 /// What a net is made of.
 pub struct Setup {
@@ -111,128 +95,6 @@ impl Setup {
         self.policy.decline = decline;
         self
     }
-
-    pub fn quiet(mut self) -> Self {
-        self.record = false;
-        self
-    }
-}
-
-/// A DID and its key.
-pub struct MyDid {
-    pub did: Did,
-    pub index: SmtIndex,
-    key: OwnKey,
-    genesis: Option<GenesisDocument>,
-}
-
-impl MyDid {
-    /// A k1 DID by name.
-    pub fn k1(network: Network, name: &str) -> Self {
-        let key = key(name);
-        let did = Did::from_key(network, &key.keypair().public_key());
-        Self {
-            index: did.smt_index(),
-            did,
-            key,
-            genesis: None,
-        }
-    }
-
-    /// An x1 DID whose genesis document lists the beacon.
-    pub fn x1(net: &Net, name: &str) -> Self {
-        let key = key(name);
-        let terms = net.agg.terms();
-        let (_, keys) = net.agg.set().unwrap();
-        let kind = match terms.beacon {
-            CohortBeacon::Smt => BeaconKind::Smt,
-            CohortBeacon::Cas => BeaconKind::Cas,
-        };
-        let genesis = GenesisDocument::for_cohort(
-            terms.network,
-            &key.keypair().public_key(),
-            kind,
-            &beacon_address(keys.output_key(), terms.network),
-            KeyAddress::P2wpkh,
-        )
-        .unwrap();
-        let did = genesis.did(terms.network);
-        Self {
-            index: did.smt_index(),
-            did,
-            key,
-            genesis: Some(genesis),
-        }
-    }
-
-    /// Shows that `seat` speaks for the DID.
-    pub fn opening(&self, cohort: &CohortId, seat: NostrKey) -> Opening {
-        let digest = registration_digest(cohort, seat, &self.index);
-        Opening {
-            did: self.did.clone(),
-            key: self.key.public(),
-            genesis: self.genesis.as_ref().map(|genesis| {
-                let text = String::from_utf8(genesis.canonical_bytes()).unwrap();
-                Box::new(RawJson(
-                    serde_json::value::RawValue::from_string(text).unwrap(),
-                ))
-            }),
-            sig: self.key.sign_digest(&digest),
-        }
-    }
-}
-
-/// One participant with what its runtime holds.
-pub struct Node {
-    pub key: OwnKey,
-    pub signer: Signer,
-    pub core: Participant,
-    pub dids: Vec<MyDid>,
-    pub saved: Vec<Artifact>,
-    pub reports: Vec<Report>,
-    /// What became of each message, with its type.
-    pub outcomes: Vec<(&'static str, Outcome)>,
-    /// Whether it sees the chain move.
-    pub sees_chain: bool,
-    /// Whether it binds a DID as soon as it may.
-    pub binds: bool,
-    /// Whether the process dies instead of carrying out the next order to sign (or to prepare).
-    pub dies_at_sign: bool,
-    pub dies_at_prepare: bool,
-    /// Whether it does not get to carrying out the next order to prepare.
-    pub hangs_at_prepare: bool,
-    /// Whether it has the channel's secret.
-    pub in_channel: bool,
-    policy: SigningPolicy,
-    used_nonces: BTreeSet<[u8; 66]>,
-    log: Vec<(UnixTime, ParticipantInput, Step)>,
-}
-
-impl Node {
-    pub fn me(&self) -> NostrKey {
-        self.key.public()
-    }
-
-    pub fn alarms(&self) -> Vec<&str> {
-        self.reports
-            .iter()
-            .filter_map(|report| match report {
-                Report::Alarm { text } => Some(text.as_str()),
-                _ => None,
-            })
-            .collect()
-    }
-
-    /// Reasons for which it did not sign.
-    pub fn refusals(&self) -> Vec<&str> {
-        self.reports
-            .iter()
-            .filter_map(|report| match report {
-                Report::SignRefused { reason, .. } => Some(reason.as_str()),
-                _ => None,
-            })
-            .collect()
-    }
 }
 
 /// Where a message goes.
@@ -262,7 +124,7 @@ pub struct Net {
     pub adverts: Vec<AdvertStatus>,
     pub nodes: Vec<Node>,
     pub chain: Chain,
-    pub mail: Vec<Mail>,
+    pub mail: VecDeque<Mail>,
     /// Everything that was ever on its way.
     pub archive: Vec<Mail>,
     /// Sees each mail as it is delivered, and says what arrives instead.
@@ -279,8 +141,8 @@ pub struct Net {
     pub history_bytes: usize,
     /// Mail to keys that are no node.
     pub elsewhere: Vec<(NostrKey, Message)>,
-    record: bool,
-    agg_log: Vec<(UnixTime, AggregatorInput, Step)>,
+    pub record: bool,
+    pub agg_log: Vec<(UnixTime, AggregatorInput, Step)>,
 }
 
 impl Net {
@@ -293,31 +155,7 @@ impl Net {
             record,
         } = setup;
         let nodes = (0..n)
-            .map(|i| {
-                let name = format!("member {i}");
-                let mut signer = Signer::new();
-                signer.add_seat(key(&name));
-                Node {
-                    core: Participant::new(terms.clone(), key(&name).public(), policy),
-                    key: key(&name),
-                    signer,
-                    dids: (0..dids[i])
-                        .map(|j| MyDid::k1(terms.network, &format!("did {i} {j}")))
-                        .collect(),
-                    saved: Vec::new(),
-                    reports: Vec::new(),
-                    outcomes: Vec::new(),
-                    sees_chain: true,
-                    binds: true,
-                    dies_at_sign: false,
-                    dies_at_prepare: false,
-                    hangs_at_prepare: false,
-                    in_channel: false,
-                    policy,
-                    used_nonces: BTreeSet::new(),
-                    log: Vec::new(),
-                }
-            })
+            .map(|i| Node::new(&terms, i, dids[i], policy))
             .collect();
         Self {
             now: START,
@@ -329,7 +167,7 @@ impl Net {
             adverts: Vec::new(),
             nodes,
             chain: Chain::new(),
-            mail: Vec::new(),
+            mail: VecDeque::new(),
             archive: Vec::new(),
             hook: None,
             hold: None,
@@ -554,7 +392,7 @@ impl Net {
                 usize::try_from(*state >> 33).unwrap() % self.mail.len()
             }
         };
-        let mail = self.mail.remove(at);
+        let mail = self.mail.remove(at).unwrap();
         if self.hold == Some(mail.message.type_name()) {
             self.held.push(mail);
             return true;
@@ -576,7 +414,7 @@ impl Net {
     /// Lets go what was kept back.
     pub fn release(&mut self) {
         self.hold = None;
-        self.mail.append(&mut self.held);
+        self.mail.extend(self.held.drain(..));
         self.run();
     }
 
@@ -715,279 +553,5 @@ impl Net {
         while self.on_its_way(type_name).is_none() {
             assert!(self.step(), "no {type_name} was ever sent");
         }
-    }
-
-    // ---- effects --------------------------------------------------------------------------------------------
-
-    fn agg_effect(&mut self, effect: Effect) {
-        let from = self.agg_key.public();
-        match effect {
-            Effect::Send { to, message } => self.send(from, to, message),
-            Effect::SendParts(parts) => {
-                for (key, message) in parts {
-                    self.send(from, To::Key(key), message);
-                }
-            }
-            Effect::GrantChannel(keys) => {
-                for node in &mut self.nodes {
-                    node.in_channel |= keys.contains(&node.key.public());
-                }
-            }
-            Effect::Advertise(status) => self.adverts.push(status),
-            Effect::Save(artifact) => self.agg_saved.push(stored(artifact)),
-            Effect::Broadcast(tx) => {
-                assert!(
-                    self.signed_txs().iter().any(|(_, kept)| *kept == tx),
-                    "rule 5: kept before it is broadcast"
-                );
-                if self.broadcasts {
-                    let error = self.chain.accept(&tx).err();
-                    let txid = tx.compute_txid();
-                    self.agg_input(AggregatorInput::Broadcast { txid, error });
-                    self.sync();
-                }
-            }
-            Effect::AnswerHistory { to, request } => {
-                let answer = history::answer(&request, &self.agg_saved, self.history_bytes);
-                self.send(from, To::Key(to), Message::History(answer));
-            }
-            Effect::Report(report) => self.agg_reports.push(report),
-            other => panic!("not an effect of an aggregator: {other:?}"),
-        }
-    }
-
-    fn member_effect(&mut self, i: usize, effect: Effect) {
-        match effect {
-            Effect::Send { to, mut message } => {
-                assert_eq!(to, To::Key(self.agg_key.public()));
-                let cohort = self.agg.cohort();
-                let node = &self.nodes[i];
-                sign_evidence(&node.key, &cohort, &mut message);
-                if let Message::PartialSignature(partials) = &message {
-                    self.check_rule_5(i, partials.content.round);
-                }
-                let from = self.nodes[i].me();
-                self.send(from, to, message);
-            }
-            Effect::Prepare { session, indexes } => self.prepare(i, session, &indexes),
-            Effect::Sign(order) => self.sign(i, &order),
-            Effect::OpenIndex(index) => {
-                let node = &self.nodes[i];
-                if let Some(did) = node.dids.iter().find(|did| did.index == index) {
-                    let opening = did.opening(&self.agg.cohort(), node.me());
-                    self.input(i, ParticipantInput::Open { index, opening });
-                }
-            }
-            Effect::Save(artifact) => self.nodes[i].saved.push(stored(artifact)),
-            Effect::Report(report) => {
-                let binds = self.nodes[i].binds;
-                self.nodes[i].reports.push(report.clone());
-                if let Report::MayBind { index, .. } = report
-                    && binds
-                {
-                    let outcome = self.input(i, ParticipantInput::Bound { index });
-                    assert_eq!(outcome, Outcome::Accepted);
-                }
-            }
-            other => panic!("not an effect of a member: {other:?}"),
-        }
-    }
-
-    fn prepare(&mut self, i: usize, session: SessionId, indexes: &[SmtIndex]) {
-        let now = self.now;
-        let node = &mut self.nodes[i];
-        if std::mem::take(&mut node.hangs_at_prepare) {
-            return;
-        }
-        if std::mem::take(&mut node.dies_at_prepare) {
-            return self.restart(i);
-        }
-        let seat = node.key.public();
-        let nonces = Label::ALL
-            .into_iter()
-            .map(|label| {
-                let slot = NonceSlot {
-                    seat,
-                    session,
-                    label,
-                };
-                (label, node.signer.new_nonces(slot, now).unwrap())
-            })
-            .collect();
-        let smt_nonces = indexes
-            .iter()
-            .map(|index| (*index, smt_nonce(seat, session.round, index)))
-            .collect();
-        let prepared = Prepared {
-            session,
-            nonces,
-            smt_nonces,
-        };
-        self.input(i, ParticipantInput::Prepared(prepared));
-    }
-
-    fn sign(&mut self, i: usize, order: &SignOrder) {
-        let now = self.now;
-        let node = &mut self.nodes[i];
-        if std::mem::take(&mut node.dies_at_sign) {
-            return self.restart(i);
-        }
-        let seat = node.key.public();
-        let (_, keys) = node.core.set().unwrap();
-        let keys = keys.clone();
-        let session = order.session;
-        let mut partials = std::collections::BTreeMap::new();
-        for label in &order.labels {
-            let slot = NonceSlot {
-                seat,
-                session,
-                label: label.label,
-            };
-            let signed = node.signer.sign(
-                slot,
-                &label.nonce,
-                &keys,
-                &label.aggregate_nonce,
-                label.sighash.as_bytes(),
-            );
-            let Ok(partial) = signed else {
-                self.input(i, ParticipantInput::SignFailed { session });
-                return;
-            };
-            assert!(
-                node.used_nonces.insert(label.nonce.to_bytes()),
-                "rule 1: a nonce signs once"
-            );
-            partials.insert(label.label, partial);
-        }
-        let next = SessionId {
-            attempt: session.attempt + 1,
-            ..session
-        };
-        let spares = Label::ALL
-            .into_iter()
-            .map(|label| {
-                let slot = NonceSlot {
-                    seat,
-                    session: next,
-                    label,
-                };
-                (label, node.signer.new_nonces(slot, now).unwrap())
-            })
-            .collect();
-        let signed = SignedSession {
-            session,
-            partials,
-            spares,
-        };
-        self.input(i, ParticipantInput::Signed(signed));
-    }
-
-    /// Every index of the member that the round covers has its proof or announcement saved.
-    fn check_rule_5(&self, i: usize, of: Round) {
-        let node = &self.nodes[i];
-        for did in &node.dids {
-            let covered = matches!(
-                node.core.index_state(&did.index),
-                Some(btcr2_agent::protocol::participant::IndexState::Covered(from)) if from <= of
-            );
-            let saved = node.saved.iter().any(|artifact| match artifact {
-                Artifact::SmtProof { round, index, .. } => *round == of && *index == did.index,
-                Artifact::Announcement { round, .. } => *round == of,
-                _ => false,
-            });
-            assert!(saved || !covered, "rule 5: saved before the partial leaves");
-        }
-    }
-
-    fn send(&mut self, from: NostrKey, to: To, message: Message) {
-        let aggregator = self.agg_key.public();
-        let dests: Vec<Dest> = match to {
-            To::Key(key) if key == aggregator => vec![Dest::Aggregator],
-            To::Key(key) => match self.nodes.iter().position(|node| node.key.public() == key) {
-                Some(i) => vec![Dest::Member(i)],
-                None => {
-                    self.elsewhere.push((key, message.clone()));
-                    Vec::new()
-                }
-            },
-            To::Channel => (0..self.nodes.len())
-                .filter(|i| self.nodes[*i].in_channel)
-                .map(Dest::Member)
-                .collect(),
-        };
-        for to in dests {
-            let mail = Mail {
-                from,
-                to,
-                message: message.clone(),
-            };
-            if self.record {
-                self.archive.push(mail.clone());
-            }
-            if self.duplicate {
-                self.mail.push(mail.clone());
-            }
-            self.mail.push(mail);
-        }
-    }
-
-    /// Feeds the recorded inputs to fresh cores.
-    fn replay(&self) {
-        let mut agg = Aggregator::new(self.agg.terms().clone());
-        for (at, input, step) in &self.agg_log {
-            // The log is stored as JSON.
-            let text = serde_json::to_string(input).unwrap();
-            let input = serde_json::from_str(&text).unwrap();
-            assert_eq!(agg.handle(*at, input), *step, "replayed: {text}");
-        }
-        assert_eq!(format!("{agg:?}"), format!("{:?}", self.agg));
-        for node in &self.nodes {
-            let mut core = Participant::new(node.core.terms().clone(), node.me(), node.policy);
-            for (at, input, step) in &node.log {
-                let text = serde_json::to_string(input).unwrap();
-                let input = serde_json::from_str(&text).unwrap();
-                assert_eq!(core.handle(*at, input), *step, "replayed: {text}");
-            }
-            assert_eq!(format!("{core:?}"), format!("{:?}", node.core));
-        }
-    }
-}
-
-impl Drop for Net {
-    fn drop(&mut self) {
-        if self.record && !std::thread::panicking() {
-            self.replay();
-        }
-    }
-}
-
-/// The SMT nonce of a member's index in a round.
-pub fn smt_nonce(seat: NostrKey, round: Round, index: &SmtIndex) -> SmtNonce {
-    let mut text = seat.to_bytes().to_vec();
-    text.extend_from_slice(&round.0.to_be_bytes());
-    text.extend_from_slice(index.as_bytes());
-    SmtNonce::from_bytes(sha256(&text))
-}
-
-/// As it comes back from a store.
-fn stored(artifact: Artifact) -> Artifact {
-    let text = serde_json::to_string(&artifact).unwrap();
-    let read: Artifact = serde_json::from_str(&text).unwrap();
-    assert_eq!(read, artifact);
-    read
-}
-
-fn sign_evidence(key: &OwnKey, cohort: &CohortId, message: &mut Message) {
-    fn sign<T: Evidence>(key: &OwnKey, cohort: &CohortId, body: &mut Signed<T>) {
-        assert!(body.sig.is_none());
-        body.sign_with(cohort, |digest| key.sign_digest(digest));
-    }
-    match message {
-        Message::CohortAck(body) => sign(key, cohort, body),
-        Message::Response(body) => sign(key, cohort, body),
-        Message::NonceUpdate(body) => sign(key, cohort, body),
-        Message::PartialSignature(body) => sign(key, cohort, body),
-        _ => {}
     }
 }

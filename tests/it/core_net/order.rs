@@ -6,7 +6,8 @@ use btcr2_agent::protocol::message::Message;
 use btcr2_agent::protocol::participant::Decline;
 use btcr2_agent::protocol::terms::CohortBeacon;
 
-use super::net::{Dest, Mail, MyDid, Net, Setup, update};
+use super::net::{Dest, Mail, Net, Setup};
+use super::node::{MyDid, update};
 
 /// Two rounds, a DID that comes between them, updates and explicit declines.
 fn story(net: &mut Net) {

@@ -12,7 +12,8 @@ use btcr2_agent::protocol::message::{Message, Proofs, RefusalCode, SignRequest};
 use btcr2_agent::protocol::terms::CohortBeacon;
 use btcr2_agent::protocol::{Label, Round};
 
-use super::net::{Dest, MyDid, Net, Setup, update};
+use super::net::{Dest, Net, Setup};
+use super::node::{MyDid, update};
 
 /// A round of three whose request to member 0 is kept back; everybody else has signed.
 fn at_request(setup: Setup) -> (Net, SignRequest) {

@@ -13,7 +13,8 @@ use btcr2_agent::protocol::participant::{BindingState, IndexState};
 use btcr2_agent::protocol::terms::CohortBeacon;
 use btcr2_agent::protocol::{Label, Round};
 
-use super::net::{Dest, MyDid, Net, Setup, update};
+use super::net::{Dest, Net, Setup};
+use super::node::{MyDid, update};
 
 fn refused(code: RefusalCode) -> Outcome {
     Outcome::Ignored(Ignored::Refused(code))

@@ -16,7 +16,8 @@ use btcr2_agent::protocol::participant::ParticipantInput;
 use btcr2_agent::protocol::terms::CohortBeacon;
 use btcr2_agent::protocol::{Label, Round, Seat, SessionId};
 
-use super::net::{Dest, Net, Setup, key, update};
+use super::net::{Dest, Net, Setup};
+use super::node::{key, update};
 
 /// What happens to a member in the middle of a round.
 #[derive(Clone, Copy, Debug)]
@@ -145,7 +146,7 @@ fn when_the_sessions_are_used_up_the_round_ends_and_says_so() {
         // Member 2 forgets its nonces each time before it is asked to sign.
         net.agg_input(AggregatorInput::OpenRound);
         loop {
-            let asked = net.mail.first().is_some_and(|mail| {
+            let asked = net.mail.front().is_some_and(|mail| {
                 matches!(mail.message, Message::SignRequest(_)) && mail.to == Dest::Member(2)
             });
             if asked {

@@ -14,7 +14,8 @@ use btcr2_agent::protocol::participant::ParticipantInput;
 use btcr2_agent::protocol::terms::CohortBeacon;
 use btcr2_agent::protocol::{Label, Round, Seat};
 
-use super::net::{Dest, Mail, MyDid, Net, START, Setup, key};
+use super::net::{Dest, Mail, Net, START, Setup};
+use super::node::{MyDid, key};
 
 /// A message of every type, most of them as an honest run of this very cohort sent them.
 fn every_message(beacon: CohortBeacon) -> Vec<Message> {
