@@ -146,6 +146,12 @@ impl Agent {
         };
         match delivery::open(&self.conversations, node, from, &message) {
             Opened::Message(message) => {
+                if let (Message::Relays(hints), Role::Participant) = (&message, id.1) {
+                    self.learn_relays(id, &hints.relays)?;
+                }
+                let Some(node) = self.nodes.get(&id) else {
+                    return Ok(());
+                };
                 let input = node.message(from, message);
                 self.feed(id, input)?;
                 // New facts of the set may make the chain's history meaningful.

@@ -476,6 +476,10 @@ impl Agent {
         for id in restarted {
             self.feed(id, NodeInput::Participant(ParticipantInput::Restarted))?;
         }
+        let ids: Vec<NodeId> = self.nodes.keys().copied().collect();
+        for id in ids {
+            self.connect_hints(id)?;
+        }
         self.refresh_inbox();
         self.refresh_watch();
         self.watch_adverts()?;
