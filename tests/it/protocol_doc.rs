@@ -874,12 +874,16 @@ fn the_table_of_terms_names_every_term_and_its_default() {
         NOW,
     );
     let value = serde_json::to_value(&terms).unwrap();
-    for (name, default) in value.as_object().unwrap() {
-        let row = text
+    let (_, section) = text.split_once("\n## Advert and terms\n").unwrap();
+    let row = |name: &str| -> Vec<&str> {
+        let row = section
             .lines()
-            .find(|line| line.starts_with(&format!("| `{name}` |")))
-            .unwrap_or_else(|| panic!("term {name} has no row"));
-        let cells: Vec<&str> = row.split('|').map(str::trim).collect();
+            .find(|line| line.starts_with(&format!("| `{name}` |")));
+        let row = row.unwrap_or_else(|| panic!("term {name} has no row"));
+        row.split('|').map(str::trim).collect()
+    };
+    for (name, default) in value.as_object().unwrap() {
+        let cells = row(name);
         let chosen = ["aggregator", "salt", "network", "beacon", "join_by"];
         let expected = if chosen.contains(&name.as_str()) {
             "chosen".to_owned()
@@ -888,6 +892,28 @@ fn the_table_of_terms_names_every_term_and_its_default() {
         };
         assert_eq!(cells[4], expected, "default of {name}");
     }
+    // Ranges written as two numbers are the ones that are enforced.
+    let valid_with = |name: &str, number: u64| {
+        let mut changed = value.clone();
+        changed["seats_max"] = json!(1_000);
+        changed[name] = json!(number);
+        Terms::parse(&serde_json_canonicalizer::to_string(&changed).unwrap()).is_ok()
+    };
+    let mut checked = 0;
+    for name in value.as_object().unwrap().keys() {
+        let cells = row(name);
+        let Some((low, high)) = cells[3].split_once(" to ") else {
+            continue;
+        };
+        let (Ok(low), Ok(high)) = (low.parse::<u64>(), high.parse::<u64>()) else {
+            continue;
+        };
+        assert!(valid_with(name, low) && valid_with(name, high), "{name}");
+        assert!(!valid_with(name, high + 1), "{name} above");
+        assert!(low == 0 || !valid_with(name, low - 1), "{name} below");
+        checked += 1;
+    }
+    assert_eq!(checked, 10, "ranges of two numbers");
 }
 
 #[test]
