@@ -13,4 +13,5 @@ mod core_net;
 mod did_vectors;
 mod musig_vectors;
 mod nostr;
+mod protocol_doc;
 mod store;
