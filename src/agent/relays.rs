@@ -51,7 +51,7 @@ impl Agent {
                 cohort: id.0,
                 role: id.1,
                 at: now,
-                kind: "relays",
+                kind: "relay_hints",
                 input: &json,
                 outcome: "\"accepted\"",
             })?;
