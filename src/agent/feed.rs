@@ -96,8 +96,7 @@ impl Agent {
         }
         // Whoever is refused a seat is a stranger: it gets an answer while the budget lasts, and no place in
         // the log, since nothing changed.
-        let stranger =
-            kind == "opt_in" && matches!(outcome, Outcome::Ignored(Ignored::Refused(_)));
+        let stranger = kind == "opt_in" && matches!(outcome, Outcome::Ignored(Ignored::Refused(_)));
         if stranger && !within_budget(refusals, now) {
             return Ok((outcome, Vec::new()));
         }

@@ -291,7 +291,11 @@ impl Stage {
 
     /// Stops the agents and waits for them.
     pub async fn close(mut self) -> Result<(), DemoError> {
-        for running in self.actors.iter().filter_map(|actor| actor.running.as_ref()) {
+        for running in self
+            .actors
+            .iter()
+            .filter_map(|actor| actor.running.as_ref())
+        {
             let _ = running.stop.send(true);
         }
         for position in 0..self.actors.len() {
