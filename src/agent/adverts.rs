@@ -102,7 +102,7 @@ impl Agent {
     pub fn join_cohort(
         &mut self,
         content: &str,
-        relays: Vec<String>,
+        relays: &[String],
         identity_seat: bool,
         payee: Option<bitcoin::ScriptBuf>,
     ) -> Result<CohortId, AgentError> {
@@ -122,9 +122,7 @@ impl Agent {
             self.root.seat(&cohort).public()
         };
         self.insert_cohort(id, &terms, Some(seat))?;
-        if let Some(node) = self.nodes.get_mut(&id) {
-            node.relays = relays;
-        }
+        self.learn_relays(id, &relays)?;
         self.refresh_inbox();
         self.feed(id, NodeInput::Participant(ParticipantInput::Join { payee }))?;
         Ok(cohort)
@@ -300,7 +298,7 @@ impl Agent {
     }
 
     fn join_by_policy(&mut self, content: &str, relays: Vec<String>) -> Result<(), AgentError> {
-        match self.join_cohort(content, relays, false, None) {
+        match self.join_cohort(content, &relays, false, None) {
             Err(error) if !error.is_fatal() => {
                 tracing::warn!(%error, "the policy's cohort was not joined");
                 Ok(())

@@ -13,6 +13,7 @@ mod feed;
 mod inbound;
 mod node;
 pub mod outbound;
+mod relays;
 pub mod runtime;
 pub mod timeline;
 mod watch;

@@ -201,7 +201,7 @@ impl Story<'_> {
                     self.world
                         .say(&actor, "opted_in", &text, json!({ "cohort": cohort }));
                 }
-                let relays = advert
+                let relays: Vec<String> = advert
                     .event
                     .relays
                     .iter()
@@ -210,7 +210,7 @@ impl Story<'_> {
                 let content = advert.event.content;
                 self.stage
                     .ask(position, move |agent| {
-                        agent.join_cohort(&content, relays, false, None)
+                        agent.join_cohort(&content, &relays, false, None)
                     })
                     .await?;
                 return Ok(());
