@@ -5,15 +5,16 @@ use std::time::Duration;
 
 use bitcoin::{Address, Amount, OutPoint, Transaction, Txid};
 use btcr2_agent::agent::adverts::check_advert;
-use btcr2_agent::agent::dids::Change;
+use btcr2_agent::agent::dids::{Change, QueuedUpdate};
 use btcr2_agent::agent::{Agent, AgentError, AgentEvent, What, timeline};
+use btcr2_agent::demo::DemoError;
 use btcr2_agent::demo::stage::{Part, Stage};
 use btcr2_agent::did::Did;
 use btcr2_agent::hash::{CohortId, SignalBytes, UpdateHash};
 use btcr2_agent::network::Network;
 use btcr2_agent::nostr::link::AdvertQuery;
 use btcr2_agent::protocol::Round;
-use btcr2_agent::protocol::aggregator::AggregatorInput;
+use btcr2_agent::protocol::aggregator::{AggregatorInput, FINAL_DEPTH};
 use btcr2_agent::protocol::effect::Report;
 use btcr2_agent::protocol::terms::{CohortBeacon, Salt, Terms};
 use btcr2_agent::store::Role;
@@ -121,6 +122,56 @@ impl Play {
                 })
             })
         })
+        .await;
+    }
+
+    /// Starts these agents again, and waits until they are connected.
+    pub async fn resume(&mut self, actors: &[usize]) {
+        let mark = self.mark();
+        for actor in actors {
+            self.stage.resume(*actor).unwrap();
+        }
+        self.until("connections", mark, |seen| {
+            actors.iter().all(|actor| {
+                seen.iter().any(|(by, event)| {
+                    by == actor
+                        && matches!(
+                            event.what,
+                            What::Relay {
+                                connected: true,
+                                ..
+                            }
+                        )
+                })
+            })
+        })
+        .await;
+    }
+
+    /// Waits until these members have responded to the round that opened after `mark`.
+    pub async fn responded(&mut self, company: &Company, mark: usize, members: &[usize]) {
+        self.reported(
+            "responses",
+            mark,
+            company.id,
+            Role::Participant,
+            members,
+            |r| matches!(r, Report::Responded { .. }),
+        )
+        .await;
+    }
+
+    /// Waits until the aggregator has so many responses.
+    pub async fn responses(&mut self, company: &Company, mark: usize, count: u16) {
+        let aggregator = [company.aggregator];
+        self.reported(
+            "responses",
+            mark,
+            company.id,
+            Role::Aggregator,
+            &aggregator,
+            |r| matches!(r, Report::ResponseReceived { responses, .. } if *responses == count),
+        )
         .await;
     }
 
@@ -364,27 +415,62 @@ impl Play {
         updating: &[usize],
     ) -> BTreeMap<String, UpdateHash> {
         let mut updates = BTreeMap::new();
+        if updating
+            .iter()
+            .any(|place| company.dids[*place].version > 1)
+        {
+            // A further update has to wait until the one before is final.
+            self.stage.mine(FINAL_DEPTH - 1).unwrap();
+        }
         for place in updating {
-            let Known {
-                member,
-                did,
-                version,
-            } = company.dids[*place].clone();
-            let (id, service) = (company.id, service_name(version + 1));
-            let queued = self
-                .ask(member, move |agent| {
-                    let change = Change::AddService {
-                        id: service,
-                        kind: "LinkedDomains".into(),
-                        endpoint: serde_json::json!("https://example.com/"),
-                    };
-                    agent.update_did(&did, &[change], Some(id))
-                })
-                .await;
-            assert_eq!(queued.target_version, version + 1);
+            let queued = self.queued(company, *place).await;
+            assert_eq!(queued.target_version, company.dids[*place].version + 1);
             updates.insert(queued.did.to_string(), queued.hash);
         }
         updates
+    }
+
+    /// Queues an update as soon as the member has seen the one before deep enough in the chain.
+    pub async fn queued(&mut self, company: &Company, place: usize) -> QueuedUpdate {
+        let deadline = Instant::now() + PATIENCE;
+        loop {
+            match self.try_queue(company, place).await {
+                Ok(queued) => return queued,
+                Err(DemoError::Agent {
+                    error: AgentError::Refused(why),
+                    ..
+                }) if why.contains("not final yet") && Instant::now() < deadline => {}
+                Err(error) => panic!("not queued: {error}"),
+            }
+            // Nothing is reported when only the height grows.
+            if let Ok(Some(event)) = tokio::time::timeout(POLL, self.events.recv()).await {
+                self.seen.push(event);
+            }
+        }
+    }
+
+    /// Signs an update of a DID to its next version and queues it, if the agent agrees.
+    pub async fn try_queue(
+        &self,
+        company: &Company,
+        place: usize,
+    ) -> Result<QueuedUpdate, DemoError> {
+        let Known {
+            member,
+            did,
+            version,
+        } = company.dids[place].clone();
+        let (id, service) = (company.id, service_name(version + 1));
+        self.stage
+            .ask(member, move |agent| {
+                let change = Change::AddService {
+                    id: service,
+                    kind: "LinkedDomains".into(),
+                    endpoint: serde_json::json!("https://example.com/"),
+                };
+                agent.update_did(&did, &[change], Some(id))
+            })
+            .await
     }
 
     pub async fn open_round(&mut self, company: &mut Company) -> Round {

@@ -108,3 +108,18 @@ async fn a_member_with_three_dids_and_one_with_none() {
         play.close().await;
     }
 }
+
+/// Rule 10: while an update is not final no other is signed, and the refusal leaves nothing behind: once
+/// it is final, the next one goes through.
+#[tokio::test]
+async fn a_second_update_waits_until_the_first_is_final() {
+    let mut play = Play::open(3).await;
+    let mut company = play.found(CohortBeacon::Cas, 0, &[1, 2]).await;
+    let dids = play.create_dids(&mut company, &[1, 2]).await;
+    play.round(&mut company, &dids[..1]).await;
+    let refused = play.try_queue(&company, dids[0]).await.unwrap_err();
+    assert!(refused.to_string().contains("not final yet"), "{refused}");
+    play.round(&mut company, &dids[..1]).await;
+    assert_eq!(company.dids[0].version, 3);
+    play.close().await;
+}
