@@ -14,11 +14,18 @@ use crate::protocol::effect::AdvertStatus;
 use crate::protocol::message::Invite;
 use crate::protocol::participant::ParticipantInput;
 use crate::protocol::terms::Terms;
-use crate::store::{NewAdvert, NewCohort, NewOutboxRow, Role, Subscriber};
+use crate::store::{NewAdvert, NewCohort, NewLogEntry, NewOutboxRow, Role, Subscriber};
 use crate::time::UnixTime;
+
+/// Type under which adverts stand in the outbox.
+pub(super) const ADVERT_KIND: &str = "advert";
 
 /// Seconds an advert stays with relays: longer than a cohort takes to form, and renewed while it lives.
 const ADVERT_LIFE_SECONDS: u64 = 30 * 86_400;
+
+/// Kind of the log entry that keeps an aggregator's relay hints. Not the name of a message: those are
+/// logged as inputs of the core.
+pub(super) const RELAY_HINTS: &str = "relay_hints";
 
 /// Followers an aggregator lists. They are strangers: they must not fill the store.
 const MAX_SUBSCRIBERS: u64 = 10_000;
@@ -118,12 +125,32 @@ impl Agent {
             self.root.seat(&cohort).public()
         };
         self.insert_cohort(id, &terms, Some(seat))?;
-        if let Some(node) = self.nodes.get_mut(&id) {
-            node.relays = relays;
-        }
+        self.keep_relays(id, relays)?;
         self.refresh_inbox();
         self.feed(id, NodeInput::Participant(ParticipantInput::Join { payee }))?;
         Ok(cohort)
+    }
+
+    /// Keeps where the aggregator says it can be reached, also for the next start.
+    fn keep_relays(&mut self, id: NodeId, relays: Vec<String>) -> Result<(), AgentError> {
+        let json = serde_json::to_string(&relays)
+            .map_err(|_| AgentError::Defect("a list of relays has no JSON"))?;
+        let at = self.now();
+        self.store.transaction::<_, AgentError>(|tx| {
+            tx.append(&NewLogEntry {
+                cohort: id.0,
+                role: id.1,
+                at,
+                kind: RELAY_HINTS,
+                input: &json,
+                outcome: "\"accepted\"",
+            })?;
+            Ok(())
+        })?;
+        if let Some(node) = self.nodes.get_mut(&id) {
+            node.relays = relays;
+        }
+        Ok(())
     }
 
     fn insert_cohort(
@@ -182,7 +209,7 @@ impl Agent {
             .view()
             .outbox_of(id.0)?
             .iter()
-            .filter(|row| row.kind == "advert")
+            .filter(|row| row.kind == ADVERT_KIND)
             .map(|row| row.created)
             .max();
         let content = node.terms().canonical();
@@ -208,7 +235,7 @@ impl Agent {
                 event: &event.to_json(),
                 cohort: Some(id.0),
                 lane: None,
-                kind: "advert",
+                kind: ADVERT_KIND,
                 created: event.created_at,
                 expires: draft.expiration,
                 state: "{}",

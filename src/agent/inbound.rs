@@ -231,13 +231,21 @@ impl Agent {
         };
         let me = node.own.public();
         let channel = delivery::channel_of(node);
+        // A stranger's acknowledgements are not remembered.
+        let is_member = match &node.machine {
+            Machine::Aggregator(machine) => machine
+                .set()
+                .is_some_and(|(set, _)| set.seat_of(&from).is_some()),
+            Machine::Participant(_) => false,
+        };
         let acks: Vec<_> = envelope
             .acks
             .iter()
             .filter_map(|ack| {
                 let (author, recipient) = match ack.of {
                     AckOf::Direct => (me, from),
-                    AckOf::Channel => (me, channel?),
+                    AckOf::Channel if is_member => (me, channel?),
+                    AckOf::Channel => return None,
                     AckOf::Member(key) if key == me => (me, from),
                     AckOf::Member(_) => return None,
                 };
@@ -251,7 +259,9 @@ impl Agent {
             .collect();
         for (lane, inc, upto, of) in acks {
             // A channel is acknowledged member by member: it is not one number.
-            if of != AckOf::Channel {
+            if of == AckOf::Channel {
+                self.lanes.acked_on_channel(lane, from, inc, own, upto);
+            } else {
                 self.lanes.acked(lane, inc, own, upto);
             }
         }

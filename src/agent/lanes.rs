@@ -5,6 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use serde::{Deserialize, Serialize};
 
 use super::error::AgentError;
+use crate::keys::NostrKey;
 use crate::nostr::chunks::Assembler;
 use crate::nostr::envelope::{Ack, AckOf, Incarnation, MAX_ALSO};
 use crate::nostr::lanes::LaneId;
@@ -50,6 +51,8 @@ pub(super) enum Arrival {
 #[derive(Debug, Default)]
 pub(super) struct Lanes {
     lanes: BTreeMap<LaneId, LaneState>,
+    /// What each member has of the channels this agent writes, as far as it said so to this process.
+    channel_acks: BTreeMap<(LaneId, NostrKey), u64>,
     pub(super) assembler: Assembler,
     pub(super) next_send: Option<UnixTime>,
 }
@@ -128,6 +131,30 @@ impl Lanes {
         if let Some(state) = self.lanes.get_mut(&lane) {
             state.acked = state.acked.max(upto.min(state.sent));
         }
+    }
+
+    /// Notes what a member has of a channel this agent writes.
+    pub(super) fn acked_on_channel(
+        &mut self,
+        lane: LaneId,
+        member: NostrKey,
+        inc: Incarnation,
+        own: Incarnation,
+        upto: u64,
+    ) {
+        let sent = self.lanes.get(&lane).map_or(0, |state| state.sent);
+        if inc == own {
+            let acked = self.channel_acks.entry((lane, member)).or_default();
+            *acked = (*acked).max(upto.min(sent));
+        }
+    }
+
+    /// Up to which number a member has acknowledged a channel this agent writes.
+    pub(super) fn channel_acked(&self, lane: &LaneId, member: &NostrKey) -> u64 {
+        self.channel_acks
+            .get(&(*lane, *member))
+            .copied()
+            .unwrap_or(0)
     }
 
     /// Up to which number the peer has acknowledged a lane this agent writes.

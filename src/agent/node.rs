@@ -4,6 +4,7 @@ use bitcoin::{Address, Amount, FeeRate, ScriptBuf};
 use serde::{Deserialize, Serialize};
 
 use super::error::AgentError;
+use super::journal::Journal;
 use crate::beacon::address::{beacon_address, beacon_script};
 use crate::beacon::signal::WEIGHT_WITHOUT_CHANGE;
 use crate::hash::CohortId;
@@ -37,6 +38,17 @@ pub(super) enum NodeInput {
     Participant(ParticipantInput),
 }
 
+impl NodeInput {
+    /// Who wrote the message, if the input is one.
+    const fn author(&self) -> Option<NostrKey> {
+        match self {
+            Self::Aggregator(AggregatorInput::Message { from, .. })
+            | Self::Participant(ParticipantInput::Message { from, .. }) => Some(*from),
+            _ => None,
+        }
+    }
+}
+
 /// A cohort of this agent.
 #[derive(Debug)]
 pub(super) struct Node {
@@ -51,21 +63,26 @@ pub(super) struct Node {
     pub(super) created: UnixTime,
     /// When the last input was handled.
     pub(super) last: UnixTime,
+    /// What happened, for people: rebuilt by replay like everything else here.
+    pub(super) journal: Journal,
 }
 
 impl Node {
     /// Handles an input; the caller logs it and carries out the effects.
     pub(super) fn handle(&mut self, now: UnixTime, input: NodeInput) -> Result<Step, AgentError> {
         self.last = now;
-        match (&mut self.machine, input) {
+        let from = input.author();
+        let step = match (&mut self.machine, input) {
             (Machine::Aggregator(machine), NodeInput::Aggregator(input)) => {
-                Ok(machine.handle(now, input))
+                machine.handle(now, input)
             }
             (Machine::Participant(machine), NodeInput::Participant(input)) => {
-                Ok(machine.handle(now, input))
+                machine.handle(now, input)
             }
-            _ => Err(AgentError::Defect("an input for the other role")),
-        }
+            _ => return Err(AgentError::Defect("an input for the other role")),
+        };
+        self.journal.note(now, from, &step);
+        Ok(step)
     }
 
     pub(super) fn message(&self, from: NostrKey, message: Message) -> NodeInput {

@@ -337,7 +337,7 @@ impl Agent {
                         node.channel =
                             super::inbound::reopen_channel(conversations, &node, &entry.input);
                     }
-                    "relays" => {
+                    super::adverts::RELAY_HINTS => {
                         node.relays = serde_json::from_str(&entry.input)
                             .map_err(|error| unreadable(error.to_string()))?;
                     }
@@ -392,6 +392,7 @@ impl Agent {
             relays: Vec::new(),
             created,
             last: created,
+            journal: super::journal::Journal::default(),
         }
     }
 
