@@ -15,6 +15,7 @@
 //! | [`store`] | SQLite: log, outbox, artifacts |
 //! | [`config`] | typed configuration, home directory, relays |
 //! | [`agent`] | the runtime that owns clock, randomness and secrets |
+//! | [`demo`] | relay, chain and agents in one process |
 //! | [`cli`] | commands and what they print |
 
 pub mod agent;
@@ -22,6 +23,7 @@ pub mod beacon;
 pub mod chain;
 pub mod cli;
 pub mod config;
+pub mod demo;
 pub mod did;
 pub mod hash;
 pub mod keys;

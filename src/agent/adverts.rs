@@ -8,27 +8,24 @@ use crate::keys::NostrKey;
 use crate::network::Network;
 use crate::nostr::advert::{self, AdvertDraft, AdvertEvent};
 use crate::nostr::link::AdvertQuery;
+use crate::nostr::outbox::NewRow;
 use crate::nostr::{RelayUrl, VerifiedEvent};
 use crate::protocol::aggregator::AggregatorInput;
 use crate::protocol::effect::AdvertStatus;
 use crate::protocol::message::Invite;
 use crate::protocol::participant::ParticipantInput;
 use crate::protocol::terms::Terms;
-use crate::store::{NewAdvert, NewCohort, NewLogEntry, NewOutboxRow, Role, Subscriber};
+use crate::store::{MetaKey, NewAdvert, NewCohort, Role, Subscriber};
 use crate::time::UnixTime;
 
-/// Type under which adverts stand in the outbox.
-pub(super) const ADVERT_KIND: &str = "advert";
-
-/// Seconds an advert stays with relays: longer than a cohort takes to form, and renewed while it lives.
-const ADVERT_LIFE_SECONDS: u64 = 30 * 86_400;
-
-/// Kind of the log entry that keeps an aggregator's relay hints. Not the name of a message: those are
-/// logged as inputs of the core.
-pub(super) const RELAY_HINTS: &str = "relay_hints";
+/// Seconds an advert stays with relays (DESIGN §4: formation and results one year).
+const ADVERT_LIFE_SECONDS: u64 = 365 * 86_400;
 
 /// Followers an aggregator lists. They are strangers: they must not fill the store.
 const MAX_SUBSCRIBERS: u64 = 10_000;
+
+/// `created_at` of the last advert: it always grows, also when the clock goes back.
+const LAST_ADVERT: MetaKey = MetaKey::new("last_advert");
 
 /// Why an advert counts for nothing.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -105,7 +102,7 @@ impl Agent {
     pub fn join_cohort(
         &mut self,
         content: &str,
-        relays: Vec<String>,
+        relays: &[String],
         identity_seat: bool,
         payee: Option<bitcoin::ScriptBuf>,
     ) -> Result<CohortId, AgentError> {
@@ -125,32 +122,10 @@ impl Agent {
             self.root.seat(&cohort).public()
         };
         self.insert_cohort(id, &terms, Some(seat))?;
-        self.keep_relays(id, relays)?;
+        self.learn_relays(id, &relays)?;
         self.refresh_inbox();
         self.feed(id, NodeInput::Participant(ParticipantInput::Join { payee }))?;
         Ok(cohort)
-    }
-
-    /// Keeps where the aggregator says it can be reached, also for the next start.
-    fn keep_relays(&mut self, id: NodeId, relays: Vec<String>) -> Result<(), AgentError> {
-        let json = serde_json::to_string(&relays)
-            .map_err(|_| AgentError::Defect("a list of relays has no JSON"))?;
-        let at = self.now();
-        self.store.transaction::<_, AgentError>(|tx| {
-            tx.append(&NewLogEntry {
-                cohort: id.0,
-                role: id.1,
-                at,
-                kind: RELAY_HINTS,
-                input: &json,
-                outcome: "\"accepted\"",
-            })?;
-            Ok(())
-        })?;
-        if let Some(node) = self.nodes.get_mut(&id) {
-            node.relays = relays;
-        }
-        Ok(())
     }
 
     fn insert_cohort(
@@ -204,14 +179,8 @@ impl Agent {
         if node.terms().invite_only {
             return Ok(());
         }
-        let last = self
-            .store
-            .view()
-            .outbox_of(id.0)?
-            .iter()
-            .filter(|row| row.kind == ADVERT_KIND)
-            .map(|row| row.created)
-            .max();
+        let last = self.store.view().meta(LAST_ADVERT)?;
+        let last = last.and_then(|text| text.parse().ok()).map(UnixTime);
         let content = node.terms().canonical();
         let relays = self.relay_hints();
         let draft = AdvertDraft {
@@ -229,21 +198,27 @@ impl Agent {
         };
         let event = advert::encode(&draft, &self.identity)
             .map_err(|fault| AgentError::Send(fault.to_string()))?;
-        self.store.transaction::<_, AgentError>(|tx| {
-            tx.insert_outbox(&NewOutboxRow {
-                event_id: event.id,
-                event: &event.to_json(),
-                cohort: Some(id.0),
-                lane: None,
-                kind: ADVERT_KIND,
-                created: event.created_at,
-                expires: draft.expiration,
-                state: "{}",
-            })?;
+        let relays = self.write_relays();
+        let inc = self.post.lanes.incarnation();
+        let Self { store, post, .. } = self;
+        store.transaction::<_, AgentError>(|tx| {
+            post.queue_row(
+                tx,
+                now,
+                NewRow {
+                    event,
+                    lane: None,
+                    inc,
+                    seq: 0,
+                    kind: "advert".into(),
+                    awaiting: std::collections::BTreeSet::new(),
+                    relays,
+                },
+            )?;
+            tx.set_meta(LAST_ADVERT, &draft.created_at.to_string())?;
             Ok(())
         })?;
-        self.publish(&event);
-        Ok(())
+        self.send_due(now)
     }
 
     /// An advert came: checked, kept, reported; joined if the standing policy says so.
@@ -323,7 +298,7 @@ impl Agent {
     }
 
     fn join_by_policy(&mut self, content: &str, relays: Vec<String>) -> Result<(), AgentError> {
-        match self.join_cohort(content, relays, false, None) {
+        match self.join_cohort(content, &relays, false, None) {
             Err(error) if !error.is_fatal() => {
                 tracing::warn!(%error, "the policy's cohort was not joined");
                 Ok(())
@@ -395,6 +370,71 @@ impl Agent {
             }
             Ok(())
         })
+    }
+
+    /// An operator's command to one of its cohorts.
+    pub fn command_aggregator(
+        &mut self,
+        cohort: CohortId,
+        input: AggregatorInput,
+    ) -> Result<(), AgentError> {
+        let id = (cohort, Role::Aggregator);
+        self.sync_chain(id, true)?;
+        let outcome = self.feed(id, NodeInput::Aggregator(input))?;
+        super::dids::refused(outcome)
+    }
+
+    /// A member's command to one of its cohorts.
+    pub fn command_participant(
+        &mut self,
+        cohort: CohortId,
+        input: ParticipantInput,
+    ) -> Result<(), AgentError> {
+        let id = (cohort, Role::Participant);
+        let outcome = self.feed(id, NodeInput::Participant(input))?;
+        super::dids::refused(outcome)
+    }
+
+    /// Where to pay, the least that starts a chain of signals, and the fee rate of the next one. Only once
+    /// the set is frozen: before, the address may never be spendable.
+    pub fn funding(
+        &self,
+        cohort: CohortId,
+    ) -> Result<(bitcoin::Address, bitcoin::Amount, bitcoin::FeeRate), AgentError> {
+        let node = [Role::Aggregator, Role::Participant]
+            .iter()
+            .find_map(|role| self.nodes.get(&(cohort, *role)))
+            .ok_or(AgentError::UnknownCohort(cohort))?;
+        self.gate.permit(node.terms().network)?;
+        let address = node
+            .address()
+            .filter(|_| node.phase_name() == "active")
+            .ok_or_else(|| {
+                AgentError::Refused(
+                    "the set is not frozen: do not fund an address that not all acknowledged"
+                        .into(),
+                )
+            })?;
+        let rate = match &node.machine {
+            Machine::Aggregator(machine) => machine.fee_rate(),
+            Machine::Participant(_) => {
+                bitcoin::FeeRate::from_sat_per_vb(node.chain().fee_rate.unwrap_or(2).into())
+                    .unwrap_or(bitcoin::FeeRate::BROADCAST_MIN)
+            }
+        };
+        Ok((address, node.min_start(), rate))
+    }
+
+    /// The time by this agent's clock.
+    #[must_use]
+    pub fn time(&self) -> UnixTime {
+        self.now()
+    }
+
+    /// This agent's identity.
+    #[must_use]
+    pub const fn identity_key(&self) -> NostrKey {
+        self.identity.public()
     }
 
     /// Watches the adverts of followed aggregators.

@@ -9,10 +9,8 @@ use super::error::AgentError;
 use super::node::{Machine, Node};
 use crate::hash::{array_from_hex, to_hex};
 use crate::keys::{NostrKey, OwnKey};
-use crate::nostr::VerifiedEvent;
 use crate::nostr::chunks;
-use crate::nostr::envelope::{self, Envelope, Incarnation};
-use crate::nostr::lanes::LaneId;
+use crate::nostr::envelope;
 use crate::nostr::seal::{ChannelKey, ConversationKeys};
 use crate::protocol::message::Message;
 use crate::time::UnixTime;
@@ -164,25 +162,6 @@ pub(super) fn bundle(
 /// The envelopes of a message: one, or one per chunk.
 pub(super) fn split(outgoing: Outgoing) -> Result<Vec<envelope::Message>, AgentError> {
     chunks::split(outgoing.message).map_err(|fault| AgentError::Send(fault.to_string()))
-}
-
-/// Seals one envelope as an event.
-pub(super) fn seal(
-    conversations: &ConversationKeys,
-    own: &OwnKey,
-    lane: LaneId,
-    inc: Incarnation,
-    seq: u64,
-    acks: Vec<envelope::Ack>,
-    message: envelope::Message,
-    now: UnixTime,
-    expires: UnixTime,
-) -> Result<VerifiedEvent, AgentError> {
-    let mut envelope = Envelope::new(lane.cohort, inc, seq, acks, message);
-    let plaintext = envelope.encode().map_err(send_error)?;
-    conversations
-        .seal_directed(own, lane.recipient, &plaintext, now, expires)
-        .map_err(|fault| AgentError::Send(fault.to_string()))
 }
 
 /// Reads a whole message that came to a node.

@@ -6,14 +6,11 @@ use bitcoin::Transaction;
 
 use super::delivery::{self, Outgoing};
 use super::error::AgentError;
-use super::node::{Machine, NodeId, NodeInput};
+use super::node::{NodeId, NodeInput};
 use super::runtime::{Agent, Internal, What};
 use crate::hash::SmtIndex;
 use crate::keys::NostrKey;
 use crate::keys::signer::NonceSlot;
-use crate::nostr::VerifiedEvent;
-use crate::nostr::envelope::AckOf;
-use crate::nostr::lanes::LaneId;
 use crate::protocol::aggregator::AggregatorInput;
 use crate::protocol::effect::{
     AdvertStatus, Artifact, Effect, Ignored, Outcome, Prepared, Report, SignOrder, Step, To,
@@ -22,14 +19,12 @@ use crate::protocol::ids::{Label, SessionId};
 use crate::protocol::message::{History, HistoryRequest, Message, Nonces};
 use crate::protocol::participant::{ParticipantInput, SignedSession};
 use crate::store::{
-    ArtifactKey, ArtifactKind, NewArtifact, NewLogEntry, NewOutboxRow, NewTransaction, Role,
-    Subject, Tx,
+    ArtifactKey, ArtifactKind, NewArtifact, NewLogEntry, NewTransaction, Role, Subject, Tx,
 };
 use crate::time::UnixTime;
 
 /// What is left to do once a step is durable.
 enum Followup {
-    Publish(VerifiedEvent),
     Prepare {
         session: SessionId,
         indexes: Vec<SmtIndex>,
@@ -76,16 +71,16 @@ impl Agent {
         let json = serde_json::to_string(&input)
             .map_err(|_| AgentError::Defect("an input has no JSON"))?;
         let kind = kind_of(&input);
+        let relays = self.write_relays();
         let Self {
             nodes,
             store,
-            lanes,
+            post,
             conversations,
-            inc,
+            refusals,
             ..
         } = self;
         let node = nodes.get_mut(&id).ok_or(AgentError::UnknownCohort(id.0))?;
-        let inc = *inc;
         let phase = node.phase_name();
         let Step { outcome, effects } = node.handle(now, input)?;
         if let Outcome::Ignored(reason) = &outcome {
@@ -99,6 +94,12 @@ impl Agent {
                 return Ok((outcome, Vec::new()));
             }
         }
+        // Whoever is refused a seat is a stranger: it gets an answer while the budget lasts, and no place in
+        // the log, since nothing changed.
+        let stranger = kind == "opt_in" && matches!(outcome, Outcome::Ignored(Ignored::Refused(_)));
+        if stranger && !within_budget(refusals, now) {
+            return Ok((outcome, Vec::new()));
+        }
         if effects.is_empty() && kind == "tick" {
             return Ok((outcome, Vec::new()));
         }
@@ -106,67 +107,20 @@ impl Agent {
         let followups = store.transaction::<_, AgentError>(|tx| {
             let text = serde_json::to_string(&outcome)
                 .map_err(|_| AgentError::Defect("an outcome has no JSON"))?;
-            tx.append(&NewLogEntry {
-                cohort: id.0,
-                role: id.1,
-                at: now,
-                kind,
-                input: &json,
-                outcome: &text,
-            })?;
+            if !stranger {
+                tx.append(&NewLogEntry {
+                    cohort: id.0,
+                    role: id.1,
+                    at: now,
+                    kind,
+                    input: &json,
+                    outcome: &text,
+                })?;
+            }
             let mut followups = Vec::new();
             for effect in effects {
-                let mut send = |outgoing: Outgoing| -> Result<(), AgentError> {
-                    let lane = LaneId {
-                        author: node.own.public(),
-                        recipient: outgoing.recipient,
-                        cohort: id.0,
-                    };
-                    let expires = delivery::expiry(now, outgoing.kind);
-                    let name = outgoing.kind;
-                    for message in delivery::split(outgoing)? {
-                        let seq = lanes.next(tx, lane)?;
-                        let mut acks = Vec::new();
-                        let reverse = LaneId {
-                            author: lane.recipient,
-                            recipient: lane.author,
-                            cohort: lane.cohort,
-                        };
-                        acks.extend(lanes.ack(&reverse, AckOf::Direct));
-                        if let (Machine::Participant(_), Some(channel)) =
-                            (&node.machine, delivery::channel_of(node))
-                        {
-                            let lane = LaneId {
-                                author: lane.recipient,
-                                recipient: channel,
-                                cohort: lane.cohort,
-                            };
-                            acks.extend(lanes.ack(&lane, AckOf::Channel));
-                        }
-                        let event = delivery::seal(
-                            conversations,
-                            &node.own,
-                            lane,
-                            inc,
-                            seq,
-                            acks,
-                            message,
-                            now,
-                            expires,
-                        )?;
-                        tx.insert_outbox(&NewOutboxRow {
-                            event_id: event.id,
-                            event: &event.to_json(),
-                            cohort: Some(id.0),
-                            lane: Some((super::lanes::store_lane(lane), seq)),
-                            kind: name,
-                            created: now,
-                            expires,
-                            state: "{}",
-                        })?;
-                        followups.push(Followup::Publish(event));
-                    }
-                    Ok(())
+                let mut send = |outgoing: Outgoing| {
+                    post.queue(tx, conversations, node, outgoing, &relays, now)
                 };
                 match effect {
                     Effect::Send { to, message } => {
@@ -220,6 +174,7 @@ impl Agent {
             self.refresh_inbox();
             self.refresh_watch();
         }
+        self.send_due(now)?;
         Ok((outcome, followups))
     }
 
@@ -231,7 +186,6 @@ impl Agent {
         queue: &mut VecDeque<(NodeId, NodeInput)>,
     ) -> Result<(), AgentError> {
         match followup {
-            Followup::Publish(event) => self.publish(&event),
             Followup::Prepare { session, indexes } => {
                 if let Some(input) = self.prepare(id, session, &indexes) {
                     queue.push_back((id, input));
@@ -388,72 +342,6 @@ impl Agent {
         self.send_plain(id, to, Message::History(history))
     }
 
-    /// Sends a message that no state of the core depends on.
-    pub(super) fn send_plain(
-        &mut self,
-        id: NodeId,
-        to: NostrKey,
-        message: Message,
-    ) -> Result<(), AgentError> {
-        let now = self.now();
-        let Self {
-            nodes,
-            store,
-            lanes,
-            conversations,
-            inc,
-            ..
-        } = self;
-        let node = nodes.get(&id).ok_or(AgentError::UnknownCohort(id.0))?;
-        let outgoing = delivery::wrap(node, message, to)?;
-        let kind = outgoing.kind;
-        let expires = delivery::expiry(now, kind);
-        let lane = LaneId {
-            author: node.own.public(),
-            recipient: to,
-            cohort: id.0,
-        };
-        let events = store.transaction::<_, AgentError>(|tx| {
-            let mut events = Vec::new();
-            for message in delivery::split(outgoing)? {
-                let seq = lanes.next(tx, lane)?;
-                let event = delivery::seal(
-                    conversations,
-                    &node.own,
-                    lane,
-                    *inc,
-                    seq,
-                    Vec::new(),
-                    message,
-                    now,
-                    expires,
-                )?;
-                tx.insert_outbox(&NewOutboxRow {
-                    event_id: event.id,
-                    event: &event.to_json(),
-                    cohort: Some(id.0),
-                    lane: Some((super::lanes::store_lane(lane), seq)),
-                    kind,
-                    created: now,
-                    expires,
-                    state: "{}",
-                })?;
-                events.push(event);
-            }
-            Ok(events)
-        })?;
-        for event in events {
-            self.publish(&event);
-        }
-        Ok(())
-    }
-
-    pub(super) fn publish(&self, event: &VerifiedEvent) {
-        if let Err(fault) = self.link.publish(event) {
-            tracing::error!(%fault, "an event of ours can not be published");
-        }
-    }
-
     fn transaction_state(
         &mut self,
         txid: bitcoin::Txid,
@@ -496,6 +384,17 @@ impl Agent {
         }
         Ok(())
     }
+}
+
+/// Refusals sent to strangers per minute: enough for honest latecomers, too few to flood relays with.
+const REFUSALS_PER_MINUTE: u32 = 30;
+
+fn within_budget(refusals: &mut (UnixTime, u32), now: UnixTime) -> bool {
+    if now.since(refusals.0) >= 60 {
+        *refusals = (now, 0);
+    }
+    refusals.1 = refusals.1.saturating_add(1);
+    refusals.1 <= REFUSALS_PER_MINUTE
 }
 
 /// Stores an artifact in the transaction of the step that made it.

@@ -2,17 +2,17 @@
 
 use super::delivery::{self, Opened};
 use super::error::AgentError;
-use super::lanes::Arrival;
 use super::node::{Machine, Node, NodeId};
 use super::runtime::{Agent, What};
 use crate::hash::CohortId;
 use crate::keys::NostrKey;
-use crate::nostr::envelope::{AckOf, Envelope};
+use crate::nostr::envelope::{ACK, Envelope};
 use crate::nostr::event::{Event, KIND_ADVERT, KIND_DIRECTED};
-use crate::nostr::lanes::LaneId;
-use crate::nostr::link::{LinkEvent, PublishOutcome};
+use crate::nostr::lanes::{LaneId, Receipt};
+use crate::nostr::link::LinkEvent;
+use crate::nostr::outbox::OutboxInput;
 use crate::nostr::seal::{ChannelKey, ConversationKeys};
-use crate::nostr::{EventId, RelayUrl, VerifiedEvent};
+use crate::nostr::{RelayUrl, VerifiedEvent};
 use crate::protocol::message::Message;
 use crate::store::{NewLogEntry, Role};
 
@@ -24,17 +24,16 @@ impl Agent {
                 event,
                 relay,
                 outcome,
-            } => self.published(event, &relay, &outcome),
+            } => self.note_published(event, relay, outcome),
             LinkEvent::Connected { relay } => {
-                self.emit(
-                    None,
-                    What::Relay {
-                        url: relay.to_string(),
-                        connected: true,
-                        reason: String::new(),
-                    },
-                );
-                Ok(())
+                let url = relay.to_string();
+                let what = What::Relay {
+                    url,
+                    connected: true,
+                    reason: String::new(),
+                };
+                self.emit(None, what);
+                self.outbox(OutboxInput::RelayUp(relay))
             }
             LinkEvent::Disconnected { relay, reason } => {
                 self.emit(
@@ -112,17 +111,28 @@ impl Agent {
             recipient,
             cohort,
         };
-        self.note_acks(id, from, &envelope);
-        match self.lanes.arrive(lane, envelope.inc, envelope.seq) {
-            Arrival::New => {}
-            Arrival::Repeated => return self.mark_seen(event, lane),
-            Arrival::Stale => {
+        self.note_acks(id, from, &envelope.acks)?;
+        if envelope.kind == ACK {
+            return self.mark_seen(event, lane);
+        }
+        match self.post.lanes.receive(lane, envelope.inc, envelope.seq) {
+            Receipt::New => {}
+            Receipt::NewIncarnation => self.post.assembler.forget(&lane),
+            Receipt::Duplicate => {
+                self.post.owe_ack(now);
+                return self.mark_seen(event, lane);
+            }
+            Receipt::OldIncarnation => {
                 self.count("stale_incarnation");
                 return self.mark_seen(event, lane);
             }
+            Receipt::Refused => {
+                self.count("lane_refused");
+                return Ok(());
+            }
         }
-        let _ = now;
-        let message = match self.lanes.assembler.accept(lane, envelope.into_message()) {
+        self.post.owe_ack(now);
+        let message = match self.post.assembler.accept(lane, envelope.into_message()) {
             Ok(Some(message)) => message,
             Ok(None) => return self.mark_seen(event, lane),
             Err(fault) => {
@@ -136,6 +146,12 @@ impl Agent {
         };
         match delivery::open(&self.conversations, node, from, &message) {
             Opened::Message(message) => {
+                if let (Message::Relays(hints), Role::Participant) = (&message, id.1) {
+                    self.learn_relays(id, &hints.relays)?;
+                }
+                let Some(node) = self.nodes.get(&id) else {
+                    return Ok(());
+                };
                 let input = node.message(from, message);
                 self.feed(id, input)?;
                 // New facts of the set may make the chain's history meaningful.
@@ -157,10 +173,10 @@ impl Agent {
         let expires = event
             .expiration()
             .unwrap_or(event.created_at.plus(86_400 * 400));
-        let lanes = &self.lanes;
+        let post = &self.post;
         self.store.transaction::<_, AgentError>(|tx| {
             tx.mark_seen(event.id, expires)?;
-            lanes.save(tx, lane)
+            post.save_lane(tx, lane)
         })
     }
 
@@ -223,50 +239,6 @@ impl Agent {
         }
     }
 
-    /// Notes what the peer says it has received.
-    fn note_acks(&mut self, id: NodeId, from: NostrKey, envelope: &Envelope) {
-        let own = self.inc;
-        let Some(node) = self.nodes.get(&id) else {
-            return;
-        };
-        let me = node.own.public();
-        let channel = delivery::channel_of(node);
-        // A stranger's acknowledgements are not remembered.
-        let is_member = match &node.machine {
-            Machine::Aggregator(machine) => machine
-                .set()
-                .is_some_and(|(set, _)| set.seat_of(&from).is_some()),
-            Machine::Participant(_) => false,
-        };
-        let acks: Vec<_> = envelope
-            .acks
-            .iter()
-            .filter_map(|ack| {
-                let (author, recipient) = match ack.of {
-                    AckOf::Direct => (me, from),
-                    AckOf::Channel if is_member => (me, channel?),
-                    AckOf::Channel => return None,
-                    AckOf::Member(key) if key == me => (me, from),
-                    AckOf::Member(_) => return None,
-                };
-                let lane = LaneId {
-                    author,
-                    recipient,
-                    cohort: id.0,
-                };
-                Some((lane, ack.inc, ack.upto, ack.of))
-            })
-            .collect();
-        for (lane, inc, upto, of) in acks {
-            // A channel is acknowledged member by member: it is not one number.
-            if of == AckOf::Channel {
-                self.lanes.acked_on_channel(lane, from, inc, own, upto);
-            } else {
-                self.lanes.acked(lane, inc, own, upto);
-            }
-        }
-    }
-
     /// A member got the channel's secret: kept as the sealed event it came in, which only the seat's key opens.
     fn learn_channel(
         &mut self,
@@ -296,15 +268,6 @@ impl Agent {
         node.channel = Some(channel);
         self.refresh_inbox();
         Ok(())
-    }
-
-    fn published(
-        &mut self,
-        event: EventId,
-        relay: &RelayUrl,
-        outcome: &PublishOutcome,
-    ) -> Result<(), AgentError> {
-        self.note_published(event, relay, outcome)
     }
 }
 

@@ -12,7 +12,6 @@ use super::backend::AgentBackend;
 use super::control::views::RelaySource;
 use super::control::{ErrorCode, Failure};
 use super::error::AgentError;
-use super::node::Machine;
 use super::runtime::{Agent, AgentOptions, StandingPolicy, system_clock};
 use crate::chain::ChainBackend;
 use crate::config::{
@@ -23,7 +22,6 @@ use crate::keys::RootSecret;
 use crate::keys::keystore::{self, KeystoreError};
 use crate::network::Network;
 use crate::nostr::link::{LinkOptions, RelayConfig};
-use crate::nostr::policy::advertised_relays;
 use crate::protocol::participant::{Decline, SigningPolicy};
 use crate::store::{RelayRow, Store, StoreError};
 
@@ -201,38 +199,12 @@ impl Opened {
             clock: system_clock(),
         };
         let (agent, handle) = Agent::start(options).map_err(agent_failure)?;
-        agent.watch_adverts().map_err(agent_failure)?;
-        agent.connect_cohort_relays(config.limits.relays);
         Ok(Launched {
             backend: AgentBackend::new(handle, home, config),
             agent,
             warnings,
             lock,
         })
-    }
-}
-
-impl Agent {
-    /// Connects to the relays that the aggregators of joined cohorts named: the user agreed to those.
-    pub(super) fn connect_cohort_relays(&self, limit: u32) {
-        for node in self.nodes.values().filter(|node| !node.is_over()) {
-            if matches!(node.machine, Machine::Participant(_)) {
-                self.connect_advertised(node.relays.iter().map(String::as_str), limit);
-            }
-        }
-    }
-
-    /// Connects to relays somebody else named: `wss`, public, at most five, within the limit.
-    pub(super) fn connect_advertised<'a>(
-        &self,
-        hints: impl IntoIterator<Item = &'a str>,
-        limit: u32,
-    ) {
-        for url in advertised_relays(hints, false) {
-            if self.link.relays().len() < usize::try_from(limit).unwrap_or(usize::MAX) {
-                self.link.add_relay(RelayConfig::advertised(url));
-            }
-        }
     }
 }
 

@@ -1,118 +1,573 @@
-//! Delivery: which relays took an event, and sending again what none has.
+//! Delivery: what was sent to whom, which relays took it, who acknowledged, and sending again.
+//!
+//! The decisions are those of [`Outbox`]; this file stores its rows and carries out its effects. A row is
+//! stored with the step that caused it; answers and acknowledgements are written a little later, in
+//! bundles: losing one only means that bytes are sent once more.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeSet, HashMap};
 
-use serde::{Deserialize, Serialize};
+use rand::Rng as _;
 
+use super::delivery::{self, Outgoing};
 use super::error::AgentError;
+use super::node::{Machine, Node, NodeId};
 use super::runtime::Agent;
-use crate::nostr::event::Event;
+use crate::hash::CohortId;
+use crate::keys::{NostrKey, OwnKey};
+use crate::nostr::envelope::{self, ACK, AckOf, Envelope, Incarnation};
+use crate::nostr::lanes::{LaneId, LaneState, Lanes};
 use crate::nostr::link::PublishOutcome;
-use crate::nostr::{EventId, RelayUrl};
+use crate::nostr::outbox::{
+    DeliveryReport, NewRow, Outbox, OutboxEffect, OutboxInput, Row, RowEnd,
+};
+use crate::nostr::seal::{ConversationKeys, resign};
+use crate::nostr::{EventId, RelayUrl, VerifiedEvent};
+use crate::protocol::message::Message;
+use crate::store::{Lane, NewOutboxRow, Store, Tx};
 use crate::time::UnixTime;
 
-/// What one relay said to an event.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "snake_case")]
-pub enum RelayAnswer {
-    /// It has it.
-    Ok,
-    /// It refuses it, in its words.
-    Refused(String),
-    /// It did not answer.
-    Silent,
+/// Seconds after which an acknowledgement travels alone if no message carried it: most are carried.
+const ACK_DELAY: u64 = 20;
+
+/// Seconds between two writings of delivery states that nothing depends on.
+const WRITE_DELAY: u64 = 2;
+
+/// Everything about delivery that is in memory.
+#[derive(Debug)]
+pub(super) struct Post {
+    pub(super) lanes: Lanes,
+    pub(super) outbox: Outbox,
+    pub(super) assembler: crate::nostr::chunks::Assembler,
+    dirty: BTreeSet<EventId>,
+    write_at: Option<UnixTime>,
+    ack_at: Option<UnixTime>,
 }
 
-/// The state of an event on its way.
-#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
-pub struct DeliveryState {
-    /// Answers by relay.
-    #[serde(default)]
-    pub relays: BTreeMap<RelayUrl, RelayAnswer>,
-    /// Times it was sent again.
-    #[serde(default)]
-    pub resent: u32,
-}
+impl Post {
+    /// Reads lanes and undelivered events from the store.
+    pub(super) fn load(store: &Store, inc: Incarnation, now: UnixTime) -> Result<Self, AgentError> {
+        let mut lanes = Lanes::new(inc, now);
+        let mut outbox = Outbox::default();
+        let unreadable = |what: &str, error: serde_json::Error| AgentError::Log {
+            seq: 0,
+            reason: format!("{what}: {error}"),
+        };
+        let view = store.view();
+        for cohort in view.cohorts()? {
+            for row in view.lanes_of(cohort.cohort)? {
+                let state: LaneState =
+                    serde_json::from_str(&row.state).map_err(|e| unreadable("a lane", e))?;
+                lanes.restore_lane(lane_id(row.lane), state);
+            }
+        }
+        for row in view.outbox_pending()? {
+            let row: Row =
+                serde_json::from_str(&row.state).map_err(|e| unreadable("the outbox", e))?;
+            outbox.restore(row);
+        }
+        Ok(Self {
+            lanes,
+            outbox,
+            assembler: crate::nostr::chunks::Assembler::default(),
+            dirty: BTreeSet::new(),
+            write_at: None,
+            ack_at: None,
+        })
+    }
 
-/// Seconds between two attempts to publish what too few relays took.
-const RESEND_SECONDS: u64 = 30;
+    /// When something has to be done by itself.
+    pub(super) fn deadline(&self) -> Option<UnixTime> {
+        [self.outbox.next_deadline(), self.write_at, self.ack_at]
+            .into_iter()
+            .flatten()
+            .min()
+    }
 
-impl DeliveryState {
-    /// Published: two relays have it, or the only one that is configured.
-    #[must_use]
-    pub fn is_published(&self, relays: usize) -> bool {
-        let took = self
-            .relays
-            .values()
-            .filter(|answer| **answer == RelayAnswer::Ok)
-            .count();
-        took >= relays.clamp(1, 2)
+    /// Notes that something came that its author should be told of.
+    pub(super) fn owe_ack(&mut self, now: UnixTime) {
+        self.ack_at.get_or_insert(now.plus(ACK_DELAY));
+    }
+
+    pub(super) fn save_lane(&self, tx: &Tx<'_>, lane: LaneId) -> Result<(), AgentError> {
+        let json = serde_json::to_string(&self.lanes.state(&lane))
+            .map_err(|_| AgentError::Defect("a lane has no JSON"))?;
+        tx.set_lane(store_lane(lane), &json)?;
+        Ok(())
+    }
+
+    /// Seals a message in one event per chunk and queues them, in the transaction of the step behind it.
+    #[allow(clippy::too_many_arguments)] // each is another part of the agent, borrowed apart
+    pub(super) fn queue(
+        &mut self,
+        tx: &Tx<'_>,
+        conversations: &ConversationKeys,
+        node: &Node,
+        outgoing: Outgoing,
+        relays: &BTreeSet<RelayUrl>,
+        now: UnixTime,
+    ) -> Result<(), AgentError> {
+        let kind = outgoing.kind;
+        let recipient = outgoing.recipient;
+        let expires = delivery::expiry(now, kind);
+        let awaiting = awaiting(node, recipient);
+        let lane = LaneId {
+            author: node.own.public(),
+            recipient,
+            cohort: node.id.0,
+        };
+        for message in delivery::split(outgoing)? {
+            let seq = self.lanes.next_seq(lane);
+            let acks = self.acks(node, recipient);
+            let mut envelope =
+                Envelope::new(lane.cohort, self.lanes.incarnation(), seq, acks, message);
+            let event = seal(
+                conversations,
+                &node.own,
+                recipient,
+                &mut envelope,
+                now,
+                expires,
+            )?;
+            let channel = delivery::channel_of(node);
+            self.lanes
+                .told(lane.author, recipient, channel, lane.cohort, &envelope.acks);
+            self.queue_row(
+                tx,
+                now,
+                NewRow {
+                    event,
+                    lane: Some(lane),
+                    inc: self.lanes.incarnation(),
+                    seq,
+                    kind: kind.to_owned(),
+                    awaiting: awaiting.clone(),
+                    relays: relays.clone(),
+                },
+            )?;
+        }
+        self.save_lane(tx, lane)
+    }
+
+    /// Queues a signed event.
+    pub(super) fn queue_row(
+        &mut self,
+        tx: &Tx<'_>,
+        now: UnixTime,
+        row: NewRow,
+    ) -> Result<(), AgentError> {
+        let id = row.event.id;
+        // Storing is done right here; other effects of queueing (no relay takes it) show in the report.
+        let _ = self.outbox.handle(now, OutboxInput::Queued(Box::new(row)));
+        let Some(row) = self.outbox.row(&id) else {
+            return Ok(());
+        };
+        insert_row(tx, row)
+    }
+
+    fn acks(&self, node: &Node, recipient: NostrKey) -> Vec<envelope::Ack> {
+        let own = node.own.public();
+        let channel = delivery::channel_of(node);
+        if channel == Some(recipient) {
+            return self.lanes.acks_on_channel(own, node.id.0);
+        }
+        let channel = channel.filter(|_| matches!(node.machine, Machine::Participant(_)));
+        self.lanes.acks_to(own, recipient, channel, node.id.0)
     }
 }
 
 impl Agent {
+    /// Tells the outbox something, and carries out what it wants.
+    pub(super) fn outbox(&mut self, input: OutboxInput) -> Result<(), AgentError> {
+        let now = self.now();
+        let effects = self.post.outbox.handle(now, input);
+        self.outbox_effects(now, effects)
+    }
+
+    fn outbox_effects(
+        &mut self,
+        now: UnixTime,
+        effects: Vec<OutboxEffect>,
+    ) -> Result<(), AgentError> {
+        for effect in effects {
+            match effect {
+                OutboxEffect::Store(id) => {
+                    self.post.dirty.insert(id);
+                    self.post.write_at.get_or_insert(now.plus(WRITE_DELAY));
+                }
+                OutboxEffect::Closed { row, end } => self.close_row(&row, end)?,
+                OutboxEffect::Resign { event, pow } => self.resign(now, event, pow)?,
+                OutboxEffect::Alarm {
+                    relay,
+                    refusal,
+                    words,
+                    ..
+                } => {
+                    tracing::warn!(%relay, ?refusal, words, "a relay refuses our events for good");
+                    self.count("refused_by_relay");
+                }
+                OutboxEffect::Undeliverable(event) => {
+                    tracing::error!(%event, "no relay takes this event");
+                    self.count("undeliverable");
+                }
+            }
+        }
+        Ok(())
+    }
+
+    fn close_row(&mut self, row: &Row, end: RowEnd) -> Result<(), AgentError> {
+        if end == RowEnd::Expired {
+            tracing::warn!(kind = row.kind, "an event expired before it was delivered");
+            self.count("expired_undelivered");
+        }
+        self.post.dirty.remove(&row.event.id);
+        let state = state_json(row)?;
+        let id = row.event.id;
+        self.store
+            .transaction::<_, AgentError>(|tx| Ok(tx.set_outbox_state(id, &state, true)?))
+    }
+
+    /// Signs a message again: the same plaintext and number under a fresh date.
+    fn resign(
+        &mut self,
+        now: UnixTime,
+        former: EventId,
+        pow: Option<u8>,
+    ) -> Result<(), AgentError> {
+        let Some(row) = self.post.outbox.row(&former) else {
+            return Ok(());
+        };
+        let old = row.event.clone();
+        let life = old
+            .expiration()
+            .map_or(86_400, |expires| expires.since(old.created_at));
+        let expires = now.plus(life);
+        let Some(own) = self.key_of(old.author) else {
+            return Ok(());
+        };
+        // The envelope stays as it is: its number is what the recipient knows it by. Work is capped at a second.
+        let event = resign(&own, &old, now.max(old.created_at.plus(1)), expires, pow)
+            .map_err(|fault| AgentError::Send(fault.to_string()))?;
+        let id = event.id;
+        let effects = self.post.outbox.handle(
+            now,
+            OutboxInput::Resigned {
+                former,
+                event: Box::new(event),
+            },
+        );
+        if let Some(row) = self.post.outbox.row(&id) {
+            let state = state_json(row)?;
+            let json = row.event.to_json();
+            let new = new_outbox_row(row, &json, &state);
+            self.store
+                .transaction::<_, AgentError>(|tx| Ok(tx.replace_outbox(former, &new)?))?;
+        }
+        self.post.dirty.remove(&former);
+        self.outbox_effects(now, effects)
+    }
+
+    /// The secret of one of this agent's keys.
+    fn key_of(&self, author: NostrKey) -> Option<OwnKey> {
+        if author == self.identity.public() {
+            return Some(self.root.identity());
+        }
+        self.nodes
+            .values()
+            .find(|node| node.own.public() == author)
+            .map(|node| self.root.seat(&node.id.0))
+    }
+
+    /// Sends what is due now, and writes what has waited long enough.
+    pub(super) fn send_due(&mut self, now: UnixTime) -> Result<(), AgentError> {
+        if self.post.outbox.next_deadline().is_some_and(|at| at <= now) {
+            let effects = self.post.outbox.handle(now, OutboxInput::Tick);
+            self.outbox_effects(now, effects)?;
+            let mut events: HashMap<EventId, VerifiedEvent> = HashMap::new();
+            for (id, relay) in self.post.outbox.due(now) {
+                if !events.contains_key(&id)
+                    && let Some(row) = self.post.outbox.row(&id)
+                {
+                    events.insert(id, row.event.clone());
+                }
+                if let Some(event) = events.get(&id) {
+                    self.publish_to(event, &relay);
+                }
+            }
+        }
+        if self.post.write_at.is_some_and(|at| at <= now) {
+            self.write_states()?;
+        }
+        if self.post.ack_at.is_some_and(|at| at <= now) {
+            self.send_acks(now)?;
+        }
+        Ok(())
+    }
+
+    /// Writes delivery states that changed.
+    pub(super) fn write_states(&mut self) -> Result<(), AgentError> {
+        self.post.write_at = None;
+        let dirty = std::mem::take(&mut self.post.dirty);
+        if dirty.is_empty() {
+            return Ok(());
+        }
+        let outbox = &self.post.outbox;
+        self.store.transaction::<_, AgentError>(|tx| {
+            for id in dirty {
+                if let Some(row) = outbox.row(&id) {
+                    tx.set_outbox_state(id, &state_json(row)?, false)?;
+                }
+            }
+            Ok(())
+        })
+    }
+
+    /// Tells authors what has arrived, where no message has carried it. An acknowledgement is not counted,
+    /// not stored and not repeated: if it is lost, the author sends again and gets another.
+    fn send_acks(&mut self, now: UnixTime) -> Result<(), AgentError> {
+        self.post.ack_at = None;
+        let mut due: BTreeSet<(NodeId, NostrKey)> = BTreeSet::new();
+        for node in self.nodes.values() {
+            let own = node.own.public();
+            let channel = delivery::channel_of(node);
+            for lane in self.post.lanes.untold_lanes(own, node.id.0) {
+                due.insert((node.id, lane.author));
+            }
+            if let (Machine::Participant(machine), Some(channel)) = (&node.machine, channel) {
+                for _ in self.post.lanes.untold_lanes(channel, node.id.0) {
+                    due.insert((node.id, machine.terms().aggregator));
+                }
+            }
+        }
+        for (id, peer) in due {
+            let Some(node) = self.nodes.get(&id) else {
+                continue;
+            };
+            let acks = self.post.acks(node, peer);
+            let message = envelope::Message::new(ACK, &serde_json::json!({}))
+                .map_err(|fault| AgentError::Send(fault.to_string()))?;
+            let inc = self.post.lanes.incarnation();
+            let mut envelope = Envelope::new(id.0, inc, 0, acks, message);
+            let expires = delivery::expiry(now, "parts");
+            let event = seal(
+                &self.conversations,
+                &node.own,
+                peer,
+                &mut envelope,
+                now,
+                expires,
+            )?;
+            let channel = delivery::channel_of(node);
+            self.post
+                .lanes
+                .told(node.own.public(), peer, channel, id.0, &envelope.acks);
+            self.publish(&event);
+        }
+        Ok(())
+    }
+
     pub(super) fn note_published(
         &mut self,
         event: EventId,
-        relay: &RelayUrl,
-        outcome: &PublishOutcome,
+        relay: RelayUrl,
+        outcome: PublishOutcome,
     ) -> Result<(), AgentError> {
-        let now = self.now();
-        let Some(row) = self.store.view().outbox_event(event)? else {
-            return Ok(());
-        };
-        let mut state: DeliveryState = serde_json::from_str(&row.state).unwrap_or_default();
-        let answer = match outcome {
-            PublishOutcome::Accepted => RelayAnswer::Ok,
-            PublishOutcome::Refused(reason) => {
-                tracing::warn!(%relay, reason, kind = row.kind, "an event was refused");
-                RelayAnswer::Refused(reason.chars().take(200).collect())
-            }
-            PublishOutcome::Silent => RelayAnswer::Silent,
-        };
-        // A relay that has an event keeps having it, whatever it says to the second copy.
-        if state.relays.get(relay) != Some(&RelayAnswer::Ok) {
-            state.relays.insert(relay.clone(), answer);
-        }
-        let done = state.is_published(self.link.relays().len());
-        if !done {
-            let again = now.plus(RESEND_SECONDS);
-            self.lanes.next_send = Some(self.lanes.next_send.map_or(again, |at| at.min(again)));
-        }
-        let json = serde_json::to_string(&state)
-            .map_err(|_| AgentError::Defect("a delivery state has no JSON"))?;
-        self.store
-            .transaction::<_, AgentError>(|tx| Ok(tx.set_outbox_state(event, &json, done)?))
+        let jitter = rand::thread_rng().gen_range(0..1_000);
+        self.outbox(OutboxInput::Answer {
+            event,
+            relay,
+            outcome,
+            jitter,
+        })
     }
 
-    /// Sends again what is not published yet.
-    pub(super) fn send_due(&mut self, now: UnixTime) -> Result<(), AgentError> {
-        if self.lanes.next_send.is_none_or(|at| now < at) {
+    /// Takes note of what a peer says it has.
+    pub(super) fn note_acks(
+        &mut self,
+        id: NodeId,
+        from: NostrKey,
+        acks: &[envelope::Ack],
+    ) -> Result<(), AgentError> {
+        let Some(node) = self.nodes.get(&id) else {
             return Ok(());
-        }
-        self.lanes.next_send = None;
-        self.resend_pending()
-    }
-
-    pub(super) fn resend_pending(&mut self) -> Result<(), AgentError> {
-        let now = self.now();
-        let pending = self.store.view().outbox_pending()?;
-        let any = !pending.is_empty();
-        for row in pending {
-            if row.expires <= now {
-                self.store.transaction::<_, AgentError>(|tx| {
-                    Ok(tx.set_outbox_state(row.event_id, &row.state, true)?)
-                })?;
-                continue;
-            }
-            match Event::from_json(&row.event).and_then(Event::verify) {
-                Ok(event) => self.publish(&event),
-                Err(fault) => tracing::error!(%fault, "a stored event can not be read"),
-            }
-        }
-        if any {
-            self.lanes.next_send = Some(now.plus(RESEND_SECONDS));
+        };
+        let own = node.own.public();
+        // The aggregator's own channel is what a member's `channel` acknowledgement speaks of.
+        let channel = delivery::channel_of(node);
+        let found: Vec<_> = acks
+            .iter()
+            .filter_map(|ack| {
+                let lanes = &self.post.lanes;
+                let lane = lanes.acked_lane(own, from, channel, id.0, ack)?;
+                Some((lane, ack.clone()))
+            })
+            .collect();
+        for (lane, ack) in found {
+            let by = match ack.of {
+                AckOf::Member(_) | AckOf::Direct | AckOf::Channel => from,
+            };
+            self.outbox(OutboxInput::Acked { by, lane, ack })?;
         }
         Ok(())
+    }
+
+    /// How far every message of a cohort got that is not delivered yet.
+    #[must_use]
+    pub fn deliveries(&self, cohort: CohortId) -> Vec<DeliveryReport> {
+        self.post
+            .outbox
+            .rows()
+            .map(Row::report)
+            .filter(|report| report.cohort == Some(cohort))
+            .collect()
+    }
+
+    /// Messages on their way, and since when the oldest is.
+    #[must_use]
+    pub fn outbox_depth(&self) -> (usize, Option<UnixTime>) {
+        let rows = self.post.outbox.rows();
+        let oldest = self.post.outbox.rows().map(|row| row.queued).min();
+        (rows.count(), oldest)
+    }
+
+    /// The relays messages go to.
+    pub(super) fn write_relays(&self) -> BTreeSet<RelayUrl> {
+        self.link
+            .relays()
+            .into_iter()
+            .map(|state| state.url)
+            .collect()
+    }
+
+    /// Sends one event to one relay.
+    fn publish_to(&self, event: &VerifiedEvent, relay: &RelayUrl) {
+        match self.link.publish_to(event, relay) {
+            Ok(true) => self.traffic.add(1, event),
+            Ok(false) => {}
+            Err(fault) => tracing::error!(%fault, "an event of ours can not be published"),
+        }
+    }
+
+    /// Sends one event to every relay, once.
+    fn publish(&self, event: &VerifiedEvent) {
+        match self.link.publish(event) {
+            Ok(relays) => self.traffic.add(relays, event),
+            Err(fault) => tracing::error!(%fault, "an event of ours can not be published"),
+        }
+    }
+
+    /// Sends a message that no state of the core depends on.
+    pub(super) fn send_plain(
+        &mut self,
+        id: NodeId,
+        to: NostrKey,
+        message: Message,
+    ) -> Result<(), AgentError> {
+        let now = self.now();
+        let relays = self.write_relays();
+        let Self {
+            nodes,
+            store,
+            post,
+            conversations,
+            ..
+        } = self;
+        let node = nodes.get(&id).ok_or(AgentError::UnknownCohort(id.0))?;
+        let outgoing = delivery::wrap(node, message, to)?;
+        store.transaction::<_, AgentError>(|tx| {
+            post.queue(tx, conversations, node, outgoing, &relays, now)
+        })?;
+        self.send_due(now)
+    }
+}
+
+pub(super) fn seal(
+    conversations: &ConversationKeys,
+    own: &OwnKey,
+    recipient: NostrKey,
+    envelope: &mut Envelope,
+    now: UnixTime,
+    expires: UnixTime,
+) -> Result<VerifiedEvent, AgentError> {
+    let plaintext = envelope
+        .encode()
+        .map_err(|fault| AgentError::Send(fault.to_string()))?;
+    conversations
+        .seal_directed(own, recipient, &plaintext, now, expires)
+        .map_err(|fault| AgentError::Send(fault.to_string()))
+}
+
+/// Who should acknowledge a message: its recipient if it is a member or the aggregator, all members if
+/// it goes to the channel. Strangers owe nothing.
+fn awaiting(node: &Node, recipient: NostrKey) -> BTreeSet<NostrKey> {
+    match &node.machine {
+        Machine::Participant(_) => BTreeSet::from([recipient]),
+        Machine::Aggregator(machine) => {
+            let members: BTreeSet<NostrKey> = machine.members().into_iter().collect();
+            if delivery::channel_of(node) == Some(recipient) {
+                members
+            } else {
+                members
+                    .into_iter()
+                    .filter(|key| *key == recipient)
+                    .collect()
+            }
+        }
+    }
+}
+
+fn insert_row(tx: &Tx<'_>, row: &Row) -> Result<(), AgentError> {
+    let state = state_json(row)?;
+    let json = row.event.to_json();
+    tx.insert_outbox(&new_outbox_row(row, &json, &state))?;
+    Ok(())
+}
+
+fn new_outbox_row<'a>(row: &Row, json: &'a str, state: &'a str) -> NewOutboxRow<'a> {
+    NewOutboxRow {
+        event_id: row.event.id,
+        event: json,
+        cohort: row.lane.map(|lane| lane.cohort).or_else(|| {
+            let advert = row.event.kind == crate::nostr::event::KIND_ADVERT;
+            row.event.tag("d").filter(|_| advert)?.parse().ok()
+        }),
+        lane: row
+            .lane
+            .filter(|_| row.seq > 0)
+            .map(|lane| (store_lane(lane), row.seq)),
+        kind: kind_name(&row.kind),
+        created: row.event.created_at,
+        expires: row.expires,
+        state,
+    }
+}
+
+/// The name of a message type as it is stored: foreign words never get there.
+fn kind_name(kind: &str) -> &'static str {
+    const OTHER: [&str; 4] = ["advert", "channel_key", "parts", "chunk"];
+    Message::TYPES
+        .iter()
+        .chain(&OTHER)
+        .find(|name| **name == kind)
+        .copied()
+        .unwrap_or("other")
+}
+
+fn state_json(row: &Row) -> Result<String, AgentError> {
+    serde_json::to_string(row).map_err(|_| AgentError::Defect("an outbox row has no JSON"))
+}
+
+const fn store_lane(lane: LaneId) -> Lane {
+    Lane {
+        author: lane.author,
+        recipient: lane.recipient,
+        cohort: lane.cohort,
+    }
+}
+
+const fn lane_id(lane: Lane) -> LaneId {
+    LaneId {
+        author: lane.author,
+        recipient: lane.recipient,
+        cohort: lane.cohort,
     }
 }

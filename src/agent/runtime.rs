@@ -9,8 +9,8 @@ use tokio::sync::{broadcast, mpsc, oneshot};
 
 use super::delivery;
 use super::error::AgentError;
-use super::lanes::Lanes;
 use super::node::{Machine, Node, NodeId, NodeInput};
+use super::outbound::Post;
 use super::watch::{ChainNews, Watch, chain_view};
 use crate::beacon::history::AddressHistory;
 use crate::chain::ChainBackend;
@@ -177,6 +177,23 @@ pub(super) enum Internal {
     },
 }
 
+/// What an agent has published, each event once per relay it went to.
+#[derive(Debug, Default)]
+pub(super) struct Traffic {
+    pub(super) events: std::sync::atomic::AtomicU64,
+    pub(super) bytes: std::sync::atomic::AtomicU64,
+}
+
+impl Traffic {
+    pub(super) fn add(&self, relays: usize, event: &crate::nostr::VerifiedEvent) {
+        use std::sync::atomic::Ordering::Relaxed;
+        let relays = u64::try_from(relays).unwrap_or(u64::MAX);
+        let bytes = u64::try_from(event.to_json().len()).unwrap_or(u64::MAX);
+        self.events.fetch_add(relays, Relaxed);
+        self.bytes.fetch_add(bytes.saturating_mul(relays), Relaxed);
+    }
+}
+
 /// A running agent, for those who talk to it. Cheap to clone.
 #[derive(Clone)]
 pub struct AgentHandle {
@@ -184,6 +201,7 @@ pub struct AgentHandle {
     events: broadcast::Sender<AgentEvent>,
     link: Arc<Link>,
     identity: NostrKey,
+    traffic: Arc<Traffic>,
 }
 
 /// The agent. It is driven by [`Agent::run`]; everything else goes through its [`AgentHandle`].
@@ -192,10 +210,9 @@ pub struct Agent {
     pub(super) identity: OwnKey,
     pub(super) signer: Signer,
     pub(super) store: Store,
-    pub(super) inc: Incarnation,
     pub(super) conversations: ConversationKeys,
     pub(super) link: Arc<Link>,
-    pub(super) lanes: Lanes,
+    pub(super) post: Post,
     pub(super) nodes: BTreeMap<NodeId, Node>,
     pub(super) chains: BTreeMap<Network, Watch>,
     pub(super) chain_states: BTreeMap<Network, ChainState>,
@@ -205,9 +222,12 @@ pub struct Agent {
     pub(super) standing: StandingPolicy,
     pub(super) clock: Clock,
     pub(super) counters: Counters,
+    pub(super) traffic: Arc<Traffic>,
     pub(super) events: broadcast::Sender<AgentEvent>,
     pub(super) internal: mpsc::UnboundedSender<Internal>,
     pub(super) started: UnixTime,
+    /// Refusals sent to strangers in the current minute.
+    pub(super) refusals: (UnixTime, u32),
     /// A step changed memory and could not be stored: the agent must stop, and resume from the store.
     pub(super) broken: bool,
     inputs: Option<Inputs>,
@@ -248,6 +268,16 @@ impl AgentHandle {
         &self.link
     }
 
+    /// Events published so far, and their bytes; an event counts once for every relay it was sent to.
+    #[must_use]
+    pub fn traffic(&self) -> (u64, u64) {
+        use std::sync::atomic::Ordering::Relaxed;
+        (
+            self.traffic.events.load(Relaxed),
+            self.traffic.bytes.load(Relaxed),
+        )
+    }
+
     /// The agent's identity.
     #[must_use]
     pub const fn identity(&self) -> NostrKey {
@@ -264,12 +294,14 @@ impl Agent {
         let (internal_sender, internal) = mpsc::unbounded_channel();
         let (link, link_events) = Link::start(options.relays, options.link);
         let link = Arc::new(link);
+        let traffic = Arc::new(Traffic::default());
         let identity = options.root.identity();
         let handle = AgentHandle {
             jobs,
             events: events.clone(),
             link: Arc::clone(&link),
             identity: identity.public(),
+            traffic: Arc::clone(&traffic),
         };
         let chains = options
             .chains
@@ -280,9 +312,9 @@ impl Agent {
             })
             .collect();
         let now = (options.clock)();
+        let incarnation = options.store.view().incarnation()?;
         let mut agent = Self {
-            inc: Incarnation(options.store.view().incarnation()?),
-            lanes: Lanes::load(&options.store)?,
+            post: Post::load(&options.store, Incarnation(incarnation), now)?,
             root: options.root,
             identity,
             signer: Signer::new(),
@@ -298,9 +330,11 @@ impl Agent {
             standing: options.standing,
             clock: options.clock,
             counters: Counters::new(),
+            traffic,
             events,
             internal: internal_sender,
             started: now,
+            refusals: (now, 0),
             broken: false,
             inputs: Some(Inputs {
                 jobs: job_receiver,
@@ -337,7 +371,7 @@ impl Agent {
                         node.channel =
                             super::inbound::reopen_channel(conversations, &node, &entry.input);
                     }
-                    super::adverts::RELAY_HINTS => {
+                    super::relays::RELAY_HINTS => {
                         node.relays = serde_json::from_str(&entry.input)
                             .map_err(|error| unreadable(error.to_string()))?;
                     }
@@ -417,7 +451,7 @@ impl Agent {
             let wake = self.next_wake();
             tokio::select! {
                 biased;
-                () = &mut stop => return Ok(()),
+                () = &mut stop => return self.write_states(),
                 Some(event) = inputs.link.recv() => self.link_event(event)?,
                 Some(internal) = inputs.internal.recv() => self.internal(internal)?,
                 Some(job) = inputs.jobs.recv() => job(&mut self),
@@ -443,10 +477,15 @@ impl Agent {
         for id in restarted {
             self.feed(id, NodeInput::Participant(ParticipantInput::Restarted))?;
         }
+        let ids: Vec<NodeId> = self.nodes.keys().copied().collect();
+        for id in ids {
+            self.connect_hints(id)?;
+        }
         self.refresh_inbox();
         self.refresh_watch();
-        self.resend_pending()?;
-        Ok(())
+        self.watch_adverts()?;
+        let now = self.now();
+        self.send_due(now)
     }
 
     pub(super) fn now(&self) -> UnixTime {
@@ -456,7 +495,7 @@ impl Agent {
     fn next_wake(&self) -> Duration {
         let now = self.now();
         let node = self.nodes.values().filter_map(Node::deadline).min();
-        let outbox = self.lanes.deadline();
+        let outbox = self.post.deadline();
         let next = [node, outbox].into_iter().flatten().min();
         let seconds = next.map_or(30, |at| at.since(now).min(30));
         // A deadline that has passed is handled by the timers after every input; the floor keeps a timer that

@@ -1,16 +1,216 @@
-//! Events of the runtime as lines of a timeline, in words a person can follow.
-//!
-//! Step codes are stable; `data` carries the particulars as the core reports them.
+//! Reports as lines of a timeline: sentences for people, stable step codes and particulars for programs.
 
-use serde_json::{Value, json};
+use serde_json::json;
 
 use super::control::TimelineEvent;
 use super::runtime::{AgentEvent, What};
-use crate::hash::CohortId;
 use crate::protocol::effect::Report;
 use crate::protocol::ids::Seat;
 use crate::protocol::message::{EndCause, RefusalCode, RoundCause};
 use crate::store::Role;
+
+/// The line of an event; `None` for what is not worth one. `actor` names whose event it is.
+#[must_use]
+pub fn of_event(at_ms: u64, actor: Option<String>, event: &AgentEvent) -> Option<TimelineEvent> {
+    let actor = actor.unwrap_or_else(|| self::actor(event).to_owned());
+    let is_aggregator = event.role == Some(Role::Aggregator);
+    let (step, text) = match &event.what {
+        What::Report(report) => of_report(report, is_aggregator)?,
+        What::DidReady { did } => (
+            "did_ready",
+            format!("{} may be used: its beacon is covered", short_did(did)),
+        ),
+        What::DidUpdated { did, version } => (
+            "did_updated",
+            format!("{} is at version {version} on the chain", short_did(did)),
+        ),
+        What::AdvertFound { aggregator, status } => (
+            "advert_found",
+            format!("found an advert of {}: {status}", aggregator.short()),
+        ),
+        What::Relay {
+            url,
+            connected: true,
+            ..
+        } => ("relay_connected", format!("connected to {url}")),
+        What::Relay { url, reason, .. } => (
+            "relay_lost",
+            format!("lost the connection to {url}: {reason}"),
+        ),
+        What::Chain {
+            state: Ok(height),
+            network,
+        } => ("chain_reached", format!("{network} is at height {height}")),
+        What::Chain {
+            state: Err(error),
+            network,
+        } => ("chain_failed", format!("{network}: {error}")),
+        What::Ignored { reason } => ("ignored", format!("a message counts for nothing: {reason}")),
+    };
+    let line = TimelineEvent::new(at_ms, actor, step, text);
+    let line = match event.cohort {
+        Some(cohort) => line.of(cohort),
+        None => line,
+    };
+    Some(match &event.what {
+        What::Report(report) => line.with(serde_json::to_value(report).unwrap_or_default()),
+        What::DidReady { did } => line.with(json!({ "did": did })),
+        What::DidUpdated { did, version } => line.with(json!({ "did": did, "version": version })),
+        What::AdvertFound { aggregator, status } => {
+            line.with(json!({ "aggregator": aggregator, "status": status }))
+        }
+        What::Relay { url, .. } => line.with(json!({ "url": url })),
+        What::Chain { network, state } => line.with(match state {
+            Ok(height) => json!({ "network": network, "height": height }),
+            Err(error) => json!({ "network": network, "error": error }),
+        }),
+        What::Ignored { .. } => line,
+    })
+}
+
+#[allow(clippy::too_many_lines)] // one sentence per report: a table, not logic
+fn of_report(report: &Report, is_aggregator: bool) -> Option<(&'static str, String)> {
+    Some(match report {
+        Report::SeatTaken { member, taken } => (
+            "seat_taken",
+            format!("seats {} ({taken} taken)", member.short()),
+        ),
+        Report::RequestRefused { member, code } => (
+            "request_refused",
+            format!("refuses {}: {}", member.short(), refusal(*code)),
+        ),
+        Report::Seated { seat } => ("seated", format!("has place {seat}")),
+        Report::MyRequestRefused { of, code } => (
+            "refused",
+            format!("the aggregator refused {of}: {}", refusal(*code)),
+        ),
+        Report::SetFormed { members, address } => (
+            "set_formed",
+            format!("closes the seats: {members} members, beacon {address}"),
+        ),
+        Report::SetAcknowledged { seat, address } => (
+            "set_acknowledged",
+            format!("recomputed the beacon address {address} and acknowledges it (seat {seat})"),
+        ),
+        Report::AckReceived { acks, .. } => {
+            ("ack_received", format!("has {acks} acknowledgements"))
+        }
+        Report::Frozen { .. } => (
+            "frozen",
+            "the set is frozen with all acknowledgements".to_owned(),
+        ),
+        Report::Registered {
+            seat, from_round, ..
+        } => (
+            "registered",
+            if is_aggregator {
+                format!("covers an index of seat {seat} from round {from_round} on")
+            } else {
+                format!("registered a DID, covered from round {from_round} on")
+            },
+        ),
+        Report::MayBind { proofs, .. } => (
+            "history_complete",
+            format!("has the whole history of the beacon ({proofs} proofs fetched)"),
+        ),
+        Report::TipChanged { value_sat, ready } => (
+            "tip",
+            match (value_sat, ready) {
+                (0, _) => "the beacon has no spendable output".to_owned(),
+                (sat, true) => format!("the beacon holds {sat} sat, confirmed"),
+                (sat, false) => format!("the beacon holds {sat} sat, not confirmed enough"),
+            },
+        ),
+        Report::RoundOpened { round, indexes } => (
+            "round_opened",
+            if is_aggregator {
+                format!("opens round {round} for {indexes} DIDs")
+            } else {
+                format!("sees round {round} open, for {indexes} of its DIDs")
+            },
+        ),
+        Report::ResponseReceived {
+            round, responses, ..
+        } => (
+            "response_received",
+            format!("has {responses} responses to round {round}"),
+        ),
+        Report::Responded {
+            round,
+            updates,
+            declined,
+        } => (
+            "responded",
+            match (updates, declined) {
+                (0, declined) => format!("declines in round {round} for {declined} DIDs"),
+                (updates, 0) => format!("announces {updates} updates in round {round}"),
+                (updates, declined) => format!(
+                    "announces {updates} updates in round {round} and declines for {declined} DIDs"
+                ),
+            },
+        ),
+        Report::SignalFixed {
+            round,
+            signal,
+            fee_sat,
+            ..
+        } => (
+            "signal_fixed",
+            if is_aggregator {
+                format!("built the signal of round {round}: {signal}, fee {fee_sat} sat")
+            } else {
+                format!("checked tree, transaction and tip of round {round}; signs")
+            },
+        ),
+        Report::SignRefused { reason, .. } => ("sign_refused", format!("does not sign: {reason}")),
+        Report::PartialReceived { partials, .. } => (
+            "partial_received",
+            format!("verified {partials} partial signatures"),
+        ),
+        Report::SessionLost { round, attempt } => (
+            "session_lost",
+            format!("round {round} needs session {attempt}: nonces were lost"),
+        ),
+        Report::SignalSigned { txid, vsize, .. } => (
+            "signed",
+            format!("the final signature verifies: {txid}, {vsize} vB"),
+        ),
+        Report::SignalBroadcast { txid, .. } => ("broadcast", format!("broadcast {txid}")),
+        Report::BroadcastFailed { reason, .. } => {
+            ("broadcast_failed", format!("broadcast failed: {reason}"))
+        }
+        Report::SignalConfirmed { txid, height, .. } => (
+            "confirmed",
+            format!("{txid} is confirmed in block {height}"),
+        ),
+        Report::SignalReorganised { txid, .. } => {
+            ("reorganised", format!("{txid} is no longer in the chain"))
+        }
+        Report::RoundEmpty { round } => (
+            "round_empty",
+            format!("round {round} ends without a signal: nobody had anything to announce"),
+        ),
+        Report::RoundFailed { round, why } => (
+            "round_failed",
+            format!("round {round} failed: {}", round_cause(why)),
+        ),
+        Report::MemberBlamed { blame, proved } => (
+            "member_blamed",
+            format!(
+                "{} sent something invalid ({})",
+                blame.member.short(),
+                if *proved { "proved" } else { "a claim" }
+            ),
+        ),
+        Report::UnknownSpend { txid } => (
+            "unknown_spend",
+            format!("ALARM: {txid} spends from the beacon and this agent did not sign it"),
+        ),
+        Report::Alarm { text } => ("alarm", format!("ALARM: {text}")),
+        Report::Ended { why } => ("ended", format!("the cohort has ended: {}", end_cause(why))),
+        Report::Released { reason } => ("released", format!("lost its seat: {reason}")),
+    })
+}
 
 /// Who an event happened to, when the caller has no better name: the agent's part in the cohort, or what
 /// it is about.
@@ -25,300 +225,14 @@ pub const fn actor(event: &AgentEvent) -> &'static str {
     }
 }
 
-/// The line of an event that happened `at_ms` milliseconds after the timeline began, to `actor`.
+/// A DID shortened for a line: enough to recognise it.
 #[must_use]
-pub fn line(event: &AgentEvent, at_ms: u64, actor: impl Into<String>) -> TimelineEvent {
-    let (step, text, data) = words(event);
-    let line = TimelineEvent::new(at_ms, actor.into(), step, text).with(data);
-    match event.cohort {
-        Some(cohort) => line.of(cohort),
-        None => line,
+pub fn short_did(did: &str) -> String {
+    if did.len() <= 28 || !did.is_ascii() {
+        return did.to_owned();
     }
-}
-
-fn words(event: &AgentEvent) -> (&'static str, String, Value) {
-    match &event.what {
-        What::Report(report) => {
-            let (step, text) = report_words(report, event.role, event.cohort);
-            (step, text, serde_json::to_value(report).unwrap_or_default())
-        }
-        What::AdvertFound { aggregator, status } => (
-            "advert_found",
-            format!(
-                "found cohort {} ({status}) of aggregator {}",
-                short(event.cohort),
-                aggregator.short()
-            ),
-            json!({ "aggregator": aggregator, "status": status }),
-        ),
-        What::DidReady { did } => (
-            "did_ready",
-            format!("{did} is ready: registered, and covered for every signal of the beacon"),
-            json!({ "did": did }),
-        ),
-        What::DidUpdated { did, version } => (
-            "did_updated",
-            format!("{did} is at version {version} on the chain"),
-            json!({ "did": did, "version": version }),
-        ),
-        What::Relay {
-            url,
-            connected: true,
-            ..
-        } => (
-            "relay_connected",
-            format!("connected to {url}"),
-            json!({ "url": url }),
-        ),
-        What::Relay { url, reason, .. } => (
-            "relay_lost",
-            format!("no connection to {url}: {reason}; it is tried again"),
-            json!({ "url": url, "reason": reason }),
-        ),
-        What::Chain {
-            network,
-            state: Ok(height),
-        } => (
-            "chain_reached",
-            format!("{network} is at block {height}"),
-            json!({ "network": network, "height": height }),
-        ),
-        What::Chain {
-            network,
-            state: Err(error),
-        } => (
-            "chain_unusable",
-            format!("{network} can not be used: {error}"),
-            json!({ "network": network, "error": error }),
-        ),
-        What::Ignored { reason } => (
-            "message_ignored",
-            format!("a message counts for nothing: {reason}"),
-            json!({ "reason": reason }),
-        ),
-    }
-}
-
-fn short(cohort: Option<CohortId>) -> String {
-    cohort.map_or_else(|| "?".to_owned(), |cohort| cohort.short())
-}
-
-#[allow(clippy::too_many_lines)] // one sentence per report
-fn report_words(
-    report: &Report,
-    role: Option<Role>,
-    cohort: Option<CohortId>,
-) -> (&'static str, String) {
-    let aggregates = role == Some(Role::Aggregator);
-    match report {
-        Report::SeatTaken { member, taken } => (
-            "seat_taken",
-            format!("{} takes a seat, the {}", member.short(), nth(*taken)),
-        ),
-        Report::RequestRefused { member, code } => (
-            "request_refused",
-            format!(
-                "refused a request of {}: {}",
-                member.short(),
-                refusal(*code)
-            ),
-        ),
-        Report::Seated { seat } => (
-            "seated",
-            format!("has seat {seat} in cohort {}", short(cohort)),
-        ),
-        Report::MyRequestRefused { of, code } => (
-            "my_request_refused",
-            format!("the aggregator refused {of}: {}", refusal(*code)),
-        ),
-        Report::SetFormed { members, address } => (
-            "set_formed",
-            format!("the set has {members} members; beacon address {address}"),
-        ),
-        Report::SetAcknowledged { seat, address } => (
-            "set_acknowledged",
-            format!("checked the key list, derived {address}, acknowledges it as seat {seat}"),
-        ),
-        Report::AckReceived { seat, acks } => (
-            "ack_received",
-            format!("seat {seat} acknowledged the set ({acks} in)"),
-        ),
-        Report::Frozen { address } => (
-            "frozen",
-            format!("the set is frozen with all acknowledgements; {address} may be funded"),
-        ),
-        Report::Registered {
-            seat,
-            index,
-            from_round,
-        } => {
-            let whose = if aggregates {
-                format!("seat {seat}")
-            } else {
-                "this agent".to_owned()
-            };
-            let index: String = index.to_string().chars().take(8).collect();
-            (
-                "registered",
-                format!("index {index}… of {whose} is covered from round {from_round} on"),
-            )
-        }
-        Report::MayBind { proofs: 0, .. } => (
-            "may_bind",
-            "a DID may list the beacon: no earlier signal needs a proof".to_owned(),
-        ),
-        Report::MayBind { proofs, .. } => (
-            "may_bind",
-            format!(
-                "a DID may list the beacon: proofs for {proofs} earlier signals are verified and kept"
-            ),
-        ),
-        Report::TipChanged { value_sat: 0, .. } => (
-            "tip_changed",
-            "the beacon has nothing to spend now".to_owned(),
-        ),
-        Report::TipChanged { value_sat, ready } => (
-            "tip_changed",
-            if *ready {
-                format!("the beacon holds {value_sat} sat, confirmed")
-            } else {
-                format!("the beacon holds {value_sat} sat, not confirmed deep enough yet")
-            },
-        ),
-        Report::RoundOpened { round, indexes } => (
-            "round_opened",
-            if aggregates {
-                format!("opens round {round} for {indexes} indexes")
-            } else {
-                format!("round {round} is open; it covers {indexes} of this agent's DIDs")
-            },
-        ),
-        Report::ResponseReceived {
-            round,
-            seat,
-            responses,
-        } => (
-            "response_received",
-            format!("seat {seat} responded in round {round} ({responses} in)"),
-        ),
-        Report::Responded {
-            round,
-            updates,
-            declined,
-        } => (
-            "responded",
-            format!("responds in round {round}: {updates} to update, {declined} without an update"),
-        ),
-        Report::SignalFixed {
-            round,
-            attempt,
-            signal,
-            txid,
-            fee_sat,
-        } => (
-            "signal_fixed",
-            if aggregates {
-                format!(
-                    "round {round}: signal {signal} in unsigned transaction {txid}, fee {fee_sat} sat"
-                )
-            } else {
-                format!(
-                    "round {round}, session {attempt}: checked transaction {txid} and its 32 bytes, signs"
-                )
-            },
-        ),
-        Report::SignRefused {
-            round,
-            reason,
-            waiting,
-        } => (
-            "sign_refused",
-            if *waiting {
-                format!("does not sign round {round} yet: {reason}")
-            } else {
-                format!("refuses to sign round {round}: {reason}")
-            },
-        ),
-        Report::PartialReceived {
-            round,
-            seat,
-            partials,
-        } => (
-            "partial_received",
-            format!("partial signature of seat {seat} in round {round} verifies ({partials} in)"),
-        ),
-        Report::SessionLost { round, attempt } => (
-            "session_lost",
-            format!("round {round} needs another signing session, number {attempt}"),
-        ),
-        Report::SignalSigned {
-            round,
-            txid,
-            vsize,
-            seconds,
-        } => (
-            "signal_signed",
-            format!("round {round} is signed by all after {seconds} s: {txid}, {vsize} vB"),
-        ),
-        Report::SignalBroadcast { round, txid } => (
-            "signal_broadcast",
-            format!("the chain backend took the signal of round {round}: {txid}"),
-        ),
-        Report::BroadcastFailed { round, reason } => (
-            "broadcast_failed",
-            format!("the chain backend did not take the signal of round {round}: {reason}"),
-        ),
-        Report::SignalConfirmed {
-            round,
-            txid,
-            height,
-        } => (
-            "signal_confirmed",
-            format!("the signal of round {round} is in block {height}: {txid}"),
-        ),
-        Report::SignalReorganised { round, txid } => (
-            "signal_reorganised",
-            format!("the signal of round {round} is no longer in the chain: {txid}"),
-        ),
-        Report::RoundEmpty { round } => (
-            "round_empty",
-            format!("round {round} ends without a transaction: nobody had an update"),
-        ),
-        Report::RoundFailed { round, why } => (
-            "round_failed",
-            format!("round {round} failed: {}", round_cause(why)),
-        ),
-        Report::MemberBlamed { blame, proved } => (
-            "member_blamed",
-            format!(
-                "{} sent an invalid partial signature: {}",
-                blame.member.short(),
-                if *proved {
-                    "proved from its signed messages"
-                } else {
-                    "claimed, not proved"
-                }
-            ),
-        ),
-        Report::UnknownSpend { txid } => (
-            "unknown_spend",
-            format!("ALARM: {txid} spends the beacon and this agent did not sign it"),
-        ),
-        Report::Alarm { text } => ("alarm", format!("ALARM: {text}")),
-        Report::Ended { why } => ("ended", format!("the cohort has ended: {}", end_cause(why))),
-        Report::Released { reason } => ("released", format!("the seat was released: {reason}")),
-    }
-}
-
-fn nth(number: u16) -> String {
-    let end = match (number % 100, number % 10) {
-        (11..=13, _) => "th",
-        (_, 1) => "st",
-        (_, 2) => "nd",
-        (_, 3) => "rd",
-        _ => "th",
-    };
-    format!("{number}{end}")
+    let (head, tail) = (did.get(..20), did.get(did.len().saturating_sub(6)..));
+    format!("{}…{}", head.unwrap_or_default(), tail.unwrap_or_default())
 }
 
 fn seats(seats: &[Seat]) -> String {
@@ -392,16 +306,17 @@ pub fn end_cause(why: &EndCause) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::hash::CohortId;
     use crate::protocol::ids::Round;
     use crate::time::UnixTime;
 
     #[test]
-    fn a_report_keeps_its_name_and_its_particulars() {
+    fn a_report_is_a_sentence_and_keeps_its_particulars() {
         let cohort = CohortId::from_bytes([9; 32]);
         let report = Report::RoundFailed {
             round: Round(4),
             why: RoundCause::NoResponse {
-                absent: vec![Seat(1)],
+                absent: vec![Seat(1), Seat(3)],
             },
         };
         let event = AgentEvent {
@@ -410,27 +325,17 @@ mod tests {
             role: Some(Role::Aggregator),
             what: What::Report(report),
         };
-        assert_eq!(actor(&event), "aggregator");
-        let line = line(&event, 7, "aggregator");
+        let line = of_event(7, None, &event).unwrap();
+        assert_eq!((line.at_ms, line.actor.as_ref()), (7, "aggregator"));
         assert_eq!(line.step, "round_failed");
         assert_eq!(
             line.text.as_str(),
-            "round 4 failed: no response in time from seat 1"
+            "round 4 failed: no response in time from seats 1, 3"
         );
-        // The step is the name the core gives the report.
-        assert_eq!(line.data["event"], line.step.as_ref());
+        assert_eq!(line.data["event"], "round_failed");
         assert_eq!(line.data["round"], 4);
         assert_eq!(line.cohort, Some(cohort));
-    }
-
-    #[test]
-    fn ordinals_read_right() {
-        let texts: Vec<String> = [1, 2, 3, 4, 11, 12, 13, 21, 102, 111].map(nth).into();
-        assert_eq!(
-            texts,
-            [
-                "1st", "2nd", "3rd", "4th", "11th", "12th", "13th", "21st", "102nd", "111th"
-            ]
-        );
+        let named = of_event(0, Some("member 2".into()), &event).unwrap();
+        assert_eq!(named.actor, "member 2");
     }
 }

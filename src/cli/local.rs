@@ -16,7 +16,7 @@ use super::render::{Page, Render};
 use super::secret::Secret;
 use crate::agent::control::request::{AddRelay, Discover, ProbeRelays, RemoveRelay};
 use crate::agent::control::views::{
-    BeaconType, DemoReport, DiscoverView, InitView, KeyView, RelayListView, RelayProbeView,
+    DemoReport, DiscoverView, InitView, KeyView, RelayListView, RelayProbeView,
 };
 use crate::agent::control::{ErrorCode, Failure};
 use crate::network::Network;
@@ -87,22 +87,13 @@ pub async fn run(
     Err(not_connected("run"))
 }
 
-/// What `demo` is to show.
-#[derive(Debug, Clone)]
-pub struct DemoPlan {
-    /// The beacon type.
-    pub beacon: BeaconType,
-    /// Number of members, at least 2.
-    pub members: u16,
-    /// Number of rounds, at least 1.
-    pub rounds: u32,
-    /// Where to keep the agents' homes.
-    pub keep: Option<PathBuf>,
-}
+pub use crate::demo::DemoPlan;
 
 /// Runs the demo. Any failed step is an error that names it.
-pub async fn demo(_plan: DemoPlan, _reporter: &dyn Reporter) -> Result<DemoReport, Failure> {
-    Err(not_connected("demo"))
+pub async fn demo(plan: DemoPlan, reporter: &dyn Reporter) -> Result<DemoReport, Failure> {
+    crate::demo::run(plan, reporter)
+        .await
+        .map_err(|error| Failure::new(ErrorCode::Internal, error.to_string()))
 }
 
 /// The public part of the key. Needs no passphrase.

@@ -74,10 +74,11 @@ fn usage(error: &clap::Error) -> Failure {
 /// Sends logs to stderr. `RUST_LOG`, when set, decides what; `-v` and `-vv` otherwise.
 pub fn log_to_stderr(verbose: u8) {
     use tracing_subscriber::EnvFilter;
+    // The relay library logs forged frames in full at ERROR: what matters of them is counted and reported here.
     let default = match verbose {
-        0 => "warn",
-        1 => "warn,btcr2_agent=info",
-        2 => "info,btcr2_agent=debug",
+        0 => "warn,nostr_relay_pool=off",
+        1 => "warn,nostr_relay_pool=off,btcr2_agent=info",
+        2 => "info,nostr_relay_pool=off,btcr2_agent=debug",
         _ => "debug,btcr2_agent=trace",
     };
     let filter = std::env::var("RUST_LOG")

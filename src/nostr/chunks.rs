@@ -124,7 +124,7 @@ impl Assembler {
         }
         let chunk: Chunk = message.body()?;
         let (index, count) = (usize::from(chunk.index), usize::from(chunk.count));
-        if count < 2 || count > MAX_COUNT || index >= count {
+        if !(2..=MAX_COUNT).contains(&count) || index >= count {
             return Err(ChunkFault::Number);
         }
         let length = from_base64url(&chunk.data)
@@ -309,6 +309,7 @@ mod tests {
     }
 
     proptest! {
+        #![proptest_config(ProptestConfig::with_cases(16))]
         #[test]
         fn any_order_and_repetition_joins_once(
             seed in proptest::collection::vec(any::<prop::sample::Index>(), 12),

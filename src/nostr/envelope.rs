@@ -3,6 +3,9 @@
 //! A *lane* is (author, recipient or channel key, cohort). `seq` counts the messages of the lane the
 //! envelope travels on, from 1; `inc` is the incarnation of the author's store. `acks` tell what the
 //! author has received on other lanes. The author is the event's key and stands nowhere in here.
+//!
+//! A message that only acknowledges has type [`ACK`] and `seq` 0: it is not counted, not acknowledged and
+//! may get lost. Every other message is counted, so that a lane has no gaps for ever.
 
 use std::fmt;
 
@@ -16,6 +19,9 @@ use crate::keys::NostrKey;
 
 /// Version of the envelope and of the messages inside.
 pub const VERSION: u8 = 1;
+
+/// The type of a message that only acknowledges; its body is `{}`.
+pub const ACK: &str = "ack";
 
 /// The most acknowledgements in one envelope.
 pub const MAX_ACKS: usize = 128;
@@ -55,7 +61,7 @@ pub struct Envelope {
     pub cohort: CohortId,
     /// Incarnation of the author's store.
     pub inc: Incarnation,
-    /// Number of the message on its lane, from 1.
+    /// Number of the message on its lane, from 1; 0 exactly for [`ACK`].
     pub seq: u64,
     /// What the author has received.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
@@ -106,8 +112,8 @@ pub enum EnvelopeFault {
     /// Another version of the protocol.
     #[error("envelope version {0}, this agent speaks {VERSION}")]
     Version(u8),
-    /// `seq` is 0.
-    #[error("seq counts from 1")]
+    /// `seq` is 0 in a counted message, or is not in one of type [`ACK`].
+    #[error("seq counts from 1, and is 0 only for {ACK:?}")]
     Sequence,
     /// The type is empty, too long or has other characters.
     #[error("a message type has 1 to {MAX_TYPE} of A-Z a-z 0-9 - _")]
@@ -253,7 +259,7 @@ fn check(envelope: &Envelope) -> Result<(), EnvelopeFault> {
     if envelope.v != VERSION {
         return Err(EnvelopeFault::Version(envelope.v));
     }
-    if envelope.seq == 0 {
+    if (envelope.seq == 0) != (envelope.kind == ACK) {
         return Err(EnvelopeFault::Sequence);
     }
     check_type(&envelope.kind)?;
@@ -339,6 +345,11 @@ mod tests {
             bad("\"seq\":3", "\"seq\":0").unwrap_err(),
             EnvelopeFault::Sequence
         );
+        assert_eq!(bad("OptIn", "ack").unwrap_err(), EnvelopeFault::Sequence);
+        let ack = good
+            .replace("OptIn", "ack")
+            .replace("\"seq\":3", "\"seq\":0");
+        assert_eq!(Envelope::decode(ack.as_bytes()).unwrap().seq, 0);
         assert_eq!(bad("OptIn", "Opt In").unwrap_err(), EnvelopeFault::Type);
         assert_eq!(bad("OptIn", "").unwrap_err(), EnvelopeFault::Type);
         for (from, to) in [

@@ -64,7 +64,9 @@ pub struct EventDraft {
 }
 
 /// An event whose id was recomputed and whose signature was checked: the only form that is opened.
-#[derive(Debug, Clone, PartialEq, Eq)]
+/// Reading one from JSON checks it again.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(try_from = "Event", into = "Event")]
 pub struct VerifiedEvent(Event);
 
 /// Why an event is refused.
@@ -98,13 +100,7 @@ impl EventDraft {
     pub fn sign(self, key: &OwnKey) -> Result<VerifiedEvent, EventFault> {
         check_tags(&self.tags)?;
         let author = key.public();
-        let id = compute_id(
-            author,
-            self.created_at,
-            self.kind,
-            &self.tags,
-            &self.content,
-        );
+        let id = EventId::from_bytes(sha256(&self.serialise(author)));
         let event = Event {
             id,
             author,
@@ -122,6 +118,17 @@ impl EventDraft {
             });
         }
         Ok(VerifiedEvent(event))
+    }
+
+    /// What the id is the hash of (NIP-01).
+    pub(super) fn serialise(&self, author: NostrKey) -> Vec<u8> {
+        serialise(
+            author,
+            self.created_at,
+            self.kind,
+            &self.tags,
+            &self.content,
+        )
     }
 }
 
@@ -161,13 +168,13 @@ impl Event {
     /// What the id should be.
     #[must_use]
     pub fn computed_id(&self) -> EventId {
-        compute_id(
+        EventId::from_bytes(sha256(&serialise(
             self.author,
             self.created_at,
             self.kind,
             &self.tags,
             &self.content,
-        )
+        )))
     }
 
     /// The first value of the first tag called `name`: the only value relays index.
@@ -209,6 +216,19 @@ impl VerifiedEvent {
     }
 }
 
+impl TryFrom<Event> for VerifiedEvent {
+    type Error = EventFault;
+    fn try_from(event: Event) -> Result<Self, EventFault> {
+        event.verify()
+    }
+}
+
+impl From<VerifiedEvent> for Event {
+    fn from(event: VerifiedEvent) -> Self {
+        event.0
+    }
+}
+
 impl Deref for VerifiedEvent {
     type Target = Event;
     fn deref(&self) -> &Event {
@@ -236,20 +256,19 @@ fn check_tags(tags: &[Vec<String>]) -> Result<(), EventFault> {
     Ok(())
 }
 
-/// SHA-256 of `[0, author, created_at, kind, tags, content]` without white space (NIP-01).
+/// `[0, author, created_at, kind, tags, content]` without white space (NIP-01).
 ///
 /// serde_json escapes exactly what NIP-01 names, and other control characters as `\u00xx`, as every
 /// other implementation does.
-fn compute_id(
+fn serialise(
     author: NostrKey,
     created_at: UnixTime,
     kind: u16,
     tags: &[Vec<String>],
     content: &str,
-) -> EventId {
-    let serialised =
-        serde_json::to_vec(&(0u8, author, created_at, kind, tags, content)).unwrap_or_default();
-    EventId::from_bytes(sha256(&serialised))
+) -> Vec<u8> {
+    // Numbers, strings and arrays of strings always serialise.
+    serde_json::to_vec(&(0u8, author, created_at, kind, tags, content)).unwrap_or_default()
 }
 
 #[cfg(test)]

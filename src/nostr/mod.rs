@@ -6,15 +6,18 @@
 //! | [`filter`] | what a client asks a relay for (NIP-01) |
 //! | [`advert`] | a cohort's public advert, kind 38327, and its share link |
 //! | [`seal`] | directed and channel messages, kind 8327, encrypted with NIP-44 |
-//! | [`envelope`] | what is inside the ciphertext; chunks of larger payloads |
+//! | [`envelope`] | what is inside the ciphertext |
+//! | [`chunks`] | messages larger than one event |
 //! | [`lanes`] | sequence numbers, deduplication and acknowledgements per lane |
 //! | [`outbox`] | what is sent again when, to which relay |
+//! | [`pow`] | proof of work for relays that want it |
 //! | [`policy`] | which relay addresses may be dialled |
 //! | [`link`] | live connections to the relays |
 //! | [`relay`] | an in-memory relay on loopback, for the demo and the tests |
 //!
 //! No type of `nostr-sdk` is part of this module's public interface: its next line replaces this one
-//! behind [`link`] alone. [`envelope`], [`lanes`] and [`outbox`] are pure: time comes in as a value.
+//! behind [`link`] (and, for NIP-19 and NIP-44, [`advert`] and [`seal`]) alone. [`envelope`], [`chunks`],
+//! [`lanes`] and [`outbox`] are pure: time comes in as a value.
 
 pub mod advert;
 pub mod chunks;
@@ -23,8 +26,10 @@ pub mod event;
 pub mod filter;
 pub mod lanes;
 pub mod link;
+pub mod outbox;
 
 pub mod policy;
+pub mod pow;
 pub mod relay;
 pub mod seal;
 

@@ -14,8 +14,8 @@ use url::{Host, Url};
 /// The most relays taken from one advert, link or channel message.
 pub const MAX_ADVERTISED: usize = 5;
 
-/// The longest address, in bytes.
-const MAX_LENGTH: usize = 256;
+/// The longest address, in bytes: what fits one field of a share link (NIP-19).
+const MAX_LENGTH: usize = 255;
 
 /// A relay's address, normalised, so that equal relays compare equal: scheme and host in lower case,
 /// no default port, no trailing slash of an empty path.

@@ -15,6 +15,7 @@ use nostr::nips::nip44::v2;
 use zeroize::Zeroizing;
 
 use super::event::{Event, EventDraft, EventFault, KIND_DIRECTED, VerifiedEvent};
+use super::pow;
 use crate::keys::secret::InvalidSecret;
 use crate::keys::{NostrKey, OwnKey};
 use crate::time::UnixTime;
@@ -45,6 +46,9 @@ pub enum SealFault {
     /// Not NIP-44 version 2, or made for another pair of keys.
     #[error("the content can not be decrypted")]
     Undecryptable,
+    /// No nonce was found.
+    #[error("no proof of work of {0} bits was found")]
+    NoWork(u8),
     /// The event can not be signed.
     #[error(transparent)]
     Event(#[from] EventFault),
@@ -207,6 +211,41 @@ impl ConversationKeys {
     }
 }
 
+/// Signs a message of ours again, for the outbox: the same ciphertext under a fresh `created_at` and
+/// expiration, with `pow` bits of work if a relay wants them (this blocks, see [`pow::mine`]).
+///
+/// The envelope inside stays as it is: its number is what the recipient knows it by.
+pub fn resign(
+    own: &OwnKey,
+    event: &VerifiedEvent,
+    created_at: UnixTime,
+    expiration: UnixTime,
+    pow: Option<u8>,
+) -> Result<VerifiedEvent, SealFault> {
+    let mut tags: Vec<Vec<String>> = event
+        .tags
+        .iter()
+        .filter(|tag| {
+            !matches!(
+                tag.first().map(String::as_str),
+                Some("expiration" | "nonce")
+            )
+        })
+        .cloned()
+        .collect();
+    tags.push(vec!["expiration".to_owned(), expiration.to_string()]);
+    let mut draft = EventDraft {
+        created_at,
+        kind: event.kind,
+        tags,
+        content: event.content.clone(),
+    };
+    if let Some(bits) = pow {
+        draft = pow::mine(draft, own.public(), bits)?.ok_or(SealFault::NoWork(bits))?;
+    }
+    Ok(draft.sign(own)?)
+}
+
 impl fmt::Debug for ConversationKeys {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str("ConversationKeys(secret)")
@@ -314,6 +353,24 @@ mod tests {
             keys.open_directed(&carol, &event),
             Err(SealFault::Recipient)
         );
+    }
+
+    #[test]
+    fn a_message_signed_again_is_a_new_event_with_the_old_plaintext() {
+        let keys = ConversationKeys::new();
+        let (alice, bob) = (key(1), key(2));
+        let event = keys
+            .seal_directed(&alice, bob.public(), b"hello", NOW, LATER)
+            .unwrap();
+        let again = resign(&alice, &event, NOW.plus(1_800), LATER.plus(5), Some(6)).unwrap();
+        assert_ne!(again.id, event.id);
+        assert!(pow::leading_zeros(again.id.as_bytes()) >= 6);
+        assert_eq!(again.expiration(), Some(LATER.plus(5)));
+        assert_eq!(again.tags_named("expiration").count(), 1);
+        assert_eq!(again.created_at, NOW.plus(1_800));
+        assert_eq!(keys.open_directed(&bob, &again).unwrap(), b"hello");
+        let third = resign(&alice, &again, NOW, LATER, None).unwrap();
+        assert_eq!(third.tag("nonce"), None);
     }
 
     #[test]

@@ -59,6 +59,9 @@ macro_rules! messages {
         }
 
         impl Message {
+            /// Every type name.
+            pub const TYPES: &[&str] = &[$($name),*];
+
             /// The type on the wire.
             #[must_use]
             pub const fn type_name(&self) -> &'static str {

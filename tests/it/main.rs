@@ -9,6 +9,7 @@
 mod beacon_vectors;
 mod chain;
 mod cli;
+mod core_net;
 mod did_vectors;
 mod musig_vectors;
 mod nostr;

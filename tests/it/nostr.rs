@@ -2,6 +2,7 @@
 
 mod faults;
 mod link;
+mod relay;
 mod scale;
 
 use std::time::Duration;

@@ -3,14 +3,14 @@
 use bitcoin::FeeRate;
 
 use super::AgentBackend;
-use super::delivery::{members, number};
+use super::delivery::{delivery_view, members, number};
 use super::funding::{Funds, rounds_left};
 use super::parse_key;
 use super::terms::{build_terms, terms_view};
 use crate::agent::control::views as v;
 use crate::agent::control::{ErrorCode, Failure, PeerText, request as r};
 use crate::agent::journal::{End, RoundRecord};
-use crate::agent::launch::{agent_failure, store_failure};
+use crate::agent::launch::agent_failure;
 use crate::agent::node::{Machine, Node, NodeId, NodeInput};
 use crate::agent::runtime::Agent;
 use crate::agent::timeline::{end_cause, refusal, round_cause};
@@ -268,14 +268,14 @@ impl Agent {
             "invite",
         )?;
         let node = self.node(id)?;
-        let rows = self.store.view().outbox_of(id.0).map_err(store_failure)?;
-        let delivery = rows
+        let delivery = self
+            .sent_by(node)?
             .iter()
             .filter(|row| {
-                let to = row.lane.as_ref().map(|(lane, _)| lane.recipient);
+                let to = row.lane.map(|lane| lane.recipient);
                 row.kind == "invite" && to.is_some_and(|to| invited.contains(&to))
             })
-            .map(|row| self.delivery_of(node, row))
+            .map(|row| delivery_view(node, row))
             .collect();
         Ok(v::InviteView {
             cohort: id.0,
@@ -389,7 +389,7 @@ impl Agent {
             beacon: self.beacon_view(node),
             round,
             past_rounds,
-            delivery: self.deliveries(node)?,
+            delivery: self.delivery_views(node)?,
             end: end_view(node),
         })
     }

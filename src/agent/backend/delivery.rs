@@ -1,17 +1,18 @@
 //! Where messages stand: to whom, which relays took them, who acknowledged.
 
-use super::super::adverts::ADVERT_KIND;
-use super::super::delivery::channel_of;
-use super::super::launch::store_failure;
-use super::super::node::{Machine, Node};
-use super::super::outbound::{DeliveryState, RelayAnswer};
-use super::super::runtime::Agent;
+use std::collections::BTreeMap;
+
 use crate::agent::control::views::{
     DeliveryView, OutboxView, Recipient, RelayReceipt, RelayReceiptView, Tally,
 };
 use crate::agent::control::{Failure, PeerText};
+use crate::agent::delivery::channel_of;
+use crate::agent::launch::store_failure;
+use crate::agent::node::{Machine, Node};
+use crate::agent::runtime::Agent;
 use crate::keys::NostrKey;
-use crate::nostr::lanes::LaneId;
+use crate::nostr::event::KIND_ADVERT;
+use crate::nostr::outbox::{DeliveryState, Row};
 use crate::protocol::ids::Seat;
 use crate::store::OutboxRow;
 use crate::time::UnixTime;
@@ -22,155 +23,128 @@ const MAX_SHOWN: usize = 4_000;
 
 impl Agent {
     /// Every message of the current or last round that this node sent; of formation before the first one.
-    pub(super) fn deliveries(&self, node: &Node) -> Result<Vec<DeliveryView>, Failure> {
+    pub(super) fn delivery_views(&self, node: &Node) -> Result<Vec<DeliveryView>, Failure> {
         let round = node.journal.rounds.last_key_value();
         let since = round.map_or(UnixTime(0), |(_, record)| record.opened);
-        let rows = self
-            .store
-            .view()
-            .outbox_of(node.id.0)
-            .map_err(store_failure)?;
-        let mine = |row: &&OutboxRow| {
-            let is_mine = match &row.lane {
-                Some((lane, _)) => lane.author == node.own.public(),
-                None => row.kind == ADVERT_KIND && matches!(node.machine, Machine::Aggregator(_)),
-            };
-            is_mine && row.created >= since
-        };
-        let rows: Vec<&OutboxRow> = rows.iter().filter(mine).collect();
-        let skipped = rows.len().saturating_sub(MAX_SHOWN);
-        Ok(rows
-            .into_iter()
-            .skip(skipped)
+        let mut views: Vec<DeliveryView> = self
+            .sent_by(node)?
+            .iter()
+            .filter(|row| row.queued >= since)
             .map(|row| {
-                let mut view = self.delivery_of(node, row);
+                let mut view = delivery_view(node, row);
                 view.round = round.map(|(round, _)| *round);
                 view
             })
-            .collect())
-    }
-
-    /// Where one message of a node stands.
-    pub(super) fn delivery_of(&self, node: &Node, row: &OutboxRow) -> DeliveryView {
-        let state: DeliveryState = serde_json::from_str(&row.state).unwrap_or_default();
-        let to = recipient(node, row);
-        let (acknowledged, waiting_for) = self.acknowledged(node, row, to);
-        DeliveryView {
-            message: row.kind.clone(),
-            round: None,
-            to,
-            sent_at: row.created,
-            relays: self.receipts(&state),
-            acknowledged,
-            waiting_for,
-            attempts: state.resent.saturating_add(1),
-        }
-    }
-
-    fn receipts(&self, state: &DeliveryState) -> Vec<RelayReceiptView> {
-        let mut receipts: Vec<RelayReceiptView> = state
-            .relays
-            .iter()
-            .map(|(relay, answer)| RelayReceiptView {
-                relay: relay.to_string(),
-                receipt: match answer {
-                    RelayAnswer::Ok => RelayReceipt::Ok,
-                    RelayAnswer::Refused(_) => RelayReceipt::Refused,
-                    RelayAnswer::Silent => RelayReceipt::Silent,
-                },
-                reason: match answer {
-                    RelayAnswer::Refused(reason) => Some(PeerText::new(reason)),
-                    RelayAnswer::Ok | RelayAnswer::Silent => None,
-                },
-            })
             .collect();
-        let pending = self
-            .link
-            .relays()
-            .into_iter()
-            .filter(|relay| relay.write && !state.relays.contains_key(&relay.url));
-        receipts.extend(pending.map(|relay| RelayReceiptView {
-            relay: relay.url.to_string(),
-            receipt: RelayReceipt::Pending,
-            reason: None,
-        }));
-        receipts
+        views.drain(..views.len().saturating_sub(MAX_SHOWN));
+        Ok(views)
     }
 
-    fn acknowledged(&self, node: &Node, row: &OutboxRow, to: Recipient) -> (Tally, Vec<Seat>) {
-        let Some((lane, seq)) = &row.lane else {
-            return (Tally::default(), Vec::new());
-        };
-        let lane = LaneId {
-            author: lane.author,
-            recipient: lane.recipient,
-            cohort: lane.cohort,
-        };
-        if to == Recipient::Channel {
-            let members = members(node);
-            let count = members.len();
-            let waiting: Vec<Seat> = (0..)
-                .map(Seat)
-                .zip(members)
-                .filter(|(_, key)| self.lanes.channel_acked(&lane, key) < *seq)
-                .map(|(seat, _)| seat)
-                .collect();
-            let tally = Tally {
-                have: number(count.saturating_sub(waiting.len())),
-                of: number(count),
+    /// Every message of a node, in the order of sending; one that was signed again counts once.
+    pub(super) fn sent_by(&self, node: &Node) -> Result<Vec<Row>, Failure> {
+        let stored = self.store.view().outbox_of(node.id.0);
+        let mut rows: Vec<Row> = Vec::new();
+        let mut places: BTreeMap<(NostrKey, u64), usize> = BTreeMap::new();
+        for row in stored.map_err(store_failure)? {
+            let Some(row) = self.row_of(&row) else {
+                continue;
             };
-            return (tally, waiting);
+            let mine = match row.lane {
+                Some(lane) => lane.author == node.own.public(),
+                None => {
+                    row.event.kind == KIND_ADVERT && matches!(node.machine, Machine::Aggregator(_))
+                }
+            };
+            if !mine {
+                continue;
+            }
+            let number = row
+                .lane
+                .filter(|_| row.seq > 0)
+                .map(|lane| (lane.recipient, row.seq));
+            match number.and_then(|number| places.get(&number)) {
+                Some(place) => {
+                    if let Some(former) = rows.get_mut(*place) {
+                        *former = row;
+                    }
+                }
+                None => {
+                    if let Some(number) = number {
+                        places.insert(number, rows.len());
+                    }
+                    rows.push(row);
+                }
+            }
         }
-        let has = self.lanes.acked_upto(&lane) >= *seq;
-        let waiting = match to {
-            Recipient::Member { seat, .. } if !has => vec![seat],
-            _ => Vec::new(),
-        };
-        let tally = Tally {
-            have: u16::from(has),
-            of: 1,
-        };
-        (tally, waiting)
+        Ok(rows)
+    }
+
+    /// A row as it is now: in memory while it is on its way, as it was stored at the end.
+    pub(super) fn row_of(&self, stored: &OutboxRow) -> Option<Row> {
+        let live = self.post.outbox.row(&stored.event_id).cloned();
+        live.or_else(|| serde_json::from_str(&stored.state).ok())
     }
 
     /// What waits to be sent or acknowledged.
-    pub(super) fn outbox_view(&self) -> Result<OutboxView, Failure> {
-        let view = self.store.view();
-        let now = self.now();
-        let relays = self.link.relays().iter().filter(|r| r.write).count();
-        let mut unpublished = 0_u32;
-        let mut unacknowledged = 0_u32;
-        let mut oldest: Option<UnixTime> = None;
-        let mut note = |counter: &mut u32, row: &OutboxRow| {
-            *counter = counter.saturating_add(1);
-            oldest = Some(oldest.map_or(row.created, |at| at.min(row.created)));
-        };
-        for row in view.outbox_pending().map_err(store_failure)? {
-            let state: DeliveryState = serde_json::from_str(&row.state).unwrap_or_default();
-            if row.expires > now && !state.is_published(relays) {
-                note(&mut unpublished, &row);
-            }
+    pub(super) fn outbox_view(&self) -> OutboxView {
+        let count = |n: usize| u32::try_from(n).unwrap_or(u32::MAX);
+        let rows = || self.post.outbox.rows();
+        let unpublished = rows().filter(|row| !row.published).count();
+        let unacknowledged = rows().filter(|row| !row.awaiting.is_empty()).count();
+        OutboxView {
+            unpublished: count(unpublished),
+            unacknowledged: count(unacknowledged),
+            oldest_at: rows()
+                .filter(|row| !row.published || !row.awaiting.is_empty())
+                .map(|row| row.queued)
+                .min(),
         }
-        for node in self.nodes.values().filter(|node| !node.is_over()) {
-            for row in view.outbox_of(node.id.0).map_err(store_failure)? {
-                let mine = row
-                    .lane
-                    .as_ref()
-                    .is_some_and(|(lane, _)| lane.author == node.own.public());
-                if !mine || row.expires <= now {
-                    continue;
-                }
-                let (tally, _) = self.acknowledged(node, &row, recipient(node, &row));
-                if tally.have < tally.of {
-                    note(&mut unacknowledged, &row);
-                }
-            }
-        }
-        Ok(OutboxView {
-            unpublished,
-            unacknowledged,
-            oldest_at: oldest,
+    }
+}
+
+/// Where one message of a node stands.
+pub(super) fn delivery_view(node: &Node, row: &Row) -> DeliveryView {
+    let to = recipient(node, row);
+    let of = match to {
+        _ if !row.wants_ack() => 0,
+        Recipient::Channel => members(node).len(),
+        _ => 1,
+    };
+    let seats = members(node);
+    let waiting_for = (0..)
+        .map(Seat)
+        .zip(&seats)
+        .filter(|(_, key)| {
+            matches!(node.machine, Machine::Aggregator(_)) && row.awaiting.contains(*key)
         })
+        .map(|(seat, _)| seat)
+        .collect();
+    let attempts = row.relays.values().map(|relay| relay.attempts).max();
+    DeliveryView {
+        message: row.kind.clone(),
+        round: None,
+        to,
+        sent_at: row.queued,
+        relays: row
+            .relays
+            .iter()
+            .map(|(url, delivery)| RelayReceiptView {
+                relay: url.to_string(),
+                receipt: match delivery.state {
+                    DeliveryState::Pending => RelayReceipt::Pending,
+                    DeliveryState::Ok => RelayReceipt::Ok,
+                    DeliveryState::Refused(_) => RelayReceipt::Refused,
+                    DeliveryState::Silent => RelayReceipt::Silent,
+                },
+                reason: delivery.words.as_deref().map(PeerText::new),
+            })
+            .collect(),
+        acknowledged: Tally {
+            have: number(of.saturating_sub(row.awaiting.len())),
+            of: number(of),
+        },
+        waiting_for,
+        attempts: attempts.unwrap_or(0).saturating_add(row.resigned),
     }
 }
 
@@ -185,8 +159,8 @@ pub(super) fn members(node: &Node) -> Vec<NostrKey> {
     }
 }
 
-fn recipient(node: &Node, row: &OutboxRow) -> Recipient {
-    let Some((lane, _)) = &row.lane else {
+fn recipient(node: &Node, row: &Row) -> Recipient {
+    let Some(lane) = row.lane else {
         return Recipient::Public;
     };
     let key = lane.recipient;

@@ -3,20 +3,19 @@
 use std::collections::BTreeSet;
 
 use super::parse_key;
-use crate::agent::AgentError;
 use crate::agent::control::views as v;
 use crate::agent::control::{ErrorCode, Failure, PeerText, request as r};
-use crate::agent::delivery;
 use crate::agent::launch::{agent_failure, store_failure};
 use crate::agent::runtime::Agent;
+use crate::agent::{AgentError, delivery, outbound};
 use crate::hash::CohortId;
 use crate::keys::NostrKey;
 use crate::network::Network;
-use crate::nostr::envelope;
-use crate::nostr::lanes::LaneId;
+use crate::nostr::envelope::{self, Envelope};
+use crate::nostr::outbox::NewRow;
 use crate::nostr::policy::advertised_relays;
 use crate::protocol::message::{Message, Subscribe};
-use crate::store::{Follow, MetaKey, NewOutboxRow, StoreError};
+use crate::store::{Follow, MetaKey, StoreError};
 
 /// The aggregators that were told, as a JSON list of keys.
 const TOLD: MetaKey = MetaKey::new("followed_and_told");
@@ -146,19 +145,13 @@ impl Agent {
                 .map_err(|error| agent_failure(AgentError::Send(error.to_string())))?,
         };
         let expires = delivery::expiry(now, kind);
-        let lane = LaneId {
-            author: self.identity.public(),
-            recipient: aggregator,
-            cohort: NO_COHORT,
-        };
-        let event = delivery::seal(
+        let inc = self.post.lanes.incarnation();
+        let mut envelope = Envelope::new(NO_COHORT, inc, now.0, Vec::new(), message);
+        let event = outbound::seal(
             &self.conversations,
             &self.identity,
-            lane,
-            self.inc,
-            now.0,
-            Vec::new(),
-            message,
+            aggregator,
+            &mut envelope,
             now,
             expires,
         )
@@ -170,22 +163,23 @@ impl Agent {
             told.remove(&aggregator);
         }
         let list = serde_json::to_string(&told).unwrap_or_else(|_| "[]".to_owned());
-        self.store
-            .transaction::<_, StoreError>(|tx| {
-                tx.insert_outbox(&NewOutboxRow {
-                    event_id: event.id,
-                    event: &event.to_json(),
-                    cohort: None,
-                    lane: None,
-                    kind,
-                    created: now,
-                    expires,
-                    state: "{}",
-                })?;
-                tx.set_meta(TOLD, &list)
+        let row = NewRow {
+            event,
+            lane: None,
+            inc,
+            seq: 0,
+            kind: kind.to_owned(),
+            awaiting: BTreeSet::new(),
+            relays: self.write_relays(),
+        };
+        let Self { store, post, .. } = self;
+        store
+            .transaction::<_, AgentError>(|tx| {
+                post.queue_row(tx, now, row)?;
+                tx.set_meta(TOLD, &list)?;
+                Ok(())
             })
-            .map_err(store_failure)?;
-        self.publish(&event);
-        Ok(())
+            .map_err(agent_failure)?;
+        self.send_due(now).map_err(agent_failure)
     }
 }

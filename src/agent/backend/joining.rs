@@ -134,11 +134,8 @@ impl AgentBackend {
                     "change the setting in config.toml and restart, if that is what you want",
                 ));
             }
-            let hints = hints_of(&row);
-            // Now that the user has agreed: relays of the advert, public ones over TLS, five at most.
-            let texts: Vec<String> = hints.iter().map(ToString::to_string).collect();
-            agent.connect_advertised(texts.iter().map(String::as_str), config.limits.relays);
-            if agent.link.relays().iter().all(|relay| !relay.write) {
+            let hints: Vec<String> = hints_of(&row).iter().map(ToString::to_string).collect();
+            if hints.is_empty() && agent.link.relays().iter().all(|relay| !relay.write) {
                 return Err(Failure::new(
                     ErrorCode::RelaysUnreachable,
                     "there is no relay to send the opt-in to",
@@ -146,7 +143,7 @@ impl AgentBackend {
                 .remedy("add one with `btcr2-agent relay add <url>`"));
             }
             let cohort = agent
-                .join_cohort(&row.content, texts, identity_seat, payee)
+                .join_cohort(&row.content, &hints, identity_seat, payee)
                 .map_err(agent_failure)?;
             agent.cohort_view((cohort, Role::Participant), 0)
         })

@@ -11,10 +11,9 @@ use super::AgentBackend;
 use crate::agent::control::views as v;
 use crate::agent::control::{ErrorCode, Failure, PeerText, request as r};
 use crate::agent::launch::{
-    RelaySetting, home_failure, relay_by_hand, relay_config, relay_failure, relay_settings,
-    store_failure,
+    RelaySetting, agent_failure, home_failure, relay_by_hand, relay_config, relay_failure,
+    relay_settings, store_failure,
 };
-use crate::agent::outbound::{DeliveryState, RelayAnswer};
 use crate::agent::runtime::Agent;
 use crate::config::{Config, Home, Provenance, RelayList, write_private};
 use crate::keys::OwnKey;
@@ -22,6 +21,7 @@ use crate::network::Network;
 use crate::nostr::link::{
     Link, LinkEvent, LinkOptions, PublishOutcome, RelayConfig, RelayState, Timings,
 };
+use crate::nostr::outbox::DeliveryState;
 use crate::nostr::seal::ConversationKeys;
 use crate::nostr::{Filter, RelayUrl, VerifiedEvent};
 use crate::store::{RelayRow, Store};
@@ -43,25 +43,22 @@ impl AgentBackend {
             .await
     }
 
-    /// The networks this agent works on: connections exist for these.
-    async fn networks(&self) -> Result<BTreeSet<Network>, Failure> {
-        let configured = self.config().network;
-        self.with(move |agent| Ok(agent.networks_in_use(configured)))
-            .await
-    }
-
     /// Connects to the relays of a network, where they are not connected to yet.
     pub(super) async fn use_relays_of(&self, network: Network) -> Result<(), Failure> {
-        let link = self.handle().link();
         let limit = usize::try_from(self.config().limits.relays).unwrap_or(usize::MAX);
         let settings = self.settings(&self.added_by_hand().await?)?;
-        for setting in settings {
-            let wanted = setting.entry.networks.contains(&network);
-            if wanted && link.relays().len() < limit {
-                link.add_relay(relay_config(&setting));
+        self.with(move |agent| {
+            for setting in settings {
+                let wanted = setting.entry.networks.contains(&network);
+                if wanted && agent.link.relays().len() < limit {
+                    agent
+                        .use_relay(relay_config(&setting))
+                        .map_err(agent_failure)?;
+                }
             }
-        }
-        Ok(())
+            Ok(())
+        })
+        .await
     }
 
     pub(super) async fn list_relays(&self) -> Result<v::RelayListView, Failure> {
@@ -114,17 +111,23 @@ impl AgentBackend {
             add(&mut agent.store, &args, now)
         })
         .await?;
-        let networks = self.networks().await?;
-        let link = self.handle().link();
-        // A relay that is there with another use is connected to anew.
-        link.remove_relay(&entry.url);
         let settings = self.settings(&self.added_by_hand().await?)?;
-        let setting = settings.iter().find(|s| s.entry.url == entry.url);
-        if let Some(setting) = setting
-            && setting.entry.networks.iter().any(|n| networks.contains(n))
-        {
-            link.add_relay(relay_config(setting));
-        }
+        let setting = settings.into_iter().find(|s| s.entry.url == entry.url);
+        let configured = self.config().network;
+        self.with(move |agent| {
+            // A relay that is there with another use is connected to anew.
+            agent.drop_relay(&entry.url).map_err(agent_failure)?;
+            let networks = agent.networks_in_use(configured);
+            if let Some(setting) = setting
+                && setting.entry.networks.iter().any(|n| networks.contains(n))
+            {
+                agent
+                    .use_relay(relay_config(&setting))
+                    .map_err(agent_failure)?;
+            }
+            agent.announce_relays().map_err(agent_failure)
+        })
+        .await?;
         self.list_relays().await
     }
 
@@ -133,10 +136,12 @@ impl AgentBackend {
         args: r::RemoveRelay,
     ) -> Result<v::RelayListView, Failure> {
         let (home, config) = (self.home().clone(), self.config().clone());
-        let url = self
-            .with(move |agent| remove(&home, &config, &mut agent.store, &args.url))
-            .await?;
-        self.handle().link().remove_relay(&url);
+        self.with(move |agent| {
+            let url = remove(&home, &config, &mut agent.store, &args.url)?;
+            agent.drop_relay(&url).map_err(agent_failure)?;
+            agent.announce_relays().map_err(agent_failure)
+        })
+        .await?;
         self.list_relays().await
     }
 
@@ -175,8 +180,10 @@ impl Agent {
             .outbox_since(since)
             .map_err(store_failure)?
         {
-            let state: DeliveryState = serde_json::from_str(&row.state).unwrap_or_default();
-            for (relay, answer) in state.relays {
+            let Some(row) = self.row_of(&row) else {
+                continue;
+            };
+            for (relay, delivery) in row.relays {
                 let position = tallies.iter().position(|t| t.url == relay.as_str());
                 let position = position.unwrap_or_else(|| {
                     tallies.push(PublishTally {
@@ -191,12 +198,13 @@ impl Agent {
                 let Some(tally) = tallies.get_mut(position) else {
                     continue;
                 };
-                match answer {
-                    RelayAnswer::Ok => tally.accepted += 1,
-                    RelayAnswer::Silent => tally.silent += 1,
-                    RelayAnswer::Refused(reason) => {
+                match delivery.state {
+                    DeliveryState::Pending => {}
+                    DeliveryState::Ok => tally.accepted += 1,
+                    DeliveryState::Silent => tally.silent += 1,
+                    DeliveryState::Refused(_) => {
                         tally.refused += 1;
-                        tally.words = Some(reason);
+                        tally.words = delivery.words;
                     }
                 }
             }

@@ -33,7 +33,7 @@ impl AgentBackend {
                 .map(|node| {
                     Ok(v::CohortDeliveryView {
                         cohort: node.id.0,
-                        messages: agent.deliveries(node)?,
+                        messages: agent.delivery_views(node)?,
                     })
                 })
                 .collect::<Result<_, Failure>>()?;
@@ -48,7 +48,7 @@ impl AgentBackend {
                 relays,
                 cohorts: agent.cohort_list(false).cohorts,
                 delivery,
-                outbox: agent.outbox_view()?,
+                outbox: agent.outbox_view(),
                 ignored: agent
                     .counters
                     .iter()

@@ -8,9 +8,11 @@
 
 use std::collections::{HashMap, HashSet, VecDeque};
 use std::hash::Hash;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::task::Context;
 
+use futures_util::task::AtomicWaker;
 use nostr_sdk::prelude::{
     AdmitPolicy, AdmitStatus, BoxedFuture, PolicyError, SubscriptionId, Timestamp,
 };
@@ -24,6 +26,10 @@ use crate::time::UnixTime;
 
 /// Pairs of id and signature known to be good.
 const VERIFIED: usize = 8_192;
+
+/// Frames under way between socket and task. A quarter of the library's queue: the count is corrected
+/// while frames arrive and may be a few short.
+const UNDER_WAY: usize = super::session::LIBRARY_QUEUE / 4;
 
 /// Ids handed on, so that the same event from a second relay is not.
 const SEEN: usize = 16_384;
@@ -50,6 +56,18 @@ pub(super) struct Tally {
     pub ignored: AtomicU64,
     /// Rings when `forged` grew.
     pub alarm: Notify,
+    pub flow: Flow,
+}
+
+/// Keeps the library's queue between socket and task from overflowing: the socket is not read while too
+/// many frames are under way.
+#[derive(Debug, Default)]
+pub(super) struct Flow {
+    /// Frames read and, as far as is known, not yet handled.
+    under_way: AtomicUsize,
+    socket: AtomicWaker,
+    /// Rings when the socket waits.
+    pub wanted: Notify,
 }
 
 /// A set that forgets its oldest members.
@@ -104,6 +122,32 @@ impl Gate {
     /// Lets an event pass once more.
     pub fn forget(&self, id: &EventId) {
         lock(&self.seen).remove(id);
+    }
+}
+
+impl Flow {
+    /// Whether another frame may be read; otherwise the socket is woken when it may.
+    pub fn may_read(&self, cx: &Context<'_>) -> bool {
+        if self.under_way.load(Ordering::Acquire) < UNDER_WAY {
+            return true;
+        }
+        self.socket.register(cx.waker());
+        if self.under_way.load(Ordering::Acquire) < UNDER_WAY {
+            return true;
+        }
+        self.wanted.notify_one();
+        false
+    }
+
+    pub fn read_one(&self) {
+        self.under_way.fetch_add(1, Ordering::AcqRel);
+    }
+
+    /// The task knows how many frames are really waiting: the library drops some without a word.
+    pub fn correct(&self, waiting: usize) {
+        if self.under_way.swap(waiting, Ordering::AcqRel) != waiting {
+            self.socket.wake();
+        }
     }
 }
 

@@ -4,10 +4,10 @@
 //! open whatever the relay says, publishes and reports each answer, and pages stored events. No relay
 //! waits for another. What arrives is checked ([`VerifiedEvent`]) and handed on once.
 //!
-//! Nothing is lost silently. When the program reads too slowly, the task stops reading the library's
-//! queue; when that queue overflows, every subscription is asked again and the relay repeats what was
-//! missed. Besides, stored events are paged at every connection and once an hour. Delivery still is
-//! at least once: who reads must tolerate a repetition.
+//! Nothing is lost silently. While the program reads too slowly, the sockets are not read either, and
+//! relays keep what they can not send or cut the connection. Stored events are asked for at every
+//! connection and once an hour, page by page. Delivery is at least once: who reads must tolerate a
+//! repetition. One thing can not be had from a relay: more events of one second than it sends at once.
 
 mod database;
 mod gate;
@@ -29,6 +29,7 @@ use self::database::NoDatabase;
 use self::gate::{Admission, Gate};
 use self::session::{Command, Session};
 use self::transport::Transport;
+use super::advert::AdvertStatus;
 use super::event::{EventFault, EventId, KIND_ADVERT, KIND_DIRECTED, VerifiedEvent};
 use super::filter::Filter;
 use super::policy::RelayUrl;
@@ -165,8 +166,8 @@ pub struct AdvertQuery {
     pub networks: Vec<Network>,
     /// Only these aggregators; empty: all.
     pub authors: Vec<NostrKey>,
-    /// Only these statuses (`open`, `full`, `active`, `closed`); empty: all.
-    pub statuses: Vec<String>,
+    /// Only these statuses; empty: all.
+    pub statuses: Vec<AdvertStatus>,
     /// Only these cohorts; empty: all.
     pub cohorts: Vec<crate::hash::CohortId>,
 }
@@ -409,7 +410,8 @@ impl Link {
     }
 
     /// Asks all relays read from for stored events, page by page, and waits for them at most `timeout`.
-    /// What it returns is not reported as [`LinkEvent::Event`].
+    /// What it returns is not reported as [`LinkEvent::Event`]. Keep reading the reports meanwhile: a link
+    /// whose reports pile up stops reading its relays.
     pub async fn fetch(&self, filter: &Filter, timeout: Duration) -> Fetched {
         let answers = {
             let state = self.state();

@@ -18,6 +18,9 @@ use crate::time::UnixTime;
 const MAX_EVENTS: usize = 50_000;
 const MAX_BYTES: usize = 64 * 1024 * 1024;
 
+/// How often one page of a subscription is asked in vain. The hourly reading starts anew.
+const MAX_FAILURES: u32 = 10;
+
 /// One paged reading.
 pub(super) struct Reading {
     /// The filter of the current page.
@@ -31,6 +34,9 @@ pub(super) struct Reading {
     deadline: Instant,
     goal: Goal,
     state: State,
+    /// Whether it was asked again after an authentication.
+    after_auth: bool,
+    failures: u32,
 }
 
 enum Goal {
@@ -46,10 +52,12 @@ enum Goal {
 
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum State {
-    Fresh,
-    /// Closed for lack of authentication; to be repeated after it.
-    Waiting,
-    Repeated,
+    /// A page was asked, or waits for a connection.
+    Asked,
+    /// Closed for lack of authentication; to be asked again after it.
+    AwaitsAuth,
+    /// To be asked again at the deadline.
+    Later,
 }
 
 /// What to do after a page.
@@ -84,7 +92,9 @@ impl Reading {
             oldest: None,
             deadline,
             goal,
-            state: State::Fresh,
+            state: State::Asked,
+            after_auth: false,
+            failures: 0,
         }
     }
 
@@ -101,9 +111,8 @@ impl Reading {
         self.page_events = 0;
         self.page_new = 0;
         self.oldest = None;
-        if self.state == State::Waiting {
-            self.state = State::Repeated;
-        }
+        self.after_auth |= self.state == State::AwaitsAuth;
+        self.state = State::Asked;
         if matches!(self.goal, Goal::Deliver) {
             self.deadline = page_deadline;
         }
@@ -146,6 +155,7 @@ impl Reading {
             let capped = self.wanted == MAX_EVENTS;
             return Step::Done(capped.then_some("more than 50 000 events"));
         }
+        self.failures = 0;
         let Some(oldest) = self.oldest else {
             return Step::Done(None);
         };
@@ -167,17 +177,35 @@ impl Reading {
         Step::NextPage
     }
 
-    pub fn repeated(&self) -> bool {
-        self.state != State::Fresh
+    /// Sets it aside until the connection is authenticated; once.
+    pub fn await_auth(&mut self) -> bool {
+        if self.after_auth {
+            return false;
+        }
+        self.state = State::AwaitsAuth;
+        true
     }
 
-    pub fn repeat_later(mut self) -> Self {
-        self.state = State::Waiting;
-        self
+    /// Whether it was set aside until now.
+    pub fn awaits_auth(&self) -> bool {
+        self.state == State::AwaitsAuth
     }
 
-    pub fn waits(&self) -> bool {
-        self.state == State::Waiting
+    /// Whether it is to be asked again at its deadline.
+    pub fn is_later(&self) -> bool {
+        self.state == State::Later
+    }
+
+    /// Sets the page aside until `at(failures)`, because it was closed or did not end. Somebody waits for
+    /// a collection and is better told; a subscription's pages would be missing, so they are asked again.
+    pub fn try_later(&mut self, at: impl FnOnce(u32) -> Instant) -> bool {
+        if matches!(self.goal, Goal::Collect { .. }) || self.failures >= MAX_FAILURES {
+            return false;
+        }
+        self.deadline = at(self.failures);
+        self.failures += 1;
+        self.state = State::Later;
+        true
     }
 
     pub fn finish(self, fault: Option<&str>) {

@@ -73,6 +73,7 @@ impl WebSocketTransport for Transport {
             let socket = tokio::time::timeout(timeout, dial(url, &tally))
                 .await
                 .map_err(|_| TransportError::backend(io::Error::from(io::ErrorKind::TimedOut)))??;
+            tally.flow.correct(0);
             let socket = Arc::new(Mutex::new(socket));
             let incoming = Incoming {
                 socket: Arc::clone(&socket),
@@ -198,6 +199,12 @@ impl Stream for Incoming {
     fn poll_next(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Self::Item>> {
         let this = &mut *self;
         this.account();
+        if !this.tally.flow.may_read(cx) {
+            // The program does not keep up. Silence is then no sign of a dead socket.
+            this.ping_sent = false;
+            this.timer.as_mut().reset(Instant::now() + this.ping);
+            return Poll::Pending;
+        }
         loop {
             let frame = Pin::new(&mut *lock(&this.socket)).poll_next(cx);
             match frame {
@@ -205,6 +212,7 @@ impl Stream for Incoming {
                     this.ping_sent = false;
                     this.timer.as_mut().reset(Instant::now() + this.ping);
                     if let Some(message) = this.admit(frame) {
+                        this.tally.flow.read_one();
                         return Poll::Ready(Some(Ok(message)));
                     }
                 }

@@ -12,7 +12,7 @@ mod store;
 use std::collections::{HashMap, HashSet};
 use std::io;
 use std::net::SocketAddr;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use tokio::net::TcpListener;
@@ -25,9 +25,9 @@ use super::filter::Filter;
 use super::policy::RelayUrl;
 use crate::time::UnixTime;
 
-/// Frames waiting for one connection. More than a page of stored events on every subscription; a client
-/// this far behind is disconnected.
-const OUTGOING_FRAMES: usize = 16_384;
+/// Bytes waiting for one connection: a full answer to a REQ, of events of the largest size, and more. A
+/// client this far behind is disconnected.
+const MAX_QUEUED: usize = 64 * 1024 * 1024;
 
 /// Subscriptions of one connection, as strfry limits them.
 const MAX_SUBSCRIPTIONS: usize = 200;
@@ -53,6 +53,8 @@ pub struct RelayCounts {
     pub events_out: u64,
     /// REQ messages received.
     pub requests: u64,
+    /// WebSocket pings received.
+    pub pings: u64,
     /// Bytes of messages received, without WebSocket framing.
     pub bytes_in: u64,
     /// Bytes of messages sent, without WebSocket framing.
@@ -82,6 +84,8 @@ pub struct Faults {
     pub frozen: bool,
     /// Answer a REQ with at most so many stored events.
     pub page: Option<usize>,
+    /// Cut off a client that is so many bytes behind, instead of 64 MiB.
+    pub queue: Option<usize>,
 }
 
 #[derive(Debug)]
@@ -99,6 +103,7 @@ struct Counters {
     events_taken: AtomicU64,
     events_out: AtomicU64,
     requests: AtomicU64,
+    pings: AtomicU64,
     bytes_in: AtomicU64,
     bytes_out: AtomicU64,
 }
@@ -119,9 +124,16 @@ type SubscriptionKey = (u64, String);
 
 #[derive(Debug)]
 struct Connection {
-    outgoing: mpsc::Sender<String>,
-    overflow: CancellationToken,
+    outgoing: Outgoing,
     subscriptions: HashMap<String, Vec<Filter>>,
+}
+
+/// The frames waiting for one connection.
+#[derive(Debug, Clone)]
+struct Outgoing {
+    frames: mpsc::UnboundedSender<String>,
+    queued: Arc<AtomicUsize>,
+    overflow: CancellationToken,
 }
 
 impl DevRelay {
@@ -165,6 +177,7 @@ impl DevRelay {
             events_taken: get(&counters.events_taken),
             events_out: get(&counters.events_out),
             requests: get(&counters.requests),
+            pings: get(&counters.pings),
             bytes_in: get(&counters.bytes_in),
             bytes_out: get(&counters.bytes_out),
         }
@@ -247,6 +260,13 @@ async fn accept(
 impl Shared {
     fn hub(&self) -> MutexGuard<'_, Hub> {
         self.hub.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn count_sent(&self, frame: &str) {
+        Self::add(&self.counters.bytes_out, frame.len());
+        if frame.starts_with("[\"EVENT\"") {
+            self.counters.events_out.fetch_add(1, Ordering::Relaxed);
+        }
     }
 
     fn add(counter: &AtomicU64, amount: usize) {
@@ -338,14 +358,17 @@ impl Connection {
         };
         let frame = format!("[\"EVENT\",{},{json}]", serde_json::Value::from(name));
         if faults.duplicate {
-            self.send(frame.clone());
+            self.outgoing.send(frame.clone(), faults);
         }
-        self.send(frame);
+        self.outgoing.send(frame, faults);
     }
+}
 
+impl Outgoing {
     /// Queues a frame; cuts the connection when its client does not keep up.
-    fn send(&self, frame: String) {
-        if self.outgoing.try_send(frame).is_err() {
+    fn send(&self, frame: String, faults: &Faults) {
+        let queued = self.queued.fetch_add(frame.len(), Ordering::Relaxed) + frame.len();
+        if queued > faults.queue.unwrap_or(MAX_QUEUED) || self.frames.send(frame).is_err() {
             self.overflow.cancel();
         }
     }

@@ -14,7 +14,7 @@ use tokio_tungstenite::tungstenite::protocol::WebSocketConfig;
 use tokio_util::sync::CancellationToken;
 
 use super::store::Insertion;
-use super::{Connection, Event, Faults, Filter, MAX_SUBSCRIPTIONS, OUTGOING_FRAMES, RelayUrl};
+use super::{Connection, Event, Faults, Filter, MAX_SUBSCRIPTIONS, Outgoing, RelayUrl};
 use super::{Shared, now};
 
 /// Stored events one filter of a REQ brings at most, as strfry limits it.
@@ -31,7 +31,7 @@ struct Session {
     url: RelayUrl,
     challenge: String,
     authenticated: bool,
-    outgoing: mpsc::Sender<String>,
+    outgoing: Outgoing,
 }
 
 /// Serves one client until it leaves, falls behind, or the relay stops.
@@ -47,15 +47,19 @@ pub(super) async fn run(
         return;
     };
     let (mut sink, mut source) = socket.split();
-    let (outgoing, mut queue) = mpsc::channel(OUTGOING_FRAMES);
-    let overflow = CancellationToken::new();
+    let (frames, mut queue) = mpsc::unbounded_channel();
+    let outgoing = Outgoing {
+        frames,
+        queued: Arc::default(),
+        overflow: CancellationToken::new(),
+    };
+    let (queued, overflow) = (Arc::clone(&outgoing.queued), outgoing.overflow.clone());
     let mut faults = shared.faults.subscribe();
     let mut kick = shared.kick.subscribe();
     shared.hub().connections.insert(
         id,
         Connection {
             outgoing: outgoing.clone(),
-            overflow: overflow.clone(),
             subscriptions: HashMap::new(),
         },
     );
@@ -90,23 +94,29 @@ pub(super) async fn run(
                     session.handle(text.as_str());
                 }
                 Some(Ok(Message::Close(_)) | Err(_)) | None => return,
+                Some(Ok(Message::Ping(_))) => Shared::add(&shared.counters.pings, 1),
                 Some(Ok(_)) => {}
             },
             count = queue.recv_many(&mut batch, 256) => {
                 if count == 0 {
                     return;
                 }
-                for frame in batch.drain(..) {
-                    Shared::add(&shared.counters.bytes_out, frame.len());
-                    if frame.starts_with("[\"EVENT\"") {
-                        shared.counters.events_out.fetch_add(1, Ordering::Relaxed);
+                let write = async {
+                    for frame in batch.drain(..) {
+                        queued.fetch_sub(frame.len(), Ordering::Relaxed);
+                        shared.count_sent(&frame);
+                        sink.feed(Message::text(frame)).await?;
                     }
-                    if sink.feed(Message::text(frame)).await.is_err() {
+                    sink.flush().await
+                };
+                // The client may not be reading: then only this ends it.
+                tokio::select! {
+                    () = stop.cancelled() => return,
+                    () = overflow.cancelled() => return,
+                    _ = kick.changed() => return,
+                    written = write => if written.is_err() {
                         return;
-                    }
-                }
-                if sink.flush().await.is_err() {
-                    return;
+                    },
                 }
             }
         }
@@ -266,8 +276,7 @@ impl Session {
         self.send(&serde_json::json!(["NOTICE", text]));
     }
 
-    /// Queues an answer. When the queue is full the connection is being cut anyway.
     fn send(&self, message: &Value) {
-        let _ = self.outgoing.try_send(message.to_string());
+        self.outgoing.send(message.to_string(), &self.faults());
     }
 }

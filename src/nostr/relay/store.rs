@@ -267,7 +267,10 @@ mod tests {
             for i in order {
                 store.insert(versions[i].clone(), NOW);
             }
-            assert_eq!(contents(&store, &Filter::kind(38327)), [lowest.clone()]);
+            assert_eq!(
+                contents(&store, &Filter::kind(38327)),
+                std::slice::from_ref(&lowest)
+            );
         }
     }
 

@@ -34,9 +34,10 @@ const REBROADCAST_SECONDS: u64 = 60;
 /// Confirmations after which a signal counts as final (spec.md §2.7 `minConf` default).
 pub const FINAL_DEPTH: u32 = 6;
 
-/// Something that happened to the aggregator of a cohort.
+/// Something that happened to the aggregator of a cohort. The log stores it as JSON; the tag is outside
+/// because serde can not read raw JSON and numeric map keys back through an inner one.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-#[serde(tag = "input", rename_all = "snake_case")]
+#[serde(rename_all = "snake_case")]
 pub enum AggregatorInput {
     /// Begin: publish the advert, or invite.
     Advertise {

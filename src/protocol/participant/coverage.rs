@@ -97,15 +97,13 @@ impl Participant {
             };
             let index = item.index;
             match (item.from_round, item.refused) {
-                (Some(from_round), None) => {
-                    if mine.state == IndexState::Requested {
-                        mine.state = IndexState::Covered(from_round);
-                        effects.push(Effect::Report(Report::Registered {
-                            seat,
-                            index,
-                            from_round,
-                        }));
-                    }
+                (Some(from_round), None) if mine.state == IndexState::Requested => {
+                    mine.state = IndexState::Covered(from_round);
+                    effects.push(Effect::Report(Report::Registered {
+                        seat,
+                        index,
+                        from_round,
+                    }));
                 }
                 (None, Some(code)) if mine.binding == BindingState::Bound => {
                     // A DID that lists the beacon and is not covered dies with the next signal: without its
@@ -399,13 +397,22 @@ impl Participant {
         }
     }
 
-    /// Updates waiting to be announced.
+    /// Updates waiting to be announced. One in a signal that is signed by all waits for the chain only.
     #[must_use]
     pub fn waiting_updates(&self) -> u16 {
+        let signed: BTreeSet<SignalBytes> = self
+            .live(FINAL_DEPTH)
+            .filter(|given| given.complete)
+            .map(|given| given.signal)
+            .collect();
         let waiting = self
             .indexes
             .values()
-            .filter(|mine| mine.update.is_some() && !self.update_confirmed(mine, 1))
+            .filter(|mine| {
+                mine.update.is_some()
+                    && mine.announced.is_disjoint(&signed)
+                    && !self.update_confirmed(mine, 1)
+            })
             .count();
         u16::try_from(waiting).unwrap_or(u16::MAX)
     }

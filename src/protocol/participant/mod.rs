@@ -7,6 +7,7 @@ mod checks;
 mod coverage;
 mod formation;
 mod round;
+mod session;
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -50,9 +51,10 @@ pub struct SigningPolicy {
     pub decline: Decline,
 }
 
-/// Something that happened to a member of a cohort.
+/// Something that happened to a member of a cohort. The log stores it as JSON; the tag is outside because
+/// serde can not read raw JSON and numeric map keys back through an inner one.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-#[serde(tag = "input", rename_all = "snake_case")]
+#[serde(rename_all = "snake_case")]
 pub enum ParticipantInput {
     /// User: ask for a seat. The terms, and their terms of service, were agreed to.
     Join {

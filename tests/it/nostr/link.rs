@@ -3,6 +3,7 @@
 use super::*;
 use btcr2_agent::hash::CohortId;
 use btcr2_agent::network::Network;
+use btcr2_agent::nostr::advert::AdvertStatus;
 use btcr2_agent::nostr::event::EventDraft;
 use btcr2_agent::nostr::link::{AdvertQuery, PublishOutcome};
 use btcr2_agent::nostr::{Event, Filter};
@@ -191,7 +192,7 @@ async fn adverts_are_watched_by_network_status_and_author() {
     link.set_adverts(Some(&AdvertQuery {
         networks: vec![Network::Signet],
         authors: vec![key(1).public()],
-        statuses: vec!["open".into()],
+        statuses: vec![AdvertStatus::Open],
         cohorts: vec![],
     }));
     assert_eq!(next_event(&mut events).await.id, wanted.id);
@@ -266,7 +267,10 @@ async fn an_advertised_relay_on_loopback_is_not_dialled() {
 async fn a_slow_program_loses_nothing() {
     let relay = relay().await;
     let (alice, bob) = (key(1), key(2));
-    let (b, mut b_events) = connect(&[relay.url()], fast());
+    let mut options = fast();
+    options.timings.ping = PATIENCE;
+    options.timings.eose = PATIENCE;
+    let (b, mut b_events) = connect(&[relay.url()], options);
     b.set_inbox(&[bob.public()], now().minus(7_200));
     live(&mut b_events).await;
     let (a, _a_events) = connect(&[relay.url()], fast());
@@ -293,4 +297,6 @@ async fn a_slow_program_loses_nothing() {
     while !missing.is_empty() {
         missing.remove(&next_event(&mut b_events).await.id);
     }
+    // By waiting, not by asking again and again.
+    assert_eq!((relay.counts().requests, b.relays()[0].ignored), (1, 0));
 }

@@ -1,36 +1,43 @@
-//! The task of one relay: its connection, subscriptions, publications and readings of stored events.
+//! The task of one relay: its connection, and what goes over it.
 
-use std::borrow::Cow;
+mod asking;
+mod publishing;
+
 use std::collections::{BTreeMap, HashMap, VecDeque};
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use nostr_relay_pool::{RelayNotification, RelayOptions, RelayStatus};
-use nostr_sdk::prelude::{Client, ClientMessage, JsonUtil as _, Relay, RelayMessage};
+use nostr_sdk::prelude::{Client, ClientMessage, Relay, RelayMessage};
 use tokio::sync::broadcast::error::RecvError;
 use tokio::sync::{broadcast, mpsc, oneshot};
 use tokio::task::JoinHandle;
 use tokio::time::Instant;
 
+use self::asking::{Phase, Subscription};
+use self::publishing::Publish;
 use super::gate::{Gate, Tally};
-use super::reading::{Reading, Step};
+use super::reading::Reading;
 use super::{LinkEvent, PublishOutcome, RelayConfig, Timings};
 use crate::nostr::event::{EventId, VerifiedEvent};
 use crate::nostr::filter::Filter;
-use crate::time::UnixTime;
 
-/// Reports waiting for the program. Beyond this the library's queue is not read.
+/// Reports waiting for the program. Beyond this the library's queue, and so the socket, is not read.
 const MAX_BACKLOG: usize = 1_024;
 
-/// Messages the library keeps for us. When it overflows, the subscriptions are asked again.
-const LIBRARY_QUEUE: usize = 256;
+/// Messages the library keeps for us. [`super::gate::Flow`] keeps it from overflowing; should it all the
+/// same, the subscriptions are asked again.
+pub(super) const LIBRARY_QUEUE: usize = 256;
 
 /// Events waiting for this relay's answer. Beyond this a publication fails at once; the outbox repeats.
 const MAX_PUBLISHES: usize = 4_096;
 
 /// So many stored events on a live subscription that the relay may have cut them off at its limit.
 pub(super) const SUSPECT_PAGE: usize = 50;
+
+/// Readings under way at once, beyond which no further reconciliation starts.
+const MAX_READINGS: usize = 64;
 
 /// When the library's sending queue is full.
 const SEND_AGAIN: Duration = Duration::from_millis(50);
@@ -48,7 +55,7 @@ pub(super) enum Command {
 /// The events, and why there may be more.
 pub(super) type FetchAnswer = (Vec<VerifiedEvent>, Option<String>);
 
-type Dialled = Result<(Relay, broadcast::Receiver<RelayNotification>), String>;
+type Dialled = Result<(Box<Relay>, broadcast::Receiver<RelayNotification>), String>;
 
 pub(super) struct Session {
     config: RelayConfig,
@@ -66,7 +73,7 @@ pub(super) struct Session {
     reported_forged: u64,
     subscriptions: BTreeMap<String, Subscription>,
     publishes: HashMap<EventId, Publish>,
-    /// The publishes by deadline; an id may be gone from the map.
+    /// The publishes by deadline; an id may be gone from the map, or be there anew.
     deadlines: VecDeque<(Instant, EventId)>,
     unsent: VecDeque<EventId>,
     readings: BTreeMap<String, Reading>,
@@ -81,39 +88,10 @@ enum Connection {
     },
     Dialling(JoinHandle<Dialled>),
     Up {
-        relay: Relay,
+        relay: Box<Relay>,
         notes: broadcast::Receiver<RelayNotification>,
         authenticated: bool,
     },
-}
-
-struct Subscription {
-    filters: Vec<Filter>,
-    /// The name of the current REQ on the wire.
-    wire: String,
-    phase: Phase,
-    failures: u32,
-    stored: usize,
-    oldest: Option<UnixTime>,
-}
-
-#[derive(Clone, Copy)]
-enum Phase {
-    /// No connection.
-    Idle,
-    /// REQ sent; EOSE has to come until then.
-    Asked(Instant),
-    Live,
-    /// Closed by the relay, or the answer never ended: ask again then.
-    Retry(Instant),
-}
-
-struct Publish {
-    event: Arc<nostr::Event>,
-    sent: bool,
-    /// Refused for lack of authentication; sent once more after it.
-    wants_auth: Option<String>,
-    repeated: bool,
 }
 
 impl Session {
@@ -156,6 +134,11 @@ impl Session {
         loop {
             let deadline = self.next_deadline();
             let reading = self.backlog.len() < MAX_BACKLOG;
+            if let Connection::Up { notes, .. } = &self.connection
+                && reading
+            {
+                self.tally.flow.correct(notes.len());
+            }
             tokio::select! {
                 command = self.commands.recv() => match command {
                     Some(command) => self.command(command),
@@ -176,6 +159,8 @@ impl Session {
                     Progress::Note(Err(RecvError::Lagged(_))) => self.ask_all(),
                     Progress::Note(Err(RecvError::Closed)) => self.down("closed".to_owned()),
                 },
+                // Corrected at the start of the next turn.
+                () = self.tally.flow.wanted.notified() => {}
                 () = self.tally.alarm.notified() => self.report_forged(),
                 () = tokio::time::sleep_until(deadline) => self.tick(),
             }
@@ -227,11 +212,11 @@ impl Session {
             let relay = pool.relay(url.as_str()).await.map_err(|e| text(&e))?;
             let notes = relay.notifications();
             relay.try_connect(timeout).await.map_err(|e| text(&e))?;
-            Ok((relay, notes))
+            Ok((Box::new(relay), notes))
         }));
     }
 
-    fn up(&mut self, relay: Relay, notes: broadcast::Receiver<RelayNotification>) {
+    fn up(&mut self, relay: Box<Relay>, notes: broadcast::Receiver<RelayNotification>) {
         if relay.status() != RelayStatus::Connected {
             return self.down("closed at once".to_owned());
         }
@@ -333,100 +318,6 @@ impl Session {
         }
     }
 
-    fn event(&mut self, wire: &str, event: &nostr::Event) {
-        let Ok(event) = self.gate.check(event) else {
-            return self.tally.note_forged();
-        };
-        if let Some(reading) = self.readings.get_mut(wire) {
-            match reading.take(event) {
-                Ok(Some(event)) => self.hand_on(event),
-                Ok(None) => {}
-                Err(()) => Tally::add(&self.tally.ignored),
-            }
-            return;
-        }
-        // An earlier REQ of the same subscription may still be delivering.
-        let name = wire.split(':').next().unwrap_or_default();
-        let Some(subscription) = self.subscriptions.get_mut(name) else {
-            return Tally::add(&self.tally.ignored);
-        };
-        if !subscription.filters.iter().any(|f| f.matches(&event)) {
-            return Tally::add(&self.tally.ignored);
-        }
-        if matches!(subscription.phase, Phase::Asked(_)) {
-            subscription.stored += 1;
-            subscription.oldest = subscription
-                .oldest
-                .map_or(Some(event.created_at), |o| Some(o.min(event.created_at)));
-        }
-        self.hand_on(event);
-    }
-
-    fn hand_on(&mut self, event: VerifiedEvent) {
-        if self.gate.first_seen(&event) {
-            self.report(LinkEvent::Event {
-                relay: self.config.url.clone(),
-                event,
-            });
-        }
-    }
-
-    fn end_of_stored(&mut self, wire: &str) {
-        self.attempts = 0;
-        if let Some(mut reading) = self.readings.remove(wire) {
-            let _ = self.close_wire(wire);
-            match reading.end_of_page() {
-                Step::NextPage => self.start_reading(reading),
-                Step::Done(fault) => reading.finish(fault),
-            }
-            return;
-        }
-        let Some((name, subscription)) = self.current(wire) else {
-            return;
-        };
-        subscription.phase = Phase::Live;
-        subscription.failures = 0;
-        let pages = (subscription.stored >= SUSPECT_PAGE)
-            .then(|| (subscription.filters.clone(), subscription.oldest));
-        self.report(LinkEvent::Eose {
-            relay: self.config.url.clone(),
-            subscription: name,
-        });
-        if let Some((filters, Some(oldest))) = pages {
-            let until = Instant::now() + self.timings.eose;
-            for filter in filters {
-                self.start_reading(Reading::deliver(filter.until(oldest), until));
-            }
-        }
-    }
-
-    fn closed(&mut self, wire: &str, reason: &str) {
-        if let Some(reading) = self.readings.remove(wire) {
-            // Once more after the authentication that the library is already about.
-            if self.authenticates && wants_auth(reason) && !reading.repeated() {
-                self.readings
-                    .insert(wire.to_owned(), reading.repeat_later());
-            } else {
-                reading.fail(reason);
-            }
-            return;
-        }
-        let failures = match self.current(wire) {
-            Some((_, subscription)) => subscription.failures,
-            None => return,
-        };
-        let retry_at = Instant::now() + self.backoff(failures);
-        if let Some((name, subscription)) = self.current(wire) {
-            subscription.phase = Phase::Retry(retry_at);
-            subscription.failures += 1;
-            self.report(LinkEvent::Closed {
-                relay: self.config.url.clone(),
-                subscription: name,
-                reason: reason.to_owned(),
-            });
-        }
-    }
-
     fn authenticated(&mut self) {
         if let Connection::Up { authenticated, .. } = &mut self.connection {
             *authenticated = true;
@@ -443,7 +334,7 @@ impl Session {
         let waiting: Vec<String> = self
             .readings
             .iter()
-            .filter(|(_, reading)| reading.waits())
+            .filter(|(_, reading)| reading.awaits_auth())
             .map(|(wire, _)| wire.clone())
             .collect();
         for wire in waiting {
@@ -454,6 +345,7 @@ impl Session {
         for (id, publish) in &mut self.publishes {
             if publish.wants_auth.take().is_some() {
                 publish.repeated = true;
+                publish.sent = false;
                 self.unsent.push_back(*id);
             }
         }
@@ -468,207 +360,6 @@ impl Session {
             .collect();
         for (id, reason) in refused {
             self.published(id, PublishOutcome::Refused(reason));
-        }
-    }
-
-    // Subscriptions
-
-    fn subscribe(&mut self, name: String, filters: Vec<Filter>) {
-        if !self.config.read {
-            return;
-        }
-        let former = self.subscriptions.remove(&name);
-        if !filters.is_empty() {
-            let subscription = Subscription {
-                filters,
-                wire: String::new(),
-                phase: Phase::Idle,
-                failures: 0,
-                stored: 0,
-                oldest: None,
-            };
-            self.subscriptions.insert(name.clone(), subscription);
-            self.ask(&name);
-        }
-        // Closed after the new one is open, so that nothing falls in between.
-        if let Some(former) = former {
-            self.close_wire(&former.wire);
-        }
-    }
-
-    fn ask_all(&mut self) {
-        let names: Vec<String> = self.subscriptions.keys().cloned().collect();
-        for name in names {
-            self.ask(&name);
-        }
-        for (_, reading) in std::mem::take(&mut self.readings) {
-            self.start_reading(reading);
-        }
-    }
-
-    /// Sends a subscription's REQ, under a new name, and closes the one before.
-    fn ask(&mut self, name: &str) {
-        if !self.is_up() {
-            return;
-        }
-        self.requests += 1;
-        let wire = format!("{name}:{}", self.requests);
-        let Some(subscription) = self.subscriptions.get(name) else {
-            return;
-        };
-        let sent = self.request(&wire, &subscription.filters);
-        let now = Instant::now();
-        let phase = if sent {
-            Phase::Asked(now + self.timings.eose)
-        } else {
-            Phase::Retry(now + SEND_AGAIN)
-        };
-        let Some(subscription) = self.subscriptions.get_mut(name) else {
-            return;
-        };
-        subscription.phase = phase;
-        subscription.stored = 0;
-        subscription.oldest = None;
-        let former = std::mem::replace(&mut subscription.wire, wire);
-        self.close_wire(&former);
-    }
-
-    fn request(&self, wire: &str, filters: &[Filter]) -> bool {
-        let converted: Option<Vec<Cow<'_, nostr::Filter>>> = filters
-            .iter()
-            .map(|filter| {
-                let json = serde_json::to_string(filter).ok()?;
-                nostr::Filter::from_json(json).ok().map(Cow::Owned)
-            })
-            .collect();
-        converted.is_some_and(|filters| {
-            self.send(ClientMessage::Req {
-                subscription_id: Cow::Owned(nostr::SubscriptionId::new(wire)),
-                filters,
-            })
-        })
-    }
-
-    fn close_wire(&self, wire: &str) -> bool {
-        !wire.is_empty() && self.send(ClientMessage::close(nostr::SubscriptionId::new(wire)))
-    }
-
-    /// The subscription whose latest REQ has this name.
-    fn current(&mut self, wire: &str) -> Option<(String, &mut Subscription)> {
-        let found = self.subscriptions.iter_mut().find(|(_, s)| s.wire == wire);
-        found.map(|(name, subscription)| (name.clone(), subscription))
-    }
-
-    // Stored events
-
-    fn reconcile(&mut self) {
-        self.reconcile_at = Instant::now() + self.timings.reconcile;
-        if !self.is_up() {
-            return;
-        }
-        let until = Instant::now() + self.timings.eose;
-        let filters: Vec<Filter> = self
-            .subscriptions
-            .values()
-            .flat_map(|subscription| subscription.filters.clone())
-            .collect();
-        for filter in filters {
-            self.start_reading(Reading::deliver(filter, until));
-        }
-    }
-
-    /// Asks for a reading's next page; without a connection it waits for one until its deadline.
-    fn start_reading(&mut self, mut reading: Reading) {
-        if !self.config.read {
-            return reading.fail("not read from");
-        }
-        self.requests += 1;
-        let wire = format!("{READING}:{}", self.requests);
-        if self.is_up() {
-            reading.page_asked(Instant::now() + self.timings.eose);
-            if !self.request(&wire, std::slice::from_ref(reading.page())) {
-                return reading.fail("the sending queue is full");
-            }
-        }
-        self.readings.insert(wire, reading);
-    }
-
-    // Publications
-
-    fn publish(&mut self, event: Arc<nostr::Event>) {
-        let id = EventId::from_bytes(event.id.to_bytes());
-        if self.publishes.contains_key(&id) {
-            return;
-        }
-        let publish = Publish {
-            event,
-            sent: false,
-            wants_auth: None,
-            repeated: false,
-        };
-        let full = self.publishes.len() >= MAX_PUBLISHES;
-        self.publishes.insert(id, publish);
-        if full {
-            return self.published(id, PublishOutcome::Silent);
-        }
-        self.deadlines
-            .push_back((Instant::now() + self.timings.ok, id));
-        self.unsent.push_back(id);
-        self.send_unsent();
-    }
-
-    fn send_unsent(&mut self) {
-        if !self.is_up() {
-            return;
-        }
-        while let Some(id) = self.unsent.pop_front() {
-            let Some(publish) = self.publishes.get(&id) else {
-                continue;
-            };
-            if !self.send(ClientMessage::Event(Cow::Borrowed(&publish.event))) {
-                self.unsent.push_front(id);
-                return;
-            }
-            if let Some(publish) = self.publishes.get_mut(&id) {
-                publish.sent = true;
-            }
-        }
-    }
-
-    fn answer(&mut self, id: EventId, accepted: bool, text: &str) {
-        self.attempts = 0;
-        let authenticated = matches!(
-            self.connection,
-            Connection::Up {
-                authenticated: true,
-                ..
-            }
-        );
-        let Some(publish) = self.publishes.get_mut(&id) else {
-            return;
-        };
-        if accepted {
-            return self.published(id, PublishOutcome::Accepted);
-        }
-        if self.authenticates && wants_auth(text) && !publish.repeated {
-            if authenticated {
-                publish.repeated = true;
-                self.unsent.push_back(id);
-                return self.send_unsent();
-            }
-            publish.wants_auth = Some(text.to_owned());
-            return;
-        }
-        self.published(id, PublishOutcome::Refused(text.to_owned()));
-    }
-
-    fn published(&mut self, id: EventId, outcome: PublishOutcome) {
-        if self.publishes.remove(&id).is_some() {
-            self.report(LinkEvent::Published {
-                event: id,
-                relay: self.config.url.clone(),
-                outcome,
-            });
         }
     }
 
@@ -709,7 +400,10 @@ impl Session {
                 break;
             }
             self.deadlines.pop_front();
-            let refused = self.publishes.get(&id).and_then(|p| p.wants_auth.clone());
+            let Some(publish) = self.publishes.get(&id).filter(|p| p.deadline <= now) else {
+                continue;
+            };
+            let refused = publish.wants_auth.clone();
             let outcome = refused.map_or(PublishOutcome::Silent, PublishOutcome::Refused);
             self.published(id, outcome);
         }
@@ -729,32 +423,10 @@ impl Session {
             .map(|(wire, _)| wire.clone())
             .collect();
         for wire in late {
-            self.close_wire(&wire);
-            if let Some(reading) = self.readings.remove(&wire) {
-                reading.fail("no end of stored events in time");
-            }
+            self.overdue_reading(&wire, now);
         }
         if self.reconcile_at <= now {
             self.reconcile();
-        }
-    }
-
-    fn overdue(&mut self, name: &str, now: Instant) {
-        let Some(subscription) = self.subscriptions.get(name) else {
-            return;
-        };
-        match subscription.phase {
-            Phase::Retry(_) => self.ask(name),
-            // No end of stored events. Events may come all the same, so the REQ stays open until the
-            // next one takes its place.
-            Phase::Asked(_) => {
-                let at = now + self.backoff(subscription.failures);
-                if let Some(subscription) = self.subscriptions.get_mut(name) {
-                    subscription.failures += 1;
-                    subscription.phase = Phase::Retry(at);
-                }
-            }
-            Phase::Idle | Phase::Live => {}
         }
     }
 
@@ -775,6 +447,8 @@ impl Session {
     }
 }
 
+// Lives only from the select to its arm.
+#[allow(clippy::large_enum_variant)]
 enum Progress {
     Dialled(Dialled),
     Note(Result<RelayNotification, RecvError>),

@@ -1,0 +1,628 @@
+//! What is sent again when, to which relay (DESIGN §4, "Delivery").
+//!
+//! Pure: time, the relays' answers and jitter come in, what to do goes out. A row is stored before the
+//! first send, in the transaction of the state change that caused it.
+//!
+//! - A row is *published* when two relays have its event, or the only one it can go to.
+//! - It is *done* when all who should acknowledge it have, or, when nobody should, when it is published.
+//!   An acknowledgement is proof of delivery, so relays that still miss the event are then left alone.
+//! - Until then a relay that was silent or refused for a passing reason gets the same bytes again, later
+//!   and later; one that comes back gets them at once.
+//! - Published and not acknowledged after [`RESIGN_AFTER`], or close to expiring, the row has to be signed
+//!   again with a fresh `created_at` and the same number: relays do not repeat an event they have.
+
+mod refusal;
+mod row;
+#[cfg(test)]
+mod tests;
+
+use std::collections::BTreeMap;
+
+use serde::{Deserialize, Serialize};
+
+pub use self::refusal::{Refusal, Verdict, classify};
+pub use self::row::{Delivery, DeliveryReport, DeliveryState, NewRow, Row};
+use super::chunks::as_pairs;
+use super::envelope::Ack;
+use super::event::{EventId, VerifiedEvent};
+use super::lanes::LaneId;
+use super::link::PublishOutcome;
+use super::policy::RelayUrl;
+use crate::hash::CohortId;
+use crate::keys::NostrKey;
+use crate::time::UnixTime;
+
+/// Unacknowledged for so long, a message is signed again; the second time after twice as long, and so on
+/// up to [`RESIGN_MAX`]. Seconds.
+pub const RESIGN_AFTER: u64 = 30 * 60;
+
+/// The longest wait before a message is signed again, in seconds.
+pub const RESIGN_MAX: u64 = 12 * 3_600;
+
+/// A message is signed again so long before it expires, in seconds, or a tenth of its life if that is less.
+const EXPIRY_MARGIN: u64 = 24 * 3_600;
+
+/// Asked again if the signing was not reported, in seconds.
+const RESIGN_REMINDER: u64 = 5 * 60;
+
+/// No answer for so long, in seconds, counts as silence even if nobody says so. More than a link waits.
+const ANSWER_TIMEOUT: u64 = 30;
+
+/// First and longest wait after silence or a passing refusal, in seconds.
+const RETRY: (u64, u64) = (5, 10 * 60);
+
+/// First and longest wait after `rate-limited`, in seconds. Relays count by the minute or the hour.
+const RATE_RETRY: (u64, u64) = (30, 3_600);
+
+/// After a rate limit, events sent to that relay at once and seconds between such bursts; some public
+/// relays take five at a time (anchors §0).
+const BURST: (usize, u64) = (5, 5);
+
+/// How long a rate limit makes us careful, in seconds.
+const CAREFUL: u64 = 10 * 60;
+
+/// How long a relay that blocks an author is left alone, in seconds.
+const BARRED: u64 = 24 * 3_600;
+
+/// The most proof of work done for a relay, in bits: about a second of one core (anchors §B.1).
+pub const MAX_POW: u8 = 20;
+
+/// What the outbox is told.
+#[derive(Debug, Clone, PartialEq)]
+#[non_exhaustive]
+pub enum OutboxInput {
+    /// A message to send. Boxed: an event is large.
+    Queued(Box<NewRow>),
+    /// What [`super::link::LinkEvent::Published`] said.
+    Answer {
+        /// The event.
+        event: EventId,
+        /// The relay.
+        relay: RelayUrl,
+        /// Its answer.
+        outcome: PublishOutcome,
+        /// A random number, 0 to 999, to spread retries.
+        jitter: u32,
+    },
+    /// Somebody acknowledged. [`super::lanes::Lanes::acked_lane`] says which lane an acknowledgement is of.
+    Acked {
+        /// Who.
+        by: NostrKey,
+        /// Our lane.
+        lane: LaneId,
+        /// What it has.
+        ack: Ack,
+    },
+    /// The protocol knows by other means that a message needs no acknowledgement any more: it was
+    /// answered, or its time is over.
+    Settled {
+        /// The lane.
+        lane: LaneId,
+        /// The number on it.
+        seq: u64,
+    },
+    /// A relay is connected (again).
+    RelayUp(RelayUrl),
+    /// A relay is used from now on, also for the messages on their way.
+    RelayAdded(RelayUrl),
+    /// A relay is not used any more.
+    RelayRemoved(RelayUrl),
+    /// A row was signed again, after [`OutboxEffect::Resign`].
+    Resigned {
+        /// The former event.
+        former: EventId,
+        /// The new one: same content, fresh time. Boxed: an event is large.
+        event: Box<VerifiedEvent>,
+    },
+    /// A cohort is over: nothing of it is sent any more.
+    Dropped(CohortId),
+    /// Time passed: [`Outbox::next_deadline`] is reached.
+    Tick,
+}
+
+/// What the outbox wants done, in order.
+#[derive(Debug, Clone, PartialEq)]
+#[non_exhaustive]
+pub enum OutboxEffect {
+    /// Store this row as it now is ([`Outbox::row`]).
+    Store(EventId),
+    /// Sign the row again: same plaintext and number, `created_at` now, a fresh expiration; with a NIP-13
+    /// nonce of so many bits if a relay wants it. Answer with [`OutboxInput::Resigned`].
+    Resign {
+        /// The row's present event.
+        event: EventId,
+        /// Bits of proof of work, at most [`MAX_POW`].
+        pow: Option<u8>,
+    },
+    /// The row is done or given up, and no longer here: keep or delete it in the store.
+    Closed {
+        /// The row as it ended.
+        row: Box<Row>,
+        /// How.
+        end: RowEnd,
+    },
+    /// Somebody should look: the event is refused for a reason that waiting does not cure.
+    Alarm {
+        /// The event.
+        event: EventId,
+        /// The relay.
+        relay: RelayUrl,
+        /// Why.
+        refusal: Refusal,
+        /// In the relay's words.
+        words: String,
+    },
+    /// No relay is left that takes the event.
+    Undeliverable(EventId),
+}
+
+/// How a row ended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum RowEnd {
+    /// Everybody acknowledged it, or it needed no acknowledgement and is published.
+    Done,
+    /// It expired.
+    Expired,
+    /// Its cohort is over.
+    Dropped,
+}
+
+/// All messages on their way.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Outbox {
+    #[serde(with = "as_pairs")]
+    rows: BTreeMap<EventId, Row>,
+    pace: BTreeMap<RelayUrl, Pace>,
+    /// Authors a relay blocks, until when.
+    #[serde(with = "as_pairs")]
+    barred: BTreeMap<(RelayUrl, NostrKey), UnixTime>,
+}
+
+/// A relay's rate limit.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Pace {
+    paused_until: UnixTime,
+    careful_until: UnixTime,
+    strikes: u32,
+}
+
+impl Outbox {
+    /// Takes a row from the store, at the start.
+    pub fn restore(&mut self, row: Row) {
+        self.rows.insert(row.event.id, row);
+    }
+
+    /// Handles one input.
+    pub fn handle(&mut self, now: UnixTime, input: OutboxInput) -> Vec<OutboxEffect> {
+        let mut effects = Vec::new();
+        match input {
+            OutboxInput::Queued(row) => self.queue(now, *row, &mut effects),
+            OutboxInput::Answer {
+                event,
+                relay,
+                outcome,
+                jitter,
+            } => self.answer(now, event, &relay, &outcome, jitter, &mut effects),
+            OutboxInput::Acked { by, lane, ack } => self.acknowledge(&lane, &mut effects, |row| {
+                ack.covers(row.inc, row.seq) && row.awaiting.remove(&by)
+            }),
+            OutboxInput::Settled { lane, seq } => self.acknowledge(&lane, &mut effects, |row| {
+                let settled = row.seq == seq && !row.awaiting.is_empty();
+                if settled {
+                    row.awaiting.clear();
+                }
+                settled
+            }),
+            OutboxInput::RelayUp(relay) => self.relay_up(now, &relay),
+            OutboxInput::RelayAdded(relay) => self.relay_added(now, &relay, &mut effects),
+            OutboxInput::RelayRemoved(relay) => self.relay_removed(&relay, &mut effects),
+            OutboxInput::Resigned { former, event } => {
+                self.resigned(now, former, *event, &mut effects);
+            }
+            OutboxInput::Dropped(cohort) => {
+                let ids = self.select(|row| row.lane.is_some_and(|lane| lane.cohort == cohort));
+                for id in ids {
+                    self.close(id, RowEnd::Dropped, &mut effects);
+                }
+            }
+            OutboxInput::Tick => self.tick(now, &mut effects),
+        }
+        effects
+    }
+
+    /// What to send now, the oldest first. Each is taken for sent until an answer comes, or none does for
+    /// half a minute.
+    pub fn due(&mut self, now: UnixTime) -> Vec<(EventId, RelayUrl)> {
+        let mut order: Vec<(UnixTime, u64, EventId)> = self
+            .rows
+            .values()
+            .map(|row| (row.queued, row.seq, row.event.id))
+            .collect();
+        order.sort_unstable();
+        let mut due = Vec::new();
+        let mut sent: BTreeMap<RelayUrl, usize> = BTreeMap::new();
+        for (_, _, id) in order {
+            let Some(row) = self.rows.get_mut(&id) else {
+                continue;
+            };
+            for (url, delivery) in &mut row.relays {
+                if delivery.next_try.is_none_or(|at| at > now) {
+                    continue;
+                }
+                if let Some(pace) = self.pace.get(url) {
+                    let burst = sent.get(url).copied().unwrap_or(0);
+                    if pace.paused_until > now || (pace.careful_until > now && burst >= BURST.0) {
+                        continue;
+                    }
+                }
+                *sent.entry(url.clone()).or_default() += 1;
+                delivery.attempts = delivery.attempts.saturating_add(1);
+                delivery.next_try = Some(now.plus(ANSWER_TIMEOUT));
+                due.push((id, url.clone()));
+            }
+        }
+        for (url, count) in sent {
+            if let Some(pace) = self.pace.get_mut(&url)
+                && pace.careful_until > now
+                && count >= BURST.0
+            {
+                pace.paused_until = now.plus(BURST.1);
+            }
+        }
+        due
+    }
+
+    /// When [`Self::due`] or [`OutboxInput::Tick`] has something to do next; `None`: not by itself.
+    #[must_use]
+    pub fn next_deadline(&self) -> Option<UnixTime> {
+        let tries = self.rows.values().flat_map(|row| {
+            row.relays.iter().filter_map(|(url, delivery)| {
+                let paused = self.pace.get(url).map(|pace| pace.paused_until);
+                delivery
+                    .next_try
+                    .map(|at| at.max(paused.unwrap_or_default()))
+            })
+        });
+        let signing = self
+            .rows
+            .values()
+            .flat_map(|row| row.resign_at.into_iter().chain([row.expires]));
+        tries.chain(signing).min()
+    }
+
+    /// A row by its present event.
+    #[must_use]
+    pub fn row(&self, event: &EventId) -> Option<&Row> {
+        self.rows.get(event)
+    }
+
+    /// All rows, in no particular order.
+    pub fn rows(&self) -> impl Iterator<Item = &Row> {
+        self.rows.values()
+    }
+
+    fn queue(&mut self, now: UnixTime, new: NewRow, effects: &mut Vec<OutboxEffect>) {
+        let id = new.event.id;
+        if self.rows.contains_key(&id) {
+            return;
+        }
+        let author = new.event.author;
+        let expires = new.event.expiration().unwrap_or(UnixTime(u64::MAX));
+        let relays = new.relays.into_iter().map(|url| {
+            let delivery = self.fresh_delivery(now, &url, author);
+            (url, delivery)
+        });
+        let relays: BTreeMap<_, _> = relays.collect();
+        let mut row = Row {
+            event: new.event,
+            lane: new.lane,
+            inc: new.inc,
+            seq: new.seq,
+            kind: new.kind,
+            queued: now,
+            signed: now,
+            expires,
+            wants_ack: !new.awaiting.is_empty(),
+            awaiting: new.awaiting,
+            relays,
+            published: false,
+            resigned: 0,
+            resign_at: None,
+        };
+        row.plan_resigning();
+        self.rows.insert(id, row);
+        effects.push(OutboxEffect::Store(id));
+        self.settle(id, effects);
+    }
+
+    /// Pending, unless the relay is known to block this author.
+    fn fresh_delivery(&self, now: UnixTime, url: &RelayUrl, author: NostrKey) -> Delivery {
+        let barred = self.barred.get(&(url.clone(), author));
+        if barred.is_some_and(|until| *until > now) {
+            return Delivery {
+                state: DeliveryState::Refused(Refusal::Blocked),
+                attempts: 0,
+                next_try: None,
+                words: None,
+            };
+        }
+        Delivery {
+            state: DeliveryState::Pending,
+            attempts: 0,
+            next_try: Some(now),
+            words: None,
+        }
+    }
+
+    fn answer(
+        &mut self,
+        now: UnixTime,
+        id: EventId,
+        relay: &RelayUrl,
+        outcome: &PublishOutcome,
+        jitter: u32,
+        effects: &mut Vec<OutboxEffect>,
+    ) {
+        let Some(row) = self.rows.get_mut(&id) else {
+            return;
+        };
+        let author = row.event.author;
+        let Some(delivery) = row.relays.get_mut(relay) else {
+            return;
+        };
+        if delivery.state == DeliveryState::Ok {
+            return;
+        }
+        let retry = |bounds: (u64, u64), attempts: u32| {
+            Some(now.plus(spread(backoff(bounds, attempts), jitter)))
+        };
+        let refusal = match outcome {
+            PublishOutcome::Accepted => None,
+            PublishOutcome::Silent => {
+                delivery.state = DeliveryState::Silent;
+                delivery.next_try = retry(RETRY, delivery.attempts);
+                effects.push(OutboxEffect::Store(id));
+                return;
+            }
+            PublishOutcome::Refused(words) => match classify(words) {
+                Verdict::Has => None,
+                Verdict::Refuses(refusal) => {
+                    // Bounded: a relay chooses these words.
+                    delivery.words = Some(words.chars().take(200).collect());
+                    Some(refusal)
+                }
+            },
+        };
+        let Some(refusal) = refusal else {
+            delivery.state = DeliveryState::Ok;
+            delivery.next_try = None;
+            delivery.words = None;
+            effects.push(OutboxEffect::Store(id));
+            return self.settle(id, effects);
+        };
+        delivery.state = DeliveryState::Refused(refusal);
+        let words = delivery.words.clone().unwrap_or_default();
+        let mut alarm = false;
+        match refusal {
+            Refusal::RateLimited => {
+                let pace = self.pace.entry(relay.clone()).or_default();
+                if pace.careful_until <= now {
+                    pace.strikes = 0;
+                }
+                // Answers to events sent before the first refusal are not further strikes.
+                if pace.paused_until <= now {
+                    pace.strikes = pace.strikes.saturating_add(1);
+                    let wait = spread(backoff(RATE_RETRY, pace.strikes), jitter);
+                    pace.paused_until = now.plus(wait);
+                    pace.careful_until = now.plus(wait + CAREFUL);
+                }
+                delivery.next_try = Some(pace.paused_until);
+            }
+            Refusal::AuthRequired | Refusal::Other => {
+                delivery.next_try = retry(RETRY, delivery.attempts);
+            }
+            Refusal::Clock => {
+                delivery.next_try = retry(RETRY, delivery.attempts);
+                alarm = delivery.attempts <= 1;
+            }
+            Refusal::ProofOfWork(bits) if (1..=MAX_POW).contains(&bits) => {
+                delivery.next_try = None;
+                effects.push(OutboxEffect::Resign {
+                    event: id,
+                    pow: Some(bits),
+                });
+            }
+            Refusal::Expired => {
+                delivery.next_try = None;
+                effects.push(OutboxEffect::Resign {
+                    event: id,
+                    pow: None,
+                });
+            }
+            Refusal::ProofOfWork(_) | Refusal::Invalid => {
+                delivery.next_try = None;
+                alarm = true;
+            }
+            Refusal::Blocked => {
+                delivery.next_try = None;
+                self.barred
+                    .insert((relay.clone(), author), now.plus(BARRED));
+            }
+        }
+        effects.push(OutboxEffect::Store(id));
+        if alarm {
+            effects.push(OutboxEffect::Alarm {
+                event: id,
+                relay: relay.clone(),
+                refusal,
+                words,
+            });
+        }
+        self.settle(id, effects);
+    }
+
+    fn acknowledge(
+        &mut self,
+        lane: &LaneId,
+        effects: &mut Vec<OutboxEffect>,
+        mut take: impl FnMut(&mut Row) -> bool,
+    ) {
+        let ids = self.select(|row| row.lane.as_ref() == Some(lane));
+        for id in ids {
+            if self.rows.get_mut(&id).is_some_and(&mut take) {
+                effects.push(OutboxEffect::Store(id));
+                self.settle(id, effects);
+            }
+        }
+    }
+
+    fn relay_up(&mut self, now: UnixTime, relay: &RelayUrl) {
+        for row in self.rows.values_mut() {
+            if let Some(delivery) = row.relays.get_mut(relay)
+                && matches!(
+                    delivery.state,
+                    DeliveryState::Silent | DeliveryState::Refused(Refusal::AuthRequired)
+                )
+            {
+                delivery.next_try = Some(now);
+            }
+        }
+    }
+
+    fn relay_added(&mut self, now: UnixTime, relay: &RelayUrl, effects: &mut Vec<OutboxEffect>) {
+        for id in self.select(|row| !row.relays.contains_key(relay)) {
+            let Some(author) = self.rows.get(&id).map(|row| row.event.author) else {
+                continue;
+            };
+            let delivery = self.fresh_delivery(now, relay, author);
+            if let Some(row) = self.rows.get_mut(&id) {
+                row.relays.insert(relay.clone(), delivery);
+                effects.push(OutboxEffect::Store(id));
+            }
+        }
+    }
+
+    fn relay_removed(&mut self, relay: &RelayUrl, effects: &mut Vec<OutboxEffect>) {
+        for id in self.select(|row| row.relays.contains_key(relay)) {
+            if let Some(row) = self.rows.get_mut(&id) {
+                row.relays.remove(relay);
+                effects.push(OutboxEffect::Store(id));
+                self.settle(id, effects);
+            }
+        }
+        self.pace.remove(relay);
+    }
+
+    fn resigned(
+        &mut self,
+        now: UnixTime,
+        former: EventId,
+        event: VerifiedEvent,
+        effects: &mut Vec<OutboxEffect>,
+    ) {
+        let Some(mut row) = self.rows.remove(&former) else {
+            return;
+        };
+        let id = event.id;
+        let author = event.author;
+        row.signed = now;
+        row.expires = event.expiration().unwrap_or(UnixTime(u64::MAX));
+        row.event = event;
+        row.published = false;
+        row.resigned = row.resigned.saturating_add(1);
+        let urls: Vec<RelayUrl> = row.relays.keys().cloned().collect();
+        row.relays = urls
+            .into_iter()
+            .map(|url| {
+                let delivery = self.fresh_delivery(now, &url, author);
+                (url, delivery)
+            })
+            .collect();
+        row.plan_resigning();
+        self.rows.insert(id, row);
+        effects.push(OutboxEffect::Store(id));
+        self.settle(id, effects);
+    }
+
+    fn tick(&mut self, now: UnixTime, effects: &mut Vec<OutboxEffect>) {
+        for id in self.select(|row| row.expires <= now) {
+            self.close(id, RowEnd::Expired, effects);
+        }
+        for id in self.select(|row| row.resign_at.is_some_and(|at| at <= now)) {
+            let Some(row) = self.rows.get_mut(&id) else {
+                continue;
+            };
+            row.resign_at = Some(now.plus(RESIGN_REMINDER));
+            // What no relay took yet is sent as it is, unless it is about to expire.
+            let somewhere = row.relays.values().any(|d| d.state == DeliveryState::Ok);
+            if somewhere || row.expires_soon(now) {
+                effects.push(OutboxEffect::Resign {
+                    event: id,
+                    pow: None,
+                });
+            }
+        }
+        self.barred.retain(|_, until| *until > now);
+        self.pace.retain(|_, pace| pace.careful_until > now);
+    }
+
+    /// Recomputes whether a row is published, and closes it when it is done.
+    fn settle(&mut self, id: EventId, effects: &mut Vec<OutboxEffect>) {
+        let Some(row) = self.rows.get_mut(&id) else {
+            return;
+        };
+        let have = row
+            .relays
+            .values()
+            .filter(|d| d.state == DeliveryState::Ok)
+            .count();
+        let possible = row
+            .relays
+            .values()
+            .filter(|d| d.state == DeliveryState::Ok || d.next_try.is_some())
+            .count();
+        row.published = row.published || have >= possible.clamp(1, 2);
+        let acknowledged = row.awaiting.is_empty();
+        if acknowledged && (row.wants_ack || row.published) {
+            self.close(id, RowEnd::Done, effects);
+        } else if possible == 0 {
+            let signing = effects
+                .iter()
+                .any(|effect| matches!(effect, OutboxEffect::Resign { event, .. } if *event == id));
+            if !signing {
+                effects.push(OutboxEffect::Undeliverable(id));
+            }
+        }
+    }
+
+    fn close(&mut self, id: EventId, end: RowEnd, effects: &mut Vec<OutboxEffect>) {
+        if let Some(row) = self.rows.remove(&id) {
+            effects.retain(|effect| *effect != OutboxEffect::Store(id));
+            effects.push(OutboxEffect::Closed {
+                row: Box::new(row),
+                end,
+            });
+        }
+    }
+
+    fn select(&self, wanted: impl Fn(&Row) -> bool) -> Vec<EventId> {
+        let rows = self.rows.iter().filter(|(_, row)| wanted(row));
+        rows.map(|(id, _)| *id).collect()
+    }
+}
+
+/// The first wait, doubled for every attempt after the first, up to the longest. Seconds.
+fn backoff((first, longest): (u64, u64), attempts: u32) -> u64 {
+    let doublings = attempts.saturating_sub(1).min(20);
+    first.saturating_mul(1 << doublings).min(longest)
+}
+
+/// Three quarters to five quarters of `wait`, by a random number from 0 to 999.
+const fn spread(wait: u64, jitter: u32) -> u64 {
+    let jitter = if jitter < 1_000 { jitter as u64 } else { 999 };
+    let spread = wait * (750 + jitter / 2) / 1_000;
+    if spread == 0 { 1 } else { spread }
+}

@@ -1,0 +1,304 @@
+//! Sessions, as a member lives them: nonces, the decision to sign, partial signatures, lost nonces.
+
+use super::checks::{Approved, Verdict};
+use super::{GivenPartial, Participant, SignedSession};
+use crate::protocol::effect::{Artifact, Effect, Ignored, Outcome, Report, Step};
+use crate::protocol::evidence::{Signed, commitment};
+use crate::protocol::ids::SessionId;
+use crate::protocol::message::{
+    Message, NonceRequest, Partials, RefusalCode, Refused, SignRequest,
+};
+
+impl Participant {
+    pub(super) fn nonce_request(&mut self, request: &NonceRequest) -> Step {
+        let seat = self.seat();
+        let session = self.session(request.round, request.attempt);
+        let Some(state) = self
+            .round
+            .as_mut()
+            .filter(|state| state.round == request.round && state.responded)
+        else {
+            return Step::ignored(Ignored::WrongRound);
+        };
+        let asked = seat.is_some_and(|seat| request.seats.contains(&seat));
+        let known = state.nonces.contains_key(&request.attempt);
+        let allowed = request.attempt <= u32::from(self.terms.sessions_max);
+        if !asked || known || !allowed || request.attempt <= state.offered {
+            return Step::ignored(Ignored::WrongSession);
+        }
+        state.offered = request.attempt;
+        Step::with(vec![Effect::Prepare {
+            session,
+            indexes: Vec::new(),
+        }])
+    }
+
+    pub(super) fn sign_request(&mut self, request: SignRequest) -> Step {
+        let Some(state) = self
+            .round
+            .as_mut()
+            .filter(|state| state.round == request.round && state.responded)
+        else {
+            return Step::ignored(Ignored::WrongRound);
+        };
+        if state.sent.contains_key(&request.attempt) {
+            return Step::ignored(Ignored::Duplicate);
+        }
+        let last = state.sent.keys().next_back().copied().unwrap_or(0);
+        let waiting = state.request.as_ref().map_or(0, |known| known.attempt);
+        let earliest = last.saturating_add(1).max(state.offered).max(waiting);
+        if request.attempt < earliest || state.signing.is_some() {
+            return Step::ignored(Ignored::WrongSession);
+        }
+        // Built on nonces that a restart has lost.
+        let lost = !state.nonces.contains_key(&request.attempt);
+        if lost && request.attempt <= u32::from(self.terms.sessions_max) {
+            return Step::with(self.lose(request.attempt));
+        }
+        state.request = Some(request);
+        self.decided()
+    }
+
+    pub(super) fn decided(&mut self) -> Step {
+        let (effects, refused) = self.decide();
+        Step {
+            outcome: refused.map_or(Outcome::Accepted, |reason| {
+                Outcome::Ignored(Ignored::WillNotSign(reason))
+            }),
+            effects,
+        }
+    }
+
+    /// Checks the pending request, if there is one, against what is known now.
+    pub(super) fn try_sign(&mut self) -> Vec<Effect> {
+        self.decide().0
+    }
+
+    /// Checks the pending request; orders the signature when everything holds. Also says why it never will.
+    fn decide(&mut self) -> (Vec<Effect>, Option<String>) {
+        let (Some(verdict), Some(state)) = (self.check_request(), &mut self.round) else {
+            return (Vec::new(), None);
+        };
+        let round = state.round;
+        let (reason, waiting) = match verdict {
+            Verdict::Approved(approved) => return (self.order_signature(*approved), None),
+            Verdict::Wait(reason) => (reason, true),
+            Verdict::Never(reason) => (reason, false),
+        };
+        let mut effects = Vec::new();
+        if !waiting {
+            state.request = None;
+            effects.push(self.send(Message::Refused(Refused {
+                of: "sign_request".into(),
+                code: RefusalCode::WillNotSign,
+                round: Some(round),
+            })));
+        }
+        if let Some(state) = &mut self.round
+            && state.last_refusal != reason
+        {
+            // Once per reason: the chain may ask again with every block.
+            state.last_refusal.clone_from(&reason);
+            effects.push(Effect::Report(Report::SignRefused {
+                round,
+                reason: reason.clone(),
+                waiting,
+            }));
+        }
+        (effects, (!waiting).then_some(reason))
+    }
+
+    fn order_signature(&mut self, approved: Approved) -> Vec<Effect> {
+        let mut effects: Vec<Effect> = Vec::new();
+        let Some(state) = &mut self.round else {
+            return effects;
+        };
+        let Some(request) = state.request.take() else {
+            return effects;
+        };
+        let round = state.round;
+        let first = state.approved.is_none();
+        if first {
+            effects.push(Effect::Report(Report::SignalFixed {
+                round,
+                attempt: request.attempt,
+                signal: approved.signal,
+                txid: approved.txid,
+                fee_sat: approved.fee_sat,
+            }));
+        }
+        let contexts = approved.contexts.clone();
+        let order = approved.order(self.session(round, request.attempt));
+        let artifacts = if first {
+            self.artifacts(&approved)
+        } else {
+            Vec::new()
+        };
+        if let Some(state) = &mut self.round {
+            state.signing = Some((request.attempt, contexts));
+            state.approved = Some(approved);
+        }
+        // Rule 5: what this member needs for resolution is durable before its partial signature exists.
+        effects.extend(artifacts.into_iter().map(Effect::Save));
+        effects.push(Effect::Sign(order));
+        effects
+    }
+
+    /// The proofs or the announcement of the approved signal, for every index of this member.
+    fn artifacts(&mut self, approved: &Approved) -> Vec<Artifact> {
+        let Some(state) = &self.round else {
+            return Vec::new();
+        };
+        let (round, signal, txid) = (state.round, approved.signal, approved.txid);
+        for (index, mine) in &mut self.indexes {
+            if state.plan.contains_key(index) {
+                mine.proved.insert(signal);
+            }
+        }
+        if let Some(announcement) = &approved.announcement {
+            return vec![Artifact::Announcement {
+                round,
+                signal,
+                txid,
+                announcement: announcement.clone(),
+            }];
+        }
+        let paths = state.proofs.as_ref();
+        state
+            .plan
+            .iter()
+            .filter_map(|(index, planned)| {
+                Some(Artifact::SmtProof {
+                    round,
+                    index: *index,
+                    signal,
+                    txid,
+                    nonce: planned.leaf.nonce,
+                    update: planned.leaf.update,
+                    path: paths?.get(index)?.clone(),
+                })
+            })
+            .collect()
+    }
+
+    pub(super) fn signed(&mut self, signed: SignedSession) -> Step {
+        let attempt = signed.session.attempt;
+        let Some((_, keys)) = &self.set else {
+            return Step::ignored(Ignored::Unasked);
+        };
+        let Some(state) = self
+            .round
+            .as_mut()
+            .filter(|state| state.round == signed.session.round)
+        else {
+            return Step::ignored(Ignored::Unasked);
+        };
+        let (Some((at, contexts)), Some(approved)) = (state.signing.take(), &state.approved) else {
+            return Step::ignored(Ignored::Unasked);
+        };
+        let nonces = state.nonces.get(&attempt).cloned().unwrap_or_default();
+        let Some(session_hash) = commitment(keys, &nonces, &contexts).filter(|_| at == attempt)
+        else {
+            return Step::ignored(Ignored::Unasked);
+        };
+        let content = Partials {
+            round: state.round,
+            attempt,
+            session_hash,
+            nonces,
+            partials: signed.partials,
+            spares: signed.spares.clone(),
+        };
+        state
+            .nonces
+            .insert(attempt.saturating_add(1), signed.spares);
+        state.sent.insert(attempt, content.clone());
+        let given = GivenPartial {
+            round: state.round,
+            signal: approved.signal,
+            txid: approved.txid,
+            input: approved.input,
+            sighash: approved.sighash,
+            tx: approved.tx.clone(),
+            opened: state.opened,
+            complete: false,
+            confirmed: None,
+        };
+        for (index, planned) in &state.plan {
+            if let (Some(update), Some(mine)) = (planned.update, self.indexes.get_mut(index))
+                && mine.update == Some(update)
+            {
+                mine.announced.insert(given.signal);
+            }
+        }
+        if !self.given.iter().any(|known| known.txid == given.txid) {
+            self.given.push(given);
+        }
+        Step::with(vec![
+            self.send(Message::PartialSignature(Signed::unsigned(content))),
+        ])
+    }
+
+    pub(super) fn sign_failed(&mut self, session: SessionId) -> Step {
+        let attempt = session.attempt;
+        let Some(state) = self.round.as_mut().filter(|state| {
+            let ordered = state.signing.as_ref().map(|(attempt, _)| *attempt);
+            state.round == session.round && ordered == Some(attempt)
+        }) else {
+            return Step::ignored(Ignored::Unasked);
+        };
+        state.signing = None;
+        Step::with(self.lose(attempt))
+    }
+
+    /// The nonces of an attempt are gone: offers fresh ones for the next. Also beyond the last attempt the
+    /// terms allow, so that the aggregator can end the round instead of waiting.
+    fn lose(&mut self, attempt: u32) -> Vec<Effect> {
+        let next = attempt.saturating_add(1);
+        let Some(state) = &mut self.round else {
+            return Vec::new();
+        };
+        state.nonces.remove(&attempt);
+        state.request = None;
+        state.offered = next;
+        let round = state.round;
+        vec![
+            Effect::Report(Report::SessionLost {
+                round,
+                attempt: next,
+            }),
+            Effect::Prepare {
+                session: self.session(round, next),
+                indexes: Vec::new(),
+            },
+        ]
+    }
+
+    /// Secret nonces live in memory only: after a restart the ones that were offered are gone, and fresh
+    /// ones are offered where that still counts.
+    pub(super) fn restarted(&mut self) -> Step {
+        let Some(state) = &mut self.round else {
+            return Step::accepted();
+        };
+        let round = state.round;
+        let lost = state.signing.take().map(|(attempt, _)| attempt);
+        let waiting = state.request.as_ref().map(|request| request.attempt);
+        let last_sent = state.sent.keys().next_back().copied().unwrap_or(0);
+        state.nonces.clear();
+        // The session that was asked for can not be signed any more; the next one can.
+        if let Some(attempt) = lost.or(waiting) {
+            return Step::with(self.lose(attempt));
+        }
+        // Signed and sent: the outbox sends the same bytes again. Spares are replaced when asked for.
+        if last_sent >= state.offered {
+            return Step::accepted();
+        }
+        let (attempt, responded) = (state.offered, state.responded);
+        let covered = self.indexes.iter();
+        let covered = covered.filter(|(_, mine)| !responded && mine.covered_in(round));
+        Step::with(vec![Effect::Prepare {
+            session: self.session(round, attempt),
+            indexes: covered.map(|(index, _)| *index).collect(),
+        }])
+    }
+}

@@ -1,0 +1,237 @@
+//! A chain model for the core: outputs of any script, a mempool, blocks, reorgs. What it accepts was
+//! verified by Bitcoin Core's own script code, and a changed byte of the same transaction refused.
+
+use std::collections::BTreeMap;
+
+use bitcoin::consensus::encode::serialize;
+use bitcoin::hashes::Hash as _;
+use bitcoin::{Amount, OutPoint, Script, ScriptBuf, Transaction, TxIn, TxOut, Txid, Witness};
+use btcr2_agent::beacon::history::{AddressHistory, AddressTx, Tip};
+use btcr2_agent::protocol::chain_view::{ChainView, SignalSeen, SpendSeen, TipView};
+
+const FLAGS: u32 = bitcoinconsensus::VERIFY_ALL_PRE_TAPROOT | bitcoinconsensus::VERIFY_TAPROOT;
+
+/// One chain, with everything ever said about it.
+#[derive(Default)]
+pub struct Chain {
+    pub height: u32,
+    pub fee_rate: Option<u32>,
+    txs: BTreeMap<Txid, (Transaction, Option<u32>)>,
+    funded: u32,
+    /// Transactions whose scripts were verified.
+    pub verified: usize,
+}
+
+impl Chain {
+    pub fn new() -> Self {
+        Self {
+            height: 100,
+            fee_rate: Some(5),
+            ..Self::default()
+        }
+    }
+
+    /// Pays to a script out of nowhere; unconfirmed.
+    pub fn fund(&mut self, script: &Script, sat: u64) -> OutPoint {
+        self.funded += 1;
+        let source = OutPoint::new(Txid::from_byte_array([0xfd; 32]), self.funded);
+        let tx = Transaction {
+            version: bitcoin::transaction::Version::TWO,
+            lock_time: bitcoin::absolute::LockTime::ZERO,
+            input: vec![TxIn {
+                previous_output: source,
+                script_sig: ScriptBuf::new(),
+                sequence: bitcoin::Sequence::MAX,
+                witness: Witness::new(),
+            }],
+            output: vec![TxOut {
+                value: Amount::from_sat(sat),
+                script_pubkey: script.to_owned(),
+            }],
+        };
+        let txid = tx.compute_txid();
+        self.txs.insert(txid, (tx, None));
+        OutPoint::new(txid, 0)
+    }
+
+    /// Puts a transaction into the mempool whatever it spends: how a compromised key would show itself.
+    pub fn force(&mut self, tx: Transaction) {
+        self.txs.insert(tx.compute_txid(), (tx, None));
+    }
+
+    /// What a node does with a transaction: verifies its script, refuses conflicts, keeps it.
+    pub fn accept(&mut self, tx: &Transaction) -> Result<(), String> {
+        let txid = tx.compute_txid();
+        if self.txs.contains_key(&txid) {
+            return Ok(());
+        }
+        for input in &tx.input {
+            if let Some(rival) = self.spender(&input.previous_output) {
+                return Err(format!("conflicts with {rival}"));
+            }
+        }
+        self.verify(tx)?;
+        self.txs.insert(txid, (tx.clone(), None));
+        Ok(())
+    }
+
+    /// Replaces what conflicts with it in the mempool, as a miner may.
+    pub fn replace(&mut self, tx: &Transaction) -> Result<(), String> {
+        self.verify(tx)?;
+        let spends: Vec<OutPoint> = tx.input.iter().map(|input| input.previous_output).collect();
+        self.txs.retain(|_, (other, height)| {
+            height.is_some()
+                || !other
+                    .input
+                    .iter()
+                    .any(|input| spends.contains(&input.previous_output))
+        });
+        self.accept(tx)
+    }
+
+    /// Script verification against the prevouts, and that it is not vacuous.
+    pub fn verify(&mut self, tx: &Transaction) -> Result<(), String> {
+        let spent: Vec<TxOut> = tx
+            .input
+            .iter()
+            .map(|input| self.output(&input.previous_output))
+            .collect::<Option<_>>()
+            .ok_or("a spent output does not exist")?;
+        verify_scripts(tx, &spent)?;
+        let mut flipped = tx.clone();
+        let mut signature = flipped.input[0].witness.nth(0).unwrap().to_vec();
+        assert_eq!(signature.len(), 64, "SIGHASH_DEFAULT");
+        signature[40] ^= 1;
+        flipped.input[0].witness = Witness::from_slice(&[signature]);
+        assert!(
+            verify_scripts(&flipped, &spent).is_err(),
+            "a flipped byte must be refused"
+        );
+        self.verified += 1;
+        Ok(())
+    }
+
+    pub fn output(&self, outpoint: &OutPoint) -> Option<TxOut> {
+        let (tx, _) = self.txs.get(&outpoint.txid)?;
+        tx.output.get(usize::try_from(outpoint.vout).ok()?).cloned()
+    }
+
+    fn spender(&self, outpoint: &OutPoint) -> Option<Txid> {
+        self.txs
+            .iter()
+            .find(|(_, (tx, _))| {
+                tx.input
+                    .iter()
+                    .any(|input| input.previous_output == *outpoint)
+            })
+            .map(|(txid, _)| *txid)
+    }
+
+    pub fn height_of(&self, txid: &Txid) -> Option<u32> {
+        self.txs.get(txid).and_then(|(_, height)| *height)
+    }
+
+    pub fn contains(&self, txid: &Txid) -> bool {
+        self.txs.contains_key(txid)
+    }
+
+    /// Mines blocks; the first takes the whole mempool.
+    pub fn mine(&mut self, blocks: u32) {
+        for _ in 0..blocks {
+            self.height += 1;
+            for (_, height) in self.txs.values_mut() {
+                height.get_or_insert(self.height);
+            }
+        }
+    }
+
+    /// Takes the last blocks back; what they held is in the mempool again, the new chain is as long.
+    pub fn reorg(&mut self, blocks: u32) {
+        let first = self.height - blocks + 1;
+        for (_, height) in self.txs.values_mut() {
+            if height.is_some_and(|height| height >= first) {
+                *height = None;
+            }
+        }
+    }
+
+    /// Forgets an unconfirmed transaction.
+    pub fn drop_tx(&mut self, txid: &Txid) {
+        let (_, height) = self.txs.remove(txid).unwrap();
+        assert!(height.is_none());
+    }
+
+    /// What a chain backend tells the core about an address.
+    pub fn view(&self, script: &Script) -> ChainView {
+        let history = AddressHistory::new(
+            self.height,
+            self.txs.values().map(|(tx, height)| AddressTx {
+                tx: tx.clone(),
+                height: *height,
+            }),
+        );
+        let tip = match history.tip(script, Amount::from_sat(1_000), 1) {
+            Tip::NoFunds { .. } => TipView::NoFunds,
+            Tip::Unconfirmed { output, .. } => TipView::Unconfirmed {
+                value_sat: output.value.to_sat(),
+            },
+            Tip::Pending { spent_by, .. } => TipView::InFlight { by: spent_by },
+            Tip::Ready { output, .. } => TipView::Ready {
+                outpoint: output.outpoint,
+                value_sat: output.value.to_sat(),
+                height: output.height.unwrap(),
+            },
+        };
+        let signals = history
+            .signals(script)
+            .into_iter()
+            .map(|seen| {
+                let signal = SignalSeen {
+                    signal: seen.signal,
+                    height: seen.height,
+                };
+                (seen.txid, signal)
+            })
+            .collect();
+        let spends = history
+            .outputs(script)
+            .into_iter()
+            .filter_map(|output| {
+                let (by, height) = output.spent_by?;
+                Some((output.output.outpoint, SpendSeen { by, height }))
+            })
+            .collect();
+        ChainView {
+            height: self.height,
+            tip,
+            signals,
+            spends,
+            fee_rate: self.fee_rate,
+        }
+    }
+}
+
+/// libbitcoinconsensus on every input.
+pub fn verify_scripts(tx: &Transaction, spent: &[TxOut]) -> Result<(), String> {
+    let raw = serialize(tx);
+    let utxos: Vec<bitcoinconsensus::Utxo> = spent
+        .iter()
+        .map(|output| bitcoinconsensus::Utxo {
+            script_pubkey: output.script_pubkey.as_bytes().as_ptr(),
+            script_pubkey_len: u32::try_from(output.script_pubkey.len()).unwrap(),
+            value: i64::try_from(output.value.to_sat()).unwrap(),
+        })
+        .collect();
+    for (at, output) in spent.iter().enumerate() {
+        bitcoinconsensus::verify_with_flags(
+            output.script_pubkey.as_bytes(),
+            output.value.to_sat(),
+            &raw,
+            Some(&utxos),
+            at,
+            FLAGS,
+        )
+        .map_err(|error| format!("{error:?}"))?;
+    }
+    Ok(())
+}

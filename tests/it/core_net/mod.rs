@@ -1,0 +1,17 @@
+//! The pure core, both roles, whole cohorts in one thread: happy paths with known answers, and every
+//! threat of the threat model as a test that is named after it.
+
+mod chain;
+mod coverage;
+mod effects;
+mod fixed;
+mod formation;
+mod happy;
+mod net;
+mod node;
+mod order;
+mod requests;
+mod responses;
+mod rounds;
+mod sessions;
+mod strangers;
