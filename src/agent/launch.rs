@@ -18,8 +18,8 @@ use crate::config::{
     Backend, Config, ConfigError, Connections, Home, HomeError, HomeLock, Provenance, RelayEntry,
     RelayError, RelayList, WhenNoUpdate,
 };
-use crate::keys::RootSecret;
 use crate::keys::keystore::{self, KeystoreError};
+use crate::keys::{NostrKey, RootSecret};
 use crate::network::Network;
 use crate::nostr::link::{LinkOptions, RelayConfig};
 use crate::protocol::participant::{Decline, SigningPolicy};
@@ -149,6 +149,18 @@ pub fn no_keystore(home: &Home) -> Failure {
 }
 
 impl Opened {
+    /// The agent's identity.
+    #[must_use]
+    pub fn identity(&self) -> NostrKey {
+        self.root.identity().public()
+    }
+
+    /// Whether the root secret has recovery words.
+    #[must_use]
+    pub fn has_words(&self) -> bool {
+        self.root.words().is_some()
+    }
+
     /// The relays of this home.
     pub fn relays(&self) -> Result<Vec<RelaySetting>, Failure> {
         let by_hand = self.store.view().relays().map_err(store_failure)?;

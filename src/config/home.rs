@@ -171,6 +171,12 @@ impl Home {
         self.root.join("keystore.json")
     }
 
+    /// The public part of the key, readable without a passphrase: `identity.json`.
+    #[must_use]
+    pub fn identity_path(&self) -> PathBuf {
+        self.root.join("identity.json")
+    }
+
     /// The store: `store.sqlite`.
     #[must_use]
     pub fn store_path(&self) -> PathBuf {
