@@ -8,7 +8,7 @@ use zeroize::Zeroizing;
 use super::error::AgentError;
 use super::node::{Machine, Node};
 use crate::hash::{array_from_hex, to_hex};
-use crate::keys::{NostrKey, OwnKey};
+use crate::keys::{KeyName, NostrKey, OwnKey};
 use crate::nostr::chunks;
 use crate::nostr::envelope;
 use crate::nostr::seal::{ChannelKey, ConversationKeys};
@@ -41,7 +41,7 @@ struct ChannelGrant {
 #[serde(deny_unknown_fields)]
 struct Parts {
     /// Seat key to NIP-44 payload.
-    parts: BTreeMap<NostrKey, String>,
+    parts: BTreeMap<KeyName, String>,
 }
 
 /// A message ready to be wrapped in an envelope.
@@ -134,7 +134,7 @@ pub(super) fn bundle(
     let mut posts = Vec::new();
     let mut bundle = BTreeMap::new();
     let mut bytes = 0;
-    let post = |parts: BTreeMap<NostrKey, String>| -> Result<Outgoing, AgentError> {
+    let post = |parts: BTreeMap<KeyName, String>| -> Result<Outgoing, AgentError> {
         Ok(Outgoing {
             recipient: channel,
             kind: PARTS,
@@ -151,7 +151,7 @@ pub(super) fn bundle(
             bytes = 0;
         }
         bytes += sealed.len();
-        bundle.insert(*key, sealed);
+        bundle.insert(KeyName::from(*key), sealed);
     }
     if !bundle.is_empty() {
         posts.push(post(bundle)?);
@@ -184,7 +184,7 @@ pub(super) fn open(
         },
         PARTS => match message.body::<Parts>() {
             Ok(parts) => {
-                let Some(part) = parts.parts.get(&node.own.public()) else {
+                let Some(part) = parts.parts.get(&KeyName::from(node.own.public())) else {
                     return Opened::NotForMe;
                 };
                 let inner = conversations

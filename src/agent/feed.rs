@@ -78,6 +78,7 @@ impl Agent {
             post,
             conversations,
             refusals,
+            arrived,
             ..
         } = self;
         let node = nodes.get_mut(&id).ok_or(AgentError::UnknownCohort(id.0))?;
@@ -116,6 +117,10 @@ impl Agent {
                     input: &json,
                     outcome: &text,
                 })?;
+            }
+            if let Some(arrived) = arrived {
+                tx.mark_seen(arrived.event, arrived.expires)?;
+                post.save_lane(tx, arrived.lane)?;
             }
             let mut followups = Vec::new();
             for effect in effects {
@@ -170,6 +175,7 @@ impl Agent {
             }
             Ok(followups)
         })?;
+        *arrived = None;
         if node.phase_name() != phase {
             self.refresh_inbox();
             self.refresh_watch();

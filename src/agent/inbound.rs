@@ -12,9 +12,10 @@ use crate::nostr::lanes::{LaneId, Receipt};
 use crate::nostr::link::LinkEvent;
 use crate::nostr::outbox::OutboxInput;
 use crate::nostr::seal::{ChannelKey, ConversationKeys};
-use crate::nostr::{RelayUrl, VerifiedEvent};
+use crate::nostr::{EventId, RelayUrl, VerifiedEvent};
 use crate::protocol::message::Message;
 use crate::store::{NewLogEntry, Role};
+use crate::time::UnixTime;
 
 impl Agent {
     pub(super) fn link_event(&mut self, event: LinkEvent) -> Result<(), AgentError> {
@@ -146,6 +147,11 @@ impl Agent {
         };
         match delivery::open(&self.conversations, node, from, &message) {
             Opened::Message(message) => {
+                self.arrived = Some(Arrived {
+                    event: event.id,
+                    expires: expiry_of(event),
+                    lane,
+                });
                 if let (Message::Relays(hints), Role::Participant) = (&message, id.1) {
                     self.learn_relays(id, &hints.relays)?;
                 }
@@ -153,9 +159,16 @@ impl Agent {
                     return Ok(());
                 };
                 let input = node.message(from, message);
+                let unknown_set = node.key_set().is_none();
                 self.feed(id, input)?;
-                // New facts of the set may make the chain's history meaningful.
-                self.sync_chain(id, false)?;
+                if unknown_set {
+                    // The address may just have become known, and its history may be here already.
+                    self.sync_chain(id, false)?;
+                }
+                // Stored with the step it led to, if it led to one.
+                if self.arrived.take().is_none() {
+                    return Ok(());
+                }
             }
             Opened::Channel(channel) => self.learn_channel(id, event, channel)?,
             Opened::NotForMe => {}
@@ -269,6 +282,21 @@ impl Agent {
         self.refresh_inbox();
         Ok(())
     }
+}
+
+/// A message that is being handled: that it came is stored in the same transaction as what it leads to.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Arrived {
+    pub(super) event: EventId,
+    pub(super) expires: UnixTime,
+    pub(super) lane: LaneId,
+}
+
+/// Until when an event's id is remembered: as long as relays may serve it.
+fn expiry_of(event: &VerifiedEvent) -> UnixTime {
+    event
+        .expiration()
+        .unwrap_or(event.created_at.plus(86_400 * 400))
 }
 
 /// Opens the stored grant of a channel again.

@@ -226,6 +226,8 @@ pub struct Agent {
     pub(super) events: broadcast::Sender<AgentEvent>,
     pub(super) internal: mpsc::UnboundedSender<Internal>,
     pub(super) started: UnixTime,
+    /// The message that is being handled.
+    pub(super) arrived: Option<super::inbound::Arrived>,
     /// Refusals sent to strangers in the current minute.
     pub(super) refusals: (UnixTime, u32),
     /// A step changed memory and could not be stored: the agent must stop, and resume from the store.
@@ -334,6 +336,7 @@ impl Agent {
             events,
             internal: internal_sender,
             started: now,
+            arrived: None,
             refusals: (now, 0),
             broken: false,
             inputs: Some(Inputs {

@@ -12,7 +12,7 @@ pub mod signer;
 mod bip327_tests;
 
 pub use musig::{AggregateNonce, KeySet, PartialSignature, PublicNonce, SessionEntry, SessionHash};
-pub use public::NostrKey;
+pub use public::{KeyName, NostrKey};
 pub use root::RootSecret;
 pub use secret::OwnKey;
 pub use signer::{NonceSlot, Signer, SignerError};

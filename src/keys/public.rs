@@ -5,7 +5,7 @@ use std::str::FromStr;
 
 use secp256k1::{Parity, PublicKey, XOnlyPublicKey, schnorr};
 
-use crate::hash::{SchnorrSignature, array_from_hex, to_hex};
+use crate::hash::{SchnorrSignature, array_from_hex, bytes_newtype, to_hex};
 
 /// A Nostr public key (BIP-340 x-only), which in a cohort is also a member's MuSig2 key.
 ///
@@ -14,6 +14,18 @@ use crate::hash::{SchnorrSignature, array_from_hex, to_hex};
 /// where the parity of public keys is decided. Text: 64 lower-case hex digits.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct NostrKey(XOnlyPublicKey);
+
+bytes_newtype!(
+    /// The 32 bytes of a Nostr key used as a name: compared, never computed with. Parsing one does not
+    /// look for the point, which for lists of a hundred keys is most of the cost. Text: lower-case hex.
+    KeyName, 32, to_hex, array_from_hex
+);
+
+impl From<NostrKey> for KeyName {
+    fn from(key: NostrKey) -> Self {
+        Self::from_bytes(key.to_bytes())
+    }
+}
 
 /// Why a text or bytes are not a public key.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]

@@ -15,7 +15,7 @@ use serde_json::value::RawValue;
 
 use super::seal::MAX_PLAINTEXT;
 use crate::hash::CohortId;
-use crate::keys::NostrKey;
+use crate::keys::KeyName;
 
 /// Version of the envelope and of the messages inside.
 pub const VERSION: u8 = 1;
@@ -96,7 +96,7 @@ pub enum AckOf {
     /// In a member's message to the aggregator: the cohort's channel. Text: `channel`.
     Channel,
     /// In a channel message: the directed lane of this member to the aggregator. Text: the key.
-    Member(NostrKey),
+    Member(KeyName),
 }
 
 /// Why a plaintext is not an envelope, or an envelope can not be sent.
@@ -318,7 +318,7 @@ mod tests {
         let mut envelope = envelope(vec![
             ack(4, &[6, 9]),
             Ack {
-                of: AckOf::Member(member),
+                of: AckOf::Member(member.into()),
                 ..ack(0, &[])
             },
         ]);

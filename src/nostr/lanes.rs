@@ -231,7 +231,7 @@ impl Lanes {
     #[must_use]
     pub fn acks_on_channel(&self, own: NostrKey, cohort: CohortId) -> Vec<Ack> {
         self.untold_lanes(own, cohort)
-            .filter_map(|lane| self.ack(lane, AckOf::Member(lane.author)))
+            .filter_map(|lane| self.ack(lane, AckOf::Member(lane.author.into())))
             .take(MAX_ACKS)
             .collect()
     }
@@ -291,7 +291,7 @@ impl Lanes {
         let recipient = match ack.of {
             AckOf::Direct => peer,
             AckOf::Channel => channel?,
-            AckOf::Member(member) if member == own => peer,
+            AckOf::Member(member) if member == own.into() => peer,
             AckOf::Member(_) => return None,
         };
         Some(LaneId {
@@ -340,7 +340,7 @@ fn lane_of(
     let (author, recipient) = match of {
         AckOf::Direct => (peer, own),
         AckOf::Channel => (peer, channel?),
-        AckOf::Member(member) => (member, own),
+        AckOf::Member(member) => (NostrKey::from_bytes(member.as_bytes()).ok()?, own),
     };
     Some(LaneId {
         author,
@@ -469,13 +469,16 @@ mod tests {
         }
         let acks = lanes.acks_on_channel(own, cohort());
         assert_eq!(acks.len(), 2);
-        assert!(acks.iter().any(|ack| ack.of == AckOf::Member(key(2))));
+        assert!(
+            acks.iter()
+                .any(|ack| ack.of == AckOf::Member(key(2).into()))
+        );
         // Another message arrives between composing and storing.
         assert_eq!(lanes.receive(lane(3, 1), INC, 2), Receipt::New);
         lanes.told(own, channel, Some(channel), cohort(), &acks);
         let due = lanes.acks_on_channel(own, cohort());
         assert_eq!(due.len(), 1);
-        assert_eq!((due[0].of, due[0].upto), (AckOf::Member(key(3)), 2));
+        assert_eq!((due[0].of, due[0].upto), (AckOf::Member(key(3).into()), 2));
         lanes.told(own, channel, Some(channel), cohort(), &due);
         assert_eq!(lanes.untold_lanes(own, cohort()).count(), 0);
         // A repetition shows that the author does not know.
@@ -512,8 +515,8 @@ mod tests {
             of,
             ..acks[0].clone()
         };
-        let mine = on_channel(AckOf::Member(member));
-        let other = on_channel(AckOf::Member(key(3)));
+        let mine = on_channel(AckOf::Member(member.into()));
+        let other = on_channel(AckOf::Member(key(3).into()));
         let read = |ack| its.acked_lane(member, aggregator, Some(channel), cohort(), ack);
         assert_eq!(read(&mine), Some(lane(2, 1)));
         assert_eq!(read(&other), None);

@@ -54,7 +54,12 @@ fn start(cli: Cli) -> Result<(), CliError> {
         home: std::path::absolute(&home).unwrap_or(home),
         out: Output::new(cli.global.json),
     };
+    // Commits wait for the disk on the thread they run on: with one thread per core, an agent that waits would
+    // hold up the others of the demo.
+    let threads =
+        std::thread::available_parallelism().map_or(4, |cores| cores.get().saturating_mul(3));
     let runtime = tokio::runtime::Builder::new_multi_thread()
+        .worker_threads(threads.clamp(4, 32))
         .enable_all()
         .build()
         .map_err(|error| {
