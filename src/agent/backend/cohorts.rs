@@ -365,7 +365,14 @@ impl Agent {
         };
         let hints = match id.1 {
             Role::Aggregator => self.relay_hints(),
-            Role::Participant => advertised_relays(node.relays.iter().map(String::as_str), true),
+            Role::Participant => {
+                let named = advertised_relays(node.relays.iter().map(String::as_str), true);
+                if named.is_empty() {
+                    self.relay_hints()
+                } else {
+                    named
+                }
+            }
         };
         let link = ShareLink {
             cohort: id.0,
