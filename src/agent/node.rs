@@ -1,9 +1,10 @@
 //! One cohort of this agent in one role: the machine, and the keys it speaks with.
 
 use bitcoin::{Address, Amount, FeeRate, ScriptBuf};
-use serde::{Deserialize, Serialize};
+use serde::Serialize;
 
 use super::error::AgentError;
+use super::journal::Journal;
 use crate::beacon::address::{beacon_address, beacon_script};
 use crate::beacon::signal::WEIGHT_WITHOUT_CHANGE;
 use crate::hash::CohortId;
@@ -30,11 +31,30 @@ pub(super) enum Machine {
 }
 
 /// An input for either machine, as it is logged.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Serialize)]
 #[serde(untagged)]
 pub(super) enum NodeInput {
     Aggregator(AggregatorInput),
     Participant(ParticipantInput),
+}
+
+impl NodeInput {
+    /// Reads a logged input. The role decides: some inputs of both machines look alike.
+    pub(super) fn read(role: Role, json: &str) -> Result<Self, serde_json::Error> {
+        match role {
+            Role::Aggregator => serde_json::from_str(json).map(Self::Aggregator),
+            Role::Participant => serde_json::from_str(json).map(Self::Participant),
+        }
+    }
+
+    /// Who wrote the message, if the input is one.
+    const fn author(&self) -> Option<NostrKey> {
+        match self {
+            Self::Aggregator(AggregatorInput::Message { from, .. })
+            | Self::Participant(ParticipantInput::Message { from, .. }) => Some(*from),
+            _ => None,
+        }
+    }
 }
 
 /// A cohort of this agent.
@@ -51,21 +71,26 @@ pub(super) struct Node {
     pub(super) created: UnixTime,
     /// When the last input was handled.
     pub(super) last: UnixTime,
+    /// What happened, for people: rebuilt by replay like everything else here.
+    pub(super) journal: Journal,
 }
 
 impl Node {
     /// Handles an input; the caller logs it and carries out the effects.
     pub(super) fn handle(&mut self, now: UnixTime, input: NodeInput) -> Result<Step, AgentError> {
         self.last = now;
-        match (&mut self.machine, input) {
+        let from = input.author();
+        let step = match (&mut self.machine, input) {
             (Machine::Aggregator(machine), NodeInput::Aggregator(input)) => {
-                Ok(machine.handle(now, input))
+                machine.handle(now, input)
             }
             (Machine::Participant(machine), NodeInput::Participant(input)) => {
-                Ok(machine.handle(now, input))
+                machine.handle(now, input)
             }
-            _ => Err(AgentError::Defect("an input for the other role")),
-        }
+            _ => return Err(AgentError::Defect("an input for the other role")),
+        };
+        self.journal.note(now, from, &step);
+        Ok(step)
     }
 
     pub(super) fn message(&self, from: NostrKey, message: Message) -> NodeInput {
@@ -195,6 +220,29 @@ impl Node {
                 MemberPhase::Released => "released",
                 MemberPhase::Ended(_) => "ended",
             },
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_logged_input_is_read_as_its_own_role_s() {
+        let inputs = [
+            NodeInput::Aggregator(AggregatorInput::Tick),
+            NodeInput::Participant(ParticipantInput::Tick),
+            NodeInput::Aggregator(AggregatorInput::Chain(ChainUpdate::default())),
+            NodeInput::Participant(ParticipantInput::Chain(ChainUpdate::default())),
+        ];
+        for input in inputs {
+            let role = match &input {
+                NodeInput::Aggregator(_) => Role::Aggregator,
+                NodeInput::Participant(_) => Role::Participant,
+            };
+            let json = serde_json::to_string(&input).unwrap();
+            assert_eq!(NodeInput::read(role, &json).unwrap(), input);
         }
     }
 }

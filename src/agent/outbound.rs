@@ -496,7 +496,7 @@ impl Agent {
     }
 }
 
-fn seal(
+pub(super) fn seal(
     conversations: &ConversationKeys,
     own: &OwnKey,
     recipient: NostrKey,
@@ -542,7 +542,10 @@ fn new_outbox_row<'a>(row: &Row, json: &'a str, state: &'a str) -> NewOutboxRow<
     NewOutboxRow {
         event_id: row.event.id,
         event: json,
-        cohort: row.lane.map(|lane| lane.cohort),
+        cohort: row.lane.map(|lane| lane.cohort).or_else(|| {
+            let advert = row.event.kind == crate::nostr::event::KIND_ADVERT;
+            row.event.tag("d").filter(|_| advert)?.parse().ok()
+        }),
         lane: row
             .lane
             .filter(|_| row.seq > 0)

@@ -374,12 +374,12 @@ impl Agent {
                         node.channel =
                             super::inbound::reopen_channel(conversations, &node, &entry.input);
                     }
-                    "relay_hints" => {
+                    super::relays::RELAY_HINTS => {
                         node.relays = serde_json::from_str(&entry.input)
                             .map_err(|error| unreadable(error.to_string()))?;
                     }
                     _ => {
-                        let input: NodeInput = serde_json::from_str(&entry.input)
+                        let input = NodeInput::read(id.1, &entry.input)
                             .map_err(|error| unreadable(error.to_string()))?;
                         let _ = node.handle(entry.at, input)?;
                     }
@@ -429,6 +429,7 @@ impl Agent {
             relays: Vec::new(),
             created,
             last: created,
+            journal: super::journal::Journal::default(),
         }
     }
 

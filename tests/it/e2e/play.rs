@@ -373,9 +373,9 @@ impl Play {
             .await
             .unwrap_or_else(|_| panic!("agent {member} finds no advert"));
         let relays = advert.event.relays.iter().map(ToString::to_string);
-        let (content, relays) = (advert.event.content, relays.collect());
+        let (content, relays) = (advert.event.content, relays.collect::<Vec<_>>());
         self.ask(member, move |agent| {
-            agent.join_cohort(&content, relays, by_identity, None)
+            agent.join_cohort(&content, &relays, by_identity, None)
         })
         .await;
     }
