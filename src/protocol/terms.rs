@@ -181,8 +181,8 @@ impl Terms {
             formation_seconds: 86_400,
             cadence_seconds: 0,
             pending_trigger: 0,
-            response_seconds: 86_400,
-            signing_seconds: 86_400,
+            response_seconds: 43_200,
+            signing_seconds: 7_200,
             sessions_max: 4,
             depth: 1,
             empty_rounds: EmptyRounds::Skip,
@@ -315,9 +315,9 @@ mod tests {
             r#""beacon":"smt","cadence_seconds":0,"cost_enrolment_sat":0,"cost_signal_sat":0,"depth":1,"#,
             r#""dids_max":8,"dids_min":0,"empty_rounds":"skip","formation_seconds":86400,"invite_only":false,"#,
             r#""join_by":1800000000,"max_fee_rate":50,"name":"","network":"regtest","#,
-            r#""output_policy":"musig2-key-path","pending_trigger":0,"response_seconds":86400,"#,
+            r#""output_policy":"musig2-key-path","pending_trigger":0,"response_seconds":43200,"#,
             r#""salt":"07070707070707070707070707070707","seats_max":20,"seats_min":2,"sessions_max":4,"#,
-            r#""signing_seconds":86400,"tos":null,"v":1}"#
+            r#""signing_seconds":7200,"tos":null,"v":1}"#
         );
         assert_eq!(terms().canonical(), expected);
         let (parsed, id) = Terms::parse(expected).unwrap();
