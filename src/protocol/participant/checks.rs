@@ -94,7 +94,7 @@ impl Participant {
             return Err(never("a second transaction for the same round"));
         }
         let checked = self.check_transaction(tx)?;
-        self.check_lineage(&checked, tx)?;
+        self.check_lineage(tx)?;
         self.check_signal_bytes(state, request, &checked.signal)
             .map_err(Verdict::Never)?;
         self.check_coverage(state)?;
@@ -152,11 +152,11 @@ impl Participant {
     ///
     /// A signal that a confirmed one conflicts with is out of the way at the depth the terms ask of a tip: what
     /// is signed now descends from its rival, so a reorg that revives the one kills the other.
-    fn check_lineage(&self, checked: &CheckedSignal, tx: &Transaction) -> Result<(), Verdict> {
+    fn check_lineage(&self, tx: &Transaction) -> Result<(), Verdict> {
         let input = tx.input.first().map(|input| input.previous_output);
         let stray = self
             .live(self.terms.depth.into())
-            .find(|given| given.txid != checked.txid && Some(given.input) != input);
+            .find(|given| Some(given.input) != input);
         match stray {
             None => Ok(()),
             Some(given) => Err(Verdict::Wait(format!(

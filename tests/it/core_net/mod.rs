@@ -14,4 +14,5 @@ mod requests;
 mod responses;
 mod rounds;
 mod sessions;
+mod spares;
 mod strangers;

@@ -8,7 +8,10 @@ use btcr2_agent::hash::{LeafValue, SmtIndex, sha256};
 use btcr2_agent::network::Network;
 use btcr2_agent::protocol::aggregator::AggregatorInput;
 use btcr2_agent::protocol::effect::{Artifact, Ignored, Outcome, Report};
-use btcr2_agent::protocol::message::{Message, Proofs, RefusalCode, SignRequest};
+use btcr2_agent::protocol::message::{
+    Message, Proofs, RefusalCode, Registered, RegisteredItem, SignRequest,
+};
+use btcr2_agent::protocol::participant::BindingState;
 use btcr2_agent::protocol::terms::CohortBeacon;
 use btcr2_agent::protocol::{Label, Round};
 
@@ -498,6 +501,36 @@ fn a_second_transaction_for_the_same_round() {
         assert!(net.nodes[0].core.given().is_empty());
         signs_after_all(net, second);
     }
+}
+
+/// An aggregator that acknowledges an index for a round that is open without it: the DID binds, and the
+/// signal would have no proof for it.
+#[test]
+fn smt_a_bound_index_that_the_round_does_not_cover() {
+    let mut net = Net::ready(Setup::smt(2));
+    net.hold = Some("sign_request");
+    net.open();
+    let late = MyDid::k1(Network::Regtest, "late");
+    let index = late.index;
+    net.nodes[0].dids.push(late);
+    net.register(0, &[1]);
+    let registered = Registered {
+        items: vec![RegisteredItem {
+            index,
+            from_round: Some(Round(1)),
+            refused: None,
+        }],
+        last_round: 0,
+    };
+    net.tell(0, Message::Registered(registered));
+    assert_eq!(
+        net.nodes[0].core.binding_state(&index),
+        Some(BindingState::Bound)
+    );
+    let Message::SignRequest(request) = net.keep_back(Dest::Member(0)).message else {
+        unreachable!()
+    };
+    refuses(&mut net, request, "is not in this round");
 }
 
 #[test]
