@@ -357,6 +357,21 @@ fn invitations_follows_and_cas() {
     let unfollowed = member.done(&format!("unfollow {boss}"));
     assert_eq!(unfollowed["followed"], serde_json::json!([]));
     aggregator.wait("subscribers", |v| v["subscribers"] == serde_json::json!([]));
+    aggregator.stop();
+    aggregator.start();
+    // Relays serve stored messages at every start, the newest first; a probe of the same relay tells that
+    // they were served.
+    aggregator.wait("status", |v| {
+        v["relays"]
+            .as_array()
+            .unwrap()
+            .iter()
+            .any(|r| r["received"].as_u64() > Some(0))
+    });
+    assert_eq!(
+        aggregator.done("subscribers")["subscribers"],
+        serde_json::json!([])
+    );
     let nobody = member.ask(&format!("unfollow {boss}")).unwrap_err();
     assert!(nobody.contains("does not follow"), "{nobody}");
 
