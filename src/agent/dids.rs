@@ -334,6 +334,12 @@ impl Agent {
                 earlier.state
             )));
         }
+        // Asked before anything is stored: an update that is refused must not hold its version for ever.
+        if let Some(Machine::Participant(machine)) = self.nodes.get(&id).map(|node| &node.machine)
+            && let Some(why) = machine.queue_refusal(&index)
+        {
+            return Err(AgentError::Refused(why.into()));
+        }
         let patch = patch_of(&before, changes)?;
         let did_error = |code: ErrorCode, reason: String| AgentError::Did { code, reason };
         let unsigned = UnsignedUpdate::new(&before, row.version, &patch)

@@ -677,6 +677,12 @@ impl Agent {
         });
     }
 
+    /// How many messages counted for nothing since the start, by reason.
+    #[must_use]
+    pub const fn ignored(&self) -> &BTreeMap<String, u64> {
+        &self.counters
+    }
+
     pub(super) fn count(&mut self, reason: &str) {
         let count = self.counters.entry(reason.to_owned()).or_default();
         *count = count.saturating_add(1);

@@ -17,7 +17,7 @@ use crate::chain::{ChainBackend, RegtestServer};
 use crate::config::{Home, write_private};
 use crate::keys::{RootSecret, keystore};
 use crate::network::Network;
-use crate::nostr::link::{LinkOptions, RelayConfig};
+use crate::nostr::link::{LinkOptions, RelayConfig, Timings};
 use crate::nostr::relay::DevRelay;
 use crate::protocol::participant::{Decline, SigningPolicy};
 use crate::store::Store;
@@ -27,12 +27,52 @@ const LOOPBACK: SocketAddr = SocketAddr::new(std::net::IpAddr::V4(Ipv4Addr::LOCA
 /// How long an agent's backend waits for the chain.
 const CHAIN_TIMEOUT: Duration = Duration::from_secs(10);
 
-/// A running agent.
+/// How an agent is to play, besides its name and home.
+#[derive(Debug, Clone)]
+pub struct Part {
+    /// Time between two looks at the chain.
+    pub poll: Duration,
+    /// Its relays; none: the stage's own.
+    pub relays: Vec<RelayConfig>,
+    /// Waiting times of its connections.
+    pub timings: Timings,
+    /// What it signs without asking.
+    pub policy: SigningPolicy,
+    /// What it joins by itself.
+    pub standing: StandingPolicy,
+}
+
+impl Part {
+    /// A part on the stage's relay, with every other default.
+    #[must_use]
+    pub fn new(poll: Duration) -> Self {
+        Self {
+            poll,
+            relays: Vec::new(),
+            timings: Timings::default(),
+            policy: SigningPolicy {
+                max_fee_rate: 50,
+                decline: Decline::Idle,
+            },
+            standing: StandingPolicy::default(),
+        }
+    }
+}
+
+/// An agent, running or stopped.
 pub struct Actor {
     /// Its name in timelines and errors.
     pub name: String,
-    /// How to talk to it.
+    /// How to talk to it. While it is stopped every answer is [`AgentError::Stopped`].
     pub handle: AgentHandle,
+    /// Its home.
+    pub home: Home,
+    part: Part,
+    /// What ends its task, and the task; none while it is stopped.
+    running: Option<Running>,
+}
+
+struct Running {
     stop: watch::Sender<bool>,
     task: JoinHandle<Result<(), AgentError>>,
 }
@@ -72,11 +112,12 @@ impl Stage {
     /// Makes a home in the directory `home` and starts an agent in it, which looks at the chain every
     /// `poll`. Its position is what [`Stage::ask`] and the events name it by.
     pub fn enter(&mut self, name: &str, home: &Path, poll: Duration) -> Result<usize, DemoError> {
+        self.enter_as(name, home, Part::new(poll))
+    }
+
+    /// Makes a home in the directory `home` and starts an agent in it that plays `part`.
+    pub fn enter_as(&mut self, name: &str, home: &Path, part: Part) -> Result<usize, DemoError> {
         let setup = |error: String| DemoError::Setup(format!("{name}: {error}"));
-        let agent_error = |error| DemoError::Agent {
-            actor: name.to_owned(),
-            error,
-        };
         let home = Home::locate(Some(home), None).map_err(|error| setup(error.to_string()))?;
         home.create().map_err(|error| setup(error.to_string()))?;
         let root = RootSecret::generate(&mut OsRng);
@@ -85,25 +126,54 @@ impl Stage {
             .map_err(|error| setup(error.to_string()))?;
         write_private(&home.keystore_path(), sealed.as_bytes())
             .map_err(|error| setup(error.to_string()))?;
+        let position = self.actors.len();
+        let (handle, running) = self.start(position, name, &home, &part, root)?;
+        self.actors.push(Actor {
+            name: name.to_owned(),
+            handle,
+            home,
+            part,
+            running: Some(running),
+        });
+        Ok(position)
+    }
+
+    /// Starts an agent with the store of its home, as its daemon would.
+    fn start(
+        &self,
+        position: usize,
+        name: &str,
+        home: &Home,
+        part: &Part,
+        root: RootSecret,
+    ) -> Result<(AgentHandle, Running), DemoError> {
+        let agent_error = |error| DemoError::Agent {
+            actor: name.to_owned(),
+            error,
+        };
         let store = Store::open(&home.store_path())
             .map_err(|error| agent_error(AgentError::from(error)))?;
         let backend = ChainBackend::esplora(&self.chain.url(), CHAIN_TIMEOUT)
-            .map_err(|error| setup(error.to_string()))?;
+            .map_err(|error| DemoError::Setup(format!("{name}: {error}")))?;
+        let relays = if part.relays.is_empty() {
+            vec![RelayConfig::configured(self.relay.url().clone())]
+        } else {
+            part.relays.clone()
+        };
         let options = AgentOptions {
             root,
             store,
-            relays: vec![RelayConfig::configured(self.relay.url().clone())],
-            link: LinkOptions::default(),
-            chains: vec![(Network::Regtest, backend, poll)],
-            policy: SigningPolicy {
-                max_fee_rate: 50,
-                decline: Decline::Idle,
+            relays,
+            link: LinkOptions {
+                auth: None,
+                timings: part.timings,
             },
-            standing: StandingPolicy::default(),
+            chains: vec![(Network::Regtest, backend, part.poll)],
+            policy: part.policy,
+            standing: part.standing.clone(),
             clock: system_clock(),
         };
         let (agent, handle) = Agent::start(options).map_err(agent_error)?;
-        let position = self.actors.len();
         let mut heard = handle.events();
         let events = self.events.clone();
         tokio::spawn(async move {
@@ -123,13 +193,51 @@ impl Stage {
         let task = tokio::spawn(agent.run(async move {
             let _ = stopped.wait_for(|stop| *stop).await;
         }));
-        self.actors.push(Actor {
-            name: name.to_owned(),
-            handle,
-            stop,
-            task,
-        });
-        Ok(position)
+        Ok((handle, Running { stop, task }))
+    }
+
+    /// Stops an agent in good order, as a daemon that is told to end.
+    pub async fn stop(&mut self, position: usize) -> Result<(), DemoError> {
+        let actor = self.actor_mut(position)?;
+        let Some(running) = actor.running.take() else {
+            return Ok(());
+        };
+        let _ = running.stop.send(true);
+        let ended = running.task.await;
+        actor.hang_up();
+        ended_well(&actor.name, ended)
+    }
+
+    /// Ends an agent between two of its inputs, without a last word.
+    pub async fn kill(&mut self, position: usize) -> Result<(), DemoError> {
+        let actor = self.actor_mut(position)?;
+        if let Some(running) = actor.running.take() {
+            running.task.abort();
+            let _ = running.task.await;
+        }
+        actor.hang_up();
+        Ok(())
+    }
+
+    /// Starts a stopped agent again: the same home, keys and store, another process for all it knows.
+    pub fn resume(&mut self, position: usize) -> Result<(), DemoError> {
+        let actor = self.actor(position)?;
+        let (name, home, part) = (actor.name.clone(), actor.home.clone(), actor.part.clone());
+        let setup = |error: String| DemoError::Setup(format!("{name}: {error}"));
+        let sealed = std::fs::read_to_string(home.keystore_path())
+            .map_err(|error| setup(error.to_string()))?;
+        let root = keystore::open(&sealed, None).map_err(|error| setup(error.to_string()))?;
+        let (handle, running) = self.start(position, &name, &home, &part, root)?;
+        let actor = self.actor_mut(position)?;
+        actor.handle = handle;
+        actor.running = Some(running);
+        Ok(())
+    }
+
+    fn actor_mut(&mut self, position: usize) -> Result<&mut Actor, DemoError> {
+        self.actors
+            .get_mut(position)
+            .ok_or_else(|| DemoError::Wrong(format!("there is no actor {position}")))
     }
 
     /// An actor of this stage.
@@ -182,23 +290,42 @@ impl Stage {
     }
 
     /// Stops the agents and waits for them.
-    pub async fn close(self) -> Result<(), DemoError> {
-        for actor in &self.actors {
-            let _ = actor.stop.send(true);
+    pub async fn close(mut self) -> Result<(), DemoError> {
+        for running in self
+            .actors
+            .iter()
+            .filter_map(|actor| actor.running.as_ref())
+        {
+            let _ = running.stop.send(true);
         }
-        for actor in self.actors {
-            match actor.task.await {
-                Ok(Ok(())) => {}
-                Ok(Err(error)) => {
-                    return Err(DemoError::Agent {
-                        actor: actor.name,
-                        error,
-                    });
-                }
-                Err(error) => return Err(DemoError::Wrong(format!("{}: {error}", actor.name))),
-            }
+        for position in 0..self.actors.len() {
+            self.stop(position).await?;
         }
         self.chain.shutdown().await;
         Ok(())
+    }
+}
+
+impl Actor {
+    /// Closes the connections that a handle still keeps after its agent has gone.
+    fn hang_up(&self) {
+        let link = self.handle.link();
+        for relay in link.relays() {
+            link.remove_relay(&relay.url);
+        }
+    }
+}
+
+fn ended_well(
+    name: &str,
+    ended: Result<Result<(), AgentError>, tokio::task::JoinError>,
+) -> Result<(), DemoError> {
+    match ended {
+        Ok(Ok(())) => Ok(()),
+        Ok(Err(error)) => Err(DemoError::Agent {
+            actor: name.to_owned(),
+            error,
+        }),
+        Err(error) => Err(DemoError::Wrong(format!("{name}: {error}"))),
     }
 }

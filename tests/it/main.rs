@@ -11,6 +11,8 @@ mod chain;
 mod cli;
 mod core_net;
 mod did_vectors;
+mod e2e;
 mod musig_vectors;
 mod nostr;
+mod protocol_doc;
 mod store;

@@ -70,8 +70,10 @@ pub struct Faults {
     pub silent: bool,
     /// Say OK and forget the event.
     pub forget: bool,
-    /// Send every event twice.
-    pub duplicate: bool,
+    /// Send every event so many times more.
+    pub repeat: usize,
+    /// Serve stored events, but pass on no new ones.
+    pub no_live: bool,
     /// Answer every REQ with CLOSED and this text.
     pub close: Option<String>,
     /// Never end the stored events.
@@ -203,6 +205,25 @@ impl DevRelay {
             .values()
             .map(|c| c.subscriptions.len())
             .sum()
+    }
+
+    /// Sends an event to every live subscription it matches, unchecked and not stored: a relay may claim
+    /// anything. Says how many it reached.
+    pub fn inject(&self, event: &Event) -> usize {
+        let json = event.to_json();
+        let hub = self.shared.hub();
+        let faults = Faults::default();
+        let mut reached = 0;
+        for connection in hub.connections.values() {
+            for (name, filters) in &connection.subscriptions {
+                if filters.iter().any(|filter| filter.matches(event)) {
+                    let frame = format!("[\"EVENT\",{},{json}]", serde_json::Value::from(&**name));
+                    connection.outgoing.send(frame, &faults);
+                    reached += 1;
+                }
+            }
+        }
+        reached
     }
 
     /// Changes the faults, from the next message on.
@@ -357,7 +378,7 @@ impl Connection {
             }
         };
         let frame = format!("[\"EVENT\",{},{json}]", serde_json::Value::from(name));
-        if faults.duplicate {
+        for _ in 0..faults.repeat {
             self.outgoing.send(frame.clone(), faults);
         }
         self.outgoing.send(frame, faults);

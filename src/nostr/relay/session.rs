@@ -175,7 +175,9 @@ impl Session {
             Insertion::New(stored) => {
                 counters.events_taken.fetch_add(1, Ordering::Relaxed);
                 self.ok(&id, true, "");
-                hub.deliver(&stored, &faults);
+                if !faults.no_live {
+                    hub.deliver(&stored, &faults);
+                }
             }
             Insertion::Duplicate => self.ok(&id, true, "duplicate: have this event"),
             Insertion::Superseded => self.ok(&id, true, "duplicate: have a newer event"),

@@ -357,24 +357,31 @@ impl Participant {
     }
 
     pub(super) fn queue(&mut self, index: SmtIndex, update: UpdateHash) -> Step {
-        let Some(mine) = self.indexes.get(&index) else {
-            return Step::ignored(Ignored::Contradiction("the DID is not registered".into()));
-        };
-        if mine.update == Some(update) {
+        let known = self.indexes.get(&index).and_then(|mine| mine.update);
+        if known == Some(update) {
             return Step::ignored(Ignored::Duplicate);
         }
-        // Rule 10: bytes that were signed may confirm; nothing else may be announced until they are final.
-        let locked = !mine.announced.is_empty() && !self.update_confirmed(mine, FINAL_DEPTH);
-        if locked || self.is_planned(&index) {
-            return Step::ignored(Ignored::Contradiction(
-                "an earlier update of this DID is being announced and not final yet".into(),
-            ));
+        if let Some(why) = self.queue_refusal(&index) {
+            return Step::ignored(Ignored::Contradiction(why.into()));
         }
         if let Some(mine) = self.indexes.get_mut(&index) {
             mine.update = Some(update);
             mine.announced.clear();
         }
         Step::with(self.request_round())
+    }
+
+    /// Why no new update of this index can be queued now, or `None` when one can. Whoever signs and stores
+    /// an update asks first: what is stored for a version is the only one there will be (rule 10).
+    #[must_use]
+    pub fn queue_refusal(&self, index: &SmtIndex) -> Option<&'static str> {
+        let Some(mine) = self.indexes.get(index) else {
+            return Some("the DID is not registered");
+        };
+        // Bytes that were signed may confirm; nothing else may be announced until they are final.
+        let locked = !mine.announced.is_empty() && !self.update_confirmed(mine, FINAL_DEPTH);
+        (locked || self.is_planned(index))
+            .then_some("an earlier update of this DID is being announced and not final yet")
     }
 
     /// Whether the open round announces an update of this index: what was responded will be signed.

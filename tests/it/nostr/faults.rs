@@ -228,7 +228,7 @@ async fn a_relay_that_demands_authentication_is_used_with_the_key_and_told_witho
 #[tokio::test]
 async fn duplicates_and_strays_are_not_reported() {
     let relay = relay().await;
-    relay.set_faults(|faults| faults.duplicate = true);
+    relay.set_faults(|faults| faults.repeat = 1);
     let (alice, bob) = (key(1), key(2));
     let (link, mut events) = connect(&[relay.url()], fast());
     link.set_inbox(&[bob.public()], now().minus(60));

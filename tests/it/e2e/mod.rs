@@ -1,0 +1,13 @@
+//! Whole agents over a real relay on loopback: cohorts form, announce and confirm, and after every round
+//! everything that must be durable is read back from the members' own files and recomputed.
+//!
+//! Nothing here sleeps: tests wait for what agents report, with deadlines that only a failure reaches.
+
+mod checks;
+mod formation;
+mod play;
+mod relays;
+mod restarts;
+mod rounds;
+mod secrets;
+mod strangers;
