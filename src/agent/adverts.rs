@@ -122,7 +122,7 @@ impl Agent {
             self.root.seat(&cohort).public()
         };
         self.insert_cohort(id, &terms, Some(seat))?;
-        self.learn_relays(id, &relays)?;
+        self.learn_relays(id, relays)?;
         self.refresh_inbox();
         self.feed(id, NodeInput::Participant(ParticipantInput::Join { payee }))?;
         Ok(cohort)

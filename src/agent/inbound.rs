@@ -97,7 +97,16 @@ impl Agent {
         };
         let cohort = envelope.cohort;
         let Some(id) = self.node_for(cohort, recipient) else {
-            return self.without_cohort(from, envelope);
+            if self.without_cohort(from, envelope)? {
+                // Relays serve it again at every start: handled once, or a follower that left would be back.
+                let expires = event
+                    .expiration()
+                    .unwrap_or(event.created_at.plus(86_400 * 400));
+                self.store.transaction::<_, AgentError>(|tx| {
+                    Ok(tx.mark_seen(event.id, expires).map(drop)?)
+                })?;
+            }
+            return Ok(());
         };
         let Some(node) = self.nodes.get(&id) else {
             return Ok(());
@@ -248,18 +257,19 @@ impl Agent {
             .then_some(aggregator)
     }
 
-    /// A message about a cohort this agent has no part in: an invitation, or a follower.
-    fn without_cohort(&mut self, from: NostrKey, envelope: Envelope) -> Result<(), AgentError> {
+    /// A message about a cohort this agent has no part in: an invitation, or a follower. Whether it was one.
+    fn without_cohort(&mut self, from: NostrKey, envelope: Envelope) -> Result<bool, AgentError> {
         let cohort = envelope.cohort;
         let message = envelope.into_message();
         match Message::parse(&message.kind, &message.body) {
-            Ok(Message::Invite(invite)) => self.invited(from, cohort, &invite),
-            Ok(Message::Subscribe(subscribe)) => self.subscribed(from, subscribe.on),
+            Ok(Message::Invite(invite)) => self.invited(from, cohort, &invite)?,
+            Ok(Message::Subscribe(subscribe)) => self.subscribed(from, subscribe.on)?,
             _ => {
                 self.count("unknown_cohort");
-                Ok(())
+                return Ok(false);
             }
         }
+        Ok(true)
     }
 
     /// A member got the channel's secret: kept as the sealed event it came in, which only the seat's key opens.

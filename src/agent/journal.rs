@@ -72,10 +72,10 @@ pub(super) struct RoundRecord {
 impl Journal {
     /// Notes one step of the core.
     pub(super) fn note(&mut self, now: UnixTime, from: Option<NostrKey>, step: &Step) {
-        if let (Some(from), Outcome::Accepted) = (from, &step.outcome) {
-            if self.heard.len() < MAX_HEARD || self.heard.contains_key(&from) {
-                self.heard.insert(from, now);
-            }
+        if let (Some(from), Outcome::Accepted) = (from, &step.outcome)
+            && (self.heard.len() < MAX_HEARD || self.heard.contains_key(&from))
+        {
+            self.heard.insert(from, now);
         }
         for effect in &step.effects {
             if let Effect::Report(report) = effect {

@@ -1,8 +1,10 @@
 //! The command line, by the real binary; the control socket, in this process.
 
+mod bad_input;
 mod binary;
 mod control;
 mod daemon;
+mod processes;
 mod render;
 
 use std::ffi::OsStr;

@@ -1,0 +1,431 @@
+//! The real binary as separate processes: relay, chain, aggregator and members on loopback.
+
+use std::fs::File;
+use std::io::{BufRead as _, BufReader};
+use std::path::{Path, PathBuf};
+use std::process::{Child, Stdio};
+use std::time::{Duration, Instant};
+
+use serde_json::Value;
+
+use super::{binary, run, stderr, stdout, words};
+
+/// How long anything may take: a slow machine that builds and tests at once stays below.
+const PATIENCE: Duration = Duration::from_secs(90);
+
+/// A process that ends with the test.
+pub(super) struct Process(Child);
+
+impl Process {
+    /// Asks it to stop as the system does, and waits.
+    fn terminate(mut self) -> std::process::ExitStatus {
+        let pid = self.0.id().to_string();
+        let asked = std::process::Command::new("kill").arg(&pid).status();
+        assert!(asked.unwrap().success());
+        self.0.wait().unwrap()
+    }
+}
+
+impl Drop for Process {
+    fn drop(&mut self) {
+        let _ = self.0.kill();
+        let _ = self.0.wait();
+    }
+}
+
+/// Starts a server of `dev`; returns where it listens.
+pub(super) fn dev(dir: &Path, what: &str) -> (Process, String) {
+    let mut child = binary(dir)
+        .args(["dev", what, "--port", "0", "--json"])
+        .stdout(Stdio::piped())
+        .stderr(Stdio::null())
+        .spawn()
+        .unwrap();
+    let mut line = String::new();
+    let stdout = child.stdout.take().unwrap();
+    BufReader::new(stdout).read_line(&mut line).unwrap();
+    let answer: Value = serde_json::from_str(&line).unwrap();
+    let url = answer["result"]["url"].as_str().unwrap().to_owned();
+    (Process(child), url)
+}
+
+/// Repeats `look` until it finds something.
+pub(super) fn wait<T>(what: &str, mut look: impl FnMut() -> Result<T, String>) -> T {
+    let deadline = Instant::now() + PATIENCE;
+    loop {
+        let why = match look() {
+            Ok(found) => return found,
+            Err(why) => why,
+        };
+        assert!(Instant::now() < deadline, "{what}: {why}");
+        std::thread::sleep(Duration::from_millis(50));
+    }
+}
+
+/// An agent's home, and its daemon while it runs.
+pub(super) struct Agent {
+    pub(super) home: PathBuf,
+    daemon: Option<Process>,
+}
+
+impl Agent {
+    pub(super) fn init(dir: &Path, name: &str, relay: &str, chain: &str) -> Self {
+        let agent = Self {
+            home: dir.join(name),
+            daemon: None,
+        };
+        agent.done("init --no-passphrase --network regtest");
+        let config = agent.home.join("config.toml");
+        let text = std::fs::read_to_string(&config).unwrap();
+        let chain = format!("\n[chain.regtest]\nurl = \"{chain}\"\npoll = \"1s\"\n");
+        std::fs::write(&config, text + &chain).unwrap();
+        agent.done(&format!("relay add {relay}"));
+        agent
+    }
+
+    /// Starts the daemon and waits until it answers.
+    pub(super) fn start(&mut self) {
+        let log = File::options()
+            .create(true)
+            .append(true)
+            .open(self.home.join("run.log"))
+            .unwrap();
+        let child = binary(&self.home)
+            .args(["run", "--json"])
+            .stdout(log.try_clone().unwrap())
+            .stderr(log)
+            .spawn()
+            .unwrap();
+        self.daemon = Some(Process(child));
+        wait("the daemon answers", || self.ask("status"));
+    }
+
+    fn stop(&mut self) {
+        let status = self.daemon.take().unwrap().terminate();
+        assert_eq!(status.code(), Some(0), "{}", self.log());
+        assert!(self.ask("status").unwrap_err().contains("not_running"));
+    }
+
+    fn log(&self) -> String {
+        std::fs::read_to_string(self.home.join("run.log")).unwrap_or_default()
+    }
+
+    /// A command's result, or the object of its failure.
+    pub(super) fn ask(&self, line: &str) -> Result<Value, String> {
+        let output = run(&self.home, words(line).chain(["--json"]));
+        let answer: Value = serde_json::from_slice(&output.stdout)
+            .unwrap_or_else(|e| panic!("{line}: {e}: {}", stdout(&output)));
+        if output.status.success() {
+            Ok(answer["result"].clone())
+        } else {
+            assert_eq!(output.status.code(), Some(1), "{line}");
+            Err(answer["error"].to_string())
+        }
+    }
+
+    pub(super) fn done(&self, line: &str) -> Value {
+        self.ask(line)
+            .unwrap_or_else(|e| panic!("{line}: {e}\n{}", self.log()))
+    }
+
+    /// Waits until a command's result is as wanted.
+    fn wait(&self, line: &str, wanted: impl Fn(&Value) -> bool) -> Value {
+        let what = format!("{} {line}", self.home.display());
+        wait(&what, || match self.ask(line) {
+            Ok(value) if wanted(&value) => Ok(value),
+            Ok(value) => Err(value.to_string()),
+            Err(why) => Err(why),
+        })
+    }
+
+    fn text(&self, line: &str) -> String {
+        let output = run(&self.home, words(line));
+        assert!(output.status.success(), "{line}: {}", stderr(&output));
+        stdout(&output).to_owned()
+    }
+}
+
+fn text(value: &Value) -> &str {
+    value.as_str().unwrap()
+}
+
+fn phase(value: &Value) -> &str {
+    text(&value["summary"]["phase"])
+}
+
+#[test]
+fn a_cohort_forms_announces_and_survives_restarts() {
+    let dir = tempfile::tempdir().unwrap();
+    let (_relay, relay) = dev(dir.path(), "relay");
+    let (_chain, chain) = dev(dir.path(), "chain");
+    let mut aggregator = Agent::init(dir.path(), "aggregator", &relay, &chain);
+    let mut one = Agent::init(dir.path(), "one", &relay, &chain);
+    let mut two = Agent::init(dir.path(), "two", &relay, &chain);
+    for agent in [&mut aggregator, &mut one, &mut two] {
+        agent.start();
+    }
+
+    // Advertised, found, joined: by pick and by share link.
+    let view = aggregator.done("cohort advertise --name garden --seats 2 --dids-per-seat 1-4");
+    let cohort = text(&view["summary"]["cohort"]).to_owned();
+    let naddr = text(&view["naddr"]).to_owned();
+    let found = one.wait("cohort discover", |found| {
+        found["adverts"]
+            .as_array()
+            .is_some_and(|all| all.len() == 1)
+    });
+    let advert = &found["adverts"][0];
+    assert_eq!(advert["cohort"], cohort);
+    assert_eq!(advert["terms"]["seats"]["max"], 2);
+    assert_eq!(advert["served_by"].as_array().unwrap().len(), 1);
+    assert_eq!(
+        (&advert["relays_asked"], &advert["expired"]),
+        (&1.into(), &false.into())
+    );
+    // Without a daemon the same is found.
+    let stranger = Agent {
+        home: dir.path().join("nobody"),
+        daemon: None,
+    };
+    let seen = stranger.done(&format!(
+        "cohort discover --network regtest --relay {relay}"
+    ));
+    assert_eq!(seen["adverts"][0]["cohort"], cohort);
+    let early = one.ask(&format!("cohort fund {cohort}")).unwrap_err();
+    assert!(early.contains("not_found"), "{early}");
+    one.done("cohort join 1 --yes");
+    let again = one.ask(&format!("cohort join {cohort} --yes")).unwrap_err();
+    assert!(again.contains("joined"), "{again}");
+    let forming = one.ask(&format!("cohort fund {cohort}")).unwrap_err();
+    assert!(forming.contains("must not be funded"), "{forming}");
+    two.done(&format!("cohort join {naddr} --yes"));
+
+    // Frozen: each derived the same address; then funded.
+    let show = format!("cohort show {}", &cohort[..8]);
+    let address =
+        text(&aggregator.wait(&show, |v| phase(v) == "funding")["beacon"]["address"]).to_owned();
+    for (member, seats) in [(&one, 2), (&two, 2)] {
+        let view = member.wait(&show, |v| phase(v) == "funding");
+        assert_eq!(view["beacon"]["address"], address.as_str());
+        assert_eq!(view["members"].as_array().unwrap().len(), seats);
+    }
+    let fund = two.done(&format!("cohort fund {cohort} --rounds 3"));
+    assert_eq!(fund["address"], address.as_str());
+    assert_eq!(fund["state"], "awaiting");
+    let send = fund["send_sat"].as_u64().unwrap();
+    assert!(send >= fund["needed_sat"].as_u64().unwrap());
+    stranger.done(&format!("dev pay {address} {send} --chain {chain}"));
+    let paid = two.wait(&format!("cohort fund {cohort} --rounds 3"), |fund| {
+        fund["state"] == "funded"
+    });
+    assert_eq!(
+        (&paid["send_sat"], &paid["balance_sat"]),
+        (&0.into(), &send.into())
+    );
+
+    // A DID each; nothing is registered before, so no round opens.
+    let refused = aggregator
+        .ask(&format!("cohort announce {cohort}"))
+        .unwrap_err();
+    assert!(refused.contains("no DID is registered"), "{refused}");
+    let did = |agent: &Agent| {
+        let view = agent.done(&format!("did create --cohort {cohort}"));
+        assert_eq!(view["bindings"][0]["stage"], "bound", "{view}");
+        text(&view["did"]).to_owned()
+    };
+    let (first, second) = (did(&one), did(&two));
+    let idle = one.ask(&format!("cohort announce {cohort}")).unwrap_err();
+    assert!(idle.contains("no update of this agent waits"), "{idle}");
+    let update =
+        format!("did update {first} --add-service files,LinkedDomains,https://example.org");
+    let queued = one.done(&update);
+    assert_eq!(queued["update"]["to_version"], 2);
+    let twice = one.ask(&update).unwrap_err();
+    assert!(twice.contains("an update to version 2 exists"), "{twice}");
+
+    // Round 1, from opening to block.
+    aggregator.wait(&show, |v| phase(v) == "idle");
+    aggregator.done(&format!("cohort announce {cohort}"));
+    let signed = aggregator.wait(&show, |v| v["past_rounds"][0]["state"] == "broadcast");
+    let txid = text(&signed["past_rounds"][0]["txid"]).to_owned();
+    one.wait(&format!("did show {first}"), |v| {
+        v["pending"]["txid"] == txid.as_str()
+    });
+    stranger.done(&format!("dev mine --chain {chain}"));
+    for agent in [&aggregator, &one, &two] {
+        let view = agent.wait(&show, |v| v["past_rounds"][0]["state"] == "confirmed");
+        assert_eq!(view["past_rounds"][0]["txid"], txid.as_str());
+        assert_eq!(view["past_rounds"][0]["confirmations"], 1);
+    }
+    one.wait(&format!("did show {first}"), |v| v["version"] == 2);
+    assert_eq!(two.done(&format!("did show {second}"))["version"], 1);
+
+    // Delivery is visible: to whom, who took it, who acknowledged.
+    let acknowledged = |view: &Value, kind: &str| {
+        let messages = view["delivery"].as_array().unwrap();
+        let mut of_kind = messages.iter().filter(|m| m["message"] == kind);
+        of_kind.all(|m| m["acknowledged"]["have"] == 2)
+    };
+    let view = aggregator.wait(&show, |v| {
+        acknowledged(v, "round_open") && acknowledged(v, "sign_request")
+    });
+    let messages = view["delivery"].as_array().unwrap();
+    for kind in ["round_open", "sign_request", "round_result"] {
+        let message = messages.iter().find(|m| m["message"] == kind).unwrap();
+        assert_eq!(message["to"], "channel");
+        assert_eq!(message["acknowledged"]["of"], 2);
+        assert_eq!(message["relays"][0]["receipt"], "ok");
+        assert_eq!(message["relays"][0]["relay"], relay.as_str());
+    }
+    let status = one.done("status");
+    let sent: Vec<&str> = status["delivery"][0]["messages"]
+        .as_array()
+        .unwrap()
+        .iter()
+        .map(|m| text(&m["message"]))
+        .collect();
+    assert!(
+        sent.contains(&"response") && sent.contains(&"partial_signature"),
+        "{sent:?}"
+    );
+    assert_eq!(status["chains"][0]["height"], 112);
+    let known = status["relays"].as_array().unwrap();
+    let own = known.iter().find(|r| r["url"] == relay.as_str()).unwrap();
+    assert_eq!(own["state"], "connected");
+    assert!(
+        own["accepted"].as_u64() > Some(2) && own["received"].as_u64() > Some(2),
+        "{own}"
+    );
+    let page = aggregator.text(&show);
+    assert!(page.contains("1/1 ok") && page.contains("2/2"), "{page}");
+
+    // Stopped and started again, everything is back, and the next round spends the change.
+    for agent in [&mut aggregator, &mut one, &mut two] {
+        agent.stop();
+        agent.start();
+    }
+    for agent in [&aggregator, &one, &two] {
+        let view = agent.done(&show);
+        assert_eq!(view["past_rounds"][0]["txid"], txid.as_str());
+        assert_eq!(view["past_rounds"][0]["state"], "confirmed");
+    }
+    assert_eq!(one.done("did list")["dids"][0]["version"], 2);
+    two.done(&format!(
+        "did update {second} --add-service a,LinkedDomains,https://example.net"
+    ));
+    aggregator.wait(&show, |v| {
+        phase(v) == "idle" && v["beacon"]["tip"].is_string()
+    });
+    let tip = aggregator.done(&show);
+    assert!(text(&tip["beacon"]["tip"]).starts_with(&txid));
+    aggregator.done(&format!("cohort announce {cohort}"));
+    aggregator.wait(&show, |v| {
+        v["past_rounds"][0]["round"] == 2 && v["past_rounds"][0]["state"] == "broadcast"
+    });
+    stranger.done(&format!("dev mine --chain {chain}"));
+    two.wait(&format!("did show {second}"), |v| v["version"] == 2);
+
+    // Leaving now ends the beacon for all, and all know why.
+    two.done(&format!("cohort leave {cohort} --yes"));
+    for agent in [&aggregator, &one] {
+        let view = agent.wait(&show, |v| phase(v) == "ended");
+        assert_eq!(view["end"]["cause"], "member_left");
+    }
+    aggregator.stop();
+}
+
+#[test]
+fn invitations_follows_and_cas() {
+    let dir = tempfile::tempdir().unwrap();
+    let (_relay, relay) = dev(dir.path(), "relay");
+    let (_chain, chain) = dev(dir.path(), "chain");
+    let mut aggregator = Agent::init(dir.path(), "aggregator", &relay, &chain);
+    let mut member = Agent::init(dir.path(), "member", &relay, &chain);
+    aggregator.start();
+    member.start();
+    let key = |agent: &Agent| text(&agent.done("key show")["identity"]).to_owned();
+    let (boss, guest) = (key(&aggregator), key(&member));
+
+    // Followed, and told.
+    let followed = member.done(&format!("follow {boss} --tell"));
+    assert_eq!(followed["followed"][0]["told"], true);
+    aggregator.wait("subscribers", |v| {
+        v["subscribers"][0]["key"] == guest.as_str()
+    });
+    aggregator.done("cohort advertise --seats 2-3");
+    member.wait("followed", |v| v["followed"][0]["open_cohorts"] == 1);
+    let unfollowed = member.done(&format!("unfollow {boss}"));
+    assert_eq!(unfollowed["followed"], serde_json::json!([]));
+    aggregator.wait("subscribers", |v| v["subscribers"] == serde_json::json!([]));
+    aggregator.stop();
+    aggregator.start();
+    // Relays serve stored messages at every start, the newest first; a probe of the same relay tells that
+    // they were served.
+    aggregator.wait("status", |v| {
+        v["relays"]
+            .as_array()
+            .unwrap()
+            .iter()
+            .any(|r| r["received"].as_u64() > Some(0))
+    });
+    assert_eq!(
+        aggregator.done("subscribers")["subscribers"],
+        serde_json::json!([])
+    );
+    let nobody = member.ask(&format!("unfollow {boss}")).unwrap_err();
+    assert!(nobody.contains("does not follow"), "{nobody}");
+
+    // A cohort without advert: only who is invited can join, by its id.
+    let view = aggregator.done("cohort advertise --beacon cas --seats 1-2 --invite-only");
+    let cohort = text(&view["summary"]["cohort"]).to_owned();
+    assert_eq!(view["naddr"], Value::Null);
+    let invited = aggregator.done(&format!("cohort invite {cohort} {guest}"));
+    assert_eq!(invited["delivery"][0]["message"], "invite");
+    wait("the invitation", || {
+        member.ask(&format!("cohort join {cohort} --seat identity --yes"))
+    });
+    aggregator.wait(&format!("cohort show {cohort}"), |v| {
+        v["members"].as_array().is_some_and(|all| all.len() == 1)
+    });
+    let wrong = member.ask(&format!("cohort close {cohort}")).unwrap_err();
+    assert!(wrong.contains("wrong_role"), "{wrong}");
+    aggregator.done(&format!("cohort close {cohort}"));
+    let view = member.wait(&format!("cohort show {cohort}"), |v| phase(v) == "funding");
+    assert_eq!(view["terms"]["beacon"], "cas");
+    assert_eq!(view["own_key"], guest.as_str());
+    // Cancelled: nothing was signed yet.
+    aggregator.done(&format!("cohort cancel {cohort} --yes"));
+    let view = member.wait(&format!("cohort show {cohort}"), |v| phase(v) == "ended");
+    assert_eq!(view["end"]["cause"], "cancelled");
+    assert_eq!(
+        aggregator.done("cohort list")["cohorts"]
+            .as_array()
+            .unwrap()
+            .len(),
+        1
+    );
+    assert_eq!(
+        aggregator.done("cohort list --all")["cohorts"]
+            .as_array()
+            .unwrap()
+            .len(),
+        2
+    );
+
+    // Relays of a running daemon.
+    let probe = member.done("relay probe --timeout 20s ws://127.0.0.1:9 ".trim());
+    assert_eq!(probe["relays"][0]["connect_ms"], Value::Null);
+    let probe = member.done(&format!("relay probe --timeout 20s {relay}"));
+    assert_eq!(probe["relays"][0]["wrote"], true, "{probe}");
+    assert_eq!(probe["relays"][0]["read_back"], true, "{probe}");
+    let left = member.done(&format!("relay remove {relay}"));
+    let urls: Vec<&str> = left["relays"]
+        .as_array()
+        .unwrap()
+        .iter()
+        .map(|r| text(&r["url"]))
+        .collect();
+    assert!(!urls.contains(&relay.as_str()), "{urls:?}");
+    let gone = member.ask(&format!("relay remove {relay}")).unwrap_err();
+    assert!(gone.contains("not_found"), "{gone}");
+}
