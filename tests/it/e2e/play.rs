@@ -373,9 +373,9 @@ impl Play {
             .await
             .unwrap_or_else(|_| panic!("agent {member} finds no advert"));
         let relays = advert.event.relays.iter().map(ToString::to_string);
-        let (content, relays) = (advert.event.content, relays.collect());
+        let (content, relays) = (advert.event.content, relays.collect::<Vec<_>>());
         self.ask(member, move |agent| {
-            agent.join_cohort(&content, relays, by_identity, None)
+            agent.join_cohort(&content, &relays, by_identity, None)
         })
         .await;
     }
@@ -658,4 +658,16 @@ impl Play {
 /// The service that the update to a version adds.
 pub fn service_name(version: u64) -> String {
     format!("#service-{version}")
+}
+
+/// Waits for something that nobody reports.
+pub async fn eventually(what: &str, condition: impl Fn() -> bool) {
+    let search = async {
+        while !condition() {
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+    };
+    tokio::time::timeout(PATIENCE, search)
+        .await
+        .unwrap_or_else(|_| panic!("waited in vain for {what}"));
 }
