@@ -1,7 +1,7 @@
 //! One cohort of this agent in one role: the machine, and the keys it speaks with.
 
 use bitcoin::{Address, Amount, FeeRate, ScriptBuf};
-use serde::{Deserialize, Serialize};
+use serde::Serialize;
 
 use super::error::AgentError;
 use crate::beacon::address::{beacon_address, beacon_script};
@@ -30,11 +30,22 @@ pub(super) enum Machine {
 }
 
 /// An input for either machine, as it is logged.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Serialize)]
 #[serde(untagged)]
 pub(super) enum NodeInput {
     Aggregator(AggregatorInput),
     Participant(ParticipantInput),
+}
+
+impl NodeInput {
+    /// Reads an input from the log of a role. The role decides what it is: a message, a change of the chain
+    /// or a tick looks the same for both.
+    pub(super) fn read(role: Role, json: &str) -> Result<Self, serde_json::Error> {
+        match role {
+            Role::Aggregator => serde_json::from_str(json).map(Self::Aggregator),
+            Role::Participant => serde_json::from_str(json).map(Self::Participant),
+        }
+    }
 }
 
 /// A cohort of this agent.

@@ -379,7 +379,7 @@ impl Agent {
                             .map_err(|error| unreadable(error.to_string()))?;
                     }
                     _ => {
-                        let input: NodeInput = serde_json::from_str(&entry.input)
+                        let input = NodeInput::read(id.1, &entry.input)
                             .map_err(|error| unreadable(error.to_string()))?;
                         let _ = node.handle(entry.at, input)?;
                     }
