@@ -186,12 +186,7 @@ impl Agent {
         let draft = AdvertDraft {
             content: &content,
             network: node.terms().network,
-            status: match status {
-                AdvertStatus::Open => advert::AdvertStatus::Open,
-                AdvertStatus::Full => advert::AdvertStatus::Full,
-                AdvertStatus::Active => advert::AdvertStatus::Active,
-                AdvertStatus::Closed => advert::AdvertStatus::Closed,
-            },
+            status,
             relays: &relays,
             created_at: advert::next_created_at(now, last),
             expiration: now.plus(ADVERT_LIFE_SECONDS),
@@ -265,7 +260,7 @@ impl Agent {
                 status: found.status.name().to_owned(),
             },
         );
-        let open = found.status == advert::AdvertStatus::Open && now <= terms.join_by;
+        let open = found.status == AdvertStatus::Open && now <= terms.join_by;
         if open && self.follows(found.author)? && self.policy_allows(&terms) {
             self.join_by_policy(&found.content, relays)?;
         }

@@ -135,7 +135,7 @@ impl Agent {
         self.post.owe_ack(now);
         let message = match self.post.assembler.accept(lane, envelope.into_message()) {
             Ok(Some(message)) => message,
-            Ok(None) => return self.mark_seen(event, lane),
+            Ok(None) => return self.mark_chunk(event, lane),
             Err(fault) => {
                 self.count("bad_chunk");
                 tracing::debug!(%fault, "chunk refused");
@@ -190,6 +190,16 @@ impl Agent {
         self.store.transaction::<_, AgentError>(|tx| {
             tx.mark_seen(event.id, expires)?;
             post.save_lane(tx, lane)
+        })
+    }
+
+    /// A chunk came that completes nothing yet: kept, because its author will not send it again.
+    fn mark_chunk(&mut self, event: &VerifiedEvent, lane: LaneId) -> Result<(), AgentError> {
+        let post = &self.post;
+        self.store.transaction::<_, AgentError>(|tx| {
+            tx.mark_seen(event.id, expiry_of(event))?;
+            post.save_lane(tx, lane)?;
+            post.save_chunks(tx)
         })
     }
 

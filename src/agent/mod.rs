@@ -5,12 +5,15 @@
 //! only then is anything sent, signed or broadcast (DESIGN §6, rules 1, 5 and 8).
 
 pub mod adverts;
+pub mod backend;
 pub mod control;
 mod delivery;
 pub mod dids;
 pub mod error;
 mod feed;
 mod inbound;
+mod journal;
+pub mod launch;
 mod node;
 pub mod outbound;
 mod relays;
@@ -18,6 +21,7 @@ pub mod runtime;
 pub mod timeline;
 mod watch;
 
+pub use backend::AgentBackend;
 pub use error::AgentError;
 pub use runtime::{
     Agent, AgentEvent, AgentHandle, AgentOptions, ChainState, Clock, StandingPolicy, What,

@@ -4,6 +4,7 @@ use bitcoin::{Address, Amount, FeeRate, ScriptBuf};
 use serde::Serialize;
 
 use super::error::AgentError;
+use super::journal::Journal;
 use crate::beacon::address::{beacon_address, beacon_script};
 use crate::beacon::signal::WEIGHT_WITHOUT_CHANGE;
 use crate::hash::CohortId;
@@ -38,12 +39,20 @@ pub(super) enum NodeInput {
 }
 
 impl NodeInput {
-    /// Reads an input from the log of a role. The role decides what it is: a message, a change of the chain
-    /// or a tick looks the same for both.
+    /// Reads a logged input. The role decides: some inputs of both machines look alike.
     pub(super) fn read(role: Role, json: &str) -> Result<Self, serde_json::Error> {
         match role {
             Role::Aggregator => serde_json::from_str(json).map(Self::Aggregator),
             Role::Participant => serde_json::from_str(json).map(Self::Participant),
+        }
+    }
+
+    /// Who wrote the message, if the input is one.
+    const fn author(&self) -> Option<NostrKey> {
+        match self {
+            Self::Aggregator(AggregatorInput::Message { from, .. })
+            | Self::Participant(ParticipantInput::Message { from, .. }) => Some(*from),
+            _ => None,
         }
     }
 }
@@ -62,21 +71,26 @@ pub(super) struct Node {
     pub(super) created: UnixTime,
     /// When the last input was handled.
     pub(super) last: UnixTime,
+    /// What happened, for people: rebuilt by replay like everything else here.
+    pub(super) journal: Journal,
 }
 
 impl Node {
     /// Handles an input; the caller logs it and carries out the effects.
     pub(super) fn handle(&mut self, now: UnixTime, input: NodeInput) -> Result<Step, AgentError> {
         self.last = now;
-        match (&mut self.machine, input) {
+        let from = input.author();
+        let step = match (&mut self.machine, input) {
             (Machine::Aggregator(machine), NodeInput::Aggregator(input)) => {
-                Ok(machine.handle(now, input))
+                machine.handle(now, input)
             }
             (Machine::Participant(machine), NodeInput::Participant(input)) => {
-                Ok(machine.handle(now, input))
+                machine.handle(now, input)
             }
-            _ => Err(AgentError::Defect("an input for the other role")),
-        }
+            _ => return Err(AgentError::Defect("an input for the other role")),
+        };
+        self.journal.note(now, from, &step);
+        Ok(step)
     }
 
     pub(super) fn message(&self, from: NostrKey, message: Message) -> NodeInput {
@@ -206,6 +220,29 @@ impl Node {
                 MemberPhase::Released => "released",
                 MemberPhase::Ended(_) => "ended",
             },
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_logged_input_is_read_as_its_own_role_s() {
+        let inputs = [
+            NodeInput::Aggregator(AggregatorInput::Tick),
+            NodeInput::Participant(ParticipantInput::Tick),
+            NodeInput::Aggregator(AggregatorInput::Chain(ChainUpdate::default())),
+            NodeInput::Participant(ParticipantInput::Chain(ChainUpdate::default())),
+        ];
+        for input in inputs {
+            let role = match &input {
+                NodeInput::Aggregator(_) => Role::Aggregator,
+                NodeInput::Participant(_) => Role::Participant,
+            };
+            let json = serde_json::to_string(&input).unwrap();
+            assert_eq!(NodeInput::read(role, &json).unwrap(), input);
         }
     }
 }

@@ -23,7 +23,7 @@ use crate::nostr::outbox::{
 use crate::nostr::seal::{ConversationKeys, resign};
 use crate::nostr::{EventId, RelayUrl, VerifiedEvent};
 use crate::protocol::message::Message;
-use crate::store::{Lane, NewOutboxRow, Store, Tx};
+use crate::store::{Lane, MetaKey, NewOutboxRow, Store, Tx};
 use crate::time::UnixTime;
 
 /// Seconds after which an acknowledgement travels alone if no message carried it: most are carried.
@@ -31,6 +31,9 @@ const ACK_DELAY: u64 = 20;
 
 /// Seconds between two writings of delivery states that nothing depends on.
 const WRITE_DELAY: u64 = 2;
+
+/// The chunks that wait for others.
+const ASSEMBLER: MetaKey = MetaKey::new("unfinished_chunks");
 
 /// Everything about delivery that is in memory.
 #[derive(Debug)]
@@ -65,10 +68,15 @@ impl Post {
                 serde_json::from_str(&row.state).map_err(|e| unreadable("the outbox", e))?;
             outbox.restore(row);
         }
+        // A chunk that was acknowledged is not sent again: what is unfinished has to survive.
+        let assembler = match view.meta(ASSEMBLER)? {
+            Some(json) => serde_json::from_str(&json).map_err(|e| unreadable("chunks", e))?,
+            None => crate::nostr::chunks::Assembler::default(),
+        };
         Ok(Self {
             lanes,
             outbox,
-            assembler: crate::nostr::chunks::Assembler::default(),
+            assembler,
             dirty: BTreeSet::new(),
             write_at: None,
             ack_at: None,
@@ -92,6 +100,14 @@ impl Post {
         let json = serde_json::to_string(&self.lanes.state(&lane))
             .map_err(|_| AgentError::Defect("a lane has no JSON"))?;
         tx.set_lane(store_lane(lane), &json)?;
+        Ok(())
+    }
+
+    /// Stores the chunks that wait for others.
+    pub(super) fn save_chunks(&self, tx: &Tx<'_>) -> Result<(), AgentError> {
+        let json = serde_json::to_string(&self.assembler)
+            .map_err(|_| AgentError::Defect("chunks have no JSON"))?;
+        tx.set_meta(ASSEMBLER, &json)?;
         Ok(())
     }
 
@@ -480,7 +496,7 @@ impl Agent {
     }
 }
 
-fn seal(
+pub(super) fn seal(
     conversations: &ConversationKeys,
     own: &OwnKey,
     recipient: NostrKey,
@@ -526,7 +542,10 @@ fn new_outbox_row<'a>(row: &Row, json: &'a str, state: &'a str) -> NewOutboxRow<
     NewOutboxRow {
         event_id: row.event.id,
         event: json,
-        cohort: row.lane.map(|lane| lane.cohort),
+        cohort: row.lane.map(|lane| lane.cohort).or_else(|| {
+            let advert = row.event.kind == crate::nostr::event::KIND_ADVERT;
+            row.event.tag("d").filter(|_| advert)?.parse().ok()
+        }),
         lane: row
             .lane
             .filter(|_| row.seq > 0)

@@ -11,6 +11,10 @@ use crate::nostr::policy::MAX_ADVERTISED;
 use crate::protocol::message::{Message, Relays};
 use crate::store::{NewLogEntry, Role};
 
+/// Kind of the log entry that keeps an aggregator's relay hints. Not the name of a message: those are
+/// logged as inputs of the core, and read back as such.
+pub(super) const RELAY_HINTS: &str = "relay_hints";
+
 impl Agent {
     /// Uses a relay from now on, also for what is on its way.
     pub fn use_relay(&mut self, config: RelayConfig) -> Result<(), AgentError> {
@@ -51,7 +55,7 @@ impl Agent {
                 cohort: id.0,
                 role: id.1,
                 at: now,
-                kind: "relays",
+                kind: RELAY_HINTS,
                 input: &json,
                 outcome: "\"accepted\"",
             })?;

@@ -374,7 +374,7 @@ impl Agent {
                         node.channel =
                             super::inbound::reopen_channel(conversations, &node, &entry.input);
                     }
-                    "relays" => {
+                    super::relays::RELAY_HINTS => {
                         node.relays = serde_json::from_str(&entry.input)
                             .map_err(|error| unreadable(error.to_string()))?;
                     }
@@ -429,6 +429,7 @@ impl Agent {
             relays: Vec::new(),
             created,
             last: created,
+            journal: super::journal::Journal::default(),
         }
     }
 

@@ -1,14 +1,18 @@
 //! Reports as lines of a timeline: sentences for people, stable step codes and particulars for programs.
 
+use serde_json::json;
+
 use super::control::TimelineEvent;
 use super::runtime::{AgentEvent, What};
 use crate::protocol::effect::Report;
+use crate::protocol::ids::Seat;
+use crate::protocol::message::{EndCause, RefusalCode, RoundCause};
 use crate::store::Role;
 
 /// The line of an event; `None` for what is not worth one. `actor` names whose event it is.
 #[must_use]
 pub fn of_event(at_ms: u64, actor: Option<String>, event: &AgentEvent) -> Option<TimelineEvent> {
-    let actor = actor.unwrap_or_else(|| "agent".to_owned());
+    let actor = actor.unwrap_or_else(|| self::actor(event).to_owned());
     let is_aggregator = event.role == Some(Role::Aggregator);
     let (step, text) = match &event.what {
         What::Report(report) => of_report(report, is_aggregator)?,
@@ -20,7 +24,10 @@ pub fn of_event(at_ms: u64, actor: Option<String>, event: &AgentEvent) -> Option
             "did_updated",
             format!("{} is at version {version} on the chain", short_did(did)),
         ),
-        What::AdvertFound { status, .. } => ("advert_found", format!("found an advert: {status}")),
+        What::AdvertFound { aggregator, status } => (
+            "advert_found",
+            format!("found an advert of {}: {status}", aggregator.short()),
+        ),
         What::Relay {
             url,
             connected: true,
@@ -47,7 +54,17 @@ pub fn of_event(at_ms: u64, actor: Option<String>, event: &AgentEvent) -> Option
     };
     Some(match &event.what {
         What::Report(report) => line.with(serde_json::to_value(report).unwrap_or_default()),
-        _ => line,
+        What::DidReady { did } => line.with(json!({ "did": did })),
+        What::DidUpdated { did, version } => line.with(json!({ "did": did, "version": version })),
+        What::AdvertFound { aggregator, status } => {
+            line.with(json!({ "aggregator": aggregator, "status": status }))
+        }
+        What::Relay { url, .. } => line.with(json!({ "url": url })),
+        What::Chain { network, state } => line.with(match state {
+            Ok(height) => json!({ "network": network, "height": height }),
+            Err(error) => json!({ "network": network, "error": error }),
+        }),
+        What::Ignored { .. } => line,
     })
 }
 
@@ -60,12 +77,13 @@ fn of_report(report: &Report, is_aggregator: bool) -> Option<(&'static str, Stri
         ),
         Report::RequestRefused { member, code } => (
             "request_refused",
-            format!("refuses {}: {code:?}", member.short()),
+            format!("refuses {}: {}", member.short(), refusal(*code)),
         ),
         Report::Seated { seat } => ("seated", format!("has place {seat}")),
-        Report::MyRequestRefused { of, code } => {
-            ("refused", format!("was refused: {of}, {code:?}"))
-        }
+        Report::MyRequestRefused { of, code } => (
+            "refused",
+            format!("the aggregator refused {of}: {}", refusal(*code)),
+        ),
         Report::SetFormed { members, address } => (
             "set_formed",
             format!("closes the seats: {members} members, beacon {address}"),
@@ -172,9 +190,10 @@ fn of_report(report: &Report, is_aggregator: bool) -> Option<(&'static str, Stri
             "round_empty",
             format!("round {round} ends without a signal: nobody had anything to announce"),
         ),
-        Report::RoundFailed { round, why } => {
-            ("round_failed", format!("round {round} failed: {why:?}"))
-        }
+        Report::RoundFailed { round, why } => (
+            "round_failed",
+            format!("round {round} failed: {}", round_cause(why)),
+        ),
         Report::MemberBlamed { blame, proved } => (
             "member_blamed",
             format!(
@@ -188,9 +207,22 @@ fn of_report(report: &Report, is_aggregator: bool) -> Option<(&'static str, Stri
             format!("ALARM: {txid} spends from the beacon and this agent did not sign it"),
         ),
         Report::Alarm { text } => ("alarm", format!("ALARM: {text}")),
-        Report::Ended { why } => ("ended", format!("the cohort has ended: {why:?}")),
+        Report::Ended { why } => ("ended", format!("the cohort has ended: {}", end_cause(why))),
         Report::Released { reason } => ("released", format!("lost its seat: {reason}")),
     })
+}
+
+/// Who an event happened to, when the caller has no better name: the agent's part in the cohort, or what
+/// it is about.
+#[must_use]
+pub const fn actor(event: &AgentEvent) -> &'static str {
+    match (&event.what, event.role) {
+        (What::Relay { .. }, _) => "relay",
+        (What::Chain { .. }, _) => "chain",
+        (_, Some(Role::Aggregator)) => "aggregator",
+        (_, Some(Role::Participant)) => "member",
+        (_, None) => "agent",
+    }
 }
 
 /// A DID shortened for a line: enough to recognise it.
@@ -201,4 +233,109 @@ pub fn short_did(did: &str) -> String {
     }
     let (head, tail) = (did.get(..20), did.get(did.len().saturating_sub(6)..));
     format!("{}…{}", head.unwrap_or_default(), tail.unwrap_or_default())
+}
+
+fn seats(seats: &[Seat]) -> String {
+    let list: Vec<String> = seats.iter().take(10).map(ToString::to_string).collect();
+    let more = seats.len().saturating_sub(list.len());
+    let noun = if seats.len() == 1 { "seat" } else { "seats" };
+    match more {
+        0 => format!("{noun} {}", list.join(", ")),
+        more => format!("{noun} {} and {more} more", list.join(", ")),
+    }
+}
+
+/// Why a request was refused, in words.
+#[must_use]
+pub const fn refusal(code: RefusalCode) -> &'static str {
+    match code {
+        RefusalCode::WrongTerms => "it names other terms",
+        RefusalCode::TosNotAccepted => "the terms of service were not accepted",
+        RefusalCode::Full => "all seats are taken",
+        RefusalCode::Closed => "no opt-ins are taken any more",
+        RefusalCode::NotInvited => "only invited keys are seated",
+        RefusalCode::AlreadyAsked => "this key asked before; the first opt-in counts",
+        RefusalCode::BadPayee => "the payee is not a segwit address",
+        RefusalCode::Malformed => "the message does not fit",
+        RefusalCode::IndexTaken => "the DID belongs to another seat",
+        RefusalCode::TooManyDids => "more DIDs than the terms allow",
+        RefusalCode::BadRegistration => "the registration proof is missing or wrong",
+        RefusalCode::WrongEntries => "the response does not cover exactly the seat's DIDs",
+        RefusalCode::EmptyLeaf => "a leaf equals the empty leaf",
+        RefusalCode::NonceReused => "a public nonce was offered before",
+        RefusalCode::NoSuchRound => "no such round is open",
+        RefusalCode::TooMany => "asked too often",
+        RefusalCode::WillNotSign => "what it asks to sign is not what was agreed",
+    }
+}
+
+/// Why a round failed, in words.
+#[must_use]
+pub fn round_cause(why: &RoundCause) -> String {
+    match why {
+        RoundCause::NoResponse { absent } => format!("no response in time from {}", seats(absent)),
+        RoundCause::NoSignature { absent } => {
+            format!("no signature in time from {}", seats(absent))
+        }
+        RoundCause::SessionsUsedUp => {
+            "the signing sessions that the terms allow are used up".into()
+        }
+        RoundCause::NoFunds => "the beacon can not pay for the signal".into(),
+        RoundCause::TipMoved => "the chain moved under it".into(),
+        RoundCause::Operator => "the aggregator ended it".into(),
+    }
+}
+
+/// Why a cohort ended, in words.
+#[must_use]
+pub fn end_cause(why: &EndCause) -> String {
+    match why {
+        EndCause::NotEnoughMembers { seated } => {
+            format!("only {seated} members by the deadline")
+        }
+        EndCause::NotAcknowledged { absent } => {
+            format!("the set was not acknowledged in time by {}", seats(absent))
+        }
+        EndCause::MemberLeft { seat } => {
+            format!("seat {seat} left, and without it nothing can be signed")
+        }
+        EndCause::Cancelled => "the aggregator cancelled it".into(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::hash::CohortId;
+    use crate::protocol::ids::Round;
+    use crate::time::UnixTime;
+
+    #[test]
+    fn a_report_is_a_sentence_and_keeps_its_particulars() {
+        let cohort = CohortId::from_bytes([9; 32]);
+        let report = Report::RoundFailed {
+            round: Round(4),
+            why: RoundCause::NoResponse {
+                absent: vec![Seat(1), Seat(3)],
+            },
+        };
+        let event = AgentEvent {
+            at: UnixTime(1),
+            cohort: Some(cohort),
+            role: Some(Role::Aggregator),
+            what: What::Report(report),
+        };
+        let line = of_event(7, None, &event).unwrap();
+        assert_eq!((line.at_ms, line.actor.as_ref()), (7, "aggregator"));
+        assert_eq!(line.step, "round_failed");
+        assert_eq!(
+            line.text.as_str(),
+            "round 4 failed: no response in time from seats 1, 3"
+        );
+        assert_eq!(line.data["event"], "round_failed");
+        assert_eq!(line.data["round"], 4);
+        assert_eq!(line.cohort, Some(cohort));
+        let named = of_event(0, Some("member 2".into()), &event).unwrap();
+        assert_eq!(named.actor, "member 2");
+    }
 }

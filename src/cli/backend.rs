@@ -3,11 +3,22 @@
 use std::path::Path;
 
 pub use crate::agent::control::Backend;
-use crate::agent::control::{ControlClient, ErrorCode, Failure, SOCKET_FILE};
+use crate::agent::control::{ControlClient, ErrorCode, Failure};
+use crate::agent::launch;
 
 /// Connects to the daemon; `not_running` when there is none.
 pub async fn daemon(home: &Path) -> Result<ControlClient, Failure> {
-    ControlClient::connect(&home.join(SOCKET_FILE)).await
+    let found = launch::home(home)?;
+    ControlClient::connect(&found.socket_path())
+        .await
+        .map_err(|failure| match failure.code {
+            // The socket may lie elsewhere; the home is what people know.
+            ErrorCode::NotRunning => Failure {
+                message: format!("no daemon is running in {}", home.display()),
+                ..failure
+            },
+            _ => failure,
+        })
 }
 
 /// Connects to the daemon if there is one, for commands that work without.

@@ -1,35 +1,38 @@
-//! What works without a daemon: the seams to keys, configuration, relays, chain and demo.
+//! What works without a daemon, and the daemon itself.
 //!
 //! Each function says what it promises to the command in front of it.
 
+mod daemon;
+mod dev;
+mod home;
+mod relays;
+
 use std::future::Future;
-use std::net::SocketAddr;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::pin::Pin;
 
 use serde::{Deserialize, Serialize};
-use tokio_util::sync::CancellationToken;
 
-use super::args::ExportForm;
 use super::progress::Reporter;
 use super::render::{Page, Render};
 use super::secret::Secret;
-use crate::agent::control::request::{AddRelay, Discover, ProbeRelays, RemoveRelay};
-use crate::agent::control::views::{
-    DemoReport, DiscoverView, InitView, KeyView, RelayListView, RelayProbeView,
-};
+use crate::agent::control::views::DemoReport;
 use crate::agent::control::{ErrorCode, Failure};
+use crate::agent::launch;
+use crate::config::Home;
 use crate::network::Network;
+
+pub use daemon::run;
+pub use dev::{dev_chain, dev_mine, dev_pay, dev_relay};
+pub use home::{init, key_export, key_show, keystore_state};
+pub use relays::{discover, relay_add, relay_list, relay_probe, relay_remove};
 
 /// The home directory when neither `--home` nor `BTCR2_AGENT_HOME` names one: the platform's place
 /// for application data.
 pub fn default_home() -> Result<PathBuf, Failure> {
-    directories::ProjectDirs::from("", "", "btcr2-agent")
-        .map(|dirs| dirs.data_local_dir().to_owned())
-        .ok_or_else(|| {
-            Failure::new(ErrorCode::NotFound, "this user has no home directory")
-                .remedy("give --home DIR or set BTCR2_AGENT_HOME")
-        })
+    Home::locate(None, None)
+        .map(|home| home.root().to_owned())
+        .map_err(launch::home_failure)
 }
 
 /// What a home directory's keystore is like.
@@ -41,11 +44,6 @@ pub enum KeystoreState {
     Plain,
     /// It needs a passphrase.
     Encrypted,
-}
-
-/// Looks whether there is a keystore, without opening it.
-pub fn keystore_state(_home: &Path) -> Result<KeystoreState, Failure> {
-    Err(not_connected("the keystore"))
 }
 
 /// A root secret to start from.
@@ -70,23 +68,6 @@ pub struct InitPlan {
     pub import: Option<ImportedRoot>,
 }
 
-/// Makes home directory (0700), keystore (0600) and configuration. Returns the recovery words of a
-/// generated root, to be shown once. Refuses with `already_initialized` rather than overwrite.
-pub fn init(_plan: InitPlan) -> Result<(InitView, Option<Secret>), Failure> {
-    Err(not_connected("init"))
-}
-
-/// Runs the daemon until `stop` is cancelled: opens keystore, store, relays and chain, serves the
-/// control socket, reports what happens.
-pub async fn run(
-    _home: &Path,
-    _passphrase: Option<Secret>,
-    _reporter: &dyn Reporter,
-    _stop: CancellationToken,
-) -> Result<(), Failure> {
-    Err(not_connected("run"))
-}
-
 pub use crate::demo::DemoPlan;
 
 /// Runs the demo. Any failed step is an error that names it.
@@ -94,46 +75,6 @@ pub async fn demo(plan: DemoPlan, reporter: &dyn Reporter) -> Result<DemoReport,
     crate::demo::run(plan, reporter)
         .await
         .map_err(|error| Failure::new(ErrorCode::Internal, error.to_string()))
-}
-
-/// The public part of the key. Needs no passphrase.
-pub fn key_show(_home: &Path) -> Result<KeyView, Failure> {
-    Err(not_connected("key show"))
-}
-
-/// The secret in this form. `ncryptsec` is encrypted with the keystore's passphrase and refused for
-/// a keystore without one.
-pub fn key_export(
-    _home: &Path,
-    _form: ExportForm,
-    _passphrase: Option<Secret>,
-) -> Result<Secret, Failure> {
-    Err(not_connected("key export"))
-}
-
-/// The configured relays; all states are `unused`.
-pub fn relay_list(_home: &Path) -> Result<RelayListView, Failure> {
-    Err(not_connected("relay list"))
-}
-
-/// Adds or changes a relay in the home directory's relays.toml.
-pub fn relay_add(_home: &Path, _args: AddRelay) -> Result<RelayListView, Failure> {
-    Err(not_connected("relay add"))
-}
-
-/// Removes a relay from the home directory's relays.toml; `not_found` when it is not there.
-pub fn relay_remove(_home: &Path, _args: RemoveRelay) -> Result<RelayListView, Failure> {
-    Err(not_connected("relay remove"))
-}
-
-/// Tries relays with a key made for the occasion.
-pub async fn relay_probe(_home: &Path, _args: ProbeRelays) -> Result<RelayProbeView, Failure> {
-    Err(not_connected("relay probe"))
-}
-
-/// Looks for adverts with a key made for the occasion.
-pub async fn discover(_home: &Path, _args: Discover) -> Result<DiscoverView, Failure> {
-    Err(not_connected("cohort discover"))
 }
 
 /// A server of `dev`, listening already.
@@ -150,34 +91,6 @@ impl std::fmt::Debug for DevServer {
             .field("url", &self.url)
             .finish_non_exhaustive()
     }
-}
-
-/// Starts a Nostr relay in memory.
-pub async fn dev_relay(_listen: SocketAddr) -> Result<DevServer, Failure> {
-    Err(not_connected("dev relay"))
-}
-
-/// Starts a regtest chain in memory with an Esplora API, which mines at an interval in seconds or
-/// on request only.
-pub async fn dev_chain(
-    _listen: SocketAddr,
-    _block_every_s: Option<u64>,
-) -> Result<DevServer, Failure> {
-    Err(not_connected("dev chain"))
-}
-
-/// Pays from the dev chain's miner and mines a block with it.
-pub async fn dev_pay(
-    _chain: &str,
-    _address: &str,
-    _amount_sat: u64,
-) -> Result<DevPayView, Failure> {
-    Err(not_connected("dev pay"))
-}
-
-/// Mines blocks on the dev chain.
-pub async fn dev_mine(_chain: &str, _blocks: u32) -> Result<DevMineView, Failure> {
-    Err(not_connected("dev mine"))
 }
 
 /// Answer of `dev relay` and `dev chain`, when they listen.
@@ -219,11 +132,4 @@ impl Render for DevMineView {
     fn render(&self, page: &mut Page) {
         page.line(&format!("The tip is block {}.", self.height));
     }
-}
-
-fn not_connected(what: &str) -> Failure {
-    Failure::new(
-        ErrorCode::NotConnected,
-        format!("{what} is not connected in this build yet"),
-    )
 }

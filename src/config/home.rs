@@ -10,6 +10,9 @@ use crate::hash::{sha256, to_hex};
 /// The environment variable that names the home directory.
 pub const HOME_VARIABLE: &str = "BTCR2_AGENT_HOME";
 
+/// Name of the socket on which a running agent takes commands.
+pub const SOCKET_FILE: &str = "agent.sock";
+
 /// The longest path of a Unix socket that every system takes, in bytes. Linux takes 107 (108 with
 /// the final zero), macOS and the BSDs 103.
 const SOCKET_PATH_MAX: usize = 103;
@@ -168,6 +171,12 @@ impl Home {
         self.root.join("keystore.json")
     }
 
+    /// The public part of the key, readable without a passphrase: `identity.json`.
+    #[must_use]
+    pub fn identity_path(&self) -> PathBuf {
+        self.root.join("identity.json")
+    }
+
     /// The store: `store.sqlite`.
     #[must_use]
     pub fn store_path(&self) -> PathBuf {
@@ -187,7 +196,7 @@ impl Home {
     }
 
     fn socket_path_within(&self, runtime: &Path) -> PathBuf {
-        let direct = self.root.join("agent.sock");
+        let direct = self.root.join(SOCKET_FILE);
         if direct.as_os_str().len() <= SOCKET_PATH_MAX {
             return direct;
         }
@@ -200,7 +209,7 @@ impl Home {
         name.truncate(16);
         runtime
             .join(format!("btcr2-agent-{name}"))
-            .join("agent.sock")
+            .join(SOCKET_FILE)
     }
 
     /// Creates the directory of [`Home::socket_path`] where it is not the home itself, and makes

@@ -23,7 +23,9 @@ mod source;
 
 pub use address::{Reach, is_public_ip, reach};
 pub use duration::{ParseSpanError, Span};
-pub use home::{HOME_VARIABLE, Home, HomeError, HomeLock, check_private, write_private};
+pub use home::{
+    HOME_VARIABLE, Home, HomeError, HomeLock, SOCKET_FILE, check_private, write_private,
+};
 pub use relays::{Provenance, RELAYS_MAX, RelayEntry, RelayError, RelayList};
 pub use rules::{Fault, RULES, Rule, Unit};
 pub use settings::{

@@ -85,25 +85,11 @@ pub fn seal<R: RngCore + CryptoRng>(
             let entropy = entropy.get(..length).ok_or(KeystoreError::Encryption)?;
             seal_words(entropy, passphrase, log_n, rng)?
         }
-        (Some(passphrase), Origin::Nsec) => {
-            check_cost(log_n)?;
-            let secret = nostr::SecretKey::from_slice(root.identity_bytes().as_slice())
-                .map_err(|_| KeystoreError::Encryption)?;
-            // NIP-49 asks whether the key was ever handled in clear; an imported one may have been.
-            let security = KeySecurity::Unknown;
-            let Ok(ncryptsec) =
-                EncryptedSecretKey::new_with_rng(rng, &secret, passphrase, log_n, security)
-                    .map_err(|_| KeystoreError::Encryption)?
-                    .to_bech32()
-            else {
-                return Err(KeystoreError::Encryption);
-            };
-            File::Nip49 {
-                version: VERSION,
-                kind: Kind::Nsec,
-                ncryptsec,
-            }
-        }
+        (Some(passphrase), Origin::Nsec) => File::Nip49 {
+            version: VERSION,
+            kind: Kind::Nsec,
+            ncryptsec: ncryptsec(root, passphrase, log_n, rng)?,
+        },
         (None, origin) => {
             let (kind, secret) = match origin {
                 Origin::Words(_) => (Kind::Words, root.words()),
@@ -122,6 +108,27 @@ pub fn seal<R: RngCore + CryptoRng>(
     *text = serde_json::to_string_pretty(&file).map_err(|_| KeystoreError::Encryption)?;
     text.push('\n');
     Ok(text)
+}
+
+/// The identity key as NIP-49 encrypts it, `ncryptsec1…`, for use in another Nostr client.
+pub fn ncryptsec<R: RngCore + CryptoRng>(
+    root: &RootSecret,
+    passphrase: &str,
+    log_n: u8,
+    rng: &mut R,
+) -> Result<String, KeystoreError> {
+    if passphrase.is_empty() {
+        return Err(KeystoreError::EmptyPassphrase);
+    }
+    check_cost(log_n)?;
+    let secret = nostr::SecretKey::from_slice(root.identity_bytes().as_slice())
+        .map_err(|_| KeystoreError::Encryption)?;
+    // NIP-49 asks whether the key was ever handled in clear; an imported one may have been.
+    let security = KeySecurity::Unknown;
+    EncryptedSecretKey::new_with_rng(rng, &secret, passphrase, log_n, security)
+        .map_err(|_| KeystoreError::Encryption)?
+        .to_bech32()
+        .map_err(|_| KeystoreError::Encryption)
 }
 
 /// Opens the text of a keystore file. A passphrase is ignored when the file is not encrypted; ask

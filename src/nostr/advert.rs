@@ -10,13 +10,13 @@ use std::str::FromStr;
 
 use nostr::nips::nip01::Coordinate;
 use nostr::nips::nip19::{FromBech32 as _, Nip19Coordinate, ToBech32 as _};
-use serde::{Deserialize, Serialize};
 
 use super::event::{EventDraft, EventFault, EventId, KIND_ADVERT, VerifiedEvent};
 use super::policy::{RelayUrl, advertised_relays};
 use crate::hash::{CohortId, sha256};
 use crate::keys::{NostrKey, OwnKey};
 use crate::network::Network;
+pub use crate::protocol::effect::AdvertStatus;
 use crate::time::UnixTime;
 
 /// The longest terms, in bytes of canonical JSON.
@@ -27,20 +27,6 @@ const MAX_LINK: usize = 3_000;
 
 /// The tag `t` of every advert.
 const TOPIC: &str = "btcr2";
-
-/// What a cohort is up to, as its advert says in the tag `s`.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
-#[serde(rename_all = "lowercase")]
-pub enum AdvertStatus {
-    /// It takes members.
-    Open,
-    /// All seats are taken or the time to join is over; the set is being frozen.
-    Full,
-    /// The set is frozen and rounds take place.
-    Active,
-    /// It ended or was cancelled.
-    Closed,
-}
 
 /// What an advert is made of.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -240,37 +226,6 @@ impl ShareLink {
                 .map_err(|_| AdvertFault::Link)?,
             relays: advertised_relays(relays, allow_private),
         })
-    }
-}
-
-impl AdvertStatus {
-    const ALL: [Self; 4] = [Self::Open, Self::Full, Self::Active, Self::Closed];
-
-    /// The value of the tag.
-    #[must_use]
-    pub const fn name(self) -> &'static str {
-        match self {
-            Self::Open => "open",
-            Self::Full => "full",
-            Self::Active => "active",
-            Self::Closed => "closed",
-        }
-    }
-}
-
-impl fmt::Display for AdvertStatus {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(self.name())
-    }
-}
-
-impl FromStr for AdvertStatus {
-    type Err = AdvertFault;
-    fn from_str(text: &str) -> Result<Self, Self::Err> {
-        Self::ALL
-            .into_iter()
-            .find(|status| status.name() == text)
-            .ok_or(AdvertFault::Tag("s"))
     }
 }
 

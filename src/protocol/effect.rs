@@ -1,5 +1,8 @@
 //! What the core asks its driver to do, and what it says became of an input.
 
+use std::fmt;
+use std::str::FromStr;
+
 use bitcoin::{Transaction, Txid};
 use serde::{Deserialize, Serialize};
 
@@ -34,6 +37,43 @@ pub enum AdvertStatus {
     Active,
     /// The cohort has ended.
     Closed,
+}
+
+/// A status nobody knows.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+#[error("a status is open, full, active or closed")]
+pub struct UnknownStatus;
+
+impl AdvertStatus {
+    /// Every status.
+    pub const ALL: [Self; 4] = [Self::Open, Self::Full, Self::Active, Self::Closed];
+
+    /// The value of the tag.
+    #[must_use]
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Open => "open",
+            Self::Full => "full",
+            Self::Active => "active",
+            Self::Closed => "closed",
+        }
+    }
+}
+
+impl fmt::Display for AdvertStatus {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.name())
+    }
+}
+
+impl FromStr for AdvertStatus {
+    type Err = UnknownStatus;
+    fn from_str(text: &str) -> Result<Self, Self::Err> {
+        Self::ALL
+            .into_iter()
+            .find(|status| status.name() == text)
+            .ok_or(UnknownStatus)
+    }
 }
 
 /// Something to be done by the driver, in order. What must be durable first comes first.

@@ -143,6 +143,18 @@ impl View<'_> {
         )
     }
 
+    /// The events signed at `since` or later, in the order they were stored.
+    ///
+    /// # Errors
+    /// [`StoreError`] if reading fails.
+    pub fn outbox_since(&self, since: UnixTime) -> Result<Vec<OutboxRow>, StoreError> {
+        self.rows(
+            select_outbox!("WHERE created >= ?1 ORDER BY id"),
+            params![since],
+            OutboxRow::read,
+        )
+    }
+
     /// One event.
     ///
     /// # Errors

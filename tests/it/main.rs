@@ -14,4 +14,5 @@ mod did_vectors;
 mod e2e;
 mod musig_vectors;
 mod nostr;
+mod protocol_doc;
 mod store;

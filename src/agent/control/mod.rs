@@ -26,8 +26,8 @@ pub use operations::{Backend, Request, answer};
 pub use server::{BackendHandler, BindError, ControlServer, Handler, Response};
 pub use text::PeerText;
 
-/// Name of the socket in the home directory.
-pub const SOCKET_FILE: &str = "control.sock";
+/// Name of the socket in the home directory, where its path is not too long for one.
+pub use crate::config::SOCKET_FILE;
 
 /// Longest request line the daemon reads, in bytes. The largest request is a DID patch, and a
 /// signed update has to fit a 40 960-byte message (DESIGN §4); the rest is room for escapes.

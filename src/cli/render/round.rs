@@ -113,7 +113,9 @@ pub(super) fn delivery(messages: &[DeliveryView], page: &mut Page) {
             .iter()
             .filter(|relay| relay.receipt == RelayReceipt::Ok)
             .count();
-        let acknowledged = if message.waiting_for.is_empty() {
+        let acknowledged = if message.acknowledged.of == 0 {
+            "not asked for".to_owned()
+        } else if message.waiting_for.is_empty() {
             message.acknowledged.to_string()
         } else {
             format!(

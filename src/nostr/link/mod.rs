@@ -187,8 +187,14 @@ pub struct Fetched {
 pub struct RelayState {
     /// Which relay.
     pub url: RelayUrl,
+    /// Whether it is read from.
+    pub read: bool,
+    /// Whether it is written to.
+    pub write: bool,
     /// Whether it is connected now.
     pub connected: bool,
+    /// Events it served since the start, good or bad.
+    pub received: u64,
     /// Forged events dropped since the start.
     pub forged: u64,
     /// Frames ignored since the start: malformed, expired, too large, not asked for.
@@ -334,10 +340,13 @@ impl Link {
     #[must_use]
     pub fn relays(&self) -> Vec<RelayState> {
         let state = self.state();
-        let relays = state.relays.keys().map(|url| {
+        let relays = state.relays.iter().map(|(url, handle)| {
             let tally = self.gate.tally(url);
             RelayState {
                 url: url.clone(),
+                read: handle.config.read,
+                write: handle.config.write,
+                received: tally.judged.load(Ordering::Relaxed),
                 connected: tally.connected.load(Ordering::Relaxed),
                 forged: tally.forged.load(Ordering::Relaxed),
                 ignored: tally.ignored.load(Ordering::Relaxed),

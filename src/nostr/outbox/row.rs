@@ -139,6 +139,12 @@ impl Row {
         }
     }
 
+    /// Whether anybody was to acknowledge it.
+    #[must_use]
+    pub const fn wants_ack(&self) -> bool {
+        self.wants_ack
+    }
+
     /// When to sign again if nothing happens: unacknowledged for long, or close to the end.
     pub(super) fn plan_resigning(&mut self) {
         let wait = backoff((RESIGN_AFTER, RESIGN_MAX), self.resigned.saturating_add(1));

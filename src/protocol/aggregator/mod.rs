@@ -25,8 +25,8 @@ use crate::keys::musig::KeySet;
 use crate::time::UnixTime;
 
 use registry::Registry;
-pub use round::OpenRefusal;
 use round::RoundState;
+pub use round::{OpenRefusal, OpenRound};
 
 /// Seconds between two attempts to send an unconfirmed signal again.
 const REBROADCAST_SECONDS: u64 = 60;
@@ -455,6 +455,24 @@ impl Aggregator {
     #[must_use]
     pub fn unsettled(&self) -> &[SignedSignal] {
         &self.signed
+    }
+
+    /// Whether a seat acknowledged the set.
+    #[must_use]
+    pub fn has_acknowledged(&self, seat: Seat) -> bool {
+        self.acks.contains_key(&seat)
+    }
+
+    /// Indexes a seat has registered.
+    #[must_use]
+    pub fn registered_by(&self, seat: Seat) -> usize {
+        self.registry.count(seat)
+    }
+
+    /// When the next scheduled round is due, if rounds open by schedule.
+    #[must_use]
+    pub const fn next_opening(&self) -> Option<UnixTime> {
+        self.next_open
     }
 
     /// Indexes registered.

@@ -105,6 +105,25 @@ impl RoundState {
     }
 }
 
+/// The open round, for people.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct OpenRound {
+    /// Its number.
+    pub round: Round,
+    /// When it was opened.
+    pub opened: UnixTime,
+    /// When the current step ends.
+    pub until: UnixTime,
+    /// The session: 0 while responses come in.
+    pub attempt: u32,
+    /// Seats that have responded.
+    pub responded: BTreeSet<Seat>,
+    /// Seats that have signed in the current session.
+    pub signed: BTreeSet<Seat>,
+    /// Members shown to have sent something invalid.
+    pub blamed: Vec<NostrKey>,
+}
+
 /// Why no round can open now.
 #[derive(Debug, Clone, PartialEq, Eq)]
 #[non_exhaustive]
@@ -191,6 +210,24 @@ impl Aggregator {
             .fee_wu(WEIGHT_WITHOUT_CHANGE)
             .map_or(u64::MAX, Amount::to_sat);
         (have_sat < need_sat).then_some(OpenRefusal::TipTooSmall { have_sat, need_sat })
+    }
+
+    /// The open round, if there is one.
+    #[must_use]
+    pub fn open_round_now(&self) -> Option<OpenRound> {
+        let state = self.round.as_ref()?;
+        let session = state.session.as_ref();
+        Some(OpenRound {
+            round: state.round,
+            opened: state.opened,
+            until: session.map_or(state.respond_by, |session| session.until),
+            attempt: session.map_or(0, |session| session.attempt),
+            responded: state.responses.keys().copied().collect(),
+            signed: session.map_or_else(BTreeSet::new, |session| {
+                session.partials.keys().copied().collect()
+            }),
+            blamed: state.blamed.iter().map(|blame| blame.member).collect(),
+        })
     }
 
     /// The fee rate of the next signal: the backend's estimate within the terms.

@@ -405,7 +405,8 @@ impl Participant {
     }
 
     /// Updates waiting to be announced. One in a signal that is signed by all waits for the chain only.
-    pub(super) fn waiting_updates(&self) -> u16 {
+    #[must_use]
+    pub fn waiting_updates(&self) -> u16 {
         let signed: BTreeSet<SignalBytes> = self
             .live(FINAL_DEPTH)
             .filter(|given| given.complete)
@@ -449,6 +450,14 @@ impl Participant {
     pub fn update_state(&self, index: &SmtIndex) -> Option<(UpdateHash, bool)> {
         let mine = self.indexes.get(index)?;
         Some((mine.update?, self.update_confirmed(mine, 1)))
+    }
+
+    /// Signals this member signed that announce the update queued for an index, oldest first.
+    pub fn announcements(&self, index: &SmtIndex) -> impl Iterator<Item = &super::GivenPartial> {
+        let announced = self.indexes.get(index).map(|mine| &mine.announced);
+        self.given
+            .iter()
+            .filter(move |given| announced.is_some_and(|set| set.contains(&given.signal)))
     }
 
     /// Every index asked for.

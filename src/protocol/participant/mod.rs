@@ -29,6 +29,7 @@ use crate::time::UnixTime;
 use coverage::MyIndex;
 pub use coverage::{BindingState, IndexState};
 use round::MyRound;
+pub use round::OwnRound;
 
 /// What this member says for a DID that has nothing to announce.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, Default)]
@@ -380,6 +381,15 @@ impl Participant {
     #[must_use]
     pub const fn chain(&self) -> &ChainView {
         &self.chain
+    }
+
+    /// The seat this member holds: its final one once the set is known, before that the one it was given.
+    #[must_use]
+    pub fn my_seat(&self) -> Option<Seat> {
+        self.seat().or(match self.phase {
+            MemberPhase::Seated(seat) => Some(seat),
+            _ => None,
+        })
     }
 
     /// The open round and whether this member has responded and signed.

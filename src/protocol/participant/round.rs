@@ -49,7 +49,47 @@ pub(super) struct MyRound {
     pub(super) last_refusal: String,
 }
 
+/// The open round as this member has it, for people.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct OwnRound {
+    /// Its number.
+    pub round: Round,
+    /// When it was opened.
+    pub opened: UnixTime,
+    /// When the current step ends for this member.
+    pub until: UnixTime,
+    /// The session this member was asked to sign in; 0 before.
+    pub attempt: u32,
+    /// Whether this member has responded.
+    pub responded: bool,
+    /// Whether it has signed.
+    pub signed: bool,
+    /// Per index what was said: the update if there is one, and whether the answer was "idle".
+    pub said: Vec<(SmtIndex, Option<UpdateHash>, bool)>,
+}
+
 impl Participant {
+    /// The open round, if there is one.
+    #[must_use]
+    pub fn open_round_now(&self) -> Option<OwnRound> {
+        let state = self.round.as_ref()?;
+        let request = state.request.as_ref();
+        let sent = state.sent.keys().next_back().copied();
+        Some(OwnRound {
+            round: state.round,
+            opened: state.opened,
+            until: request.map_or(state.respond_by, |request| request.sign_by),
+            attempt: request.map(|request| request.attempt).or(sent).unwrap_or(0),
+            responded: state.responded,
+            signed: sent.is_some(),
+            said: state
+                .plan
+                .iter()
+                .map(|(index, planned)| (*index, planned.update, planned.idle))
+                .collect(),
+        })
+    }
+
     pub(super) fn round_open(&mut self, now: UnixTime, open: RoundOpen) -> Step {
         if self.phase == MemberPhase::Acknowledged {
             self.early = Some(open);

@@ -122,7 +122,10 @@ fn transactions_of_any_other_form() {
         }),
     ];
     for beacon in [CohortBeacon::Smt, CohortBeacon::Cas] {
-        let (mut net, good) = at_request(Setup::new(beacon, 3));
+        // The member's own policy would allow more than the terms do.
+        let mut setup = Setup::new(beacon, 3);
+        setup.policy.max_fee_rate = 100;
+        let (mut net, good) = at_request(setup);
         for (words, change) in &cases {
             let mut bad = good.clone();
             change(tx_of(&mut bad));

@@ -123,6 +123,9 @@ async fn no_secret_reaches_store_or_log() {
         .with_writer(move || writer.clone())
         .finish();
     let _heard = tracing::subscriber::set_default(subscriber);
+    // With one subscriber only, a line that another test's thread comes by first is off for all threads:
+    // tracing then asks that thread's subscriber alone, and there is none.
+    let _second = tracing::Dispatch::new(tracing_subscriber::registry());
     for beacon in [CohortBeacon::Smt, CohortBeacon::Cas] {
         let mut play = Play::open(3).await;
         let mut company = play.found_with(beacon, 0, &[1, 2], &[2], |_| {}).await;

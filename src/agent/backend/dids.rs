@@ -1,0 +1,342 @@
+//! DIDs as people see them, and what is done with them.
+
+use std::time::Duration;
+
+use tokio::sync::broadcast::error::RecvError;
+use tokio::time::{Instant, timeout_at};
+
+use super::AgentBackend;
+use crate::agent::control::views as v;
+use crate::agent::control::{ErrorCode, Failure, request as r};
+use crate::agent::dids::{Change, did_state, update_state};
+use crate::agent::launch::{agent_failure, store_failure};
+use crate::agent::node::Machine;
+use crate::agent::runtime::{Agent, What};
+use crate::did::{Did, Document};
+use crate::hash::SmtIndex;
+use crate::protocol::participant::{BindingState, IndexState};
+use crate::store::{DidRow, Role};
+
+/// How long `did create` waits for the registration and the history. Relays and the aggregator answer within
+/// seconds or not soon.
+const READY_WITHIN: Duration = Duration::from_secs(60);
+
+impl AgentBackend {
+    /// Creates a DID; one bound to a cohort is waited for until it may be used.
+    pub(super) async fn create_did(&self, args: r::CreateDid) -> Result<v::DidView, Failure> {
+        let Some(cohort) = args.cohort else {
+            let network = args.network.unwrap_or(self.config().network);
+            return self
+                .with(move |agent| {
+                    agent
+                        .gate
+                        .permit(network)
+                        .map_err(|refused| agent_failure(refused.into()))?;
+                    let did = agent.create_key_did(network).map_err(agent_failure)?;
+                    agent.did_view(did.as_str(), true)
+                })
+                .await;
+        };
+        let mut events = self.handle().events();
+        let network = args.network;
+        let did = self
+            .with(move |agent| {
+                let id = agent.find_cohort(&cohort, Some(Role::Participant))?;
+                let of = agent.node(id)?.terms().network;
+                if network.is_some_and(|network| network != of) {
+                    return Err(Failure::new(
+                        ErrorCode::WrongNetwork,
+                        format!("cohort {} is on {of}", id.0.short()),
+                    ));
+                }
+                agent.create_cohort_did(id.0).map_err(agent_failure)
+            })
+            .await?;
+        let deadline = Instant::now() + READY_WITHIN;
+        loop {
+            match timeout_at(deadline, events.recv()).await {
+                Ok(Ok(event)) => match event.what {
+                    What::DidReady { did: ready } if ready == did.as_str() => break,
+                    _ => {}
+                },
+                // The view says how far it is.
+                Ok(Err(RecvError::Closed)) | Err(_) => break,
+                Ok(Err(RecvError::Lagged(_))) => {
+                    let text = did.to_string();
+                    let ready = self
+                        .with(move |agent| Ok(agent.did_is_ready(&text)))
+                        .await?;
+                    if ready {
+                        break;
+                    }
+                }
+            }
+        }
+        self.with(move |agent| agent.did_view(did.as_str(), true))
+            .await
+    }
+}
+
+impl Agent {
+    fn did_is_ready(&self, did: &str) -> bool {
+        let row = self.store.view().did(did).ok().flatten();
+        row.is_some_and(|row| row.state != did_state::REGISTERING)
+    }
+
+    /// Registers a DID with a cohort, or a new one.
+    pub(super) fn register_with(&mut self, args: &r::RegisterDid) -> Result<v::DidView, Failure> {
+        let id = self.find_cohort(&args.cohort, Some(Role::Participant))?;
+        let did = match &args.did {
+            Some(did) => {
+                let did = parse_did(did)?;
+                self.did_row(&did).map_err(agent_failure)?;
+                self.register_did(&did, id.0).map_err(agent_failure)?;
+                did
+            }
+            None => self.create_cohort_did(id.0).map_err(agent_failure)?,
+        };
+        self.did_view(did.as_str(), true)
+    }
+
+    pub(super) fn update_with(&mut self, args: &r::UpdateDid) -> Result<v::DidUpdateView, Failure> {
+        let did = parse_did(&args.did)?;
+        let cohort = match &args.cohort {
+            Some(cohort) => Some(self.find_cohort(cohort, Some(Role::Participant))?.0),
+            None => None,
+        };
+        let changes: Vec<Change> = args.changes.iter().map(change).collect();
+        let queued = self
+            .update_did(&did, &changes, cohort)
+            .map_err(agent_failure)?;
+        let value = |document: &Document| {
+            serde_json::from_slice(&document.canonical_bytes()).unwrap_or_default()
+        };
+        Ok(v::DidUpdateView {
+            did: did.to_string(),
+            from_version: queued.target_version.saturating_sub(1),
+            update: v::PendingUpdateView {
+                to_version: queued.target_version,
+                hash: queued.hash,
+                stage: v::UpdateStage::Queued,
+                cohort: queued.cohort,
+                round: None,
+                txid: None,
+                confirmations: 0,
+            },
+            before: value(&queued.before),
+            after: value(&queued.after),
+            next_round_at: None,
+        })
+    }
+
+    pub(super) fn did_list(&self) -> Result<v::DidListView, Failure> {
+        let rows = self.store.view().dids().map_err(store_failure)?;
+        let dids = rows
+            .iter()
+            .map(|row| self.view_of(row, false))
+            .collect::<Result<_, _>>()?;
+        Ok(v::DidListView { dids })
+    }
+
+    pub(super) fn did_view(&self, did: &str, with_document: bool) -> Result<v::DidView, Failure> {
+        let row = self.store.view().did(did).map_err(store_failure)?;
+        let row = row.ok_or_else(|| {
+            Failure::new(
+                ErrorCode::NotFound,
+                format!("this agent does not control {did}"),
+            )
+            .remedy("`btcr2-agent did list` shows those it does")
+        })?;
+        self.view_of(&row, with_document)
+    }
+
+    fn view_of(&self, row: &DidRow, with_document: bool) -> Result<v::DidView, Failure> {
+        let did: Did = parse_did_text(&row.did)?;
+        let index = did.smt_index();
+        let bindings: Vec<v::DidBindingView> = self
+            .store
+            .view()
+            .bindings_of(index)
+            .map_err(store_failure)?
+            .into_iter()
+            .filter(|binding| binding.role == Role::Participant)
+            .map(|binding| self.binding_view(binding.cohort, index))
+            .collect();
+        let document = Document::parse(&row.document)
+            .map_err(|error| Failure::new(ErrorCode::Internal, error.to_string()))?;
+        let beacons = document
+            .beacons()
+            .iter()
+            .map(|beacon| v::DidBeaconView {
+                id: beacon.id.clone(),
+                beacon_type: beacon.kind.name().to_owned(),
+                address: beacon.address.to_string(),
+            })
+            .collect();
+        let next_step = self.next_step_of(row, &bindings);
+        Ok(v::DidView {
+            did: Some(row.did.clone()),
+            kind: if row.kind == "k1" {
+                v::DidKind::K1
+            } else {
+                v::DidKind::X1
+            },
+            network: row.network,
+            version: row.version,
+            deactivated: row.state == did_state::DEACTIVATED,
+            bindings,
+            beacons,
+            pending: self.pending_update(row, index)?,
+            document: if with_document {
+                serde_json::from_str(&row.document).ok()
+            } else {
+                None
+            },
+            next_step,
+        })
+    }
+
+    fn binding_view(&self, cohort: crate::hash::CohortId, index: SmtIndex) -> v::DidBindingView {
+        let node = self.nodes.get(&(cohort, Role::Participant));
+        let machine = match node.map(|node| &node.machine) {
+            Some(Machine::Participant(machine)) => Some(machine),
+            _ => None,
+        };
+        let (have, lack) = machine.map_or((0, 0), |machine| machine.proof_counts(&index));
+        let count = |n: usize| u32::try_from(n).unwrap_or(u32::MAX);
+        let stage = match machine
+            .map(|machine| (machine.index_state(&index), machine.binding_state(&index)))
+        {
+            Some((_, Some(BindingState::Bound))) => v::BindingStage::Bound,
+            Some((_, Some(BindingState::MayBind))) => v::BindingStage::Ready,
+            Some((Some(IndexState::Covered(_)), _)) => v::BindingStage::History,
+            _ => v::BindingStage::Registering,
+        };
+        v::DidBindingView {
+            cohort,
+            stage,
+            covered: count(have),
+            signals: count(have.saturating_add(lack)),
+        }
+    }
+
+    fn next_step_of(&self, row: &DidRow, bindings: &[v::DidBindingView]) -> Option<String> {
+        let refused = bindings.iter().find_map(|binding| {
+            let node = self.nodes.get(&(binding.cohort, Role::Participant))?;
+            let Machine::Participant(machine) = &node.machine else {
+                return None;
+            };
+            let did: Did = row.did.parse().ok()?;
+            match machine.index_state(&did.smt_index()) {
+                Some(IndexState::Refused(code)) => Some(format!(
+                    "cohort {} refused the registration: {}",
+                    binding.cohort.short(),
+                    crate::agent::timeline::refusal(code)
+                )),
+                _ => None,
+            }
+        });
+        if refused.is_some() {
+            return refused;
+        }
+        if row.state == did_state::REGISTERING {
+            return Some(
+                "still registering: do not use it yet; `did show` says when it is bound".to_owned(),
+            );
+        }
+        let ready = bindings
+            .iter()
+            .find(|binding| binding.stage == v::BindingStage::Ready)?;
+        Some(format!(
+            "covered by cohort {}: an update that adds its beacon may be announced, through a beacon the document lists already",
+            ready.cohort.short()
+        ))
+    }
+
+    /// The last update, unless it is on the chain.
+    fn pending_update(
+        &self,
+        row: &DidRow,
+        index: SmtIndex,
+    ) -> Result<Option<v::PendingUpdateView>, Failure> {
+        let updates = self
+            .store
+            .view()
+            .updates_of(&row.did)
+            .map_err(store_failure)?;
+        let Some(update) = updates.last() else {
+            return Ok(None);
+        };
+        let Some(cohort) = update.cohort else {
+            return Ok(None);
+        };
+        if update.state == update_state::CONFIRMED {
+            return Ok(None);
+        }
+        let mut view = v::PendingUpdateView {
+            to_version: update.target_version,
+            hash: update.hash,
+            stage: v::UpdateStage::Queued,
+            cohort,
+            round: None,
+            txid: None,
+            confirmations: 0,
+        };
+        let node = self.nodes.get(&(cohort, Role::Participant));
+        if let Some(node) = node
+            && let Machine::Participant(machine) = &node.machine
+        {
+            let open = machine.open_round_now().filter(|round| {
+                let mut said = round.said.iter();
+                round.responded
+                    && said.any(|(said, hash, _)| *said == index && *hash == Some(update.hash))
+            });
+            if let Some(round) = open {
+                view.stage = v::UpdateStage::Submitted;
+                view.round = Some(round.round);
+            }
+            if let Some(given) = machine.announcements(&index).last() {
+                view.stage = v::UpdateStage::Signed;
+                view.round = Some(given.round);
+                view.txid = Some(given.txid);
+                if let Some(seen) = machine.chain().signals.get(&given.txid) {
+                    view.stage = v::UpdateStage::Broadcast;
+                    if let Some(height) = seen.height {
+                        view.stage = v::UpdateStage::Confirmed;
+                        view.confirmations = machine.chain().confirmations(height);
+                    }
+                }
+            }
+        }
+        Ok(Some(view))
+    }
+}
+
+fn change(change: &r::DidChange) -> Change {
+    match change {
+        r::DidChange::Patch(operations) => {
+            Change::Patch(serde_json::Value::Array(operations.clone()))
+        }
+        r::DidChange::AddService {
+            id,
+            service_type,
+            endpoint,
+        } => Change::AddService {
+            id: id.clone(),
+            kind: service_type.clone(),
+            endpoint: serde_json::Value::String(endpoint.clone()),
+        },
+        r::DidChange::RemoveService { id } => Change::RemoveService { id: id.clone() },
+        r::DidChange::Deactivate => Change::Deactivate,
+    }
+}
+
+fn parse_did(did: &r::DidRef) -> Result<Did, Failure> {
+    parse_did_text(did.as_str())
+}
+
+fn parse_did_text(did: &str) -> Result<Did, Failure> {
+    did.parse().map_err(|error: crate::did::InvalidDid| {
+        Failure::new(ErrorCode::InvalidValue, format!("{did}: {error}"))
+    })
+}

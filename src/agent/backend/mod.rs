@@ -1,0 +1,256 @@
+//! The operations of the control interface, carried out on a running agent.
+//!
+//! Everything about state goes through [`AgentHandle::with`], between two inputs of the agent; what waits
+//! for relays or a chain server waits outside, so that nobody's slowness stops the agent.
+//!
+//! | file | operations |
+//! |---|---|
+//! | `status` | `status` |
+//! | `cohorts` | the views of cohorts, and what is done to them |
+//! | `delivery` | where messages stand |
+//! | `terms` | terms from arguments and settings; the written policy |
+//! | `discover` | looking for adverts, also without a running agent |
+//! | `joining` | `cohort terms`, `cohort join` |
+//! | `funding` | `cohort fund` |
+//! | `dids` | DIDs |
+//! | `relays` | relays, and probing them, also without a running agent |
+//! | `follows` | whom this agent follows, and who follows it |
+
+mod cohorts;
+mod delivery;
+mod dids;
+pub mod discover;
+mod follows;
+mod funding;
+mod joining;
+pub mod relays;
+mod status;
+mod terms;
+
+use std::collections::BTreeMap;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use super::control::{Backend, ErrorCode, Failure, request as r, views as v};
+use super::launch::agent_failure;
+use super::runtime::{Agent, AgentEvent, AgentHandle, What, system_clock};
+use crate::config::{Config, Home};
+use crate::keys::NostrKey;
+use crate::time::UnixTime;
+
+/// Carries out the commands of the control interface. Cheap to clone.
+#[derive(Clone)]
+pub struct AgentBackend {
+    inner: Arc<Inner>,
+}
+
+struct Inner {
+    agent: AgentHandle,
+    home: Home,
+    config: Config,
+    started: UnixTime,
+    relays: Mutex<BTreeMap<String, RelaySeen>>,
+}
+
+/// What was seen of a relay's connection.
+#[derive(Debug, Clone)]
+struct RelaySeen {
+    connected: bool,
+    since: UnixTime,
+    reason: String,
+}
+
+impl std::fmt::Debug for AgentBackend {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("AgentBackend")
+            .field("home", &self.inner.home)
+            .finish_non_exhaustive()
+    }
+}
+
+impl AgentBackend {
+    /// The operations of a running agent, with its home and settings.
+    #[must_use]
+    pub fn new(agent: AgentHandle, home: Home, config: Config) -> Self {
+        Self {
+            inner: Arc::new(Inner {
+                agent,
+                home,
+                config,
+                started: system_clock()(),
+                relays: Mutex::default(),
+            }),
+        }
+    }
+
+    /// The agent.
+    #[must_use]
+    pub fn handle(&self) -> &AgentHandle {
+        &self.inner.agent
+    }
+
+    /// Takes note of an event, for what is shown of connections.
+    pub fn observe(&self, event: &AgentEvent) {
+        if let What::Relay {
+            url,
+            connected,
+            reason,
+        } = &event.what
+        {
+            let seen = RelaySeen {
+                connected: *connected,
+                since: event.at,
+                reason: reason.clone(),
+            };
+            self.relays_seen().insert(url.clone(), seen);
+        }
+    }
+
+    fn relays_seen(&self) -> MutexGuard<'_, BTreeMap<String, RelaySeen>> {
+        self.inner
+            .relays
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn home(&self) -> &Home {
+        &self.inner.home
+    }
+
+    fn config(&self) -> &Config {
+        &self.inner.config
+    }
+
+    /// Runs `job` with the agent.
+    async fn with<R: Send + 'static>(
+        &self,
+        job: impl FnOnce(&mut Agent) -> Result<R, Failure> + Send + 'static,
+    ) -> Result<R, Failure> {
+        self.inner.agent.with(job).await.map_err(agent_failure)?
+    }
+}
+
+impl Backend for AgentBackend {
+    async fn status(&self, _: r::NoArgs) -> Result<v::StatusView, Failure> {
+        self.status_view().await
+    }
+
+    async fn cohort_advertise(&self, args: r::Advertise) -> Result<v::CohortView, Failure> {
+        self.advertise(args).await
+    }
+
+    async fn cohort_discover(&self, args: r::Discover) -> Result<v::DiscoverView, Failure> {
+        self.discover(args).await
+    }
+
+    async fn cohort_terms(&self, args: r::Terms) -> Result<v::AdvertView, Failure> {
+        self.look_up(&args.target).await
+    }
+
+    async fn cohort_join(&self, args: r::Join) -> Result<v::CohortView, Failure> {
+        self.join(args).await
+    }
+
+    async fn cohort_list(&self, args: r::ListCohorts) -> Result<v::CohortListView, Failure> {
+        self.with(move |agent| Ok(agent.cohort_list(args.all)))
+            .await
+    }
+
+    async fn cohort_show(&self, args: r::ShowCohort) -> Result<v::CohortView, Failure> {
+        let rounds = args.rounds.unwrap_or(DEFAULT_ROUNDS);
+        self.with(move |agent| {
+            let id = agent.find_cohort(&args.cohort, None)?;
+            agent.cohort_view(id, rounds)
+        })
+        .await
+    }
+
+    async fn cohort_fund(&self, args: r::Fund) -> Result<v::FundView, Failure> {
+        self.fund(args).await
+    }
+
+    async fn cohort_announce(&self, args: r::OneCohort) -> Result<v::CohortView, Failure> {
+        self.with(move |agent| agent.announce(&args.cohort)).await
+    }
+
+    async fn cohort_close(&self, args: r::OneCohort) -> Result<v::CohortView, Failure> {
+        self.with(move |agent| agent.close_cohort(&args.cohort))
+            .await
+    }
+
+    async fn cohort_cancel(&self, args: r::OneCohort) -> Result<v::CohortView, Failure> {
+        self.with(move |agent| agent.cancel_cohort(&args.cohort))
+            .await
+    }
+
+    async fn cohort_leave(&self, args: r::OneCohort) -> Result<v::CohortView, Failure> {
+        self.with(move |agent| agent.leave_cohort(&args.cohort))
+            .await
+    }
+
+    async fn cohort_invite(&self, args: r::Invite) -> Result<v::InviteView, Failure> {
+        self.with(move |agent| agent.invite(&args)).await
+    }
+
+    async fn did_create(&self, args: r::CreateDid) -> Result<v::DidView, Failure> {
+        self.create_did(args).await
+    }
+
+    async fn did_register(&self, args: r::RegisterDid) -> Result<v::DidView, Failure> {
+        self.with(move |agent| agent.register_with(&args)).await
+    }
+
+    async fn did_update(&self, args: r::UpdateDid) -> Result<v::DidUpdateView, Failure> {
+        self.with(move |agent| agent.update_with(&args)).await
+    }
+
+    async fn did_list(&self, _: r::NoArgs) -> Result<v::DidListView, Failure> {
+        self.with(|agent| agent.did_list()).await
+    }
+
+    async fn did_show(&self, args: r::OneDid) -> Result<v::DidView, Failure> {
+        self.with(move |agent| agent.did_view(args.did.as_str(), true))
+            .await
+    }
+
+    async fn relay_list(&self, _: r::NoArgs) -> Result<v::RelayListView, Failure> {
+        self.list_relays().await
+    }
+
+    async fn relay_add(&self, args: r::AddRelay) -> Result<v::RelayListView, Failure> {
+        self.add_relay(args).await
+    }
+
+    async fn relay_remove(&self, args: r::RemoveRelay) -> Result<v::RelayListView, Failure> {
+        self.remove_relay(args).await
+    }
+
+    async fn relay_probe(&self, args: r::ProbeRelays) -> Result<v::RelayProbeView, Failure> {
+        self.probe_relays(args).await
+    }
+
+    async fn follow(&self, args: r::Follow) -> Result<v::FollowedView, Failure> {
+        self.with(move |agent| agent.follow_aggregator(&args)).await
+    }
+
+    async fn unfollow(&self, args: r::Follow) -> Result<v::FollowedView, Failure> {
+        self.with(move |agent| agent.unfollow_aggregator(&args))
+            .await
+    }
+
+    async fn followed(&self, _: r::NoArgs) -> Result<v::FollowedView, Failure> {
+        self.with(|agent| agent.followed()).await
+    }
+
+    async fn subscribers(&self, _: r::NoArgs) -> Result<v::SubscribersView, Failure> {
+        self.with(|agent| agent.list_subscribers()).await
+    }
+}
+
+/// Past rounds shown unless told otherwise.
+const DEFAULT_ROUNDS: u32 = 10;
+
+/// The key somebody named, with the relay hints that came with it.
+fn parse_key(text: &r::KeyRef) -> Result<(NostrKey, Vec<String>), Failure> {
+    crate::keys::names::parse_public_key(text.as_str())
+        .map_err(|error| Failure::new(ErrorCode::InvalidValue, error.to_string()))
+}

@@ -1,0 +1,550 @@
+//! Relays: listing, changing and probing them, also without a running agent.
+
+use std::collections::BTreeSet;
+use std::time::Duration;
+
+use futures_util::future::join_all;
+use tokio::sync::mpsc;
+use tokio::time::{Instant, timeout_at};
+
+use super::AgentBackend;
+use crate::agent::control::views as v;
+use crate::agent::control::{ErrorCode, Failure, PeerText, request as r};
+use crate::agent::launch::{
+    RelaySetting, agent_failure, home_failure, relay_by_hand, relay_config, relay_failure,
+    relay_settings, store_failure,
+};
+use crate::agent::runtime::Agent;
+use crate::config::{Config, Home, Provenance, RelayList, write_private};
+use crate::keys::OwnKey;
+use crate::network::Network;
+use crate::nostr::link::{
+    Link, LinkEvent, LinkOptions, PublishOutcome, RelayConfig, RelayState, Timings,
+};
+use crate::nostr::outbox::DeliveryState;
+use crate::nostr::seal::ConversationKeys;
+use crate::nostr::{Filter, RelayUrl, VerifiedEvent};
+use crate::store::{RelayRow, Store};
+use crate::time::UnixTime;
+
+/// Time one relay gets to be probed, unless told otherwise.
+const PROBE_TIMEOUT: Duration = Duration::from_secs(10);
+
+/// Seconds after which a relay may drop the event of a probe.
+const PROBE_EXPIRY: u64 = 600;
+
+impl AgentBackend {
+    fn settings(&self, by_hand: &[RelayRow]) -> Result<Vec<RelaySetting>, Failure> {
+        relay_settings(self.home(), self.config(), by_hand)
+    }
+
+    async fn added_by_hand(&self) -> Result<Vec<RelayRow>, Failure> {
+        self.with(|agent| agent.store.view().relays().map_err(store_failure))
+            .await
+    }
+
+    /// Connects to the relays of a network, where they are not connected to yet.
+    pub(super) async fn use_relays_of(&self, network: Network) -> Result<(), Failure> {
+        let limit = usize::try_from(self.config().limits.relays).unwrap_or(usize::MAX);
+        let settings = self.settings(&self.added_by_hand().await?)?;
+        self.with(move |agent| {
+            for setting in settings {
+                let wanted = setting.entry.networks.contains(&network);
+                if wanted && agent.link.relays().len() < limit {
+                    agent
+                        .use_relay(relay_config(&setting))
+                        .map_err(agent_failure)?;
+                }
+            }
+            Ok(())
+        })
+        .await
+    }
+
+    pub(super) async fn list_relays(&self) -> Result<v::RelayListView, Failure> {
+        let relays = self.relay_views().await?;
+        Ok(v::RelayListView { relays })
+    }
+
+    /// Every configured and every connected relay.
+    pub(super) async fn relay_views(&self) -> Result<Vec<v::RelayView>, Failure> {
+        let settings = self.settings(&self.added_by_hand().await?)?;
+        let since = self.inner.started;
+        let tallies = self.with(move |agent| agent.publish_tallies(since)).await?;
+        let states = self.handle().link().relays();
+        let seen = self.relays_seen().clone();
+        let mut views: Vec<v::RelayView> = settings.iter().map(unused_view).collect();
+        for state in &states {
+            let known = views.iter().any(|view| view.url == state.url.as_str());
+            if !known {
+                views.push(cohort_relay(state));
+            }
+        }
+        for view in &mut views {
+            if let Some(state) = states.iter().find(|s| s.url.as_str() == view.url) {
+                let seen = seen.get(&view.url);
+                view.received = state.received;
+                view.since = seen.map(|seen| seen.since);
+                (view.state, view.reason) = match seen {
+                    _ if state.connected => (v::RelayState::Connected, None),
+                    Some(seen) if !seen.connected => {
+                        (v::RelayState::Waiting, Some(PeerText::new(&seen.reason)))
+                    }
+                    _ => (v::RelayState::Connecting, None),
+                };
+            }
+            if let Some(tally) = tallies.iter().find(|tally| tally.url == view.url) {
+                view.accepted = tally.accepted;
+                view.refused = tally.refused;
+                view.silent = tally.silent;
+                let words = tally.words.as_deref().map(PeerText::new);
+                view.reason = view.reason.take().or(words);
+            }
+        }
+        Ok(views)
+    }
+
+    pub(super) async fn add_relay(&self, args: r::AddRelay) -> Result<v::RelayListView, Failure> {
+        let entry = relay_by_hand(&args.url)?;
+        self.with(move |agent| {
+            let now = agent.now();
+            add(&mut agent.store, &args, now)
+        })
+        .await?;
+        let settings = self.settings(&self.added_by_hand().await?)?;
+        let setting = settings.into_iter().find(|s| s.entry.url == entry.url);
+        let configured = self.config().network;
+        self.with(move |agent| {
+            // A relay that is there with another use is connected to anew.
+            agent.drop_relay(&entry.url).map_err(agent_failure)?;
+            let networks = agent.networks_in_use(configured);
+            if let Some(setting) = setting
+                && setting.entry.networks.iter().any(|n| networks.contains(n))
+            {
+                agent
+                    .use_relay(relay_config(&setting))
+                    .map_err(agent_failure)?;
+            }
+            agent.announce_relays().map_err(agent_failure)
+        })
+        .await?;
+        self.list_relays().await
+    }
+
+    pub(super) async fn remove_relay(
+        &self,
+        args: r::RemoveRelay,
+    ) -> Result<v::RelayListView, Failure> {
+        let (home, config) = (self.home().clone(), self.config().clone());
+        self.with(move |agent| {
+            let url = remove(&home, &config, &mut agent.store, &args.url)?;
+            agent.drop_relay(&url).map_err(agent_failure)?;
+            agent.announce_relays().map_err(agent_failure)
+        })
+        .await?;
+        self.list_relays().await
+    }
+
+    pub(super) async fn probe_relays(
+        &self,
+        args: r::ProbeRelays,
+    ) -> Result<v::RelayProbeView, Failure> {
+        let settings = self.settings(&self.added_by_hand().await?)?;
+        let now = self.with(|agent| Ok(agent.now())).await?;
+        probe(&settings, &args, now).await
+    }
+}
+
+/// What became of events at one relay since the start.
+pub(super) struct PublishTally {
+    url: String,
+    accepted: u64,
+    refused: u64,
+    silent: u64,
+    words: Option<String>,
+}
+
+impl Agent {
+    pub(super) fn networks_in_use(&self, configured: Network) -> BTreeSet<Network> {
+        let live = self.nodes.values().filter(|node| !node.is_over());
+        let mut networks: BTreeSet<Network> = live.map(|node| node.terms().network).collect();
+        networks.insert(configured);
+        networks
+    }
+
+    fn publish_tallies(&self, since: UnixTime) -> Result<Vec<PublishTally>, Failure> {
+        let mut tallies: Vec<PublishTally> = Vec::new();
+        for row in self
+            .store
+            .view()
+            .outbox_since(since)
+            .map_err(store_failure)?
+        {
+            let Some(row) = self.row_of(&row) else {
+                continue;
+            };
+            for (relay, delivery) in row.relays {
+                let position = tallies.iter().position(|t| t.url == relay.as_str());
+                let position = position.unwrap_or_else(|| {
+                    tallies.push(PublishTally {
+                        url: relay.to_string(),
+                        accepted: 0,
+                        refused: 0,
+                        silent: 0,
+                        words: None,
+                    });
+                    tallies.len() - 1
+                });
+                let Some(tally) = tallies.get_mut(position) else {
+                    continue;
+                };
+                match delivery.state {
+                    DeliveryState::Pending => {}
+                    DeliveryState::Ok => tally.accepted += 1,
+                    DeliveryState::Silent => tally.silent += 1,
+                    DeliveryState::Refused(_) => {
+                        tally.refused += 1;
+                        tally.words = delivery.words;
+                    }
+                }
+            }
+        }
+        Ok(tallies)
+    }
+}
+
+/// Relays as they are configured, when no agent runs.
+#[must_use]
+pub fn unused(settings: &[RelaySetting]) -> v::RelayListView {
+    v::RelayListView {
+        relays: settings.iter().map(unused_view).collect(),
+    }
+}
+
+fn unused_view(setting: &RelaySetting) -> v::RelayView {
+    let entry = &setting.entry;
+    let all = entry.networks.len() == Network::ALL.len();
+    v::RelayView {
+        url: entry.url.to_string(),
+        read: entry.read,
+        write: entry.write,
+        networks: if all {
+            Vec::new()
+        } else {
+            entry.networks.clone()
+        },
+        source: setting.source,
+        state: v::RelayState::Unused,
+        since: None,
+        accepted: 0,
+        refused: 0,
+        silent: 0,
+        received: 0,
+        reason: None,
+    }
+}
+
+fn cohort_relay(state: &RelayState) -> v::RelayView {
+    v::RelayView {
+        url: state.url.to_string(),
+        read: state.read,
+        write: state.write,
+        networks: Vec::new(),
+        source: v::RelaySource::Cohort,
+        state: v::RelayState::Connecting,
+        since: None,
+        accepted: 0,
+        refused: 0,
+        silent: 0,
+        received: 0,
+        reason: None,
+    }
+}
+
+/// Adds a relay, or changes how it is used.
+pub fn add(store: &mut Store, args: &r::AddRelay, now: UnixTime) -> Result<(), Failure> {
+    let entry = relay_by_hand(&args.url)?;
+    if !args.read && !args.write {
+        return Err(Failure::new(
+            ErrorCode::InvalidValue,
+            "a relay that is neither read nor written is of no use",
+        ));
+    }
+    let row = RelayRow {
+        url: entry.url,
+        read: args.read,
+        write: args.write,
+        networks: args.networks.clone(),
+        source: "command".to_owned(),
+        added: now,
+    };
+    store
+        .transaction::<_, crate::store::StoreError>(|tx| tx.put_relay(&row))
+        .map_err(store_failure)
+}
+
+/// Removes a relay from where it was configured. One of the defaults goes by a list of the home's own
+/// without it.
+pub fn remove(
+    home: &Home,
+    config: &Config,
+    store: &mut Store,
+    url: &str,
+) -> Result<RelayUrl, Failure> {
+    let url = relay_by_hand(url)?.url;
+    if config.relays.contains(&url) {
+        return Err(Failure::new(
+            ErrorCode::WrongPhase,
+            format!("{url} is set by `relays` in config.toml or the environment"),
+        )
+        .remedy("remove it there and restart"));
+    }
+    let added = store
+        .transaction::<_, crate::store::StoreError>(|tx| tx.remove_relay(&url))
+        .map_err(store_failure)?;
+    let list = RelayList::load(home).map_err(relay_failure)?;
+    let listed = config.relays.is_empty() && list.entries().iter().any(|entry| entry.url == url);
+    if !added && !listed {
+        return Err(
+            Failure::new(ErrorCode::NotFound, format!("{url} is not configured"))
+                .remedy("`btcr2-agent relay list` shows those that are"),
+        );
+    }
+    if listed {
+        let path = home.relays_path();
+        let text = match std::fs::read_to_string(&path) {
+            Ok(text) => text,
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound => {
+                RelayList::embedded_text().to_owned()
+            }
+            Err(error) => {
+                return Err(Failure::new(
+                    ErrorCode::Io,
+                    format!("cannot read {}: {error}", path.display()),
+                ));
+            }
+        };
+        let shorter = without(&text, &url).ok_or_else(|| {
+            Failure::new(
+                ErrorCode::Io,
+                format!("{url} could not be taken out of {}", path.display()),
+            )
+            .remedy("remove its [[relay]] table by hand")
+        })?;
+        RelayList::parse(&shorter, &path, Provenance::ByHand).map_err(relay_failure)?;
+        write_private(&path, shorter.as_bytes()).map_err(home_failure)?;
+    }
+    Ok(url)
+}
+
+/// A list's text without one relay's table; comments elsewhere stay. `None` if the relay is not in it.
+fn without(text: &str, url: &RelayUrl) -> Option<String> {
+    let lines: Vec<&str> = text.lines().collect();
+    let is_table = |line: &str| line.trim_start().starts_with("[[");
+    let starts: Vec<usize> = (0..lines.len())
+        .filter(|at| lines.get(*at).is_some_and(|line| is_table(line)))
+        .collect();
+    for (position, start) in starts.iter().enumerate() {
+        let end = starts.get(position + 1).copied().unwrap_or(lines.len());
+        let block = lines.get(*start..end)?.join("\n");
+        let list = RelayList::parse(&block, std::path::Path::new(""), Provenance::ByHand).ok();
+        let is_it = list.is_some_and(|list| list.entries().iter().any(|entry| entry.url == *url));
+        if is_it {
+            let kept = lines.get(..*start)?.iter().chain(lines.get(end..)?);
+            let mut text = kept.copied().collect::<Vec<_>>().join("\n");
+            text.push('\n');
+            return Some(text);
+        }
+    }
+    None
+}
+
+/// Tries relays, each with a key made for the occasion: connection, write, read back over another
+/// connection.
+pub async fn probe(
+    settings: &[RelaySetting],
+    args: &r::ProbeRelays,
+    now: UnixTime,
+) -> Result<v::RelayProbeView, Failure> {
+    let urls: Vec<RelayUrl> = if args.urls.is_empty() {
+        settings.iter().map(|s| s.entry.url.clone()).collect()
+    } else {
+        args.urls
+            .iter()
+            .map(|url| Ok(relay_by_hand(url)?.url))
+            .collect::<Result<_, Failure>>()?
+    };
+    if urls.is_empty() {
+        return Err(
+            Failure::new(ErrorCode::NotFound, "there is no relay to probe")
+                .remedy("name one, or add one with `btcr2-agent relay add <url>`"),
+        );
+    }
+    let timeout = args.timeout_s.map_or(PROBE_TIMEOUT, Duration::from_secs);
+    let probes = urls.into_iter().map(|url| probe_one(url, timeout, now));
+    Ok(v::RelayProbeView {
+        relays: join_all(probes).await,
+    })
+}
+
+async fn probe_one(url: RelayUrl, timeout: Duration, now: UnixTime) -> v::ProbeView {
+    let mut view = v::ProbeView {
+        url: url.to_string(),
+        connect_ms: None,
+        name: None,
+        software: None,
+        wrote: None,
+        read_back: None,
+        wants_auth: false,
+        wants_pow: 0,
+        notes: Vec::new(),
+    };
+    let Some(event) = probe_event(now) else {
+        view.notes.push("no event could be made".into());
+        return view;
+    };
+    let started = Instant::now();
+    let deadline = started + timeout;
+    let (link, mut events) = open(&url, timeout);
+    match wait(&mut events, deadline, |event| match event {
+        LinkEvent::Connected { .. } => Some(Ok(())),
+        LinkEvent::Disconnected { reason, .. } => Some(Err(reason)),
+        _ => None,
+    })
+    .await
+    {
+        Some(Ok(())) => {
+            let took = started.elapsed().as_millis();
+            view.connect_ms = Some(u64::try_from(took).unwrap_or(u64::MAX));
+        }
+        Some(Err(reason)) => view.notes.push(PeerText::new(&reason)),
+        None => view.notes.push("no connection in time".into()),
+    }
+    if view.connect_ms.is_some() {
+        let _ = link.publish(&event);
+        let answer = wait(&mut events, deadline, |answer| match answer {
+            LinkEvent::Published {
+                event: id, outcome, ..
+            } if id == event.id => Some(outcome),
+            _ => None,
+        })
+        .await;
+        match answer {
+            Some(PublishOutcome::Accepted) => view.wrote = Some(true),
+            Some(PublishOutcome::Refused(reason)) => {
+                view.wrote = Some(false);
+                view.wants_auth = reason.starts_with("auth-required");
+                view.wants_pow = pow_bits(&reason);
+                view.notes.push(PeerText::new(&reason));
+            }
+            Some(PublishOutcome::Silent) | None => {
+                view.wrote = Some(false);
+                view.notes.push("no answer to an event".into());
+            }
+        }
+    }
+    link.shutdown().await;
+    if view.wrote == Some(true) {
+        let (link, mut events) = open(&url, timeout);
+        let drain = tokio::spawn(async move { while events.recv().await.is_some() {} });
+        let filter = Filter {
+            ids: Some(vec![event.id]),
+            ..Filter::default()
+        };
+        let left = deadline.saturating_duration_since(Instant::now());
+        let fetched = link.fetch(&filter, left.max(Duration::from_secs(1))).await;
+        link.shutdown().await;
+        drain.abort();
+        let served = fetched.events.iter().any(|(_, found)| found.id == event.id);
+        view.read_back = Some(served);
+        if let Some((_, reason)) = fetched.incomplete.first() {
+            view.wants_auth |= reason.contains("auth-required");
+            view.notes.push(PeerText::new(reason));
+        } else if !served {
+            view.notes
+                .push("it took the event and does not serve it".into());
+        }
+    }
+    view
+}
+
+fn open(url: &RelayUrl, timeout: Duration) -> (Link, mpsc::Receiver<LinkEvent>) {
+    let options = LinkOptions {
+        auth: None,
+        timings: Timings {
+            connect: timeout,
+            ok: timeout,
+            ..Timings::default()
+        },
+    };
+    Link::start(vec![RelayConfig::configured(url.clone())], options)
+}
+
+async fn wait<T>(
+    events: &mut mpsc::Receiver<LinkEvent>,
+    deadline: Instant,
+    mut pick: impl FnMut(LinkEvent) -> Option<T>,
+) -> Option<T> {
+    while let Ok(Some(event)) = timeout_at(deadline, events.recv()).await {
+        if let Some(found) = pick(event) {
+            return Some(found);
+        }
+    }
+    None
+}
+
+/// A message to oneself: what relays see of a cohort's messages looks like this.
+fn probe_event(now: UnixTime) -> Option<VerifiedEvent> {
+    let mut secret = zeroize::Zeroizing::new([0; 32]);
+    rand::RngCore::fill_bytes(&mut rand::rngs::OsRng, secret.as_mut_slice());
+    let key = OwnKey::from_bytes(&secret).ok()?;
+    ConversationKeys::new()
+        .seal_directed(&key, key.public(), b"probe", now, now.plus(PROBE_EXPIRY))
+        .ok()
+}
+
+/// The difficulty in a NIP-13 refusal (`pow: 28 bits needed`): its first number.
+fn pow_bits(reason: &str) -> u8 {
+    let Some(text) = reason.strip_prefix("pow:") else {
+        return 0;
+    };
+    let digits: String = text
+        .chars()
+        .skip_while(|c| !c.is_ascii_digit())
+        .take_while(char::is_ascii_digit)
+        .collect();
+    // It asks for some, whatever it says.
+    digits.parse().unwrap_or(1)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_table_is_taken_out_and_the_rest_stays() {
+        let text = "# mine\n[[relay]]\nurl = \"wss://a.example\"\n# why b\n\n[[relay]]\nurl = \"wss://b.example/\"\nread = false\n[[relay]]\nurl = \"wss://c.example\"\n";
+        let url = RelayUrl::parse("wss://b.example").unwrap();
+        let shorter = without(text, &url).unwrap();
+        assert_eq!(
+            shorter,
+            "# mine\n[[relay]]\nurl = \"wss://a.example\"\n# why b\n\n[[relay]]\nurl = \"wss://c.example\"\n"
+        );
+        assert_eq!(without(&shorter, &url), None);
+        let embedded = RelayList::embedded().unwrap();
+        for entry in embedded.entries() {
+            let text = without(RelayList::embedded_text(), &entry.url).unwrap();
+            let path = std::path::Path::new("relays.toml");
+            let list = RelayList::parse(&text, path, Provenance::ByHand).unwrap();
+            assert_eq!(list.entries().len() + 1, embedded.entries().len());
+        }
+    }
+
+    #[test]
+    fn the_difficulty_of_a_refusal_is_read() {
+        assert_eq!(pow_bits("pow: 28 bits needed. (2)"), 28);
+        assert_eq!(pow_bits("pow: difficulty too low"), 1);
+        assert_eq!(pow_bits("blocked: 28 reasons"), 0);
+        assert_eq!(pow_bits("pow: 9999 bits"), 1);
+    }
+}

@@ -1,0 +1,180 @@
+//! The state of everything at once.
+
+use std::time::Duration;
+
+use super::AgentBackend;
+use crate::agent::control::views as v;
+use crate::agent::control::{Failure, PeerText};
+use crate::agent::node::Node;
+use crate::agent::runtime::{Agent, What};
+use crate::chain::{ChainBackend, ChainError};
+use crate::network::Network;
+
+/// Time a chain server gets to answer `status`.
+const LOOK: Duration = Duration::from_secs(3);
+
+impl AgentBackend {
+    pub(super) async fn status_view(&self) -> Result<v::StatusView, Failure> {
+        self.check_chains().await?;
+        let relays = self.relay_views().await?;
+        let (home, configured, started) = (
+            self.home().root().display().to_string(),
+            self.config().network,
+            self.inner.started,
+        );
+        self.with(move |agent| {
+            let live: Vec<&Node> = agent
+                .nodes
+                .values()
+                .filter(|node| !node.is_over())
+                .collect();
+            let delivery = live
+                .iter()
+                .map(|node| {
+                    Ok(v::CohortDeliveryView {
+                        cohort: node.id.0,
+                        messages: agent.delivery_views(node)?,
+                    })
+                })
+                .collect::<Result<_, Failure>>()?;
+            Ok(v::StatusView {
+                version: env!("CARGO_PKG_VERSION").to_owned(),
+                pid: std::process::id(),
+                now: agent.now(),
+                started_at: started,
+                home,
+                identity: agent.identity.public(),
+                chains: agent.chain_views(configured),
+                relays,
+                cohorts: agent.cohort_list(false).cohorts,
+                delivery,
+                outbox: agent.outbox_view(),
+                ignored: agent
+                    .counters
+                    .iter()
+                    .map(|(reason, count)| v::CounterView {
+                        reason: reason.clone(),
+                        count: *count,
+                    })
+                    .collect(),
+                alarms: agent.alarm_views(),
+            })
+        })
+        .await
+    }
+
+    /// Looks at the chains that are in use and that nobody watches yet, where looking tells no stranger
+    /// anything new: the operator named the server, or it is on this machine.
+    pub async fn check_chains(&self) -> Result<(), Failure> {
+        let configured = self.config().network;
+        let unwatched: Vec<(Network, ChainBackend)> = self
+            .with(move |agent| {
+                let in_use = agent.networks_in_use(configured);
+                Ok(agent
+                    .chains
+                    .iter()
+                    .filter(|(network, _)| in_use.contains(network))
+                    .filter(|(network, _)| !agent.watches(**network))
+                    .map(|(network, watch)| (*network, watch.backend.clone()))
+                    .collect())
+            })
+            .await?;
+        for (network, backend) in unwatched {
+            let by_hand = self.config().chain.of(network).url.is_some();
+            if !by_hand && network != Network::Regtest {
+                continue;
+            }
+            let look = async {
+                backend.prove_network(network).await?;
+                Ok::<_, ChainError>(backend.tip().await?.height)
+            };
+            let state = match tokio::time::timeout(LOOK, look).await {
+                Ok(state) => state.map_err(|error| error.to_string()),
+                Err(_) => Err(format!(
+                    "the chain server {} did not answer within {} s",
+                    backend.host(),
+                    LOOK.as_secs()
+                )),
+            };
+            self.with(move |agent| {
+                agent.note_chain(network, state);
+                Ok(())
+            })
+            .await?;
+        }
+        Ok(())
+    }
+}
+
+impl Agent {
+    /// Whether a cohort has its address on this network watched.
+    fn watches(&self, network: Network) -> bool {
+        let mut nodes = self.nodes.values();
+        nodes.any(|node| node.terms().network == network && node.watches_chain())
+    }
+
+    fn note_chain(&mut self, network: Network, state: Result<u32, String>) {
+        let known = self.chain_states.entry(network).or_default();
+        let before = (known.height.is_some(), known.error.clone());
+        match &state {
+            Ok(height) => {
+                known.height = Some(*height);
+                known.error = None;
+            }
+            Err(error) => known.error = Some(error.clone()),
+        }
+        if before != (known.height.is_some(), known.error.clone()) {
+            self.emit(None, What::Chain { network, state });
+        }
+    }
+
+    fn chain_views(&self, configured: Network) -> Vec<v::ChainView> {
+        let in_use = self.networks_in_use(configured);
+        self.chains
+            .iter()
+            .filter(|(network, _)| {
+                in_use.contains(network) || self.chain_states.contains_key(network)
+            })
+            .map(|(network, watch)| {
+                let state = self.chain_states.get(network).cloned().unwrap_or_default();
+                v::ChainView {
+                    network: *network,
+                    backend: watch.backend.host().to_owned(),
+                    height: state.height,
+                    seen_at: None,
+                    problem: state.error.map(PeerText::from),
+                }
+            })
+            .collect()
+    }
+
+    fn alarm_views(&self) -> Vec<v::AlarmView> {
+        let mut alarms: Vec<v::AlarmView> = self
+            .nodes
+            .values()
+            .filter(|node| !node.is_over())
+            .flat_map(|node| {
+                let cohort = node.id.0.short();
+                node.journal.alarms.iter().map(move |alarm| v::AlarmView {
+                    at: alarm.at,
+                    code: alarm.code.to_owned(),
+                    text: PeerText::from(format!("cohort {cohort}: {}", alarm.text)),
+                    remedy: Some(format!("look at `btcr2-agent cohort show {cohort}`")),
+                })
+            })
+            .collect();
+        for (network, state) in &self.chain_states {
+            if let Some(error) = &state.error {
+                alarms.push(v::AlarmView {
+                    at: self.now(),
+                    code: "chain_unusable".to_owned(),
+                    text: PeerText::from(format!("{network}: {error}")),
+                    remedy: Some(format!(
+                        "until it answers, nothing is done on {network}: check chain.{network}.url in config.toml"
+                    )),
+                });
+            }
+        }
+        alarms
+    }
+}
