@@ -1,6 +1,7 @@
 //! Who is what to whom: identity seats, several cohorts at once, both roles in one agent.
 
-use btcr2_agent::protocol::terms::CohortBeacon;
+use btcr2_agent::network::Network;
+use btcr2_agent::protocol::terms::{CohortBeacon, Salt, Terms};
 use btcr2_agent::store::Role;
 
 use super::play::Play;
@@ -85,4 +86,27 @@ async fn an_aggregator_is_a_member_of_its_own_cohort() {
         play.round(&mut company, &dids[..1]).await;
         play.close().await;
     }
+}
+
+/// With its identity for a seat, an aggregator would speak to itself under one key: it is refused.
+#[tokio::test]
+async fn an_aggregator_has_no_identity_seat_in_its_own_cohort() {
+    let play = Play::open(1).await;
+    let refused = play
+        .stage
+        .ask(0, |agent| {
+            let terms = Terms::with_defaults(
+                agent.identity_key(),
+                Network::Regtest,
+                CohortBeacon::Smt,
+                Salt::from_bytes([7; 16]),
+                agent.time().plus(3_600),
+            );
+            agent.create_cohort(terms.clone(), Vec::new())?;
+            agent.join_cohort(&terms.canonical(), &[], true, None)
+        })
+        .await
+        .unwrap_err();
+    assert!(refused.to_string().contains("aggregator"), "{refused}");
+    play.close().await;
 }
