@@ -1,3 +1,365 @@
-//! A full round over a loopback relay.
-#![allow(missing_docs)]
-fn main() {}
+//! A full round over a loopback relay: one aggregator and n members, each a whole agent with its own
+//! store and connection, in one process. Half of the members update, the others decline.
+//!
+//! `cargo bench --bench relay_round` runs every size; `-- --members 20` one of them, `-- --beacon cas` one
+//! beacon type, `-- --rounds 5` another number of rounds, of which the median counts.
+#![allow(
+    missing_docs,
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::indexing_slicing,
+    clippy::cast_precision_loss
+)]
+
+use std::time::{Duration, Instant};
+
+use bitcoin::Amount;
+use btcr2_agent::agent::adverts::check_advert;
+use btcr2_agent::agent::dids::Change;
+use btcr2_agent::agent::{Agent, AgentError, AgentEvent, What};
+use btcr2_agent::demo::stage::Stage;
+use btcr2_agent::did::Did;
+use btcr2_agent::hash::CohortId;
+use btcr2_agent::network::Network;
+use btcr2_agent::nostr::link::AdvertQuery;
+use btcr2_agent::protocol::aggregator::{AggregatorInput, FINAL_DEPTH};
+use btcr2_agent::protocol::effect::Report;
+use btcr2_agent::protocol::terms::{CohortBeacon, Salt, Terms};
+use btcr2_agent::store::Role;
+use tokio::sync::mpsc::{UnboundedReceiver, unbounded_channel};
+
+const SIZES: [usize; 5] = [2, 5, 20, 50, 100];
+
+const PATIENCE: Duration = Duration::from_secs(300);
+
+fn main() {
+    // `cargo bench` says so; `cargo test` only wants to know that this builds.
+    let mut arguments = std::env::args().skip(1);
+    let (mut sizes, mut beacons) = (SIZES.to_vec(), vec![CohortBeacon::Smt, CohortBeacon::Cas]);
+    let (mut rounds, mut is_bench) = (5, false);
+    while let Some(argument) = arguments.next() {
+        let mut value = || arguments.next().expect("the option needs a value");
+        match argument.as_str() {
+            "--bench" => is_bench = true,
+            "--members" => sizes = vec![value().parse().expect("a number of members")],
+            "--rounds" => rounds = value().parse().expect("a number of rounds"),
+            "--beacon" => {
+                beacons = vec![match value().as_str() {
+                    "smt" => CohortBeacon::Smt,
+                    "cas" => CohortBeacon::Cas,
+                    other => panic!("no beacon type {other}: smt or cas"),
+                }];
+            }
+            // A filter or an option of the standard harness.
+            _ => {}
+        }
+    }
+    if !is_bench {
+        return;
+    }
+    println!(
+        "A round from its opening; medians of {rounds}. Bytes are of events, as they are published.\n\n\
+         beacon members   signed broadcast      cpu   aggregator            each member\n\
+         \u{20}                    ms        ms       ms   posts  events     bytes  events   bytes"
+    );
+    for beacon in beacons {
+        for members in &sizes {
+            let runtime = tokio::runtime::Builder::new_multi_thread()
+                .enable_all()
+                .build()
+                .unwrap();
+            runtime.block_on(async {
+                let mut bench = Bench::ready(beacon, *members).await;
+                let mut measured = Vec::new();
+                for _ in 0..rounds {
+                    measured.push(bench.round().await);
+                }
+                bench.stage.close().await.unwrap();
+                print_row(beacon, *members, &measured);
+            });
+        }
+    }
+}
+
+struct Bench {
+    stage: Stage,
+    events: UnboundedReceiver<(usize, AgentEvent)>,
+    cohort: CohortId,
+    members: usize,
+    /// The DID of member n + 1 at n.
+    dids: Vec<Did>,
+    _homes: tempfile::TempDir,
+}
+
+/// One round's numbers.
+struct Measured {
+    signed: Duration,
+    broadcast: Duration,
+    /// Of the whole process, until the transaction was signed.
+    cpu: Option<Duration>,
+    aggregator: (u64, u64),
+    /// Of all members together.
+    members: (u64, u64),
+    /// What everybody got: channel posts of the aggregator.
+    posts: usize,
+}
+
+impl Bench {
+    /// A funded cohort with a DID for each member.
+    async fn ready(beacon: CohortBeacon, members: usize) -> Self {
+        let (sender, events) = unbounded_channel();
+        let homes = tempfile::tempdir().unwrap();
+        let mut stage = Stage::open(sender).await.unwrap();
+        // The more agents share the cores, the less often each looks at the chain.
+        let poll = Duration::from_millis(100 + 10 * members as u64);
+        for position in 0..=members {
+            let name = format!("agent-{position}");
+            let pace = if position == 0 {
+                Duration::from_millis(100)
+            } else {
+                poll
+            };
+            stage.enter(&name, &homes.path().join(&name), pace).unwrap();
+        }
+        let mut bench = Self {
+            stage,
+            events,
+            cohort: CohortId::from_bytes([0; 32]),
+            members,
+            dids: Vec::new(),
+            _homes: homes,
+        };
+        let connected = |what: &What| {
+            matches!(
+                what,
+                What::Relay {
+                    connected: true,
+                    ..
+                }
+            )
+        };
+        bench.each(0..=members, connected).await;
+        bench.form(beacon).await;
+        bench.create_dids().await;
+        bench
+    }
+
+    async fn form(&mut self, beacon: CohortBeacon) {
+        let seats = u16::try_from(self.members).unwrap();
+        self.cohort = self
+            .ask(0, move |agent| {
+                let mut terms = Terms::with_defaults(
+                    agent.identity_key(),
+                    Network::Regtest,
+                    beacon,
+                    Salt::from_bytes(rand::random()),
+                    agent.time().plus(3_600),
+                );
+                terms.seats_min = seats;
+                terms.seats_max = seats;
+                agent.create_cohort(terms, Vec::new())
+            })
+            .await;
+        let link = std::sync::Arc::clone(self.stage.actors[1].handle.link());
+        let filter = AdvertQuery::default().filter();
+        let content = loop {
+            let fetched = link.fetch(&filter, Duration::from_secs(5)).await;
+            let adverts = fetched.events.iter();
+            let mut checked = adverts.filter_map(|(_, event)| check_advert(event, true).ok());
+            if let Some(advert) = checked.next() {
+                break advert.event.content;
+            }
+        };
+        for member in 1..=self.members {
+            let content = content.clone();
+            self.ask(member, move |agent| {
+                agent.join_cohort(&content, &[], false, None)
+            })
+            .await;
+        }
+        self.each(1..=self.members, |what| {
+            matches!(what, What::Report(Report::Frozen { .. }))
+        })
+        .await;
+        let cohort = self.cohort;
+        let address = self.ask(0, move |agent| Ok(agent.funding(cohort)?.0)).await;
+        self.stage
+            .fund(&address, Amount::from_sat(1_000_000))
+            .unwrap();
+        self.each(0..=self.members, |what| {
+            matches!(what, What::Report(Report::TipChanged { ready: true, .. }))
+        })
+        .await;
+    }
+
+    async fn create_dids(&mut self) {
+        let cohort = self.cohort;
+        for member in 1..=self.members {
+            let did = self
+                .ask(member, move |agent| agent.create_cohort_did(cohort))
+                .await;
+            self.dids.push(did);
+        }
+        self.each(1..=self.members, |what| {
+            matches!(what, What::DidReady { .. })
+        })
+        .await;
+    }
+
+    /// Half of the members update; the clock runs from the opening.
+    async fn round(&mut self) -> Measured {
+        let cohort = self.cohort;
+        for member in (1..=self.members).step_by(2) {
+            self.update(member).await;
+        }
+        while self.events.try_recv().is_ok() {}
+        let before = self.traffic();
+        let posts = self.posts();
+        let cpu = cpu_time();
+        let start = Instant::now();
+        self.ask(0, move |agent| {
+            agent.command_aggregator(cohort, AggregatorInput::OpenRound)
+        })
+        .await;
+        self.each(0..=0, |what| {
+            matches!(what, What::Report(Report::SignalSigned { .. }))
+        })
+        .await;
+        let signed = start.elapsed();
+        let cpu = cpu_time().zip(cpu).map(|(after, before)| after - before);
+        self.each(0..=0, |what| {
+            matches!(what, What::Report(Report::SignalBroadcast { .. }))
+        })
+        .await;
+        let broadcast = start.elapsed();
+        let after = self.traffic();
+        let posts = self.posts() - posts;
+        // Final, so that the next round can announce an update of the same DIDs.
+        self.stage.mine(FINAL_DEPTH).unwrap();
+        self.each(0..=self.members, |what| {
+            matches!(what, What::Report(Report::SignalConfirmed { .. }))
+        })
+        .await;
+        let difference = |range: std::ops::RangeInclusive<usize>| {
+            range.fold((0, 0), |sum, at| {
+                let (events, bytes) = (after[at].0 - before[at].0, after[at].1 - before[at].1);
+                (sum.0 + events, sum.1 + bytes)
+            })
+        };
+        Measured {
+            signed,
+            broadcast,
+            cpu,
+            aggregator: difference(0..=0),
+            members: difference(1..=self.members),
+            posts,
+        }
+    }
+
+    /// Queues an update as soon as the one before is final to this member.
+    async fn update(&mut self, member: usize) {
+        let started = Instant::now();
+        loop {
+            let (did, cohort) = (self.dids[member - 1].clone(), self.cohort);
+            let queued = self
+                .stage
+                .ask(member, move |agent| {
+                    let change = Change::AddService {
+                        id: "#service".into(),
+                        kind: "LinkedDomains".into(),
+                        endpoint: serde_json::json!(format!(
+                            "https://example.com/{}",
+                            rand::random::<u64>()
+                        )),
+                    };
+                    agent.update_did(&did, &[change], Some(cohort))
+                })
+                .await;
+            match queued {
+                Ok(_) => return,
+                Err(error) => assert!(started.elapsed() < PATIENCE, "{error}"),
+            }
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+    }
+
+    /// Channel posts of the aggregator on the relay.
+    fn posts(&self) -> usize {
+        use btcr2_agent::nostr::event::KIND_DIRECTED;
+        use btcr2_agent::nostr::filter::Filter;
+        let aggregator = self.stage.actors[0].handle.identity();
+        let filter = Filter::kind(KIND_DIRECTED).authors([aggregator]);
+        let events = self.stage.relay.stored(&filter);
+        // The channel is whom the latest opening went to: no member's key gets so many.
+        let mut by_recipient = std::collections::BTreeMap::<&str, usize>::new();
+        for event in &events {
+            *by_recipient.entry(event.tag("p").unwrap()).or_default() += 1;
+        }
+        by_recipient.into_values().max().unwrap_or(0)
+    }
+
+    fn traffic(&self) -> Vec<(u64, u64)> {
+        let actors = self.stage.actors.iter();
+        actors.map(|actor| actor.handle.traffic()).collect()
+    }
+
+    async fn ask<R: Send + 'static>(
+        &self,
+        actor: usize,
+        job: impl FnOnce(&mut Agent) -> Result<R, AgentError> + Send + 'static,
+    ) -> R {
+        self.stage.ask(actor, job).await.unwrap()
+    }
+
+    /// Waits until each of these agents has said it once more.
+    async fn each(
+        &mut self,
+        actors: std::ops::RangeInclusive<usize>,
+        pick: impl Fn(&What) -> bool,
+    ) {
+        let mut missing: std::collections::BTreeSet<usize> = actors.collect();
+        let deadline = tokio::time::Instant::now() + PATIENCE;
+        while !missing.is_empty() {
+            let next = tokio::time::timeout_at(deadline, self.events.recv()).await;
+            let (actor, event) = next.expect("it takes too long").expect("agents run");
+            if pick(&event.what) {
+                // What a member reports beside the aggregator counts for the aggregator's role alone.
+                let own = actor != 0 || event.role != Some(Role::Participant);
+                if own {
+                    missing.remove(&actor);
+                }
+            }
+        }
+    }
+}
+
+/// User and system time of this process, where the kernel says so in `/proc`.
+fn cpu_time() -> Option<Duration> {
+    let stat = std::fs::read_to_string("/proc/self/stat").ok()?;
+    // After the name, which may hold anything: state is the first field, utime the 12th, stime the 13th.
+    let fields: Vec<&str> = stat.rsplit_once(')')?.1.split_whitespace().collect();
+    let ticks: u64 = fields.get(11)?.parse::<u64>().ok()? + fields.get(12)?.parse::<u64>().ok()?;
+    // The unit is USER_HZ, 100 on every Linux that runs here.
+    Some(Duration::from_millis(ticks * 10))
+}
+
+fn print_row(beacon: CohortBeacon, members: usize, measured: &[Measured]) {
+    let millis = |duration: Duration| duration.as_secs_f64() * 1_000.0;
+    let median = |value: &dyn Fn(&Measured) -> f64| {
+        let mut values: Vec<f64> = measured.iter().map(value).collect();
+        values.sort_by(f64::total_cmp);
+        values[values.len() / 2]
+    };
+    let count = members as f64;
+    println!(
+        "{beacon:6} {members:7} {:8.0} {:9.0} {:8.0} {:7.0} {:7.0} {:9.0} {:7.1} {:7.0}",
+        median(&|m| millis(m.signed)),
+        median(&|m| millis(m.broadcast)),
+        median(&|m| m.cpu.map_or(f64::NAN, millis)),
+        median(&|m| m.posts as f64),
+        median(&|m| m.aggregator.0 as f64),
+        median(&|m| m.aggregator.1 as f64),
+        median(&|m| m.members.0 as f64 / count),
+        median(&|m| m.members.1 as f64 / count),
+    );
+}

@@ -116,6 +116,13 @@ impl Agent {
                 cohort.short()
             )));
         }
+        if identity_seat && self.nodes.contains_key(&(cohort, Role::Aggregator)) {
+            // Both roles would have one key: nothing could be told apart that either says to the other.
+            return Err(AgentError::Refused(
+                "this agent is the cohort's aggregator: it can only take a seat with a key of its own for it"
+                    .into(),
+            ));
+        }
         let seat = if identity_seat {
             self.identity.public()
         } else {

@@ -659,3 +659,15 @@ impl Play {
 pub fn service_name(version: u64) -> String {
     format!("#service-{version}")
 }
+
+/// Waits for something that nobody reports.
+pub async fn eventually(what: &str, condition: impl Fn() -> bool) {
+    let search = async {
+        while !condition() {
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+    };
+    tokio::time::timeout(PATIENCE, search)
+        .await
+        .unwrap_or_else(|_| panic!("waited in vain for {what}"));
+}
