@@ -44,7 +44,7 @@ impl Secret {
             hex.into_bytes(),
             to_base64url(bytes).into_bytes(),
             STANDARD_NO_PAD.encode(bytes).into_bytes(),
-            list[1..list.len() - 1].as_bytes().to_vec(),
+            list.as_bytes()[1..list.len() - 1].to_vec(),
         ];
         Self { name, forms }
     }
