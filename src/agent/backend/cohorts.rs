@@ -162,6 +162,8 @@ impl Agent {
     pub(super) fn announce(&mut self, reference: &r::CohortRef) -> Result<v::CohortView, Failure> {
         let id = self.find_cohort(reference, None)?;
         if id.1 == Role::Aggregator {
+            // The newest height may be what a refusal would complain of.
+            self.sync_chain(id, true).map_err(agent_failure)?;
             self.command(
                 id,
                 NodeInput::Aggregator(AggregatorInput::OpenRound),
