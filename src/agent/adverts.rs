@@ -1,8 +1,9 @@
 //! Adverts: publishing one's own, finding others', invitations and followers.
 
 use super::error::AgentError;
+use super::events::What;
 use super::node::{Machine, NodeId, NodeInput};
-use super::runtime::{Agent, What};
+use super::runtime::Agent;
 use crate::hash::CohortId;
 use crate::keys::NostrKey;
 use crate::network::Network;

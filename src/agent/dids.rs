@@ -4,8 +4,9 @@ use bitcoin::Address;
 use serde_json::Value;
 
 use super::error::AgentError;
+use super::events::What;
 use super::node::{Machine, Node, NodeId, NodeInput};
-use super::runtime::{Agent, What};
+use super::runtime::Agent;
 use crate::did::{
     BeaconKind, Did, Document, DocumentPatch, ErrorCode, GenesisDocument, KeyAddress, PatchBuilder,
     SignedUpdate, UnsignedUpdate, VerifyOptions, initial_key_document, verify,

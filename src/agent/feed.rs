@@ -6,8 +6,9 @@ use bitcoin::Transaction;
 
 use super::delivery::{self, Outgoing};
 use super::error::AgentError;
+use super::events::What;
 use super::node::{NodeId, NodeInput};
-use super::runtime::{Agent, Internal, What};
+use super::runtime::{Agent, Internal};
 use crate::hash::SmtIndex;
 use crate::keys::NostrKey;
 use crate::keys::signer::NonceSlot;

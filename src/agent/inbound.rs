@@ -2,8 +2,9 @@
 
 use super::delivery::{self, Opened};
 use super::error::AgentError;
+use super::events::What;
 use super::node::{Machine, Node, NodeId};
-use super::runtime::{Agent, What};
+use super::runtime::Agent;
 use crate::hash::CohortId;
 use crate::keys::NostrKey;
 use crate::nostr::envelope::{ACK, Envelope};

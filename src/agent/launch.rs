@@ -12,7 +12,8 @@ use super::backend::AgentBackend;
 use super::control::views::RelaySource;
 use super::control::{ErrorCode, Failure};
 use super::error::AgentError;
-use super::runtime::{Agent, AgentOptions, StandingPolicy, system_clock};
+use super::options::{AgentOptions, StandingPolicy, system_clock};
+use super::runtime::Agent;
 use crate::chain::ChainBackend;
 use crate::config::{
     Backend, Config, ConfigError, Connections, Home, HomeError, HomeLock, Provenance, RelayEntry,

@@ -10,11 +10,14 @@ pub mod control;
 mod delivery;
 pub mod dids;
 pub mod error;
+pub mod events;
 mod feed;
+pub mod handle;
 mod inbound;
 mod journal;
 pub mod launch;
 mod node;
+pub mod options;
 pub mod outbound;
 mod relays;
 pub mod runtime;
@@ -23,7 +26,7 @@ mod watch;
 
 pub use backend::AgentBackend;
 pub use error::AgentError;
-pub use runtime::{
-    Agent, AgentEvent, AgentHandle, AgentOptions, ChainState, Clock, StandingPolicy, What,
-    system_clock,
-};
+pub use events::{AgentEvent, ChainState, What};
+pub use handle::AgentHandle;
+pub use options::{AgentOptions, Clock, StandingPolicy, system_clock};
+pub use runtime::Agent;

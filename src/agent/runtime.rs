@@ -5,23 +5,25 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bitcoin::Txid;
-use tokio::sync::{broadcast, mpsc, oneshot};
+use tokio::sync::{broadcast, mpsc};
 
 use super::delivery;
 use super::error::AgentError;
+use super::events::{AgentEvent, ChainState, What};
+use super::handle::{AgentHandle, Job, Traffic};
 use super::node::{Machine, Node, NodeId, NodeInput};
+use super::options::{AgentOptions, Clock, StandingPolicy};
 use super::outbound::Post;
 use super::watch::{ChainNews, Watch, chain_view};
 use crate::beacon::history::AddressHistory;
-use crate::chain::ChainBackend;
 use crate::hash::{CohortId, SmtIndex};
 use crate::keys::{NostrKey, OwnKey, RootSecret, Signer};
 use crate::network::Network;
 use crate::nostr::envelope::Incarnation;
-use crate::nostr::link::{Link, LinkEvent, LinkOptions, RelayConfig};
+use crate::nostr::link::{Link, LinkEvent};
 use crate::nostr::seal::{ChannelKey, ConversationKeys};
 use crate::protocol::aggregator::{Aggregator, AggregatorInput};
-use crate::protocol::effect::{Artifact, Report};
+use crate::protocol::effect::Artifact;
 use crate::protocol::money::MoneyGate;
 use crate::protocol::participant::{Participant, ParticipantInput, SigningPolicy};
 use crate::protocol::terms::Terms;
@@ -44,129 +46,8 @@ const CLOCK_SLIP_SECONDS: u64 = 60;
 /// Seconds subtracted from "since": peers' clocks may be skewed, and relays late.
 const INBOX_SLACK_SECONDS: u64 = 2 * 3_600;
 
-/// Tells the time.
-pub type Clock = Arc<dyn Fn() -> UnixTime + Send + Sync>;
-
-/// The clock of this machine.
-#[must_use]
-pub fn system_clock() -> Clock {
-    Arc::new(|| {
-        let now = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH);
-        UnixTime(now.map_or(0, |since| since.as_secs()))
-    })
-}
-
-/// What an agent is started with.
-pub struct AgentOptions {
-    /// The root secret.
-    pub root: RootSecret,
-    /// The opened store.
-    pub store: Store,
-    /// Relays to use.
-    pub relays: Vec<RelayConfig>,
-    /// How connections behave.
-    pub link: LinkOptions,
-    /// Chain backends, with the time between two polls.
-    pub chains: Vec<(Network, ChainBackend, Duration)>,
-    /// What this agent signs without asking.
-    pub policy: SigningPolicy,
-    /// What it joins and does by itself.
-    pub standing: StandingPolicy,
-    /// The clock.
-    pub clock: Clock,
-}
-
-/// The written policy by which an agent acts when nobody is there (DESIGN §2, issue "First light" §3).
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub struct StandingPolicy {
-    /// Join cohorts of followed aggregators that fit.
-    pub auto_join: bool,
-    /// Only these aggregators.
-    pub allowed_aggregators: BTreeSet<NostrKey>,
-    /// Only these networks.
-    pub allowed_networks: BTreeSet<Network>,
-    /// Most seats a cohort may have.
-    pub max_members: u16,
-    /// Highest fee rate the terms may allow, in sat/vB.
-    pub max_fee_rate: u32,
-    /// Most cohorts to be a member of at once.
-    pub max_cohorts: usize,
-}
-
-/// Something that happened, for whoever listens.
-#[derive(Debug, Clone)]
-pub struct AgentEvent {
-    /// When.
-    pub at: UnixTime,
-    /// In which cohort.
-    pub cohort: Option<CohortId>,
-    /// In which role.
-    pub role: Option<Role>,
-    /// What.
-    pub what: What,
-}
-
-/// What happened.
-#[derive(Debug, Clone)]
-#[non_exhaustive]
-pub enum What {
-    /// The core reports.
-    Report(Report),
-    /// An advert was found and checked.
-    AdvertFound {
-        /// Its aggregator.
-        aggregator: NostrKey,
-        /// Its status.
-        status: String,
-    },
-    /// A DID may be used: its registration is acknowledged and its history complete.
-    DidReady {
-        /// The DID.
-        did: String,
-    },
-    /// An update of a DID is on the chain.
-    DidUpdated {
-        /// The DID.
-        did: String,
-        /// Its version now.
-        version: u64,
-    },
-    /// A relay connected or was lost.
-    Relay {
-        /// Its address.
-        url: String,
-        /// Whether it is connected.
-        connected: bool,
-        /// Why not.
-        reason: String,
-    },
-    /// The chain backend was reached, or was not.
-    Chain {
-        /// The network.
-        network: Network,
-        /// The height, or why there is none.
-        state: Result<u32, String>,
-    },
-    /// A message came that counts for nothing.
-    Ignored {
-        /// Why.
-        reason: String,
-    },
-}
-
-/// The state of one chain backend, for people.
-#[derive(Debug, Clone, Default)]
-pub struct ChainState {
-    /// Height of the best block, once known.
-    pub height: Option<u32>,
-    /// The last failure, if the last poll failed.
-    pub error: Option<String>,
-}
-
 /// Counts of what was ignored, by reason: nothing is dropped without one.
 pub(super) type Counters = BTreeMap<String, u64>;
-
-type Job = Box<dyn FnOnce(&mut Agent) + Send>;
 
 /// What comes back from tasks of the agent.
 pub(super) enum Internal {
@@ -175,33 +56,6 @@ pub(super) enum Internal {
         txid: Txid,
         error: Option<String>,
     },
-}
-
-/// What an agent has published, each event once per relay it went to.
-#[derive(Debug, Default)]
-pub(super) struct Traffic {
-    pub(super) events: std::sync::atomic::AtomicU64,
-    pub(super) bytes: std::sync::atomic::AtomicU64,
-}
-
-impl Traffic {
-    pub(super) fn add(&self, relays: usize, event: &crate::nostr::VerifiedEvent) {
-        use std::sync::atomic::Ordering::Relaxed;
-        let relays = u64::try_from(relays).unwrap_or(u64::MAX);
-        let bytes = u64::try_from(event.to_json().len()).unwrap_or(u64::MAX);
-        self.events.fetch_add(relays, Relaxed);
-        self.bytes.fetch_add(bytes.saturating_mul(relays), Relaxed);
-    }
-}
-
-/// A running agent, for those who talk to it. Cheap to clone.
-#[derive(Clone)]
-pub struct AgentHandle {
-    jobs: mpsc::Sender<Job>,
-    events: broadcast::Sender<AgentEvent>,
-    link: Arc<Link>,
-    identity: NostrKey,
-    traffic: Arc<Traffic>,
 }
 
 /// The agent. It is driven by [`Agent::run`]; everything else goes through its [`AgentHandle`].
@@ -242,49 +96,6 @@ struct Inputs {
     link: mpsc::Receiver<LinkEvent>,
     news: mpsc::Receiver<ChainNews>,
     internal: mpsc::UnboundedReceiver<Internal>,
-}
-
-impl AgentHandle {
-    /// Runs `job` with the agent, between two of its inputs.
-    pub async fn with<R: Send + 'static>(
-        &self,
-        job: impl FnOnce(&mut Agent) -> R + Send + 'static,
-    ) -> Result<R, AgentError> {
-        let (answer, answered) = oneshot::channel();
-        let job: Job = Box::new(move |agent| {
-            let _ = answer.send(job(agent));
-        });
-        self.jobs.send(job).await.map_err(|_| AgentError::Stopped)?;
-        answered.await.map_err(|_| AgentError::Stopped)
-    }
-
-    /// Everything that happens from now on.
-    #[must_use]
-    pub fn events(&self) -> broadcast::Receiver<AgentEvent> {
-        self.events.subscribe()
-    }
-
-    /// The connections to the relays.
-    #[must_use]
-    pub fn link(&self) -> &Arc<Link> {
-        &self.link
-    }
-
-    /// Events published so far, and their bytes; an event counts once for every relay it was sent to.
-    #[must_use]
-    pub fn traffic(&self) -> (u64, u64) {
-        use std::sync::atomic::Ordering::Relaxed;
-        (
-            self.traffic.events.load(Relaxed),
-            self.traffic.bytes.load(Relaxed),
-        )
-    }
-
-    /// The agent's identity.
-    #[must_use]
-    pub const fn identity(&self) -> NostrKey {
-        self.identity
-    }
 }
 
 impl Agent {

@@ -3,7 +3,7 @@
 use serde_json::json;
 
 use super::control::TimelineEvent;
-use super::runtime::{AgentEvent, What};
+use super::events::{AgentEvent, What};
 use crate::protocol::effect::Report;
 use crate::protocol::ids::Seat;
 use crate::protocol::message::{EndCause, RefusalCode, RoundCause};

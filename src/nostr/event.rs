@@ -15,7 +15,7 @@ pub const KIND_ADVERT: u16 = 38327;
 /// Kind of directed and channel messages: regular, so that relays keep them (DESIGN §4).
 pub const KIND_DIRECTED: u16 = 8327;
 
-/// The largest event we publish, in bytes of JSON: strfry's default limit (anchors §A.6).
+/// The largest event we publish, in bytes of JSON: strfry's default limit.
 pub const MAX_SENT_BYTES: usize = 65_536;
 
 /// The largest event we read, in bytes of JSON. More than we send, because other software may.

@@ -81,7 +81,7 @@ impl ConversationKeys {
 
     /// Seals a directed message from `own` to `peer` and signs its event.
     ///
-    /// `created_at` is the real time: backdated events are refused or missed (anchors §A.5).
+    /// `created_at` is the real time: backdated events are refused or missed.
     pub fn seal_directed(
         &self,
         own: &OwnKey,

@@ -31,8 +31,11 @@ use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use super::control::{Backend, ErrorCode, Failure, request as r, views as v};
+use super::events::{AgentEvent, What};
+use super::handle::AgentHandle;
 use super::launch::agent_failure;
-use super::runtime::{Agent, AgentEvent, AgentHandle, What, system_clock};
+use super::options::system_clock;
+use super::runtime::Agent;
 use crate::config::{Config, Home};
 use crate::keys::NostrKey;
 use crate::time::UnixTime;

@@ -5,8 +5,9 @@ use std::time::Duration;
 use super::AgentBackend;
 use crate::agent::control::views as v;
 use crate::agent::control::{Failure, PeerText};
+use crate::agent::events::What;
 use crate::agent::node::Node;
-use crate::agent::runtime::{Agent, What};
+use crate::agent::runtime::Agent;
 use crate::chain::{ChainBackend, ChainError};
 use crate::network::Network;
 

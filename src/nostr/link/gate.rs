@@ -1,7 +1,7 @@
 //! What passes from the relay library into this program: nothing whose signature was not checked here.
 //!
 //! nostr-relay-pool 0.44 trusts an event whose *claimed* id it has seen before: a relay that repeats id
-//! and signature under other content gets the forgery delivered (deps.md §0). So every event is checked
+//! and signature under other content gets the forgery delivered. So every event is checked
 //! again, twice: by the pool's admission policy, before any of its code hands the event on, and where
 //! the event is converted to our own type. The second check recomputes the id and recognises the pair of
 //! id and signature, so the curve operations are done once per event, not once per relay.

@@ -470,7 +470,7 @@ impl Handle {
 }
 
 impl AdvertQuery {
-    /// The filter: the kind and at most three tags, as relays allow (anchors §B.2).
+    /// The filter: the kind and at most three tags, as relays allow.
     #[must_use]
     pub fn filter(&self) -> Filter {
         let mut filter = Filter::kind(KIND_ADVERT);

@@ -55,7 +55,7 @@ const RETRY: (u64, u64) = (5, 10 * 60);
 const RATE_RETRY: (u64, u64) = (30, 3_600);
 
 /// After a rate limit, events sent to that relay at once and seconds between such bursts; some public
-/// relays take five at a time (anchors §0).
+/// relays take five at a time.
 const BURST: (usize, u64) = (5, 5);
 
 /// How long a rate limit makes us careful, in seconds.
@@ -64,7 +64,7 @@ const CAREFUL: u64 = 10 * 60;
 /// How long a relay that blocks an author is left alone, in seconds.
 const BARRED: u64 = 24 * 3_600;
 
-/// The most proof of work done for a relay, in bits: about a second of one core (anchors §B.1).
+/// The most proof of work done for a relay, in bits: about a second of one core.
 pub const MAX_POW: u8 = 20;
 
 /// What the outbox is told.

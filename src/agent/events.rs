@@ -1,0 +1,78 @@
+//! What an agent tells whoever listens.
+
+use crate::hash::CohortId;
+use crate::keys::NostrKey;
+use crate::network::Network;
+use crate::protocol::effect::Report;
+use crate::store::Role;
+use crate::time::UnixTime;
+
+/// Something that happened, for whoever listens.
+#[derive(Debug, Clone)]
+pub struct AgentEvent {
+    /// When.
+    pub at: UnixTime,
+    /// In which cohort.
+    pub cohort: Option<CohortId>,
+    /// In which role.
+    pub role: Option<Role>,
+    /// What.
+    pub what: What,
+}
+
+/// What happened.
+#[derive(Debug, Clone)]
+#[non_exhaustive]
+pub enum What {
+    /// The core reports.
+    Report(Report),
+    /// An advert was found and checked.
+    AdvertFound {
+        /// Its aggregator.
+        aggregator: NostrKey,
+        /// Its status.
+        status: String,
+    },
+    /// A DID may be used: its registration is acknowledged and its history complete.
+    DidReady {
+        /// The DID.
+        did: String,
+    },
+    /// An update of a DID is on the chain.
+    DidUpdated {
+        /// The DID.
+        did: String,
+        /// Its version now.
+        version: u64,
+    },
+    /// A relay connected or was lost.
+    Relay {
+        /// Its address.
+        url: String,
+        /// Whether it is connected.
+        connected: bool,
+        /// Why not.
+        reason: String,
+    },
+    /// The chain backend was reached, or was not.
+    Chain {
+        /// The network.
+        network: Network,
+        /// The height, or why there is none.
+        state: Result<u32, String>,
+    },
+    /// A message came that counts for nothing.
+    Ignored {
+        /// Why.
+        reason: String,
+    },
+}
+
+/// The state of one chain backend, for people.
+#[derive(Debug, Clone, Default)]
+pub struct ChainState {
+    /// Height of the best block, once known.
+    pub height: Option<u32>,
+    /// The last failure, if the last poll failed.
+    pub error: Option<String>,
+}

@@ -1,0 +1,62 @@
+//! What an agent is started with.
+
+use std::collections::BTreeSet;
+use std::sync::Arc;
+use std::time::Duration;
+
+use crate::chain::ChainBackend;
+use crate::keys::{NostrKey, RootSecret};
+use crate::network::Network;
+use crate::nostr::link::{LinkOptions, RelayConfig};
+use crate::protocol::participant::SigningPolicy;
+use crate::store::Store;
+use crate::time::UnixTime;
+
+/// What an agent is started with.
+pub struct AgentOptions {
+    /// The root secret.
+    pub root: RootSecret,
+    /// The opened store.
+    pub store: Store,
+    /// Relays to use.
+    pub relays: Vec<RelayConfig>,
+    /// How connections behave.
+    pub link: LinkOptions,
+    /// Chain backends, with the time between two polls.
+    pub chains: Vec<(Network, ChainBackend, Duration)>,
+    /// What this agent signs without asking.
+    pub policy: SigningPolicy,
+    /// What it joins and does by itself.
+    pub standing: StandingPolicy,
+    /// The clock.
+    pub clock: Clock,
+}
+
+/// The written policy by which an agent acts when nobody is there (DESIGN §2).
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct StandingPolicy {
+    /// Join cohorts of followed aggregators that fit.
+    pub auto_join: bool,
+    /// Only these aggregators.
+    pub allowed_aggregators: BTreeSet<NostrKey>,
+    /// Only these networks.
+    pub allowed_networks: BTreeSet<Network>,
+    /// Most seats a cohort may have.
+    pub max_members: u16,
+    /// Highest fee rate the terms may allow, in sat/vB.
+    pub max_fee_rate: u32,
+    /// Most cohorts to be a member of at once.
+    pub max_cohorts: usize,
+}
+
+/// Tells the time.
+pub type Clock = Arc<dyn Fn() -> UnixTime + Send + Sync>;
+
+/// The clock of this machine.
+#[must_use]
+pub fn system_clock() -> Clock {
+    Arc::new(|| {
+        let now = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH);
+        UnixTime(now.map_or(0, |since| since.as_secs()))
+    })
+}
