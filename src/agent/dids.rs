@@ -1,15 +1,16 @@
 //! The DIDs of this agent: made, registered, updated.
 
 use bitcoin::Address;
-use serde_json::Value;
 
+pub use super::changes::Change;
+use super::changes::patch_of;
 use super::error::AgentError;
 use super::events::What;
 use super::node::{Machine, Node, NodeId, NodeInput};
 use super::runtime::Agent;
 use crate::did::{
-    BeaconKind, Did, Document, DocumentPatch, ErrorCode, GenesisDocument, KeyAddress, PatchBuilder,
-    SignedUpdate, UnsignedUpdate, VerifyOptions, initial_key_document, verify,
+    BeaconKind, Did, Document, ErrorCode, GenesisDocument, KeyAddress, SignedUpdate,
+    UnsignedUpdate, VerifyOptions, initial_key_document, verify,
 };
 use crate::hash::{CohortId, SmtIndex, UpdateHash};
 use crate::keys::OwnKey;
@@ -42,29 +43,6 @@ pub mod update_state {
     pub const SIGNED: &str = "signed";
     /// Its signal is on the chain.
     pub const CONFIRMED: &str = "confirmed";
-}
-
-/// A change to a DID document.
-#[derive(Debug, Clone, PartialEq)]
-pub enum Change {
-    /// RFC 6902 operations.
-    Patch(Value),
-    /// Adds or replaces a service.
-    AddService {
-        /// Fragment (`#name`) or full id.
-        id: String,
-        /// Its type.
-        kind: String,
-        /// Its endpoint.
-        endpoint: Value,
-    },
-    /// Removes a service.
-    RemoveService {
-        /// Fragment or full id.
-        id: String,
-    },
-    /// Deactivates the DID, for ever.
-    Deactivate,
 }
 
 /// An update that was signed and queued.
@@ -479,6 +457,18 @@ impl Agent {
         Ok(())
     }
 
+    /// Verified proofs and announcements kept for this agent's DIDs in a cohort: an SMT proof per DID and
+    /// signal, a CAS announcement per signal.
+    pub fn proofs_kept(&self, cohort: CohortId) -> Result<usize, AgentError> {
+        let artifacts = self.store.view().artifacts_of_cohort(cohort, Round(0))?;
+        let is_proof =
+            |kind| matches!(kind, ArtifactKind::SmtProof | ArtifactKind::CasAnnouncement);
+        Ok(artifacts
+            .iter()
+            .filter(|kept| is_proof(kept.key.kind))
+            .count())
+    }
+
     fn updates_of_node(&self, id: NodeId) -> Vec<(SmtIndex, UpdateHash, bool)> {
         let Some(Machine::Participant(machine)) = self.nodes.get(&id).map(|node| &node.machine)
         else {
@@ -623,31 +613,6 @@ fn parse_document(text: &str) -> Result<Document, AgentError> {
         code: error.code(),
         reason: error.to_string(),
     })
-}
-
-fn patch_of(before: &Document, changes: &[Change]) -> Result<DocumentPatch, AgentError> {
-    let refused = |error: crate::did::patch::PatchFault| AgentError::Did {
-        code: ErrorCode::InvalidDidUpdate,
-        reason: error.to_string(),
-    };
-    if let [Change::Patch(operations)] = changes {
-        return DocumentPatch::from_value(operations).map_err(refused);
-    }
-    let mut builder = PatchBuilder::on(before).map_err(refused)?;
-    for change in changes {
-        builder = match change {
-            Change::AddService { id, kind, endpoint } => builder.add_service(id, kind, endpoint),
-            Change::RemoveService { id } => builder.remove_service(id),
-            Change::Deactivate => builder.deactivate(),
-            Change::Patch(_) => {
-                return Err(AgentError::Refused(
-                    "a patch file can not be combined with other changes".into(),
-                ));
-            }
-        }
-        .map_err(refused)?;
-    }
-    builder.finish().map_err(refused)
 }
 
 /// Turns an ignored command into an error its user sees.

@@ -6,6 +6,7 @@
 
 pub mod adverts;
 pub mod backend;
+mod changes;
 pub mod control;
 mod delivery;
 pub mod dids;

@@ -89,7 +89,20 @@ impl Story<'_> {
             }
         }
         self.check()?;
-        self.report(address)
+        let proved = self.proofs(cohort).await?;
+        self.report(address, &proved)
+    }
+
+    /// Proofs and announcements in each agent's store, the aggregator's first.
+    async fn proofs(&self, cohort: CohortId) -> Result<Vec<u32>, DemoError> {
+        let mut proofs = vec![0];
+        for position in 1..self.stage.actors.len() {
+            let kept = self
+                .stage
+                .ask(position, move |agent| agent.proofs_kept(cohort));
+            proofs.push(u32::try_from(kept.await?).unwrap_or(u32::MAX));
+        }
+        Ok(proofs)
     }
 
     /// Starts every agent.
@@ -338,7 +351,7 @@ impl Story<'_> {
         self.world.say(
             "chain",
             "mined",
-            &format!("mined block {height}"),
+            &format!("verified its script with libbitcoinconsensus and mined it in block {height}"),
             json!({ "height": height }),
         );
         let txid = self.world.rounds.get(&round).and_then(|seen| seen.txid);
@@ -408,7 +421,7 @@ impl Story<'_> {
         Ok(())
     }
 
-    fn report(&self, address: String) -> Result<DemoReport, DemoError> {
+    fn report(&self, address: String, proved: &[u32]) -> Result<DemoReport, DemoError> {
         let rounds = self
             .world
             .rounds
@@ -440,7 +453,7 @@ impl Story<'_> {
                     dids: u16::try_from(dids.count()).unwrap_or(u16::MAX),
                     announced: seen.updates,
                     declined: seen.declined,
-                    proved: u32::try_from(seen.approved.len()).unwrap_or(u32::MAX),
+                    proved: proved.get(position).copied().unwrap_or(0),
                     relays: vec![DemoTraffic {
                         relay: self.stage.relay.url().to_string(),
                         events,
