@@ -16,7 +16,7 @@ use serde::{Deserialize, Serialize};
 use super::chain_view::{ChainUpdate, ChainView, TipView};
 use super::effect::{AdvertStatus, Effect, Ignored, Report, Step, To};
 use super::ids::{Round, Seat};
-use super::message::{EndCause, Ended, Message, RefusalCode, Refused};
+use super::message::{EndCause, Ended, Message, RefusalCode, Refused, RoundCause};
 use super::set::CohortSet;
 use super::terms::Terms;
 use crate::hash::{CohortId, SchnorrSignature, SignalBytes};
@@ -276,6 +276,7 @@ impl Aggregator {
             }
             signal.confirmed = height;
         }
+        effects.extend(self.tip_moved());
         // What is final, or can never confirm any more, needs no watching.
         let chain = &self.chain;
         self.signed.retain(|signal| {
@@ -285,6 +286,24 @@ impl Aggregator {
             !is_final && !chain.is_dead(&signal.txid, &signal.input, FINAL_DEPTH)
         });
         Step::with(effects)
+    }
+
+    /// Ends the round when the output its transaction spends is not the tip any more: no member would sign
+    /// it, and the deadline may be days away.
+    fn tip_moved(&mut self) -> Vec<Effect> {
+        let Some(built) = self.round.as_ref().and_then(|round| round.built.as_ref()) else {
+            return Vec::new();
+        };
+        let stays = match self.chain.tip {
+            TipView::Ready { outpoint, .. } => outpoint == built.input,
+            // Whoever broadcasts first: the round's own transaction is on its way.
+            TipView::InFlight { by } => by == built.txid,
+            TipView::NoFunds | TipView::Unconfirmed { .. } => false,
+        };
+        if stays {
+            return Vec::new();
+        }
+        self.fail_round(RoundCause::TipMoved)
     }
 
     fn broadcast_answer(&mut self, txid: Txid, error: Option<String>) -> Step {

@@ -94,7 +94,7 @@ fn status_shows_what_needs_a_person_and_where_messages_are() {
         pid: 42,
         now: NOW,
         started_at: NOW.minus(7260),
-        home: "/tmp/h".to_owned(),
+        home: "/home/ann/agent".to_owned(),
         identity: key(1),
         chains: vec![
             ChainView {

@@ -251,6 +251,27 @@ fn a_reorg_of_a_confirmed_signal() {
 }
 
 #[test]
+fn a_tip_that_is_reorganised_away_under_a_round() {
+    for beacon in BEACONS {
+        let mut net = Net::ready(Setup::new(beacon, 2));
+        net.queue(0, 0, "a");
+        net.agg_input(AggregatorInput::OpenRound);
+        net.run_until("sign_request");
+        // The block that confirmed the funding is gone before anybody has signed.
+        net.chain.reorg(net.chain.height);
+        net.sync();
+        assert!(net.agg_reports.contains(&Report::RoundFailed {
+            round: Round(1),
+            why: RoundCause::TipMoved,
+        }));
+        net.run();
+        assert!(net.signed_txs().is_empty());
+        net.mine(1);
+        net.next_round_works();
+    }
+}
+
+#[test]
 fn a_signal_that_dropped_out_of_the_mempool_is_sent_again() {
     let mut net = Net::ready(Setup::smt(2));
     net.open();
