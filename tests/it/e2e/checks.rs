@@ -14,7 +14,9 @@ use btcr2_agent::protocol::effect::Artifact;
 use btcr2_agent::protocol::terms::CohortBeacon;
 use btcr2_agent::store::{Role, Store};
 
-use super::play::{Announced, Company, Known, Play, service_name};
+use super::acts::service_name;
+use super::company::{Announced, Company, Known};
+use super::play::Play;
 
 impl Play {
     /// Checks a cohort from its first signal to its last.

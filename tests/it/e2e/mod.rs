@@ -3,7 +3,9 @@
 //!
 //! Nothing here sleeps: tests wait for what agents report, with deadlines that only a failure reaches.
 
+mod acts;
 mod checks;
+mod company;
 mod formation;
 mod play;
 mod relays;

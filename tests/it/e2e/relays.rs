@@ -10,7 +10,8 @@ use btcr2_agent::nostr::link::RelayConfig;
 use btcr2_agent::nostr::relay::DevRelay;
 use btcr2_agent::protocol::terms::CohortBeacon;
 
-use super::play::{Company, POLL, Play};
+use super::company::Company;
+use super::play::{POLL, Play};
 
 async fn another_relay() -> DevRelay {
     DevRelay::start("127.0.0.1:0".parse().unwrap())

@@ -12,7 +12,8 @@ use btcr2_agent::protocol::effect::Report;
 use btcr2_agent::protocol::terms::CohortBeacon;
 use btcr2_agent::store::{Role, StoreError};
 
-use super::play::{Company, Play, eventually};
+use super::company::Company;
+use super::play::{Play, eventually};
 
 const MEMBERS: [usize; 3] = [1, 2, 3];
 
