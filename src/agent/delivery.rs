@@ -21,8 +21,12 @@ pub(super) const CHANNEL_KEY: &str = "channel_key";
 /// Type of a channel post that bundles parts for single members.
 pub(super) const PARTS: &str = "parts";
 
-/// Bytes of sealed parts in one post: with names and punctuation it stays below a plaintext's limit.
-const PARTS_BYTES: usize = 38_000;
+/// Bytes of the parts in one post, their names included. A larger post would be cut into two chunks, each
+/// a third longer and of no use to anybody before the other is there.
+const PARTS_BYTES: usize = chunks::MAX_WHOLE - 64;
+
+/// Bytes that a part's name takes: 64 hexadecimal digits, four quotation marks, colon and comma.
+const PART_NAME: usize = 64 + 6;
 
 /// Seconds after which relays may drop a message of a round: its deadline lies within a month.
 const ROUND_EXPIRY: u64 = 60 * 86_400;
@@ -146,11 +150,12 @@ pub(super) fn bundle(
         let sealed = conversations
             .seal_part(own, *key, json.as_bytes())
             .map_err(|fault| AgentError::Send(fault.to_string()))?;
-        if bytes > 0 && bytes + sealed.len() > PARTS_BYTES {
+        let size = PART_NAME + sealed.len();
+        if bytes > 0 && bytes + size > PARTS_BYTES {
             posts.push(post(std::mem::take(&mut bundle))?);
             bytes = 0;
         }
-        bytes += sealed.len();
+        bytes += size;
         bundle.insert(KeyName::from(*key), sealed);
     }
     if !bundle.is_empty() {
@@ -225,5 +230,41 @@ pub(super) fn expected_author(node: &Node) -> Option<NostrKey> {
     match &node.machine {
         Machine::Aggregator(_) => None,
         Machine::Participant(machine) => Some(machine.terms().aggregator),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::protocol::Round;
+    use crate::protocol::message::RoundResult;
+
+    #[test]
+    fn bundles_travel_whole_and_full() {
+        let own = OwnKey::from_bytes(&[1; 32]).unwrap();
+        let channel = OwnKey::from_bytes(&[2; 32]).unwrap().public();
+        let conversations = ConversationKeys::new();
+        let parts: Vec<(NostrKey, Message)> = (1..=250u8)
+            .map(|n| {
+                let member = OwnKey::from_bytes(&[n; 32]).unwrap().public();
+                let round = Round(n.into());
+                (
+                    member,
+                    Message::RoundResult(RoundResult { round, tx: None }),
+                )
+            })
+            .collect();
+        let posts = bundle(&conversations, &own, channel, &parts).unwrap();
+        let count = posts.len();
+        let mut named = 0;
+        for (position, post) in posts.into_iter().enumerate() {
+            let length = post.message.to_json().unwrap().len();
+            let body: Parts = post.message.body().unwrap();
+            named += body.parts.len();
+            assert_eq!(split(post).unwrap().len(), 1, "{length} bytes are cut");
+            assert!(position + 1 == count || length > chunks::MAX_WHOLE * 9 / 10);
+        }
+        assert_eq!(named, parts.len());
+        assert!(count > 1);
     }
 }
