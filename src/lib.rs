@@ -1,6 +1,6 @@
 //! btcr2-agent: update aggregation for did:btcr2 over Nostr, both roles.
 //!
-//! Dependencies point inwards. The pure core ([`protocol`], [`beacon`], [`did`]) knows no socket,
+//! Dependencies point inwards. The pure core ([`protocol`], [`resolver`], [`beacon`], [`did`]) knows no socket,
 //! clock, file or random source; [`agent`] feeds it and carries out its effects.
 //!
 //! | module | what it is |
@@ -9,9 +9,12 @@
 //! | [`keys`] | root secret, derivation, encrypted keystore, MuSig2 (public arithmetic and the signer) |
 //! | [`did`] | identifiers, documents, JSON hashing, signed updates |
 //! | [`beacon`] | sparse Merkle tree, CAS announcement, beacon address, signal transaction |
+//! | [`resolver`] | did:btcr2 resolution: asks for chain data, CAS objects and sidecar, and is fed answers |
 //! | [`protocol`] | terms, messages, and the state machines of aggregator and participant |
 //! | [`nostr`] | events, relay connections, inbox, outbox, channel |
 //! | [`chain`] | chain backends, and the in-process regtest chain |
+//! | [`cas`] | content-addressed storage: reading and publishing over IPFS's HTTP interfaces |
+//! | [`lookup`] | drives a resolver: from a chain backend or a recording, with CAS and limits; HTTP interface |
 //! | [`store`] | SQLite: log, outbox, artifacts |
 //! | [`config`] | typed configuration, home directory, relays |
 //! | [`agent`] | the runtime that owns clock, randomness and secrets |
@@ -20,6 +23,7 @@
 
 pub mod agent;
 pub mod beacon;
+pub mod cas;
 pub mod chain;
 pub mod cli;
 pub mod config;
@@ -27,8 +31,10 @@ pub mod demo;
 pub mod did;
 pub mod hash;
 pub mod keys;
+pub mod lookup;
 pub mod network;
 pub mod nostr;
 pub mod protocol;
+pub mod resolver;
 pub mod store;
 pub mod time;
