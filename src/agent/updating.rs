@@ -90,6 +90,7 @@ impl Agent {
                 hash,
                 bytes: &bytes,
                 cohort: Some(cohort),
+                service: None,
                 state: update_state::QUEUED,
                 created: now,
             })?;
