@@ -89,8 +89,8 @@ impl<'a> Live<'a> {
     pub(super) async fn signals(&mut self, address: &Address) -> Result<Vec<ChainSignal>, Stopped> {
         let history = self.backend.address_history(address).await?;
         self.tips.insert((history.tip_height, history.tip_hash));
-        let seen = AddressHistory::new(history.tip_height, history.txs)
-            .signals(&address.script_pubkey());
+        let seen =
+            AddressHistory::new(history.tip_height, history.txs).signals(&address.script_pubkey());
         let mut signals = Vec::with_capacity(seen.len());
         for signal in seen {
             let block = match signal.height {

@@ -20,8 +20,9 @@ use bitcoin::Address;
 use futures_util::StreamExt as _;
 
 use self::live::{Blocks, Live, Stopped};
-pub use self::objects::{CasSource, CasSourceError, Objects};
+pub use self::objects::{CasAnswer, CasSource, Objects};
 pub use self::recording::{Recording, RecordingError};
+use crate::cas::CasError;
 use crate::chain::{ChainBackend, ChainError};
 use crate::did::Did;
 use crate::did::json::{MAX_BYTES, cid_of_hash};
@@ -94,7 +95,7 @@ pub enum LookupError {
         /// Its IPFS address.
         cid: String,
         /// Why not.
-        error: CasSourceError,
+        error: CasError,
     },
     /// The chain was reorganised during each of several attempts.
     #[error(
@@ -151,7 +152,12 @@ impl LookupError {
     pub const fn is_transient(&self) -> bool {
         match self {
             Self::Chain(error) => error.is_transient(),
-            Self::Cas { .. } | Self::Unsettled { .. } | Self::Deadline { .. } => true,
+            Self::Cas { error, .. } => match error {
+                CasError::Unreachable { .. } | CasError::TimedOut { .. } => true,
+                CasError::Refused { status, .. } => matches!(*status, 429 | 500..=599),
+                _ => false,
+            },
+            Self::Unsettled { .. } | Self::Deadline { .. } => true,
             _ => false,
         }
     }
@@ -219,8 +225,7 @@ impl Lookup {
         sidecar: Sidecar,
         strictness: Strictness,
     ) -> Result<(Resolution, Recording), LookupError> {
-        let start =
-            |tip| Resolver::new(did.clone(), options, sidecar.clone(), strictness, tip);
+        let start = |tip| Resolver::new(did.clone(), options, sidecar.clone(), strictness, tip);
         let work = async {
             match &self.chain {
                 ChainSource::Backend(backend) => self.from_backend(did, backend, start).await,

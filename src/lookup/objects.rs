@@ -5,28 +5,29 @@ use std::fmt;
 use std::future::{Future, ready};
 use std::pin::Pin;
 
+use crate::cas::{CasError, CasReader};
 use crate::hash::sha256;
 
 /// An answer of a [`CasSource`]: the object, or that it does not have it.
 pub type CasAnswer<'a> =
-    Pin<Box<dyn Future<Output = Result<Option<Vec<u8>>, CasSourceError>> + Send + 'a>>;
+    Pin<Box<dyn Future<Output = Result<Option<Vec<u8>>, CasError>> + Send + 'a>>;
 
 /// Content-addressed storage, as a lookup reads it.
 ///
 /// It need not be believed: a resolver hashes what it gets.
 pub trait CasSource: fmt::Debug + Send + Sync {
-    /// The object with this SHA-256; `None` if the storage does not have it. One that is longer than `limit`
-    /// bytes is as good as absent.
+    /// The object with this SHA-256, of at most `limit` bytes; `None` if the storage does not have it.
     ///
     /// # Errors
     /// The storage could not be asked: whether it has the object is unknown.
     fn get<'a>(&'a self, hash: &'a [u8; 32], limit: usize) -> CasAnswer<'a>;
 }
 
-/// Why storage could not be asked.
-#[derive(Debug, thiserror::Error)]
-#[error("{0}")]
-pub struct CasSourceError(pub String);
+impl CasSource for CasReader {
+    fn get<'a>(&'a self, hash: &'a [u8; 32], limit: usize) -> CasAnswer<'a> {
+        Box::pin(Self::get(self, hash, limit))
+    }
+}
 
 /// Objects in memory.
 #[derive(Clone, Default)]

@@ -16,6 +16,7 @@ use std::path::{Path, PathBuf};
 use serde::Serialize;
 
 use self::set::{Kind, Library, Set};
+use crate::did::Rule;
 use crate::resolver::Strictness;
 
 /// Why a directory could not be run.
@@ -62,6 +63,19 @@ pub struct Report {
     pub skipped: usize,
     /// Every check, in the order of the directory.
     pub checks: Vec<Check>,
+}
+
+impl Report {
+    /// Whether something failed for want of an `invocationTarget`, which sets from before October 2026 lack.
+    #[must_use]
+    pub fn lacks_invocation_targets(&self) -> bool {
+        let rule = Rule::ProofInvocationTargetMismatch.as_str();
+        let failed = |check: &&Check| check.verdict == Verdict::Failed;
+        self.checks
+            .iter()
+            .filter(failed)
+            .any(|check| check.note.as_ref().is_some_and(|note| note.contains(rule)))
+    }
 }
 
 /// One input, and what became of it.
@@ -128,7 +142,12 @@ pub async fn run(dir: &Path, strictness: Strictness) -> Result<Report, ConformEr
             checks.push(Ended::failed("a set", why.as_str()).of(set, "other.json"));
         }
     }
-    let count = |verdict| checks.iter().filter(|check| check.verdict == verdict).count();
+    let count = |verdict| {
+        checks
+            .iter()
+            .filter(|check| check.verdict == verdict)
+            .count()
+    };
     Ok(Report {
         sets: sets.len(),
         passed: count(Verdict::Passed),

@@ -7,9 +7,7 @@ use super::{Ended, Verdict};
 use crate::did::datetime::DateTime;
 use crate::did::{Did, ErrorCode};
 use crate::lookup::{Lookup, Objects, Recording};
-use crate::resolver::{
-    DEFAULT_MIN_CONF, Failure, ResolutionOptions, Resolution, Resolved, Sidecar, Strictness,
-};
+use crate::resolver::{Failure, Resolution, ResolutionOptions, Resolved, Sidecar, Strictness};
 
 /// What the suite of September 2026 writes for LATE_PUBLISHING.
 const LATE_PUBLISHING_ALIAS: &str = "LATE_PUBLISHING_ERROR";
@@ -161,18 +159,15 @@ fn recording(set: &Set, did: &Did) -> Result<(Recording, bool), String> {
             blocks.filter(|block| DateTime::from(block.time).to_string() == updated);
         of_that_time.next()?.height.checked_add(depth)
     });
-    let settled = recording
-        .signals()
-        .filter_map(|signal| signal.block)
-        .map(|block| block.height.saturating_add(DEFAULT_MIN_CONF - 1))
-        .max();
-    let is_recorded = settled.is_some_and(|settled| recording.tip().height != settled);
     match seen.max() {
         Some(seen) => {
             let tip = seen.max(recording.tip().height);
             Ok((recording.at_height(tip), true))
         }
-        None => Ok((recording, is_recorded)),
+        None => {
+            let is_noted = recording.tip_is_noted();
+            Ok((recording, is_noted))
+        }
     }
 }
 
@@ -290,7 +285,9 @@ fn compare_metadata(
     {
         let got = u64::from(got.confirmations);
         if got < confirmations || (confirmations == 0) != (got == 0) {
-            problems.push(format!("confirmations are {got} instead of {confirmations}"));
+            problems.push(format!(
+                "confirmations are {got} instead of {confirmations}"
+            ));
         }
     }
 }
@@ -306,5 +303,7 @@ fn version(id: Option<&str>, deactivated: bool) -> String {
 
 /// A text, or the JSON of anything else.
 fn plain(value: &Value) -> String {
-    value.as_str().map_or_else(|| value.to_string(), ToOwned::to_owned)
+    value
+        .as_str()
+        .map_or_else(|| value.to_string(), ToOwned::to_owned)
 }

@@ -32,6 +32,8 @@ pub struct Recording {
     tip: BlockRef,
     addresses: BTreeMap<String, Vec<ChainSignal>>,
     objects: BTreeMap<[u8; 32], Vec<u8>>,
+    /// Whether somebody noted the tip's height, or it was made up.
+    tip_is_noted: bool,
     /// Whether an address that is not in it sent no signal. Otherwise nobody knows.
     exhaustive: bool,
 }
@@ -115,6 +117,7 @@ impl Recording {
             tip,
             addresses: BTreeMap::new(),
             objects: BTreeMap::new(),
+            tip_is_noted: true,
             exhaustive: false,
         }
     }
@@ -163,6 +166,7 @@ impl Recording {
             hash: BlockHash::all_zeros(),
         };
         Self {
+            tip_is_noted: false,
             exhaustive: true,
             ..Self::new(network, tip)
         }
@@ -186,10 +190,18 @@ impl Recording {
         self.tip
     }
 
+    /// Whether the tip's height was recorded. A `signals.json` without it gets a height that makes its last
+    /// signal deep enough, so that numbers of confirmations say nothing.
+    #[must_use]
+    pub const fn tip_is_noted(&self) -> bool {
+        self.tip_is_noted
+    }
+
     /// The same data as of a tip at another height, whose hash is not known unless a signal is in that block.
     #[must_use]
     pub fn at_height(mut self, height: u32) -> Self {
         self.tip = self.block_at(height);
+        self.tip_is_noted = true;
         self
     }
 

@@ -65,12 +65,13 @@ pub(super) fn parse(bytes: &[u8], network: Network) -> Result<Recording, Recordi
         .map(|block| block.height)
         .max();
     let settled = highest.map_or(0, |height| height.saturating_add(DEFAULT_MIN_CONF - 1));
-    let tip = tips.into_iter().max().unwrap_or(settled);
-    let recording = Recording {
+    let noted = tips.into_iter().max();
+    let mut recording = Recording {
         addresses,
         ..Recording::without_signals(network)
     };
-    let recording = recording.at_height(tip);
+    recording = recording.at_height(noted.unwrap_or(settled));
+    recording.tip_is_noted = noted.is_some();
     recording.check()?;
     Ok(recording)
 }
