@@ -1,6 +1,7 @@
 //! Text for people, from the views.
 
 mod agent;
+mod changes;
 mod cohort;
 mod demo;
 mod did;
@@ -11,7 +12,9 @@ mod round;
 mod table;
 mod terms;
 mod units;
+mod update;
 
+pub use changes::{Difference, differences};
 pub use cohort::FundWithoutQr;
 pub use page::Page;
 pub use qr::qr_code;
