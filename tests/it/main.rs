@@ -16,4 +16,6 @@ mod e2e;
 mod musig_vectors;
 mod nostr;
 mod protocol_doc;
+mod resolver;
 mod store;
+mod synthetic;
