@@ -212,9 +212,7 @@ fn unreachable(error: &LookupError, args: &ResolveArgs) -> Failure {
         }
         LookupError::Deadline { .. } => ErrorCode::Timeout,
         LookupError::NotRecorded { .. } => ErrorCode::NotFound,
-        LookupError::TooManyAddresses { .. } | LookupError::TooManyObjects { .. } => {
-            ErrorCode::TooLarge
-        }
+        LookupError::TooManyObjects { .. } => ErrorCode::TooLarge,
         _ => ErrorCode::Internal,
     };
     let failure = Failure::new(code, error.to_string());
