@@ -16,4 +16,5 @@ mod e2e;
 mod musig_vectors;
 mod nostr;
 mod protocol_doc;
+mod serve;
 mod store;

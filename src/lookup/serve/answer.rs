@@ -21,28 +21,28 @@ const RETRY_AFTER: HeaderValue = HeaderValue::from_static("2");
 /// An error that the DID Resolution specification names for what is asked of a server, beside those that
 /// did:btcr2 names for what is found.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum RequestError {
+pub(super) enum Unsupported {
     /// A DID of another method.
-    MethodNotSupported,
+    Method,
     /// A DID URL, or a network that is not served.
-    FeatureNotSupported,
+    Feature,
     /// No media type that can be produced.
-    RepresentationNotSupported,
+    Representation,
 }
 
-impl RequestError {
+impl Unsupported {
     const fn as_str(self) -> &'static str {
         match self {
-            Self::MethodNotSupported => "METHOD_NOT_SUPPORTED",
-            Self::FeatureNotSupported => "FEATURE_NOT_SUPPORTED",
-            Self::RepresentationNotSupported => "REPRESENTATION_NOT_SUPPORTED",
+            Self::Method => "METHOD_NOT_SUPPORTED",
+            Self::Feature => "FEATURE_NOT_SUPPORTED",
+            Self::Representation => "REPRESENTATION_NOT_SUPPORTED",
         }
     }
 
     const fn status(self) -> StatusCode {
         match self {
-            Self::MethodNotSupported | Self::FeatureNotSupported => StatusCode::NOT_IMPLEMENTED,
-            Self::RepresentationNotSupported => StatusCode::NOT_ACCEPTABLE,
+            Self::Method | Self::Feature => StatusCode::NOT_IMPLEMENTED,
+            Self::Representation => StatusCode::NOT_ACCEPTABLE,
         }
     }
 }
@@ -52,8 +52,8 @@ impl RequestError {
 pub(super) enum Refusal {
     /// An error of did:btcr2.
     Failure(Failure),
-    /// An error of the request.
-    Request(RequestError, String),
+    /// Something this server does not do, and one sentence.
+    Unsupported(Unsupported, String),
     /// This server can not say: status and one sentence.
     Problem(StatusCode, &'static str),
 }
@@ -105,10 +105,8 @@ impl Refusal {
 impl IntoResponse for Refusal {
     fn into_response(self) -> Response {
         match self {
-            Self::Failure(failure) => {
-                no_document(status_of(failure.code), failure.to_metadata())
-            }
-            Self::Request(error, message) => no_document(
+            Self::Failure(failure) => no_document(status_of(failure.code), failure.to_metadata()),
+            Self::Unsupported(error, message) => no_document(
                 error.status(),
                 json!({ "error": error.as_str(), "errorMessage": message }),
             ),
@@ -209,11 +207,11 @@ mod tests {
             assert_eq!(content_type, "application/did-resolution", "{code}");
         }
         for (error, status) in [
-            (RequestError::MethodNotSupported, 501),
-            (RequestError::FeatureNotSupported, 501),
-            (RequestError::RepresentationNotSupported, 406),
+            (Unsupported::Method, 501),
+            (Unsupported::Feature, 501),
+            (Unsupported::Representation, 406),
         ] {
-            let response = Refusal::Request(error, String::new()).into_response();
+            let response = Refusal::Unsupported(error, String::new()).into_response();
             assert_eq!(response.status(), status, "{error:?}");
         }
     }

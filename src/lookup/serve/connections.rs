@@ -83,6 +83,9 @@ async fn serve(socket: TcpStream, app: Router, settings: ServeSettings, stop: Ca
     }
     connection.as_mut().graceful_shutdown();
     // Long enough for a request that has just begun; a client that does not read its answer is cut off.
-    let last_request = settings.request_time.saturating_mul(2).saturating_add(settings.header_time);
+    let last_request = settings
+        .request_time
+        .saturating_mul(2)
+        .saturating_add(settings.header_time);
     let _ = timeout(last_request, connection).await;
 }

@@ -47,7 +47,7 @@ pub struct ServeSettings {
 impl Default for ServeSettings {
     fn default() -> Self {
         Self {
-            max_body: 1 << 20,
+            max_body: 4 << 20,
             request_time: Duration::from_secs(30),
             max_resolutions: 32,
             max_connections: 512,

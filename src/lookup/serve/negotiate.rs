@@ -200,13 +200,20 @@ mod tests {
         for form in REPRESENTATIONS {
             assert_eq!(choose(Some(form.media_type)), Some(form));
             let shouted = form.name.to_ascii_uppercase();
-            let profile = form.profile.map_or(String::new(), |uri| format!("; Profile=\"{uri}\""));
-            assert_eq!(choose(Some(&format!(" {shouted}{profile} ; q=0.1 "))), Some(form));
+            let profile = form
+                .profile
+                .map_or(String::new(), |uri| format!("; Profile=\"{uri}\""));
+            assert_eq!(
+                choose(Some(&format!(" {shouted}{profile} ; q=0.1 "))),
+                Some(form)
+            );
         }
         use Content::{Document, Result};
         assert_eq!(
             REPRESENTATIONS.map(|form| form.content),
-            [Result, Result, Result, Document, Document, Document, Document]
+            [
+                Result, Result, Result, Document, Document, Document, Document
+            ]
         );
     }
 
@@ -228,16 +235,31 @@ mod tests {
     fn quality_goes_first_then_the_place_in_the_header() {
         for (accept, expected) in [
             // What clients of the Universal Resolver send, now and in the past.
-            ("application/did-resolution,application/did", "application/did-resolution"),
+            (
+                "application/did-resolution,application/did",
+                "application/did-resolution",
+            ),
             (
                 "application/ld+json;profile=\"https://w3id.org/did-resolution\",application/did+ld+json",
                 LD_RESULT,
             ),
-            ("application/did,application/did-resolution", "application/did"),
+            (
+                "application/did,application/did-resolution",
+                "application/did",
+            ),
             ("application/did, */*", "application/did"),
-            ("application/did;q=0.5, application/did+json;q=0.51", "application/did+json"),
-            ("application/did+json;q=0.9, application/json", "application/json"),
-            ("application/did;q=0, application/did+json", "application/did+json"),
+            (
+                "application/did;q=0.5, application/did+json;q=0.51",
+                "application/did+json",
+            ),
+            (
+                "application/did+json;q=0.9, application/json",
+                "application/json",
+            ),
+            (
+                "application/did;q=0, application/did+json",
+                "application/did+json",
+            ),
             // A wildcard does not bring back what was ruled out.
             ("application/did-resolution;q=0, */*;q=0.1", LD_RESULT),
             ("text/html, application/ld+json", "application/ld+json"),

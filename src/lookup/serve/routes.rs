@@ -18,7 +18,7 @@ use tokio::sync::Semaphore;
 use tokio::time::timeout;
 
 use super::ServeSettings;
-use super::answer::{Refusal, RequestError, body_of, problem, resolved};
+use super::answer::{Refusal, Unsupported, body_of, problem, resolved};
 use super::asked;
 use super::negotiate::{Representation, choose, media_types};
 use crate::did::{Did, ErrorCode};
@@ -129,8 +129,8 @@ impl Shared {
     fn lookup(&self, did: &Did) -> Result<&Lookup, Refusal> {
         let network = did.network();
         self.lookups.get(&network).ok_or_else(|| {
-            Refusal::Request(
-                RequestError::FeatureNotSupported,
+            Refusal::Unsupported(
+                Unsupported::Feature,
                 format!("this server does not read the chain of {network}"),
             )
         })
@@ -209,8 +209,8 @@ fn form(headers: &HeaderMap) -> Result<Representation, Refusal> {
         .collect();
     let accept = (!given.is_empty()).then(|| given.join(","));
     choose(accept.as_deref()).ok_or_else(|| {
-        Refusal::Request(
-            RequestError::RepresentationNotSupported,
+        Refusal::Unsupported(
+            Unsupported::Representation,
             format!("use one of these in Accept: {}", media_types()),
         )
     })
@@ -224,7 +224,11 @@ async fn methods() -> Response {
 /// What this resolver is set to, as the Universal Resolver shows it. No addresses: they are nobody's
 /// business.
 async fn properties(State(shared): Ctx) -> Response {
-    let networks: Vec<&str> = shared.lookups.keys().map(|network| network.name()).collect();
+    let networks: Vec<&str> = shared
+        .lookups
+        .keys()
+        .map(|network| network.name())
+        .collect();
     let settings = &shared.settings;
     let properties = json!({
         "btcr2": {
