@@ -22,7 +22,7 @@ fn command(home: &std::path::Path, args: &[&str]) -> Command {
     command
         .env_clear()
         .env("BTCR2_AGENT_HOME", home)
-        .args(["resolver", "serve", "--listen", "127.0.0.1:0"])
+        .args(["resolver", "serve"])
         .args(args)
         .stdin(Stdio::null());
     command
@@ -38,6 +38,8 @@ async fn it_serves_without_home_or_daemon_until_it_is_stopped() {
     let mut child = command(
         &home,
         &[
+            "--listen",
+            "127.0.0.1:0",
             "--chain",
             &named,
             "--ipfs",
