@@ -21,6 +21,7 @@ pub mod launch;
 mod node;
 pub mod options;
 pub mod outbound;
+mod quota;
 mod registering;
 mod relays;
 pub mod runtime;
