@@ -24,6 +24,7 @@ pub mod leaving;
 mod node;
 pub mod options;
 pub mod outbound;
+mod quota;
 mod registering;
 mod relays;
 mod routing;

@@ -18,5 +18,6 @@ mod musig_vectors;
 mod nostr;
 mod protocol_doc;
 mod resolver;
+mod serve;
 mod store;
 mod synthetic;

@@ -9,6 +9,7 @@ mod local;
 mod relay;
 mod resolve;
 mod update;
+mod serve;
 pub mod values;
 
 use std::path::PathBuf;
@@ -25,6 +26,7 @@ pub use local::{ChainArgs, DemoArgs, DevCommand, DevRelayArgs, MineArgs, PayArgs
 pub use relay::{AddArgs, FollowArgs, ProbeArgs, RelayCommand, RemoveArgs, UnfollowArgs};
 pub use resolve::{ChainArg, ConformArgs, ResolveArgs};
 pub use update::{UpdateArgs, ViaArg, WithdrawArgs};
+pub use serve::{NetworkChain, ResolverCommand, ServeArgs};
 
 /// Update aggregation for did:btcr2 over Nostr.
 #[derive(Debug, Parser)]
@@ -114,6 +116,12 @@ pub enum Command {
     Subscribers,
     /// Show the daemon's state: relays, chain, cohorts, delivery of every message, alarms
     Status(StatusArgs),
+    /// Resolve DIDs for others
+    #[command(
+        subcommand,
+        after_help = "Example:\n  btcr2-agent resolver serve --listen 127.0.0.1:8080"
+    )]
+    Resolver(ResolverCommand),
     /// For local work: a relay and a chain on this machine
     #[command(
         subcommand,

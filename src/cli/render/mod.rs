@@ -9,6 +9,7 @@ mod page;
 mod qr;
 mod resolve;
 mod round;
+mod serve;
 mod table;
 mod terms;
 mod units;
@@ -19,6 +20,7 @@ pub use cohort::FundWithoutQr;
 pub use page::Page;
 pub use qr::qr_code;
 pub use resolve::{explain, printable_json};
+pub use serve::{ServedNetwork, ServingView};
 pub use table::{Align, Table};
 pub use units::{absolute, duration, npub, relative, sat, short_npub, thousands, when};
 
