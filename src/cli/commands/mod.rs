@@ -5,6 +5,8 @@ mod did;
 mod keys;
 mod local;
 mod relay;
+mod resolve;
+mod update;
 
 use std::io;
 use std::path::PathBuf;

@@ -12,6 +12,7 @@ mod demo;
 mod did;
 mod round;
 mod terms;
+mod update;
 
 pub use agent::*;
 pub use cohort::*;
@@ -19,3 +20,4 @@ pub use demo::*;
 pub use did::*;
 pub use round::*;
 pub use terms::*;
+pub use update::*;
