@@ -10,6 +10,7 @@ mod changes;
 pub mod control;
 mod creating;
 mod delivery;
+mod depositing;
 pub mod dids;
 pub mod error;
 pub mod events;

@@ -74,7 +74,6 @@ impl From<LookupError> for Refusal {
                 "the chain was not read in the time a request may take; try again later",
             ),
             LookupError::Chain(ChainError::TooLong { .. })
-            | LookupError::TooManyAddresses { .. }
             | LookupError::TooManyObjects { .. }
             | LookupError::Stuck => Self::Problem(
                 StatusCode::INTERNAL_SERVER_ERROR,
