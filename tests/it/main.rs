@@ -12,6 +12,7 @@ mod cli;
 mod core_net;
 mod did_vectors;
 mod e2e;
+mod entry_points;
 mod musig_vectors;
 mod nostr;
 mod protocol_doc;
