@@ -14,6 +14,7 @@ mod core_net;
 mod did_vectors;
 mod e2e;
 mod lookup;
+mod entry_points;
 mod musig_vectors;
 mod nostr;
 mod protocol_doc;

@@ -1,5 +1,7 @@
 //! Whatever comes from outside: no panic, an end, and a result that depends on nothing but what is there.
 
+use std::sync::LazyLock;
+
 use bitcoin::Address;
 use btcr2_agent::beacon::smt::Leaf;
 use btcr2_agent::hash::SignalBytes;
@@ -18,8 +20,13 @@ use crate::synthetic::{
 
 const NETWORK: Network = Network::Testnet3;
 
-/// A DID with all three types of beacon, five versions, duplicates, a rotated beacon and pending signals.
+/// A DID with all three types of beacon, five versions, duplicates, a removed beacon and pending signals.
 fn eventful() -> (Controller, SyntheticChain) {
+    static EVENTFUL: LazyLock<(Controller, SyntheticChain)> = LazyLock::new(make_eventful);
+    EVENTFUL.clone()
+}
+
+fn make_eventful() -> (Controller, SyntheticChain) {
     let [cas, smt, new] = [201, 202, 203].map(|n| address(NETWORK, n));
     let mut alice = Controller::external(NETWORK, 71, |builder| {
         builder
