@@ -225,7 +225,6 @@ mod tests {
         for (error, expected) in [
             (LookupError::Chain(unreachable), 502),
             (LookupError::Deadline { deadline }, 504),
-            (LookupError::TooManyAddresses { limit: 1 }, 500),
         ] {
             let Refusal::Problem(status, detail) = Refusal::from(error) else {
                 panic!("{expected}");
