@@ -2,10 +2,12 @@
 
 mod bad_input;
 mod binary;
+mod conform;
 mod control;
 mod daemon;
 mod processes;
 mod render;
+mod resolve;
 
 use std::ffi::OsStr;
 use std::path::{Path, PathBuf};
