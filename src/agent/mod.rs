@@ -21,6 +21,7 @@ pub mod launch;
 mod node;
 pub mod options;
 pub mod outbound;
+pub mod publishing;
 mod quota;
 mod registering;
 mod relays;

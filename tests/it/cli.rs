@@ -5,6 +5,7 @@ mod binary;
 mod control;
 mod daemon;
 mod processes;
+mod publishing;
 mod render;
 
 use std::ffi::OsStr;

@@ -6,6 +6,7 @@ mod cohort;
 mod did;
 mod keys;
 mod local;
+mod publish;
 mod relay;
 mod resolve;
 mod serve;
@@ -22,6 +23,7 @@ pub use cohort::{
 pub use did::{CreateArgs, DidCommand, RegisterArgs, ShowDidArgs, UpdateArgs};
 pub use keys::{ExportArgs, ExportForm, InitArgs, KeyCommand, PassphraseArgs};
 pub use local::{ChainArgs, DemoArgs, DevCommand, DevRelayArgs, MineArgs, PayArgs, RunArgs};
+pub use publish::PublishArgs;
 pub use relay::{AddArgs, FollowArgs, ProbeArgs, RelayCommand, RemoveArgs, UnfollowArgs};
 pub use resolve::{ChainArg, ConformArgs, ResolveArgs};
 pub use serve::{NetworkChain, ResolverCommand, ServeArgs};

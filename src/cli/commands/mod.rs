@@ -4,6 +4,7 @@ mod cohort;
 mod did;
 mod keys;
 mod local;
+mod publish;
 mod relay;
 mod resolve;
 mod serve;

@@ -5,6 +5,7 @@ mod cohort;
 mod demo;
 mod did;
 mod page;
+mod publish;
 mod qr;
 mod resolve;
 mod round;
@@ -15,6 +16,7 @@ mod units;
 
 pub use cohort::FundWithoutQr;
 pub use page::Page;
+pub use publish::{PublishPlan, PublishedArtifact, PublishedView};
 pub use qr::qr_code;
 pub use resolve::{explain, printable_json};
 pub use serve::{ServedNetwork, ServingView};
