@@ -121,8 +121,8 @@ impl Node {
     pub(super) fn deadline(&self) -> Option<UnixTime> {
         match &self.machine {
             Machine::Aggregator(machine) => machine.deadline(),
-            // A member's deadlines are the aggregator's to enforce; it only ever answers.
-            Machine::Participant(_) => None,
+            // Deadlines of rounds are the aggregator's to enforce: a member only repeats its questions.
+            Machine::Participant(machine) => machine.deadline(),
         }
     }
 

@@ -11,6 +11,7 @@ pub mod conform;
 mod live;
 pub mod objects;
 pub mod recording;
+pub mod serve;
 
 use std::collections::{HashMap, HashSet};
 use std::sync::Arc;

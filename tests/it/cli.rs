@@ -6,6 +6,7 @@ mod conform;
 mod control;
 mod daemon;
 mod processes;
+mod publishing;
 mod render;
 mod resolve;
 

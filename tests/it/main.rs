@@ -17,4 +17,5 @@ mod lookup;
 mod musig_vectors;
 mod nostr;
 mod protocol_doc;
+mod serve;
 mod store;

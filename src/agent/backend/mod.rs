@@ -13,6 +13,7 @@
 //! | `joining` | `cohort terms`, `cohort join` |
 //! | `funding` | `cohort fund` |
 //! | `dids` | DIDs |
+//! | `publishing` | `did publish`: the artifacts |
 //! | `relays` | relays, and probing them, also without a running agent |
 //! | `follows` | whom this agent follows, and who follows it |
 
@@ -23,6 +24,7 @@ pub mod discover;
 mod follows;
 mod funding;
 mod joining;
+mod publishing;
 pub mod relays;
 mod status;
 mod terms;
@@ -213,6 +215,10 @@ impl Backend for AgentBackend {
     async fn did_show(&self, args: r::OneDid) -> Result<v::DidView, Failure> {
         self.with(move |agent| agent.did_view(args.did.as_str(), true))
             .await
+    }
+
+    async fn did_artifacts(&self, args: r::DidArtifacts) -> Result<v::DidArtifactsView, Failure> {
+        self.with(move |agent| agent.artifacts(&args)).await
     }
 
     async fn relay_list(&self, _: r::NoArgs) -> Result<v::RelayListView, Failure> {

@@ -4,6 +4,7 @@ use std::path::PathBuf;
 
 use clap::{ArgGroup, Args, Subcommand};
 
+use super::publish::PublishArgs;
 use super::resolve::{ConformArgs, ResolveArgs};
 use super::values::ServiceArg;
 use crate::agent::control::request::{CohortRef, DidRef};
@@ -23,6 +24,8 @@ pub enum DidCommand {
     List,
     /// Show one DID: document, version, pending update, coverage
     Show(ShowDidArgs),
+    /// Publish artifacts of a DID to IPFS
+    Publish(PublishArgs),
     /// Resolve any DID; needs no daemon
     Resolve(ResolveArgs),
     /// Run sets of the upstream test suite; needs no daemon and no network

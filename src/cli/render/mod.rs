@@ -5,17 +5,21 @@ mod cohort;
 mod demo;
 mod did;
 mod page;
+mod publish;
 mod qr;
 mod resolve;
 mod round;
+mod serve;
 mod table;
 mod terms;
 mod units;
 
 pub use cohort::FundWithoutQr;
 pub use page::Page;
+pub use publish::{PublishPlan, PublishedArtifact, PublishedView};
 pub use qr::qr_code;
 pub use resolve::{explain, printable_json};
+pub use serve::{ServedNetwork, ServingView};
 pub use table::{Align, Table};
 pub use units::{absolute, duration, npub, relative, sat, short_npub, thousands, when};
 

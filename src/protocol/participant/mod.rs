@@ -6,6 +6,7 @@
 mod checks;
 mod coverage;
 mod formation;
+mod history;
 mod round;
 mod session;
 
@@ -18,7 +19,9 @@ use super::chain_view::{ChainUpdate, ChainView};
 use super::effect::{Effect, Ignored, Prepared, Report, Step, To};
 use super::evidence::Sighash;
 use super::ids::{Label, Round, Seat, SessionId};
-use super::message::{EndCause, Message, Nonces, Opening, Refused, RegisterItem, RoundOpen};
+use super::message::{
+    EndCause, HistoryItem, Message, Nonces, Opening, Refused, RegisterItem, RoundOpen,
+};
 use super::set::CohortSet;
 use super::terms::Terms;
 use crate::hash::{CohortId, SignalBytes, SmtIndex, UpdateHash};
@@ -28,6 +31,8 @@ use crate::time::UnixTime;
 
 use coverage::MyIndex;
 pub use coverage::{BindingState, IndexState};
+use history::Asked;
+pub use history::Recalled;
 use round::MyRound;
 pub use round::OwnRound;
 
@@ -115,6 +120,20 @@ pub enum ParticipantInput {
         /// Also when that ends the beacon for all.
         even_if_frozen: bool,
     },
+    /// What came of [`Effect::Recall`].
+    Recalled(Recalled),
+    /// What was saved for these signals is gone from the store.
+    Lost {
+        /// The index.
+        index: SmtIndex,
+        /// The signals.
+        signals: Vec<SignalBytes>,
+    },
+    /// User: ask for what is missing of an index, now.
+    Fetch {
+        /// The index.
+        index: SmtIndex,
+    },
     /// The process was restarted: all secret nonces are gone.
     Restarted,
 }
@@ -191,7 +210,11 @@ pub struct Participant {
     round: Option<MyRound>,
     given: Vec<GivenPartial>,
     /// Indexes whose history was asked for and has not come, with the first round asked for.
-    asked: BTreeMap<SmtIndex, Round>,
+    asked: BTreeMap<SmtIndex, Asked>,
+    /// Items of an answer that wait for what the driver remembers of their rounds.
+    recalling: BTreeMap<SmtIndex, Vec<HistoryItem>>,
+    /// The time of the input that is handled.
+    now: UnixTime,
     reported_spends: BTreeSet<Txid>,
 }
 
@@ -215,22 +238,24 @@ impl Participant {
             round: None,
             given: Vec::new(),
             asked: BTreeMap::new(),
+            recalling: BTreeMap::new(),
+            now: UnixTime(0),
             reported_spends: BTreeSet::new(),
         }
     }
 
     /// Handles one input at time `now`. Total: nothing from outside can make it fail.
     pub fn handle(&mut self, now: UnixTime, input: ParticipantInput) -> Step {
+        if let ParticipantInput::Message { from, .. } = &input
+            && *from != self.terms.aggregator
+        {
+            return Step::ignored(Ignored::NotTheAggregator);
+        }
+        self.now = now;
         match input {
             ParticipantInput::Join { payee } => self.join(payee),
-            ParticipantInput::Message { from, message } => {
-                if from == self.terms.aggregator {
-                    self.message(now, message)
-                } else {
-                    Step::ignored(Ignored::NotTheAggregator)
-                }
-            }
-            ParticipantInput::Tick => Step::accepted(),
+            ParticipantInput::Message { message, .. } => self.message(now, message),
+            ParticipantInput::Tick => self.history_timer(),
             ParticipantInput::Chain(update) => self.chain_changed(&update),
             ParticipantInput::Prepared(prepared) => self.prepared(prepared),
             ParticipantInput::Signed(signed) => self.signed(signed),
@@ -241,6 +266,9 @@ impl Participant {
             ParticipantInput::Queue { index, update } => self.queue(index, update),
             ParticipantInput::Withdraw { index } => self.withdraw(index),
             ParticipantInput::Leave { even_if_frozen } => self.leave(even_if_frozen),
+            ParticipantInput::Recalled(recalled) => self.recalled(&recalled),
+            ParticipantInput::Lost { index, signals } => self.lost(index, &signals),
+            ParticipantInput::Fetch { index } => self.fetch(index),
             ParticipantInput::Restarted => self.restarted(),
         }
     }
@@ -324,6 +352,9 @@ impl Participant {
 
     fn refused(&mut self, refused: &Refused) -> Step {
         use super::message::RefusalCode as Code;
+        if refused.of == "history_request" && refused.code == Code::TooMany {
+            return self.asked_too_often();
+        }
         if refused.of == "opt_in"
             && self.phase == MemberPhase::Asked
             && refused.code != Code::AlreadyAsked
@@ -398,6 +429,12 @@ impl Participant {
         self.round
             .as_ref()
             .map(|round| (round.round, round.responded, !round.sent.is_empty()))
+    }
+
+    /// Signals this member signed that are not on the chain and may still get there, with their transactions.
+    pub fn live_signals(&self) -> impl Iterator<Item = (SignalBytes, Txid)> + '_ {
+        self.live(super::aggregator::FINAL_DEPTH)
+            .map(|given| (given.signal, given.txid))
     }
 
     /// The partial signatures given, oldest first.
