@@ -212,9 +212,8 @@ fn unreachable(error: &LookupError, args: &ResolveArgs) -> Failure {
         LookupError::Chain(ChainError::WrongNetwork { .. }) | LookupError::OtherNetwork { .. } => {
             ErrorCode::WrongNetwork
         }
-        LookupError::Chain(_) | LookupError::Unsettled { .. } | LookupError::Cas { .. } => {
-            ErrorCode::ChainUnreachable
-        }
+        LookupError::Chain(_) | LookupError::Unsettled { .. } => ErrorCode::ChainUnreachable,
+        LookupError::Cas { .. } => ErrorCode::CasFailed,
         LookupError::Deadline { .. } => ErrorCode::Timeout,
         LookupError::NotRecorded { .. } => ErrorCode::NotFound,
         LookupError::TooManyObjects { .. } => ErrorCode::TooLarge,

@@ -394,5 +394,5 @@ async fn objects_are_read_from_a_gateway_only_when_it_is_named() {
     assert_eq!(stdout(&replay), stdout(&with));
     let gone = format!("{base} --ipfs http://127.0.0.1:1 --json");
     let error = json_of(&run_apart(dir, gone).await)["error"].clone();
-    assert_eq!(error["code"], "chain_unreachable");
+    assert_eq!(error["code"], "cas_failed");
 }
