@@ -220,9 +220,9 @@ impl Lookup {
         let start = |tip| Resolver::new(did.clone(), options, sidecar.clone(), strictness, tip);
         let work = async {
             match &self.chain {
-                ChainSource::Backend(backend) => self.from_backend(did, backend, start).await,
+                ChainSource::Backend(backend) => self.resolve_live(did, backend, start).await,
                 ChainSource::Recorded(recording) => {
-                    self.from_recording(did, recording, start).await
+                    self.resolve_offline(did, recording, start).await
                 }
             }
         };
@@ -232,7 +232,7 @@ impl Lookup {
             .unwrap_or(Err(LookupError::Deadline { deadline }))
     }
 
-    async fn from_backend(
+    async fn resolve_live(
         &self,
         did: &Did,
         backend: &ChainBackend,
@@ -268,7 +268,7 @@ impl Lookup {
         })
     }
 
-    async fn from_recording(
+    async fn resolve_offline(
         &self,
         did: &Did,
         recording: &Recording,

@@ -1,5 +1,6 @@
 //! The chain backends against the in-process regtest chain: over HTTP on loopback, as users have it.
 
+mod blocks;
 mod erring_servers;
 mod esplora;
 mod regtest;

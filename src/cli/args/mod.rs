@@ -6,10 +6,11 @@ mod cohort;
 mod did;
 mod keys;
 mod local;
+mod publish;
 mod relay;
 mod resolve;
-mod update;
 mod serve;
+mod update;
 pub mod values;
 
 use std::path::PathBuf;
@@ -23,10 +24,11 @@ pub use cohort::{
 pub use did::{CreateArgs, DidCommand, RegisterArgs, ShowDidArgs};
 pub use keys::{ExportArgs, ExportForm, InitArgs, KeyCommand, PassphraseArgs};
 pub use local::{ChainArgs, DemoArgs, DevCommand, DevRelayArgs, MineArgs, PayArgs, RunArgs};
+pub use publish::PublishArgs;
 pub use relay::{AddArgs, FollowArgs, ProbeArgs, RelayCommand, RemoveArgs, UnfollowArgs};
 pub use resolve::{ChainArg, ConformArgs, ResolveArgs};
-pub use update::{UpdateArgs, ViaArg, WithdrawArgs};
 pub use serve::{NetworkChain, ResolverCommand, ServeArgs};
+pub use update::{UpdateArgs, ViaArg, WithdrawArgs};
 
 /// Update aggregation for did:btcr2 over Nostr.
 #[derive(Debug, Parser)]

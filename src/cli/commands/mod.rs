@@ -4,10 +4,11 @@ mod cohort;
 mod did;
 mod keys;
 mod local;
+mod publish;
 mod relay;
 mod resolve;
-mod update;
 mod serve;
+mod update;
 
 use std::io;
 use std::path::PathBuf;

@@ -225,6 +225,7 @@ mod tests {
         for (error, expected) in [
             (LookupError::Chain(unreachable), 502),
             (LookupError::Deadline { deadline }, 504),
+            (LookupError::TooManyObjects { limit: 1 }, 500),
         ] {
             let Refusal::Problem(status, detail) = Refusal::from(error) else {
                 panic!("{expected}");

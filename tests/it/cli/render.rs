@@ -3,9 +3,10 @@
 use btcr2_agent::agent::control::PeerText;
 use btcr2_agent::agent::control::views::{
     AlarmView, BeaconType, BindingStage, ChainView, CohortDeliveryView, CounterView, DemoAgent,
-    DemoReport, DemoResolved, DemoRound, DemoTraffic, DidBindingView, DidKind, DidListView, DidView,
-    DiscoverView, FlawedAdvertView, OutboxView, ProbeView, RelayAnswerView, RelayProbeView,
-    RelaySource, RelayState, RelayView, RouteView, StatusView, UpdateStage, UpdateView,
+    DemoReport, DemoResolved, DemoRound, DemoTraffic, DidBindingView, DidKind, DidListView,
+    DidView, DiscoverView, FlawedAdvertView, OutboxView, ProbeView, RelayAnswerView,
+    RelayProbeView, RelaySource, RelayState, RelayView, RouteView, StatusView, UpdateStage,
+    UpdateView,
 };
 use btcr2_agent::cli::progress::{TimelineEvent, line};
 use btcr2_agent::cli::render::{Page, Render, short_npub};
