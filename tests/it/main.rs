@@ -14,7 +14,6 @@ mod core_net;
 mod did_vectors;
 mod e2e;
 mod entry_points;
-mod entry_points;
 mod lookup;
 mod musig_vectors;
 mod nostr;
