@@ -74,7 +74,6 @@ impl From<LookupError> for Refusal {
                 "the chain was not read in the time a request may take; try again later",
             ),
             LookupError::Chain(ChainError::TooLong { .. })
-            | LookupError::TooManyAddresses { .. }
             | LookupError::TooManyObjects { .. }
             | LookupError::Stuck => Self::Problem(
                 StatusCode::INTERNAL_SERVER_ERROR,
@@ -226,7 +225,7 @@ mod tests {
         for (error, expected) in [
             (LookupError::Chain(unreachable), 502),
             (LookupError::Deadline { deadline }, 504),
-            (LookupError::TooManyAddresses { limit: 1 }, 500),
+            (LookupError::TooManyObjects { limit: 1 }, 500),
         ] {
             let Refusal::Problem(status, detail) = Refusal::from(error) else {
                 panic!("{expected}");
