@@ -37,7 +37,7 @@ impl Context {
                 let daemon = daemon(&self.home).await?;
                 let withdraw = WithdrawUpdate {
                     did: args.did,
-                    version: args.version,
+                    version: args.version_id,
                 };
                 self.out.view(&daemon.did_withdraw(withdraw).await?)
             }
