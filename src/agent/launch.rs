@@ -9,6 +9,7 @@ use std::path::Path;
 use std::time::Duration;
 
 use super::backend::AgentBackend;
+use super::bundle::{BundleError, BundleState};
 use super::control::views::RelaySource;
 use super::control::{ErrorCode, Failure};
 use super::error::AgentError;
@@ -162,6 +163,19 @@ impl Opened {
         self.root.words().is_some()
     }
 
+    /// Writes the bundle of an agent that does not run, and copies it if a place is given.
+    pub fn write_bundle(&self, copy_to: Option<&Path>) -> Result<BundleState, Failure> {
+        super::bundle::write_bundle(
+            &self.home.bundle_path(),
+            &self.home.store_path(),
+            self.root.bundle_key(),
+            self.identity(),
+            system_clock(),
+            copy_to,
+        )
+        .map_err(bundle_failure)
+    }
+
     /// The relays of this home.
     pub fn relays(&self) -> Result<Vec<RelaySetting>, Failure> {
         let by_hand = self.store.view().relays().map_err(store_failure)?;
@@ -209,6 +223,7 @@ impl Opened {
             chains: chains(&config)?,
             policy: signing_policy(&config),
             standing: standing_policy(&config),
+            bundle: Some(home.bundle_path()),
             clock: system_clock(),
         };
         let (agent, handle) = Agent::start(options).map_err(agent_failure)?;
@@ -422,6 +437,20 @@ pub fn store_failure(error: StoreError) -> Failure {
     split(ErrorCode::StoreFailed, &error.to_string())
 }
 
+/// A failure of the bundle.
+#[must_use]
+#[allow(clippy::needless_pass_by_value)] // for map_err
+pub fn bundle_failure(error: BundleError) -> Failure {
+    let text = error.to_string();
+    let code = match error {
+        BundleError::Store(error) => return store_failure(error),
+        BundleError::Io { .. } => ErrorCode::Io,
+        BundleError::WrongWords => ErrorCode::WrongPassphrase,
+        _ => ErrorCode::BadBundle,
+    };
+    split(code, &text)
+}
+
 /// A failure of the keystore.
 #[must_use]
 pub fn keystore_failure(home: &Home, error: &KeystoreError) -> Failure {
@@ -449,6 +478,7 @@ pub fn agent_failure(error: AgentError) -> Failure {
     let text = error.to_string();
     let code = match error {
         AgentError::Store(error) => return store_failure(error),
+        AgentError::Bundle(error) => return bundle_failure(error),
         AgentError::Money(_) => ErrorCode::RefusedByMoneyGate,
         AgentError::Log { .. } => ErrorCode::StoreFailed,
         AgentError::UnknownCohort(_) | AgentError::UnknownDid(_) | AgentError::UnknownRelay(_) => {

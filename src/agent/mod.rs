@@ -6,6 +6,7 @@
 
 pub mod adverts;
 pub mod backend;
+pub mod bundle;
 mod changes;
 pub mod control;
 mod creating;
@@ -22,6 +23,7 @@ mod node;
 pub mod options;
 pub mod outbound;
 mod quota;
+pub mod recovery;
 mod registering;
 mod relays;
 pub mod runtime;
@@ -29,6 +31,7 @@ mod settling;
 pub mod sidecar;
 pub mod timeline;
 mod updating;
+mod verifying;
 mod watch;
 
 pub use backend::AgentBackend;

@@ -28,6 +28,8 @@ pub struct AgentOptions {
     pub policy: SigningPolicy,
     /// What it joins and does by itself.
     pub standing: StandingPolicy,
+    /// Where to keep the encrypted bundle of a store that is a file; nowhere if there is none.
+    pub bundle: Option<std::path::PathBuf>,
     /// The clock.
     pub clock: Clock,
 }

@@ -38,6 +38,8 @@ pub struct AddressFacts {
     pub signed: Vec<(SignalBytes, Txid)>,
     /// The cohort whose beacon it is, if this agent knows it.
     pub cohort: Option<CohortId>,
+    /// The chain was asked for its history just now, in vain.
+    pub unreadable: bool,
 }
 
 /// What is known, by address.
@@ -341,7 +343,8 @@ impl Walk<'_> {
                 );
             }
             // Singleton beacons need no proofs, and are not watched: what they announced is in the updates.
-            None if kind == BeaconKind::Singleton => {}
+            None if kind == BeaconKind::Singleton
+                && !known.is_some_and(|known| known.unreadable) => {}
             None => {
                 self.miss(MissingKind::Signals, Some(&name), None, None, false);
                 self.take_all(kind, cohort)?;

@@ -40,6 +40,8 @@ pub struct Part {
     pub policy: SigningPolicy,
     /// What it joins by itself.
     pub standing: StandingPolicy,
+    /// Whether it keeps the encrypted bundle, as a daemon does.
+    pub bundle: bool,
 }
 
 impl Part {
@@ -55,6 +57,7 @@ impl Part {
                 decline: Decline::Idle,
             },
             standing: StandingPolicy::default(),
+            bundle: false,
         }
     }
 }
@@ -171,6 +174,7 @@ impl Stage {
             chains: vec![(Network::Regtest, backend, part.poll)],
             policy: part.policy,
             standing: part.standing.clone(),
+            bundle: part.bundle.then(|| home.bundle_path()),
             clock: system_clock(),
         };
         let (agent, handle) = Agent::start(options).map_err(agent_error)?;

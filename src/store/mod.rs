@@ -23,11 +23,13 @@
 //! | `seen` | `seen_events` |
 //! | `relay` | `relays`, `relay_health` |
 //! | `meta` | `meta`: the incarnation, and small facts |
+//! | `dump` | rows of many tables as JSON, for the bundle |
 
 mod advert;
 mod artifact;
 mod cohort;
 mod did;
+mod dump;
 mod error;
 mod log;
 mod meta;
@@ -51,6 +53,7 @@ pub use advert::{
 pub use artifact::{Artifact, ArtifactKey, ArtifactKind, NewArtifact, Put, Subject};
 pub use cohort::{CohortRow, NewCohort, NewTransaction, TransactionRow};
 pub use did::{Binding, DidRow, NewUpdate, UpdateRow};
+pub use dump::{DUMP_TABLES, DumpRow, DumpTable, Restoring, dump_table};
 pub use error::StoreError;
 pub use log::{LogEntry, NewLogEntry};
 pub use meta::MetaKey;
