@@ -338,15 +338,26 @@ fn chains(config: &Config) -> Result<Vec<(Network, ChainBackend, Duration)>, Fai
     networks
         .filter(|network| !network.carries_value())
         .map(|network| {
-            let chain = config.chain.of(network);
-            let backend =
-                ChainBackend::esplora(&chain.url_for(network), CHAIN_TIMEOUT).map_err(|error| {
-                    let key = format!("chain.{network}.url");
-                    Failure::new(ErrorCode::BadConfig, format!("{key}: {error}"))
-                })?;
-            Ok((network, backend, Duration::from_secs(chain.poll.seconds())))
+            let backend = chain_of(config, network)?;
+            let poll = config.chain.of(network).poll.seconds();
+            Ok((network, backend, Duration::from_secs(poll)))
         })
         .collect()
+}
+
+/// The backend that is configured for a network.
+pub fn chain_of(config: &Config, network: Network) -> Result<ChainBackend, Failure> {
+    let chain = config.chain.of(network);
+    ChainBackend::esplora(&chain.url_for(network), CHAIN_TIMEOUT).map_err(|error| {
+        let key = format!("chain.{network}.url");
+        Failure::new(ErrorCode::BadConfig, format!("{key}: {error}"))
+    })
+}
+
+/// A backend at a URL that a command named.
+pub fn chain_at(url: &str) -> Result<ChainBackend, Failure> {
+    ChainBackend::esplora(url, CHAIN_TIMEOUT)
+        .map_err(|error| Failure::new(ErrorCode::InvalidValue, error.to_string()))
 }
 
 /// What these settings say is signed without asking.

@@ -336,7 +336,7 @@ fn parse_did(did: &r::DidRef) -> Result<Did, Failure> {
     parse_did_text(did.as_str())
 }
 
-fn parse_did_text(did: &str) -> Result<Did, Failure> {
+pub(super) fn parse_did_text(did: &str) -> Result<Did, Failure> {
     did.parse().map_err(|error: crate::did::InvalidDid| {
         Failure::new(ErrorCode::InvalidValue, format!("{did}: {error}"))
     })

@@ -13,6 +13,7 @@
 //! | `joining` | `cohort terms`, `cohort join` |
 //! | `funding` | `cohort fund` |
 //! | `dids` | DIDs |
+//! | `keeping` | `did sidecar`, `did verify`, `key backup` |
 //! | `relays` | relays, and probing them, also without a running agent |
 //! | `follows` | whom this agent follows, and who follows it |
 
@@ -23,6 +24,7 @@ pub mod discover;
 mod follows;
 mod funding;
 mod joining;
+pub(in crate::agent) mod keeping;
 pub mod relays;
 mod status;
 mod terms;
@@ -213,6 +215,18 @@ impl Backend for AgentBackend {
     async fn did_show(&self, args: r::OneDid) -> Result<v::DidView, Failure> {
         self.with(move |agent| agent.did_view(args.did.as_str(), true))
             .await
+    }
+
+    async fn did_sidecar(&self, args: r::SidecarOf) -> Result<v::SidecarView, Failure> {
+        self.sidecar(args).await
+    }
+
+    async fn did_verify(&self, args: r::VerifyDids) -> Result<v::VerifyView, Failure> {
+        self.verify(args).await
+    }
+
+    async fn key_backup(&self, args: r::Backup) -> Result<v::BackupView, Failure> {
+        self.backup(args).await
     }
 
     async fn relay_list(&self, _: r::NoArgs) -> Result<v::RelayListView, Failure> {

@@ -88,6 +88,12 @@ operations! {
     DidList = did_list(r::NoArgs) -> v::DidListView;
     /// One DID with its document.
     DidShow = did_show(r::OneDid) -> v::DidView;
+    /// What a resolver needs of a DID, as the chain is now.
+    DidSidecar = did_sidecar(r::SidecarOf) -> v::SidecarView;
+    /// Compares what is stored of DIDs with the chain, and asks for what is missing.
+    DidVerify = did_verify(r::VerifyDids) -> v::VerifyView;
+    /// Brings the encrypted bundle up to date, and copies it.
+    KeyBackup = key_backup(r::Backup) -> v::BackupView;
     /// The configured relays and their connections.
     RelayList = relay_list(r::NoArgs) -> v::RelayListView;
     /// Adds or changes a relay.

@@ -4,6 +4,7 @@ use std::path::PathBuf;
 
 use clap::{ArgGroup, Args, Subcommand};
 
+use super::keeping::{SidecarArgs, VerifyArgs};
 use super::resolve::{ConformArgs, ResolveArgs};
 use super::values::ServiceArg;
 use crate::agent::control::request::{CohortRef, DidRef};
@@ -23,6 +24,10 @@ pub enum DidCommand {
     List,
     /// Show one DID: document, version, pending update, coverage
     Show(ShowDidArgs),
+    /// Export what a resolver needs: genesis document, updates, announcements, proofs
+    Sidecar(SidecarArgs),
+    /// Compare what is stored with the chain, and resolve with it; fetch what is missing
+    Verify(VerifyArgs),
     /// Resolve any DID; needs no daemon
     Resolve(ResolveArgs),
     /// Run sets of the upstream test suite; needs no daemon and no network

@@ -4,6 +4,7 @@
 
 mod cohort;
 mod did;
+mod keeping;
 mod keys;
 mod local;
 mod relay;
@@ -19,6 +20,7 @@ pub use cohort::{
     OneCohortArgs, ShowArgs,
 };
 pub use did::{CreateArgs, DidCommand, RegisterArgs, ShowDidArgs, UpdateArgs};
+pub use keeping::{BackupArgs, RecoverArgs, SidecarArgs, VerifyArgs};
 pub use keys::{ExportArgs, ExportForm, InitArgs, KeyCommand, PassphraseArgs};
 pub use local::{ChainArgs, DemoArgs, DevCommand, DevRelayArgs, MineArgs, PayArgs, RunArgs};
 pub use relay::{AddArgs, FollowArgs, ProbeArgs, RelayCommand, RemoveArgs, UnfollowArgs};
@@ -84,6 +86,8 @@ pub struct GlobalArgs {
 pub enum Command {
     /// Make the agent's key and home directory
     Init(InitArgs),
+    /// Make a home again on a new machine: out of the recovery words and the bundle
+    Recover(RecoverArgs),
     /// Run the daemon: aggregator and participant at once
     Run(RunArgs),
     /// Show a whole cohort at work: relay, chain, aggregator and members, all in this process

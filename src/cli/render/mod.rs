@@ -4,6 +4,7 @@ mod agent;
 mod cohort;
 mod demo;
 mod did;
+mod keeping;
 mod page;
 mod qr;
 mod resolve;
@@ -13,6 +14,7 @@ mod terms;
 mod units;
 
 pub use cohort::FundWithoutQr;
+pub use keeping::missing_line;
 pub use page::Page;
 pub use qr::qr_code;
 pub use resolve::{explain, printable_json};

@@ -10,6 +10,7 @@ mod agent;
 mod cohort;
 mod demo;
 mod did;
+mod keeping;
 mod round;
 mod terms;
 
@@ -17,5 +18,6 @@ pub use agent::*;
 pub use cohort::*;
 pub use demo::*;
 pub use did::*;
+pub use keeping::*;
 pub use round::*;
 pub use terms::*;
