@@ -15,6 +15,7 @@ use super::bundle::{BundleEnd, BundleError, BundleReader, inspect_bundle, read_b
 use super::error::AgentError;
 use super::node::NodeInput;
 use super::runtime::Agent;
+use crate::did::initial::INITIAL_KEY;
 use crate::did::{Did, GenesisDocument, initial_key_document};
 use crate::hash::CohortId;
 use crate::keys::RootSecret;
@@ -23,7 +24,7 @@ use crate::network::Network;
 use crate::nostr::lanes::LaneState;
 use crate::protocol::aggregator::AggregatorInput;
 use crate::protocol::participant::{IndexState, ParticipantInput};
-use crate::store::{DidRow, MetaKey, NewLogEntry, Restoring, Role, Store, StoreError};
+use crate::store::{DidKeyRow, DidRow, MetaKey, NewLogEntry, Restoring, Role, Store, StoreError};
 use crate::time::UnixTime;
 
 /// Set while a store that was restored has not been used.
@@ -268,6 +269,7 @@ pub fn restore_words(
                 })?;
                 let document = String::from_utf8(document.canonical_bytes())
                     .map_err(|_| BundleError::Content("a document that is no text".to_owned()))?;
+                let name = format!("{did}#{INITIAL_KEY}");
                 tx.put_did(&DidRow {
                     did: did.to_string(),
                     network: *network,
@@ -277,6 +279,12 @@ pub fn restore_words(
                     document,
                     version: 1,
                     state: super::dids::did_state::ACTIVE.into(),
+                    created: now,
+                })?;
+                tx.put_did_key(&DidKeyRow {
+                    did: did.to_string(),
+                    key_index: *number,
+                    name,
                     created: now,
                 })?;
             }

@@ -195,7 +195,8 @@ pub fn export(view: &View<'_>, did: &Did, facts: &Facts) -> Result<Export, Agent
     walk.documents(&row, &updates)?;
     // Those that were signed for may be announced in a transaction that nobody has seen yet.
     for row in &updates {
-        if row.pinned || row.state != update_state::QUEUED {
+        let announced = row.state != update_state::QUEUED && row.state != update_state::SUPERSEDED;
+        if row.pinned || announced {
             walk.take_update(row);
         }
     }

@@ -10,16 +10,19 @@ use tokio::sync::{mpsc, watch};
 use tokio::task::JoinHandle;
 
 use super::DemoError;
+use crate::agent::dids::{Change, QueuedUpdate, Via};
 use crate::agent::{
     Agent, AgentError, AgentEvent, AgentHandle, AgentOptions, StandingPolicy, system_clock,
 };
 use crate::chain::{ChainBackend, RegtestServer};
 use crate::config::{Home, write_private};
+use crate::did::Did;
 use crate::keys::{RootSecret, keystore};
 use crate::network::Network;
 use crate::nostr::link::{LinkOptions, RelayConfig, Timings};
 use crate::nostr::relay::DevRelay;
 use crate::protocol::participant::{Decline, SigningPolicy};
+use crate::resolver::DEFAULT_MIN_CONF;
 use crate::store::Store;
 
 const LOOPBACK: SocketAddr = SocketAddr::new(std::net::IpAddr::V4(Ipv4Addr::LOCALHOST), 0);
@@ -42,6 +45,8 @@ pub struct Part {
     pub standing: StandingPolicy,
     /// Whether it keeps the encrypted bundle, as a daemon does.
     pub bundle: bool,
+    /// Confirmations the last update of a DID needs before the next one.
+    pub min_conf: u32,
 }
 
 impl Part {
@@ -58,6 +63,7 @@ impl Part {
             },
             standing: StandingPolicy::default(),
             bundle: false,
+            min_conf: DEFAULT_MIN_CONF,
         }
     }
 }
@@ -175,6 +181,7 @@ impl Stage {
             policy: part.policy,
             standing: part.standing.clone(),
             bundle: part.bundle.then(|| home.bundle_path()),
+            min_conf: part.min_conf,
             clock: system_clock(),
         };
         let (agent, handle) = Agent::start(options).map_err(agent_error)?;
@@ -268,6 +275,22 @@ impl Stage {
             .await
             .map_err(failed)?
             .map_err(failed)
+    }
+
+    /// Has one agent resolve, sign and queue an update of a DID.
+    pub async fn update(
+        &self,
+        position: usize,
+        did: &Did,
+        changes: Vec<Change>,
+        via: Via,
+    ) -> Result<QueuedUpdate, DemoError> {
+        let actor = self.actor(position)?;
+        let queued = actor.handle.update_did(did, changes, via).await;
+        queued.map_err(|error| DemoError::Agent {
+            actor: actor.name.clone(),
+            error,
+        })
     }
 
     /// Pays an address from the miner, and mines.

@@ -1,6 +1,7 @@
 //! Text for people, from the views.
 
 mod agent;
+mod changes;
 mod cohort;
 mod demo;
 mod did;
@@ -12,7 +13,9 @@ mod round;
 mod table;
 mod terms;
 mod units;
+mod update;
 
+pub use changes::{Difference, differences};
 pub use cohort::FundWithoutQr;
 pub use keeping::missing_line;
 pub use page::Page;
