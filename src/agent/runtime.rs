@@ -87,6 +87,8 @@ pub struct Agent {
     pub(super) refusals: (UnixTime, u32),
     /// Requests for history in the current minute.
     pub(super) history_quota: super::quota::HistoryQuota,
+    /// Writes the encrypted bundle, if there is one.
+    pub(super) bundle: Option<super::bundle::BundleKeeper>,
     /// A step changed memory and could not be stored: the agent must stop, and resume from the store.
     pub(super) broken: bool,
     inputs: Option<Inputs>,
@@ -129,6 +131,16 @@ impl Agent {
             .collect();
         let now = (options.clock)();
         let incarnation = options.store.view().incarnation()?;
+        let bundle = match (&options.bundle, options.store.path()) {
+            (Some(path), Some(store)) => Some(super::bundle::BundleKeeper::start(
+                path,
+                store,
+                options.root.bundle_key(),
+                identity.public(),
+                options.clock.clone(),
+            )?),
+            _ => None,
+        };
         let mut agent = Self {
             post: Post::load(&options.store, Incarnation(incarnation), now)?,
             root: options.root,
@@ -154,6 +166,7 @@ impl Agent {
             arrived: None,
             refusals: (now, 0),
             history_quota: super::quota::HistoryQuota::default(),
+            bundle,
             broken: false,
             inputs: Some(Inputs {
                 jobs: job_receiver,
@@ -296,6 +309,8 @@ impl Agent {
         for id in restarted {
             self.feed(id, NodeInput::Participant(ParticipantInput::Restarted))?;
         }
+        self.resume_recovered()?;
+        self.reconcile_artifacts()?;
         self.resume_bindings()?;
         let ids: Vec<NodeId> = self.nodes.keys().copied().collect();
         for id in ids {
@@ -360,12 +375,14 @@ impl Agent {
     pub(super) fn refresh_inbox(&mut self) {
         let mut keys = BTreeSet::from([self.identity.public()]);
         let mut since = self.started;
-        for node in self.nodes.values().filter(|node| !node.is_over()) {
+        for node in self.nodes.values().filter(|node| node.reads_inbox()) {
             keys.insert(node.own.public());
             if let Machine::Participant(_) = node.machine {
                 keys.extend(delivery::channel_of(node));
             }
-            since = since.min(node.last);
+            if !node.is_over() {
+                since = since.min(node.last);
+            }
         }
         let keys: Vec<NostrKey> = keys.into_iter().collect();
         // "Since" moves with the work done; asking again for the same keys only costs the relays.

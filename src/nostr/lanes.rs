@@ -58,6 +58,9 @@ struct Incoming {
     above: BTreeSet<u64>,
     /// Something arrived, or arrived again, since the author was last told.
     untold: bool,
+    /// What is known is as old as the bundle this store was restored from: the author may be far ahead.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    resumed: bool,
 }
 
 /// What is known of one lane, so that a store can keep lanes one by one.
@@ -98,6 +101,21 @@ pub enum OwnSighting {
     Earlier,
     /// Another copy of this agent is running with our keys: stop, and raise an alarm.
     Foreign,
+}
+
+impl LaneState {
+    /// The state after the store was restored from a bundle: own numbers start again, under a higher incarnation,
+    /// and others may have counted on meanwhile.
+    #[must_use]
+    pub fn resumed(self) -> Self {
+        Self {
+            sent: 0,
+            incoming: self.incoming.map(|incoming| Incoming {
+                resumed: true,
+                ..incoming
+            }),
+        }
+    }
 }
 
 impl Lanes {
@@ -180,7 +198,8 @@ impl Lanes {
             Some(state) if !reset => state.upto,
             _ => 0,
         };
-        if seq > base.saturating_add(WINDOW) {
+        let resumed = !reset && known.is_some_and(|state| state.resumed);
+        if seq > base.saturating_add(WINDOW) && !resumed {
             return Receipt::Refused;
         }
         if reset {
@@ -191,8 +210,14 @@ impl Lanes {
             upto: 0,
             above: BTreeSet::new(),
             untold: false,
+            resumed: false,
         });
         state.untold = true;
+        if seq > state.upto.saturating_add(WINDOW) {
+            // What lies that far back was for the copy that is gone.
+            state.upto = seq.saturating_sub(WINDOW);
+            state.above = state.above.split_off(&state.upto.saturating_add(1));
+        }
         if seq <= state.upto || !state.above.insert(seq) {
             return Receipt::Duplicate;
         }

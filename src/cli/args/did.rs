@@ -3,6 +3,7 @@
 use clap::{ArgGroup, Args, Subcommand};
 
 use super::publish::PublishArgs;
+use super::keeping::{SidecarArgs, VerifyArgs};
 use super::resolve::{ConformArgs, ResolveArgs};
 use super::update::{UpdateArgs, WithdrawArgs};
 use crate::agent::control::request::{CohortRef, DidRef};
@@ -29,6 +30,10 @@ pub enum DidCommand {
     Show(ShowDidArgs),
     /// Publish artifacts of a DID to IPFS
     Publish(PublishArgs),
+    /// Export what a resolver needs: genesis document, updates, announcements, proofs
+    Sidecar(SidecarArgs),
+    /// Compare what is stored with the chain, and resolve with it; fetch what is missing
+    Verify(VerifyArgs),
     /// Resolve any DID; needs no daemon
     Resolve(ResolveArgs),
     /// Run sets of the upstream test suite; needs no daemon and no network

@@ -46,6 +46,8 @@ impl Context {
                 self.out.view(&daemon.did_list(NoArgs {}).await?)
             }
             DidCommand::Publish(args) => self.publish(&args).await,
+            DidCommand::Sidecar(args) => self.sidecar(args).await,
+            DidCommand::Verify(args) => self.verify(args).await,
             DidCommand::Resolve(args) => self.resolve(args).await,
             DidCommand::Conform(args) => self.conform(&args).await,
             DidCommand::Show(args) => {
