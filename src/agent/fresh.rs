@@ -161,7 +161,7 @@ impl Agent {
         if let Some(earlier) = updates
             .iter()
             .rev()
-            .find(|row| row.target_version > fresh.version)
+            .find(|row| row.target_version > fresh.version && row.state != update_state::REFUSED)
         {
             return Err(self.in_the_way(earlier));
         }

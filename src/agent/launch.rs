@@ -383,6 +383,7 @@ fn standing_policy(config: &Config) -> StandingPolicy {
         max_members: u16::try_from(participant.max_members).unwrap_or(u16::MAX),
         max_fee_rate: participant.max_fee_rate,
         max_cohorts: usize::try_from(participant.max_cohorts).unwrap_or(usize::MAX),
+        deposit_updates: participant.deposit_updates,
     }
 }
 

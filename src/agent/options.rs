@@ -52,6 +52,8 @@ pub struct StandingPolicy {
     pub max_fee_rate: u32,
     /// Most cohorts to be a member of at once.
     pub max_cohorts: usize,
+    /// Also cohorts that require deposits: updates are deposited anyway.
+    pub deposit_updates: bool,
 }
 
 /// Tells the time.

@@ -6,6 +6,7 @@
 mod acts;
 mod checks;
 mod company;
+mod deposits;
 mod formation;
 mod life;
 mod play;
