@@ -476,6 +476,7 @@ mod tests {
                     hash: crate::hash::UpdateHash::from_bytes([0xff; 32]),
                     bytes: b"{\"a\":1}",
                     cohort: Some(cohort()),
+                    service: None,
                     state: "signed",
                     created: UnixTime(4),
                 })?;
