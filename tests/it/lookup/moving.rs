@@ -45,7 +45,7 @@ async fn a_reorganisation_between_two_scans_starts_again() {
         }
     })
     .await;
-    let found = resolved(alice.ask(&Lookup::new(backend(&url))).await.unwrap());
+    let found = resolved(ask(&alice, &Lookup::new(backend(&url))).await.unwrap());
     assert_eq!(found.document, document);
     assert_eq!(found.metadata.version_id, 2);
     assert_eq!(found.metadata.confirmations, 6);
@@ -75,7 +75,7 @@ async fn a_reorganisation_that_takes_the_signal_away_takes_the_version_away() {
         }
     })
     .await;
-    let resolution = alice.ask(&Lookup::new(backend(&url))).await.unwrap();
+    let resolution = ask(&alice, &Lookup::new(backend(&url))).await.unwrap();
     assert_eq!(resolved(resolution).metadata.version_id, 1);
 }
 
@@ -91,11 +91,11 @@ async fn a_block_that_is_added_does_not_start_it_again() {
         }
     })
     .await;
-    let found = resolved(alice.ask(&Lookup::new(backend(&url))).await.unwrap());
+    let found = resolved(ask(&alice, &Lookup::new(backend(&url))).await.unwrap());
     // As of the tip it began with.
     assert_eq!(found.metadata.confirmations, 6);
     assert_eq!(count(&paths, "/block-height/0"), 1);
-    let later = resolved(alice.ask(&Lookup::new(backend(&url))).await.unwrap());
+    let later = resolved(ask(&alice, &Lookup::new(backend(&url))).await.unwrap());
     assert_eq!(later.metadata.confirmations, 7);
 }
 
@@ -111,7 +111,7 @@ async fn a_chain_that_does_not_settle_is_an_error() {
         }
     })
     .await;
-    let error = alice.ask(&Lookup::new(backend(&url))).await.unwrap_err();
+    let error = ask(&alice, &Lookup::new(backend(&url))).await.unwrap_err();
     assert!(
         matches!(&error, LookupError::Unsettled { attempts: 4, .. }),
         "{error}"
