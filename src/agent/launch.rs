@@ -24,6 +24,7 @@ use crate::keys::{NostrKey, RootSecret};
 use crate::network::Network;
 use crate::nostr::link::{LinkOptions, RelayConfig};
 use crate::protocol::participant::{Decline, SigningPolicy};
+use crate::resolver::DEFAULT_MIN_CONF;
 use crate::store::{RelayRow, Store, StoreError};
 
 /// Time for one request to a chain server.
@@ -209,6 +210,7 @@ impl Opened {
             chains: chains(&config)?,
             policy: signing_policy(&config),
             standing: standing_policy(&config),
+            min_conf: DEFAULT_MIN_CONF,
             clock: system_clock(),
         };
         let (agent, handle) = Agent::start(options).map_err(agent_failure)?;
@@ -456,7 +458,8 @@ pub fn agent_failure(error: AgentError) -> Failure {
         }
         AgentError::Refused(_) => ErrorCode::WrongPhase,
         AgentError::Did { .. } => ErrorCode::InvalidValue,
-        AgentError::NoChain(_) => ErrorCode::ChainUnreachable,
+        AgentError::NoChain(_) | AgentError::Lookup(_) => ErrorCode::ChainUnreachable,
+        AgentError::Unresolvable { .. } => ErrorCode::NotResolved,
         AgentError::Stopped => {
             return Failure::new(ErrorCode::NotRunning, text)
                 .remedy("look at its log, and start it with `btcr2-agent run`");

@@ -1,16 +1,17 @@
 //! Having a cohort cover a DID, up to the point where its document may list the beacon (DESIGN §5, "Binding
 //! order").
 
-use super::dids::{did_state, refused};
+use super::dids::{binding_state, did_state, parse_document, refused};
 use super::error::AgentError;
 use super::events::What;
-use super::node::{Node, NodeId, NodeInput};
+use super::node::{Machine, NodeId, NodeInput};
+use super::routing::lists_beacon_of;
 use super::runtime::Agent;
-use crate::did::{Did, Document};
+use crate::did::Did;
 use crate::hash::{CohortId, SmtIndex};
 use crate::protocol::ids::Round;
 use crate::protocol::message::{Opening, RawJson, RegisterItem};
-use crate::protocol::participant::ParticipantInput;
+use crate::protocol::participant::{BindingState, ParticipantInput};
 use crate::protocol::registration::registration_digest;
 use crate::protocol::terms::CohortBeacon;
 use crate::store::{Binding, Role};
@@ -37,7 +38,7 @@ impl Agent {
             index,
             did: Some(did.to_string()),
             from_round: Round(0),
-            state: "requested".into(),
+            state: binding_state::REQUESTED.into(),
         };
         self.store
             .transaction::<_, AgentError>(|tx| Ok(tx.put_binding(&binding)?))?;
@@ -52,7 +53,7 @@ impl Agent {
     /// The proof that this agent's seat speaks for a DID.
     fn opening(&self, id: NodeId, did: &Did) -> Result<Opening, AgentError> {
         let row = self.did_row(did)?;
-        let key = self.did_key(&row)?;
+        let key = self.initial_key(&row)?;
         let seat = self
             .nodes
             .get(&id)
@@ -105,7 +106,7 @@ impl Agent {
             index,
             did: self.did_of_index(&index)?,
             from_round,
-            state: "covered".into(),
+            state: binding_state::COVERED.into(),
         };
         self.store
             .transaction::<_, AgentError>(|tx| Ok(tx.put_binding(&binding)?))
@@ -124,21 +125,15 @@ impl Agent {
         let Some(mut row) = self.store.view().did(&did)? else {
             return Ok(None);
         };
-        let address = self
-            .nodes
-            .get(&id)
-            .and_then(Node::address)
-            .map(|address| address.to_string());
-        let document = Document::parse(&row.document).map_err(|error| AgentError::Did {
-            code: error.code(),
-            reason: error.to_string(),
-        })?;
-        let lists = document
-            .beacons()
-            .iter()
-            .any(|beacon| Some(beacon.address.to_string()) == address);
+        let document = parse_document(&row.document)?;
+        let node = self.nodes.get(&id);
+        let lists = node.is_some_and(|node| lists_beacon_of(&document, node));
         let from_round = Round(0);
-        let state = if lists { "bound" } else { "may_bind" };
+        let state = if lists {
+            binding_state::BOUND
+        } else {
+            binding_state::MAY_BIND
+        };
         let known = self.store.view().bindings_of(index)?;
         let from_round = known
             .iter()
@@ -152,7 +147,9 @@ impl Agent {
             from_round,
             state: state.into(),
         };
-        row.state = did_state::ACTIVE.into();
+        if row.state == did_state::REGISTERING {
+            row.state = did_state::ACTIVE.into();
+        }
         self.store.transaction::<_, AgentError>(|tx| {
             tx.put_did(&row)?;
             tx.put_binding(&binding)?;
@@ -165,5 +162,41 @@ impl Agent {
         Ok(Some(NodeInput::Participant(ParticipantInput::Bound {
             index,
         })))
+    }
+
+    /// After a start: the process may have ended between a step and what follows from it. A DID whose document
+    /// lists a beacon, or is about to, must count as bound before another signal is signed (rule 13).
+    pub(super) fn resume_bindings(&mut self) -> Result<(), AgentError> {
+        let mut waiting = Vec::new();
+        for node in self.nodes.values() {
+            let Machine::Participant(machine) = &node.machine else {
+                continue;
+            };
+            let may_bind = machine
+                .indexes()
+                .filter(|index| machine.binding_state(index) == Some(BindingState::MayBind));
+            waiting.extend(may_bind.map(|index| (node.id, index)));
+        }
+        for (id, index) in waiting {
+            let stored = self.store.view().bindings_of(index)?;
+            let binds = stored.iter().any(|binding| {
+                let word = binding.state.as_str();
+                let binds = [
+                    binding_state::PENDING,
+                    binding_state::BOUND,
+                    binding_state::FORMER,
+                ];
+                binding.cohort == id.0 && binding.role == Role::Participant && binds.contains(&word)
+            });
+            let input = if binds {
+                Some(NodeInput::Participant(ParticipantInput::Bound { index }))
+            } else {
+                self.may_bind(id, index)?
+            };
+            if let Some(input) = input {
+                self.feed(id, input)?;
+            }
+        }
+        Ok(())
     }
 }

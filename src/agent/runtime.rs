@@ -74,6 +74,8 @@ pub struct Agent {
     pub(super) policy: SigningPolicy,
     pub(super) standing: StandingPolicy,
     pub(super) clock: Clock,
+    /// Confirmations a fresh resolution asks for.
+    pub(super) min_conf: u32,
     pub(super) counters: Counters,
     pub(super) traffic: Arc<Traffic>,
     pub(super) events: broadcast::Sender<AgentEvent>,
@@ -143,6 +145,7 @@ impl Agent {
             policy: options.policy,
             standing: options.standing,
             clock: options.clock,
+            min_conf: options.min_conf.max(1),
             counters: Counters::new(),
             traffic,
             events,
@@ -293,9 +296,11 @@ impl Agent {
         for id in restarted {
             self.feed(id, NodeInput::Participant(ParticipantInput::Restarted))?;
         }
+        self.resume_bindings()?;
         let ids: Vec<NodeId> = self.nodes.keys().copied().collect();
         for id in ids {
             self.connect_hints(id)?;
+            self.settle_updates(id)?;
         }
         self.refresh_inbox();
         self.refresh_watch();

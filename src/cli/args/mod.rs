@@ -10,6 +10,7 @@ mod publish;
 mod relay;
 mod resolve;
 mod serve;
+mod update;
 pub mod values;
 
 use std::path::PathBuf;
@@ -17,16 +18,17 @@ use std::path::PathBuf;
 use clap::{Args, Parser, Subcommand};
 
 pub use cohort::{
-    AdvertiseArgs, CohortCommand, DiscoverArgs, EndArgs, FundArgs, InviteArgs, JoinArgs, ListArgs,
-    OneCohortArgs, ShowArgs,
+    AdvertiseArgs, CohortCommand, DiscoverArgs, EndArgs, FundArgs, InviteArgs, JoinArgs, LeaveArgs,
+    ListArgs, OneCohortArgs, ShowArgs,
 };
-pub use did::{CreateArgs, DidCommand, RegisterArgs, ShowDidArgs, UpdateArgs};
+pub use did::{CreateArgs, DidCommand, RegisterArgs, ShowDidArgs};
 pub use keys::{ExportArgs, ExportForm, InitArgs, KeyCommand, PassphraseArgs};
 pub use local::{ChainArgs, DemoArgs, DevCommand, DevRelayArgs, MineArgs, PayArgs, RunArgs};
 pub use publish::PublishArgs;
 pub use relay::{AddArgs, FollowArgs, ProbeArgs, RelayCommand, RemoveArgs, UnfollowArgs};
 pub use resolve::{ChainArg, ConformArgs, ResolveArgs};
 pub use serve::{NetworkChain, ResolverCommand, ServeArgs};
+pub use update::{UpdateArgs, ViaArg, WithdrawArgs};
 
 /// Update aggregation for did:btcr2 over Nostr.
 #[derive(Debug, Parser)]

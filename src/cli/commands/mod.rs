@@ -8,6 +8,7 @@ mod publish;
 mod relay;
 mod resolve;
 mod serve;
+mod update;
 
 use std::io;
 use std::path::PathBuf;

@@ -1,6 +1,7 @@
 //! Text for people, from the views.
 
 mod agent;
+mod changes;
 mod cohort;
 mod demo;
 mod did;
@@ -13,7 +14,9 @@ mod serve;
 mod table;
 mod terms;
 mod units;
+mod update;
 
+pub use changes::{Difference, differences};
 pub use cohort::FundWithoutQr;
 pub use page::Page;
 pub use publish::{PublishPlan, PublishedArtifact, PublishedView};

@@ -13,6 +13,7 @@ mod did;
 mod publish;
 mod round;
 mod terms;
+mod update;
 
 pub use agent::*;
 pub use cohort::*;
@@ -21,3 +22,4 @@ pub use did::*;
 pub use publish::*;
 pub use round::*;
 pub use terms::*;
+pub use update::*;
