@@ -73,7 +73,7 @@ async fn every_bad_change_is_refused_with_its_reason_and_leaves_nothing() {
             "at most 1048576",
         ),
         (
-            patch(json!([{ "op": "add", "path": "/note", "value": deep(62) }])),
+            patch(json!([{ "op": "add", "path": "/note", "value": deep(70) }])),
             "nested deeper",
         ),
         (
