@@ -25,6 +25,8 @@ pub mod leaving;
 mod node;
 pub mod options;
 pub mod outbound;
+pub mod publishing;
+mod quota;
 mod registering;
 mod relays;
 mod routing;

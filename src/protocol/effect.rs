@@ -118,6 +118,14 @@ pub enum Effect {
         /// What.
         request: HistoryRequest,
     },
+    /// Derive the SMT nonces of an index in these past rounds, and name the updates of its DID; answer with
+    /// `Recalled`.
+    Recall {
+        /// The index.
+        index: SmtIndex,
+        /// The rounds.
+        rounds: Vec<Round>,
+    },
     /// Tell the user.
     Report(Report),
 }

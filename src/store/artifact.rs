@@ -283,6 +283,30 @@ impl View<'_> {
         )
     }
 
+    /// Hands the leaf sets and announcements of a cohort from a round on to `each`, by round, one at a time and
+    /// until it says no: what an aggregator can prove past rounds from.
+    ///
+    /// # Errors
+    /// [`StoreError`] if reading fails.
+    pub fn each_signed_round(
+        &self,
+        cohort: CohortId,
+        from: Round,
+        mut each: impl FnMut(Artifact) -> bool,
+    ) -> Result<(), StoreError> {
+        let mut statement = self.statement(select_artifacts!(
+            "WHERE cohort = ?1 AND round >= ?2 AND kind IN ('leaf_set', 'cas_announcement')
+             ORDER BY round, id"
+        ))?;
+        let mut rows = statement.query(params![cohort, from])?;
+        while let Some(row) = rows.next()? {
+            if !each(Artifact::read(row)?) {
+                break;
+            }
+        }
+        Ok(())
+    }
+
     /// Everything stored of a cohort from a round on, by round.
     ///
     /// # Errors

@@ -236,8 +236,7 @@ impl Participant {
     }
 
     /// When a response that waits for a verdict goes out without it.
-    #[must_use]
-    pub fn deadline(&self) -> Option<UnixTime> {
+    pub(super) fn response_due(&self) -> Option<UnixTime> {
         let state = self.round.as_ref()?;
         let waits = !state.responded && state.smt_nonces.is_some() && state.nonces.contains_key(&1);
         waits.then(|| state.patience.plus(1))

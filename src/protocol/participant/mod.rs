@@ -7,6 +7,7 @@ mod checks;
 mod coverage;
 mod deposits;
 mod formation;
+mod history;
 mod round;
 mod session;
 
@@ -20,7 +21,9 @@ use super::deposit::UpdateDeposit;
 use super::effect::{Effect, Ignored, Prepared, Report, Step, To};
 use super::evidence::Sighash;
 use super::ids::{Label, Round, Seat, SessionId};
-use super::message::{EndCause, Message, Nonces, Opening, Refused, RegisterItem, RoundOpen};
+use super::message::{
+    EndCause, HistoryItem, Message, Nonces, Opening, Refused, RegisterItem, RoundOpen,
+};
 use super::set::CohortSet;
 use super::terms::Terms;
 use crate::hash::{CohortId, SignalBytes, SmtIndex, UpdateHash};
@@ -32,6 +35,8 @@ use coverage::MyIndex;
 pub use coverage::{BindingState, IndexState};
 pub use deposits::DepositState;
 use deposits::MyDeposit;
+use history::Asked;
+pub use history::Recalled;
 use round::MyRound;
 pub use round::OwnRound;
 
@@ -121,6 +126,20 @@ pub enum ParticipantInput {
         /// Also when that ends the beacon for all.
         even_if_frozen: bool,
     },
+    /// What came of [`Effect::Recall`].
+    Recalled(Recalled),
+    /// What was saved for these signals is gone from the store.
+    Lost {
+        /// The index.
+        index: SmtIndex,
+        /// The signals.
+        signals: Vec<SignalBytes>,
+    },
+    /// User: ask for what is missing of an index, now.
+    Fetch {
+        /// The index.
+        index: SmtIndex,
+    },
     /// The process was restarted: all secret nonces are gone.
     Restarted,
 }
@@ -199,7 +218,11 @@ pub struct Participant {
     round: Option<MyRound>,
     given: Vec<GivenPartial>,
     /// Indexes whose history was asked for and has not come, with the first round asked for.
-    asked: BTreeMap<SmtIndex, Round>,
+    asked: BTreeMap<SmtIndex, Asked>,
+    /// Items of an answer that wait for what the driver remembers of their rounds.
+    recalling: BTreeMap<SmtIndex, Vec<HistoryItem>>,
+    /// The time of the input that is handled.
+    now: UnixTime,
     reported_spends: BTreeSet<Txid>,
 }
 
@@ -224,22 +247,38 @@ impl Participant {
             round: None,
             given: Vec::new(),
             asked: BTreeMap::new(),
+            recalling: BTreeMap::new(),
+            now: UnixTime(0),
             reported_spends: BTreeSet::new(),
         }
     }
 
+    /// When [`ParticipantInput::Tick`] is due, if anything waits: a history to be asked for again, or a response that
+    /// goes without a verdict on a deposit.
+    #[must_use]
+    pub fn deadline(&self) -> Option<UnixTime> {
+        let due = [self.history_due(), self.response_due()];
+        due.into_iter().flatten().min()
+    }
+
+    fn tick(&mut self, now: UnixTime) -> Step {
+        let mut step = self.history_timer();
+        step.effects.extend(self.try_respond(now));
+        step
+    }
+
     /// Handles one input at time `now`. Total: nothing from outside can make it fail.
     pub fn handle(&mut self, now: UnixTime, input: ParticipantInput) -> Step {
+        if let ParticipantInput::Message { from, .. } = &input
+            && *from != self.terms.aggregator
+        {
+            return Step::ignored(Ignored::NotTheAggregator);
+        }
+        self.now = now;
         match input {
             ParticipantInput::Join { payee } => self.join(payee),
-            ParticipantInput::Message { from, message } => {
-                if from == self.terms.aggregator {
-                    self.message(now, message)
-                } else {
-                    Step::ignored(Ignored::NotTheAggregator)
-                }
-            }
-            ParticipantInput::Tick => Step::with(self.try_respond(now)),
+            ParticipantInput::Message { message, .. } => self.message(now, message),
+            ParticipantInput::Tick => self.tick(now),
             ParticipantInput::Chain(update) => self.chain_changed(&update),
             ParticipantInput::Prepared(prepared) => self.prepared(now, prepared),
             ParticipantInput::Signed(signed) => self.signed(signed),
@@ -257,6 +296,9 @@ impl Participant {
             },
             ParticipantInput::Withdraw { index } => self.withdraw(index),
             ParticipantInput::Leave { even_if_frozen } => self.leave(even_if_frozen),
+            ParticipantInput::Recalled(recalled) => self.recalled(&recalled),
+            ParticipantInput::Lost { index, signals } => self.lost(index, &signals),
+            ParticipantInput::Fetch { index } => self.fetch(index),
             ParticipantInput::Restarted => self.restarted(),
         }
     }
@@ -342,6 +384,9 @@ impl Participant {
 
     fn refused(&mut self, now: UnixTime, refused: &Refused) -> Step {
         use super::message::RefusalCode as Code;
+        if refused.of == "history_request" && refused.code == Code::TooMany {
+            return self.asked_too_often();
+        }
         if refused.of == "opt_in"
             && self.phase == MemberPhase::Asked
             && refused.code != Code::AlreadyAsked

@@ -9,6 +9,7 @@ mod effects;
 mod fixed;
 mod formation;
 mod happy;
+mod history;
 mod net;
 mod node;
 mod order;

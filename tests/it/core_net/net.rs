@@ -252,6 +252,7 @@ impl Net {
     pub fn queue(&mut self, i: usize, j: usize, name: &str) -> Outcome {
         let index = self.nodes[i].dids[j].index;
         let update = update(name);
+        self.nodes[i].updates.push(update);
         self.input(i, ParticipantInput::Queue { index, update })
     }
 

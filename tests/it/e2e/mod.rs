@@ -9,6 +9,7 @@ mod company;
 mod deposits;
 mod formation;
 mod play;
+mod publishing;
 mod relays;
 mod restarts;
 mod rounds;
