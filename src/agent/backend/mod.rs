@@ -14,6 +14,7 @@
 //! | `funding` | `cohort fund` |
 //! | `dids` | DIDs |
 //! | `updates` | their updates; what leaving a cohort means for them |
+//! | `publishing` | `did publish`: the artifacts |
 //! | `relays` | relays, and probing them, also without a running agent |
 //! | `follows` | whom this agent follows, and who follows it |
 
@@ -24,6 +25,7 @@ pub mod discover;
 mod follows;
 mod funding;
 mod joining;
+mod publishing;
 pub mod relays;
 mod status;
 mod terms;
@@ -231,6 +233,10 @@ impl Backend for AgentBackend {
 
     async fn cohort_remove_beacons(&self, args: r::OneCohort) -> Result<v::ExitPlanView, Failure> {
         self.remove_beacons_of(args).await
+    }
+
+    async fn did_artifacts(&self, args: r::DidArtifacts) -> Result<v::DidArtifactsView, Failure> {
+        self.with(move |agent| agent.artifacts(&args)).await
     }
 
     async fn relay_list(&self, _: r::NoArgs) -> Result<v::RelayListView, Failure> {

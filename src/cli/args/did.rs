@@ -2,6 +2,7 @@
 
 use clap::{ArgGroup, Args, Subcommand};
 
+use super::publish::PublishArgs;
 use super::resolve::{ConformArgs, ResolveArgs};
 use super::update::{UpdateArgs, WithdrawArgs};
 use crate::agent::control::request::{CohortRef, DidRef};
@@ -26,6 +27,8 @@ pub enum DidCommand {
     List,
     /// Show one DID: document, version, pending update, coverage
     Show(ShowDidArgs),
+    /// Publish artifacts of a DID to IPFS
+    Publish(PublishArgs),
     /// Resolve any DID; needs no daemon
     Resolve(ResolveArgs),
     /// Run sets of the upstream test suite; needs no daemon and no network

@@ -45,6 +45,7 @@ impl Context {
                 let daemon = daemon(&self.home).await?;
                 self.out.view(&daemon.did_list(NoArgs {}).await?)
             }
+            DidCommand::Publish(args) => self.publish(&args).await,
             DidCommand::Resolve(args) => self.resolve(args).await,
             DidCommand::Conform(args) => self.conform(&args).await,
             DidCommand::Show(args) => {

@@ -9,6 +9,7 @@ mod company;
 mod formation;
 mod life;
 mod play;
+mod publishing;
 mod relays;
 mod restarts;
 mod rounds;
