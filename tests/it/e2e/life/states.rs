@@ -2,6 +2,7 @@
 
 use btcr2_agent::agent::What;
 use btcr2_agent::protocol::message::RoundCause;
+use btcr2_agent::store::Store;
 
 use super::*;
 
@@ -120,5 +121,108 @@ async fn a_reorg_takes_an_update_back() {
     assert_eq!((row.txid, row.reason), (Some(txid), None));
     assert!(row.height.unwrap() > height);
     play.resolves(1, &did, 2).await;
+    play.close().await;
+}
+
+/// A DID made while a round is on its way, which does not cover it, may not be used before that round is over and
+/// its signal proved; then it is updated and resolves, with a proof for that first signal too.
+#[tokio::test]
+async fn a_did_made_during_a_round_resolves_after_it() {
+    for beacon in BEACONS {
+        let mut play = Play::open(3).await;
+        let mut company = play.found(beacon, 0, &[1, 2]).await;
+        play.create_dids(&mut company, &[1, 2]).await;
+        let via = in_round(&company);
+        let early = company.dids[0].did.clone();
+        play.updated(1, &early, vec![service("a")], via.clone())
+            .await;
+        // Held by a member that is not there.
+        play.stage.kill(2).await.unwrap();
+        let (id, mark) = (company.id, play.mark());
+        let round = play.open_round(&mut company).await;
+        play.responded(&company, mark, &[1]).await;
+        let late = play.ask(1, move |agent| agent.create_cohort_did(id)).await;
+        let registered = |report: &Report| matches!(report, Report::Registered { from_round, .. } if from_round.0 == 2);
+        play.reported(
+            "the registration",
+            mark,
+            id,
+            Role::Participant,
+            &[1],
+            registered,
+        )
+        .await;
+        let row = play.file(1).view().did(late.as_str()).unwrap().unwrap();
+        assert_eq!(row.state, "registering");
+        let not_ready = "its registration or history is not complete";
+        play.refused(1, &late, service("b"), via.clone(), not_ready)
+            .await;
+
+        play.resume(&[2]).await;
+        play.broadcast(&company, round, mark).await;
+        play.stage.mine(FINAL_DEPTH).unwrap();
+        let name = late.to_string();
+        play.until("the late DID", mark, |seen| {
+            seen.iter().any(|(by, event)| {
+                *by == 1 && matches!(&event.what, What::DidReady { did } if *did == name)
+            })
+        })
+        .await;
+        play.resolves(1, &late, 1).await;
+        play.updated(1, &late, vec![service("b")], via).await;
+        play.announce(&mut company, FINAL_DEPTH).await;
+        play.settled(1, &late, 2, update_state::FINAL).await;
+        play.resolves(1, &late, 2).await;
+        play.resolves(1, &early, 2).await;
+        play.close().await;
+    }
+}
+
+/// The process ends between the signing of an update that adds a beacon and the step that makes the machine count
+/// the DID: the next start makes up for it before anything else is signed (rule 13).
+#[tokio::test]
+async fn a_binding_is_resumed_after_a_crash() {
+    let mut play = Play::open(3).await;
+    let company = play.found(CohortBeacon::Smt, 0, &[1, 2]).await;
+    let (id, mark) = (company.id, play.mark());
+    let did = play
+        .ask(1, |agent| agent.create_key_did(Network::Regtest))
+        .await;
+    let of = did.clone();
+    play.ask(1, move |agent| agent.register_did(&of, id)).await;
+    let may_bind = |report: &Report| matches!(report, Report::MayBind { .. });
+    play.reported(
+        "the registration",
+        mark,
+        id,
+        Role::Participant,
+        &[1],
+        may_bind,
+    )
+    .await;
+    let told_bound = |play: &Play| {
+        let mut told = false;
+        play.file(1)
+            .view()
+            .replay(id, Role::Participant, |entry| {
+                told |= entry.kind == "bound";
+                Ok::<_, StoreError>(())
+            })
+            .unwrap();
+        told
+    };
+    play.stage.kill(1).await.unwrap();
+    assert!(!told_bound(&play));
+    {
+        let mut store = Store::open(&play.stage.actors[1].home.store_path()).unwrap();
+        let mut binding = store.view().bindings_of(did.smt_index()).unwrap().remove(0);
+        assert_eq!(binding.state, "may_bind");
+        binding.state = "pending".into();
+        store
+            .transaction::<_, StoreError>(|tx| tx.put_binding(&binding))
+            .unwrap();
+    }
+    play.resume(&[1]).await;
+    assert!(told_bound(&play));
     play.close().await;
 }
