@@ -13,6 +13,7 @@ mod cli;
 mod core_net;
 mod did_vectors;
 mod e2e;
+mod keep;
 mod musig_vectors;
 mod nostr;
 mod protocol_doc;
