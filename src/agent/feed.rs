@@ -468,6 +468,14 @@ fn within_budget(refusals: &mut (UnixTime, u32), now: UnixTime) -> bool {
 
 /// Stores an artifact in the transaction of the step that made it.
 fn save(tx: &Tx<'_>, id: NodeId, now: UnixTime, artifact: &Artifact) -> Result<(), AgentError> {
+    if let Artifact::Deposit {
+        hash,
+        update,
+        genesis,
+    } = artifact
+    {
+        return super::depositing::save(tx, now, *hash, update, genesis.as_ref());
+    }
     let (round, signal, subject, kind, txid) = match artifact {
         Artifact::SmtProof {
             round,
@@ -518,6 +526,7 @@ fn save(tx: &Tx<'_>, id: NodeId, now: UnixTime, artifact: &Artifact) -> Result<(
                 txid,
             )
         }
+        Artifact::Deposit { .. } => return Ok(()),
     };
     let bytes =
         serde_json::to_vec(artifact).map_err(|_| AgentError::Defect("an artifact has no JSON"))?;
@@ -586,6 +595,7 @@ fn kind_of(input: &NodeInput) -> &'static str {
             ParticipantInput::Register { .. } => "register",
             ParticipantInput::Open { .. } => "open",
             ParticipantInput::Bound { .. } => "bound",
+            ParticipantInput::Deposit(_) => "deposit",
             ParticipantInput::Queue { .. } => "queue",
             ParticipantInput::Withdraw { .. } => "withdraw",
             ParticipantInput::Leave { .. } => "leave",

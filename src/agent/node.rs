@@ -121,7 +121,7 @@ impl Node {
     pub(super) fn deadline(&self) -> Option<UnixTime> {
         match &self.machine {
             Machine::Aggregator(machine) => machine.deadline(),
-            // Deadlines of rounds are the aggregator's to enforce: a member only repeats its questions.
+            // The deadlines of a round are the aggregator's to enforce: a member's are its own patience.
             Machine::Participant(machine) => machine.deadline(),
         }
     }

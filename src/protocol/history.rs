@@ -119,7 +119,9 @@ impl<'r> Answer<'r> {
 const fn signed_round(artifact: &Artifact) -> Option<Round> {
     match artifact {
         Artifact::LeafSet { round, .. } | Artifact::Announcement { round, .. } => Some(*round),
-        Artifact::SmtProof { .. } | Artifact::SignedTransaction { .. } => None,
+        Artifact::SmtProof { .. }
+        | Artifact::Deposit { .. }
+        | Artifact::SignedTransaction { .. } => None,
     }
 }
 

@@ -5,7 +5,7 @@ use rusqlite::{Row, params};
 
 use super::value::{Column, text_enum};
 use super::{StoreError, Tx, View};
-use crate::hash::{CohortId, SignalBytes, SmtIndex, sha256};
+use crate::hash::{CohortId, SignalBytes, SmtIndex, UpdateHash, sha256};
 use crate::protocol::ids::Round;
 use crate::time::UnixTime;
 
@@ -46,6 +46,8 @@ pub enum Subject {
     Index(SmtIndex),
     /// A transaction.
     Transaction(Txid),
+    /// Itself: an update that somebody deposited, found by its hash.
+    Update(UpdateHash),
 }
 
 impl Subject {
@@ -55,6 +57,7 @@ impl Subject {
             Self::Did(did) => did.clone(),
             Self::Index(index) => format!("index:{index}"),
             Self::Transaction(txid) => format!("tx:{txid}"),
+            Self::Update(hash) => format!("update:{hash}"),
         }
     }
 
@@ -74,6 +77,8 @@ impl Subject {
             txid.parse()
                 .map(Self::Transaction)
                 .map_err(|_| unreadable())
+        } else if let Some(hash) = text.strip_prefix("update:") {
+            hash.parse().map(Self::Update).map_err(|_| unreadable())
         } else {
             Ok(Self::Did(text))
         }

@@ -94,6 +94,8 @@ operations! {
     DidVerify = did_verify(r::VerifyDids) -> v::VerifyView;
     /// Brings the encrypted bundle up to date, and copies it.
     KeyBackup = key_backup(r::Backup) -> v::BackupView;
+    /// Artifacts of a DID of this agent, as they can be published.
+    DidArtifacts = did_artifacts(r::DidArtifacts) -> v::DidArtifactsView;
     /// The configured relays and their connections.
     RelayList = relay_list(r::NoArgs) -> v::RelayListView;
     /// Adds or changes a relay.

@@ -270,7 +270,7 @@ impl Participant {
     }
 
     /// Whether the open round announces an update of this index: what was responded will be signed.
-    fn is_planned(&self, index: &SmtIndex) -> bool {
+    pub(super) fn is_planned(&self, index: &SmtIndex) -> bool {
         self.round
             .as_ref()
             .and_then(|round| round.plan.get(index))

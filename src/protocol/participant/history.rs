@@ -122,15 +122,14 @@ impl Participant {
     }
 
     /// When a request has to be repeated, if one waits.
-    #[must_use]
-    pub fn deadline(&self) -> Option<UnixTime> {
+    pub(super) fn history_due(&self) -> Option<UnixTime> {
         self.asked.values().map(|asked| asked.again).min()
     }
 
     /// Time passed: requests without an answer are repeated, those that are of no use any more forgotten.
     pub(super) fn history_timer(&mut self) -> Step {
         let now = self.now;
-        if self.deadline().is_none_or(|at| at > now) {
+        if self.history_due().is_none_or(|at| at > now) {
             return Step::accepted();
         }
         let effects = self.ask_for_history();
@@ -162,7 +161,7 @@ impl Participant {
             if !missing.contains(&item.signal) {
                 continue;
             }
-            match self.verdict(&index, &item) {
+            match self.judge(&index, &item) {
                 Verdict::Proved(artifact) => {
                     missing.remove(&item.signal);
                     effects.extend(self.fetched(&index, artifact));
@@ -324,7 +323,7 @@ impl Participant {
     }
 
     /// Whether an item proves that nothing was announced for the index, or what has to be known to tell.
-    fn verdict(&self, index: &SmtIndex, item: &HistoryItem) -> Verdict {
+    fn judge(&self, index: &SmtIndex, item: &HistoryItem) -> Verdict {
         match self.terms.beacon {
             CohortBeacon::Smt => {
                 let Some(path) = &item.path else {

@@ -5,6 +5,7 @@
 
 mod checks;
 mod coverage;
+mod deposits;
 mod formation;
 mod history;
 mod round;
@@ -16,6 +17,7 @@ use bitcoin::{OutPoint, ScriptBuf, Transaction, Txid};
 use serde::{Deserialize, Serialize};
 
 use super::chain_view::{ChainUpdate, ChainView};
+use super::deposit::UpdateDeposit;
 use super::effect::{Effect, Ignored, Prepared, Report, Step, To};
 use super::evidence::Sighash;
 use super::ids::{Label, Round, Seat, SessionId};
@@ -31,6 +33,8 @@ use crate::time::UnixTime;
 
 use coverage::MyIndex;
 pub use coverage::{BindingState, IndexState};
+pub use deposits::DepositState;
+use deposits::MyDeposit;
 use history::Asked;
 pub use history::Recalled;
 use round::MyRound;
@@ -103,6 +107,8 @@ pub enum ParticipantInput {
         /// The index.
         index: SmtIndex,
     },
+    /// User: show the aggregator this update. Comes before the update is queued.
+    Deposit(Box<UpdateDeposit>),
     /// User: announce this update.
     Queue {
         /// The index.
@@ -206,6 +212,8 @@ pub struct Participant {
     script: ScriptBuf,
     chain: ChainView,
     indexes: BTreeMap<SmtIndex, MyIndex>,
+    /// The latest deposit of each index.
+    deposits: BTreeMap<SmtIndex, MyDeposit>,
     last_round: u32,
     /// An opening that came before what it depends on.
     early: Option<RoundOpen>,
@@ -235,6 +243,7 @@ impl Participant {
             script: ScriptBuf::new(),
             chain: ChainView::default(),
             indexes: BTreeMap::new(),
+            deposits: BTreeMap::new(),
             last_round: 0,
             early: None,
             round: None,
@@ -244,6 +253,20 @@ impl Participant {
             now: UnixTime(0),
             reported_spends: BTreeSet::new(),
         }
+    }
+
+    /// When [`ParticipantInput::Tick`] is due, if anything waits: a history to be asked for again, or a response that
+    /// goes without a verdict on a deposit.
+    #[must_use]
+    pub fn deadline(&self) -> Option<UnixTime> {
+        let due = [self.history_due(), self.response_due()];
+        due.into_iter().flatten().min()
+    }
+
+    fn tick(&mut self, now: UnixTime) -> Step {
+        let mut step = self.history_timer();
+        step.effects.extend(self.try_respond(now));
+        step
     }
 
     /// Handles one input at time `now`. Total: nothing from outside can make it fail.
@@ -257,15 +280,22 @@ impl Participant {
         match input {
             ParticipantInput::Join { payee } => self.join(payee),
             ParticipantInput::Message { message, .. } => self.message(now, message),
-            ParticipantInput::Tick => self.history_timer(),
+            ParticipantInput::Tick => self.tick(now),
             ParticipantInput::Chain(update) => self.chain_changed(&update),
-            ParticipantInput::Prepared(prepared) => self.prepared(prepared),
+            ParticipantInput::Prepared(prepared) => self.prepared(now, prepared),
             ParticipantInput::Signed(signed) => self.signed(signed),
             ParticipantInput::SignFailed { session } => self.sign_failed(session),
             ParticipantInput::Register { items } => self.register(items),
             ParticipantInput::Open { index, opening } => self.open_index(index, opening),
             ParticipantInput::Bound { index } => self.bound(index),
-            ParticipantInput::Queue { index, update } => self.queue(index, update),
+            ParticipantInput::Deposit(deposit) => self.deposit(*deposit),
+            ParticipantInput::Queue { index, update } => match self.undeposited(&index, update) {
+                Some(why) => Step::ignored(Ignored::Contradiction(why.into())),
+                None => {
+                    self.forget_refused(&index, update);
+                    self.queue(index, update)
+                }
+            },
             ParticipantInput::Withdraw { index } => self.withdraw(index),
             ParticipantInput::Leave { even_if_frozen } => self.leave(even_if_frozen),
             ParticipantInput::Recalled(recalled) => self.recalled(&recalled),
@@ -279,7 +309,8 @@ impl Participant {
     fn message(&mut self, now: UnixTime, message: Message) -> Step {
         match message {
             Message::Accept(accept) => self.accepted(accept.seat),
-            Message::Refused(refused) => self.refused(&refused),
+            Message::Refused(refused) => self.refused(now, &refused),
+            Message::Deposited(deposited) => self.deposited(now, deposited),
             Message::CohortSet(set) => self.cohort_set(set),
             Message::Frozen(frozen) => self.frozen(now, &frozen),
             Message::Registered(registered) => self.registered(now, registered),
@@ -340,6 +371,7 @@ impl Participant {
     /// What may have become possible through new facts.
     fn after_facts(&mut self) -> Vec<Effect> {
         let mut effects = self.ask_for_history();
+        effects.extend(self.give_back());
         effects.extend(self.binding_reports());
         effects.extend(self.try_sign());
         effects
@@ -353,7 +385,7 @@ impl Participant {
         })
     }
 
-    fn refused(&mut self, refused: &Refused) -> Step {
+    fn refused(&mut self, now: UnixTime, refused: &Refused) -> Step {
         use super::message::RefusalCode as Code;
         if refused.of == "history_request" && refused.code == Code::TooMany {
             return self.asked_too_often();
@@ -364,10 +396,12 @@ impl Participant {
         {
             self.phase = MemberPhase::Refused(refused.code);
         }
-        Step::with(vec![Effect::Report(Report::MyRequestRefused {
+        let mut effects = vec![Effect::Report(Report::MyRequestRefused {
             of: refused.of.chars().take(32).collect(),
             code: refused.code,
-        })])
+        })];
+        effects.extend(self.response_refused(now, refused));
+        Step::with(effects)
     }
 
     fn send(&self, message: Message) -> Effect {

@@ -3,6 +3,8 @@
 
 mod chain;
 mod coverage;
+mod deposits;
+mod deposits_refused;
 mod effects;
 mod fixed;
 mod formation;

@@ -35,7 +35,7 @@ pub struct MyDid {
     pub did: Did,
     pub index: SmtIndex,
     pub key: OwnKey,
-    genesis: Option<GenesisDocument>,
+    pub genesis: Option<GenesisDocument>,
 }
 
 impl MyDid {

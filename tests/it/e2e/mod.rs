@@ -8,6 +8,7 @@ mod checks;
 mod company;
 mod formation;
 mod play;
+mod publishing;
 mod relays;
 mod restarts;
 mod rounds;
