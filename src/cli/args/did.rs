@@ -34,6 +34,8 @@ pub enum DidCommand {
     Sidecar(SidecarArgs),
     /// Compare what is stored with the chain, and resolve with it; fetch what is missing
     Verify(VerifyArgs),
+    /// Publish artifacts of a DID to IPFS
+    Publish(PublishArgs),
     /// Resolve any DID; needs no daemon
     Resolve(ResolveArgs),
     /// Run sets of the upstream test suite; needs no daemon and no network

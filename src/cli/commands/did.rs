@@ -48,6 +48,9 @@ impl Context {
             DidCommand::Publish(args) => self.publish(&args).await,
             DidCommand::Sidecar(args) => self.sidecar(args).await,
             DidCommand::Verify(args) => self.verify(args).await,
+            DidCommand::Sidecar(args) => self.sidecar(args).await,
+            DidCommand::Verify(args) => self.verify(args).await,
+            DidCommand::Publish(args) => self.publish(&args).await,
             DidCommand::Resolve(args) => self.resolve(args).await,
             DidCommand::Conform(args) => self.conform(&args).await,
             DidCommand::Show(args) => {
