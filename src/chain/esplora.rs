@@ -4,18 +4,20 @@
 //! names, a history must be closed under the spends it shows, and it counts only if the tip was the
 //! same before and after it was read.
 
-use std::collections::{HashMap, HashSet, VecDeque};
 use std::error::Error as _;
 use std::fmt;
 use std::io;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
-use bitcoin::{Address, BlockHash, FeeRate, OutPoint, ScriptBuf, Transaction, Txid};
+use bitcoin::block::Header;
+use bitcoin::hashes::Hash as _;
+use bitcoin::{Address, BlockHash, FeeRate, ScriptBuf, Transaction, Txid};
 use esplora_client::{AsyncClient, Builder, EsploraTx};
 use url::Url;
 
-use super::{AddressHistory, AddressTx, BroadcastError, ChainError, Tip, TxStatus};
+use super::reading::Reading;
+use super::{AddressHistory, BlockFacts, BroadcastError, ChainError, Tip, TxStatus};
 use crate::time::UnixTime;
 
 /// Attempts to read one history, or one tip, while blocks arrive.
@@ -149,7 +151,7 @@ impl EsploraBackend {
             }
             // With an unmoved tip a contradiction should be the server's, but its index may be
             // updated in steps: ask again before blaming it.
-            match reading.finish(&address.script_pubkey(), tip.height) {
+            match reading.finish(&address.script_pubkey(), tip) {
                 Ok(history) => return Ok(history),
                 Err(detail) => contradiction = Some(detail),
             }
@@ -244,6 +246,30 @@ impl EsploraBackend {
             Err(esplora_client::Error::HttpResponse { status: 404, .. }) => Ok(None),
             Err(error) => Err(self.fail(error)),
         }
+    }
+
+    /// See [`super::ChainBackend::block`].
+    pub(super) async fn block(&self, hash: BlockHash) -> Result<Option<BlockFacts>, ChainError> {
+        let block = match self.client.get_block_info(&hash).await {
+            Ok(block) => block,
+            Err(esplora_client::Error::HttpResponse { status: 404, .. }) => return Ok(None),
+            Err(error) => return Err(self.fail(error)),
+        };
+        let computed = header_of(&block).map(|header| header.block_hash());
+        if block.id != hash || computed != Some(hash) {
+            return Err(self.bad_answer(format!("block {hash} has a header of another block")));
+        }
+        // A block's own time is above the median of the eleven before it, so at or above the median
+        // of the eleven that end with it.
+        if block.mediantime > block.timestamp {
+            return Err(self.bad_answer(format!("block {hash} has a median time after its own")));
+        }
+        Ok(Some(BlockFacts {
+            height: block.height,
+            hash,
+            time: UnixTime(block.timestamp),
+            median_time: UnixTime(block.mediantime),
+        }))
     }
 
     async fn tip_hash(&self) -> Result<BlockHash, ChainError> {
@@ -398,136 +424,16 @@ impl EsploraBackend {
     }
 }
 
-/// A history while its pages come in.
-#[derive(Default)]
-struct Reading {
-    txs: Vec<Listed>,
-    position: HashMap<Txid, usize>,
-    /// Why the pages do not make up a whole.
-    gap: Option<&'static str>,
-}
-
-/// A transaction as the server listed it.
-struct Listed {
-    txid: Txid,
-    tx: Transaction,
-    height: Option<u32>,
-    /// The outputs it spends, with the script the server says each has.
-    claimed_prevouts: Vec<(OutPoint, Option<ScriptBuf>)>,
-}
-
-impl Reading {
-    /// Adds a transaction, or learns that a known one confirmed in between. The error is the txid it
-    /// really has.
-    fn add(&mut self, listed: EsploraTx) -> Result<(), Txid> {
-        let tx = listed.to_tx();
-        let txid = tx.compute_txid();
-        if txid != listed.txid {
-            return Err(txid);
-        }
-        let height = listed
-            .status
-            .block_height
-            .filter(|_| listed.status.confirmed);
-        if let Some(known) = self
-            .position
-            .get(&txid)
-            .and_then(|at| self.txs.get_mut(*at))
-        {
-            known.height = known.height.or(height);
-            return Ok(());
-        }
-        let claimed_prevouts = listed
-            .vin
-            .into_iter()
-            .map(|vin| {
-                let script = vin.prevout.map(|prevout| prevout.scriptpubkey);
-                (OutPoint::new(vin.txid, vin.vout), script)
-            })
-            .collect();
-        self.position.insert(txid, self.txs.len());
-        self.txs.push(Listed {
-            txid,
-            tx,
-            height,
-            claimed_prevouts,
-        });
-        Ok(())
-    }
-
-    fn unconfirmed(&self) -> usize {
-        self.txs.iter().filter(|tx| tx.height.is_none()).count()
-    }
-
-    /// Outputs that pay `script` and that no listed transaction spends, the oldest first.
-    fn unspent_outputs(&self, script: &ScriptBuf) -> VecDeque<OutPoint> {
-        let spent: HashSet<OutPoint> = self
-            .txs
-            .iter()
-            .flat_map(|listed| listed.tx.input.iter().map(|input| input.previous_output))
-            .collect();
-        let mut txs: Vec<&Listed> = self.txs.iter().collect();
-        txs.sort_by_key(|listed| listed.height.unwrap_or(u32::MAX));
-        txs.into_iter()
-            .flat_map(|listed| listed.outputs_to(script))
-            .filter(|output| !spent.contains(output))
-            .collect()
-    }
-
-    /// Checks that the parts agree, and puts them in order. The error says what does not.
-    fn finish(self, script: &ScriptBuf, tip_height: u32) -> Result<AddressHistory, String> {
-        if let Some(gap) = self.gap {
-            return Err(gap.to_owned());
-        }
-        for listed in &self.txs {
-            let txid = listed.txid;
-            if listed.height.is_some_and(|height| height > tip_height) {
-                return Err(format!("transaction {txid} is confirmed above the tip"));
-            }
-            let mut touches = listed.outputs_to(script).next().is_some();
-            for (spent, claimed) in &listed.claimed_prevouts {
-                let funding = self
-                    .position
-                    .get(&spent.txid)
-                    .and_then(|at| self.txs.get(*at));
-                let pays = funding.is_some_and(|funding| {
-                    funding.outputs_to(script).any(|output| output == *spent)
-                });
-                if claimed.as_ref() == Some(script) && !pays {
-                    return Err(format!(
-                        "transaction {txid} spends from the address, but the payment {spent} is not in its history"
-                    ));
-                }
-                touches |= pays;
-            }
-            if !touches {
-                return Err(format!(
-                    "transaction {txid} has nothing to do with the address"
-                ));
-            }
-        }
-        let mut txs: Vec<AddressTx> = self
-            .txs
-            .into_iter()
-            // Servers list the newest first.
-            .rev()
-            .map(|listed| AddressTx {
-                tx: listed.tx,
-                height: listed.height,
-            })
-            .collect();
-        txs.sort_by_key(|entry| entry.height.unwrap_or(u32::MAX));
-        Ok(AddressHistory { tip_height, txs })
-    }
-}
-
-impl Listed {
-    fn outputs_to(&self, script: &ScriptBuf) -> impl Iterator<Item = OutPoint> {
-        (0u32..)
-            .zip(&self.tx.output)
-            .filter(move |(_, output)| output.script_pubkey == *script)
-            .map(|(vout, _)| OutPoint::new(self.txid, vout))
-    }
+/// The header that the fields of an answer make up; `None` if its time does not fit one.
+fn header_of(block: &esplora_client::BlockInfo) -> Option<Header> {
+    Some(Header {
+        version: block.version,
+        prev_blockhash: block.previousblockhash.unwrap_or_else(BlockHash::all_zeros),
+        merkle_root: block.merkle_root,
+        time: u32::try_from(block.timestamp).ok()?,
+        bits: block.bits,
+        nonce: block.nonce,
+    })
 }
 
 /// The node's own words inside what an Esplora server wraps around them:

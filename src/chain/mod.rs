@@ -14,9 +14,11 @@ mod esplora;
 mod esplora_json;
 mod faucet;
 mod mempool;
+mod reading;
 mod regtest;
 mod server;
 
+use std::collections::BTreeMap;
 use std::fmt;
 use std::str::FromStr;
 use std::time::Duration;
@@ -43,6 +45,19 @@ pub struct Tip {
     pub hash: BlockHash,
     /// Median time of this block and the ten before it (BIP-113), which `versionTime` and `expires`
     /// are compared with (spec.md §3.4).
+    pub median_time: UnixTime,
+}
+
+/// A block's place in the chain, and its times.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct BlockFacts {
+    /// Blocks below it.
+    pub height: u32,
+    /// Its hash.
+    pub hash: BlockHash,
+    /// The time in its header, which the miner chose.
+    pub time: UnixTime,
+    /// Median time of this block and the ten before it (BIP-113).
     pub median_time: UnixTime,
 }
 
@@ -80,9 +95,13 @@ impl TxStatus {
 pub struct AddressHistory {
     /// Height of the tip at which the history is complete.
     pub tip_height: u32,
+    /// Hash of that tip.
+    pub tip_hash: BlockHash,
     /// Confirmed ones first, by ascending height, then the unconfirmed. Inside a block and inside the
     /// mempool no order is promised. No txid occurs twice.
     pub txs: Vec<AddressTx>,
+    /// The blocks that hold the confirmed ones, by height. A server may leave some out.
+    pub blocks: BTreeMap<u32, BlockHash>,
 }
 
 /// A source of chain facts. Cheap to clone; clones share connections.
@@ -174,6 +193,19 @@ impl ChainBackend {
     pub async fn block_hash(&self, height: u32) -> Result<Option<BlockHash>, ChainError> {
         match self {
             Self::Esplora(backend) => backend.block_hash(height).await,
+        }
+    }
+
+    /// Height and times of a block, `None` if the server does not have it. It may be one that a
+    /// reorganisation took out of the best chain.
+    ///
+    /// Hash and header time are proved by each other; height and median time are the server's word.
+    ///
+    /// # Errors
+    /// [`ChainError`]: the server could not be asked or its answer not be used.
+    pub async fn block(&self, hash: BlockHash) -> Result<Option<BlockFacts>, ChainError> {
+        match self {
+            Self::Esplora(backend) => backend.block(hash).await,
         }
     }
 

@@ -208,8 +208,12 @@ impl RegtestChain {
     /// the mempool's in the order of their arrival.
     #[must_use]
     pub fn history(&self, script: &Script) -> AddressHistory {
-        let txs = self
-            .located_history(script)
+        let located = self.located_history(script);
+        let blocks = located
+            .iter()
+            .filter_map(|located| located.block.map(|(height, block)| (height, block.hash)))
+            .collect();
+        let txs = located
             .into_iter()
             .map(|located| AddressTx {
                 tx: located.tx.clone(),
@@ -218,7 +222,9 @@ impl RegtestChain {
             .collect();
         AddressHistory {
             tip_height: self.height(),
+            tip_hash: self.tip().hash,
             txs,
+            blocks,
         }
     }
 

@@ -114,6 +114,7 @@ fn update(bytes: &[u8]) -> NewUpdate<'_> {
         hash: UpdateHash::from_bytes(sha256(bytes)),
         bytes,
         cohort: Some(cohort(1)),
+        service: None,
         state: "queued",
         created: NOW,
     }
