@@ -40,8 +40,8 @@ pub const GATHER_RATE: FeeRate = FeeRate::from_sat_per_vb_u32(5);
 /// nodes have by default, 1 sat/vB (BIP-125, rule 4).
 pub const REPLACEMENT_STEP: FeeRate = FeeRate::from_sat_per_vb_u32(1);
 
-/// The form of a beacon's address.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+/// The form of a beacon's address, in the order of rising economy.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub enum AddressForm {
     /// Pay to public key hash.
     P2pkh,
