@@ -3,17 +3,24 @@
 //! | file | what happens to a DID |
 //! |---|---|
 //! | `creating` | it is made |
+//! | `held_keys` | its keys are derived |
 //! | `registering` | a cohort covers it, up to where its document may list the beacon |
-//! | `updating` | an update is signed and queued |
-//! | `settling` | updates and document follow the chain, forwards and back |
+//! | `fresh` | it is resolved, before it is updated |
+//! | `changes` | what its controller asks for becomes a patch |
+//! | `routing` | a beacon of its document is chosen |
+//! | `updating` | the update is signed and queued |
+//! | `standing`, `settling` | updates and document follow the chain, forwards and back |
+//! | `leaving` | it leaves a cohort |
 
 use bitcoin::Address;
 
-pub use super::changes::Change;
+pub use super::changes::{Change, NewBeacon};
 use super::error::AgentError;
 use super::node::{Machine, NodeId};
+pub use super::routing::{Route, Via};
 use super::runtime::Agent;
-pub use super::updating::QueuedUpdate;
+pub use super::standing::Standing;
+pub use super::updating::{ProposedUpdate, QueuedUpdate};
 use crate::did::{BeaconKind, Did, Document};
 use crate::hash::CohortId;
 use crate::keys::OwnKey;
@@ -37,10 +44,36 @@ pub mod did_state {
 pub mod update_state {
     /// It waits for a round.
     pub const QUEUED: &str = "queued";
-    /// A partial signature over a signal that announces it was given.
+    /// A signature over a signal that announces it was given.
     pub const SIGNED: &str = "signed";
     /// Its signal is on the chain.
     pub const CONFIRMED: &str = "confirmed";
+    /// Its signal has the confirmations that the next update waits for.
+    pub const FINAL: &str = "final";
+    /// Its version is another update, which was announced elsewhere.
+    pub const SUPERSEDED: &str = "superseded";
+
+    /// Whether an update in this state counts for the document.
+    #[must_use]
+    pub fn is_on_chain(state: &str) -> bool {
+        matches!(state, CONFIRMED | FINAL)
+    }
+}
+
+/// States of the binding of a DID to a cohort's beacon, as they are stored.
+pub mod binding_state {
+    /// The registration was sent.
+    pub const REQUESTED: &str = "requested";
+    /// It was acknowledged.
+    pub const COVERED: &str = "covered";
+    /// Its history is complete: a document may list the beacon.
+    pub const MAY_BIND: &str = "may_bind";
+    /// An update that lists the beacon was signed and is not on the chain yet.
+    pub const PENDING: &str = "pending";
+    /// The document lists the beacon.
+    pub const BOUND: &str = "bound";
+    /// An earlier document listed the beacon: its signals still have to be explained.
+    pub const FORMER: &str = "former";
 }
 
 impl Agent {
@@ -80,13 +113,12 @@ impl Agent {
             .ok_or_else(|| AgentError::UnknownDid(did.to_string()))
     }
 
-    pub(super) fn did_key(&self, row: &DidRow) -> Result<OwnKey, AgentError> {
-        let counter = row.key_index.ok_or_else(|| {
+    /// The first key of a DID, which registrations are signed with: that of its initial document.
+    pub(super) fn initial_key(&self, row: &DidRow) -> Result<OwnKey, AgentError> {
+        let number = row.key_index.ok_or_else(|| {
             AgentError::Refused(format!("the key of {} is not this agent's", row.did))
         })?;
-        self.root
-            .did_key(row.network, counter)
-            .map_err(|error| AgentError::Refused(error.to_string()))
+        self.derive_did_key(row.network, number)
     }
 }
 

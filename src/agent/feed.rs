@@ -370,6 +370,9 @@ impl Agent {
         report: &Report,
         queue: &mut VecDeque<(NodeId, NodeInput)>,
     ) -> Result<(), AgentError> {
+        if id.1 == Role::Participant {
+            self.explain_updates(id, report)?;
+        }
         match report {
             Report::MayBind { index, .. } => {
                 if let Some(input) = self.may_bind(id, *index)? {

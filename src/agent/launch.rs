@@ -22,6 +22,7 @@ use crate::config::{
 use crate::keys::keystore::{self, KeystoreError};
 use crate::keys::{NostrKey, RootSecret};
 use crate::network::Network;
+use crate::resolver::DEFAULT_MIN_CONF;
 use crate::nostr::link::{LinkOptions, RelayConfig};
 use crate::protocol::participant::{Decline, SigningPolicy};
 use crate::store::{RelayRow, Store, StoreError};
@@ -209,6 +210,7 @@ impl Opened {
             chains: chains(&config)?,
             policy: signing_policy(&config),
             standing: standing_policy(&config),
+            min_conf: DEFAULT_MIN_CONF,
             clock: system_clock(),
         };
         let (agent, handle) = Agent::start(options).map_err(agent_failure)?;

@@ -1,12 +1,13 @@
 //! Having a cohort cover a DID, up to the point where its document may list the beacon (DESIGN §5, "Binding
 //! order").
 
-use super::dids::{did_state, refused};
+use super::dids::{binding_state, did_state, parse_document, refused};
 use super::error::AgentError;
 use super::events::What;
-use super::node::{Node, NodeId, NodeInput};
+use super::node::{NodeId, NodeInput};
+use super::routing::lists_beacon_of;
 use super::runtime::Agent;
-use crate::did::{Did, Document};
+use crate::did::Did;
 use crate::hash::{CohortId, SmtIndex};
 use crate::protocol::ids::Round;
 use crate::protocol::message::{Opening, RawJson, RegisterItem};
@@ -37,7 +38,7 @@ impl Agent {
             index,
             did: Some(did.to_string()),
             from_round: Round(0),
-            state: "requested".into(),
+            state: binding_state::REQUESTED.into(),
         };
         self.store
             .transaction::<_, AgentError>(|tx| Ok(tx.put_binding(&binding)?))?;
@@ -52,7 +53,7 @@ impl Agent {
     /// The proof that this agent's seat speaks for a DID.
     fn opening(&self, id: NodeId, did: &Did) -> Result<Opening, AgentError> {
         let row = self.did_row(did)?;
-        let key = self.did_key(&row)?;
+        let key = self.initial_key(&row)?;
         let seat = self
             .nodes
             .get(&id)
@@ -105,7 +106,7 @@ impl Agent {
             index,
             did: self.did_of_index(&index)?,
             from_round,
-            state: "covered".into(),
+            state: binding_state::COVERED.into(),
         };
         self.store
             .transaction::<_, AgentError>(|tx| Ok(tx.put_binding(&binding)?))
@@ -124,21 +125,15 @@ impl Agent {
         let Some(mut row) = self.store.view().did(&did)? else {
             return Ok(None);
         };
-        let address = self
-            .nodes
-            .get(&id)
-            .and_then(Node::address)
-            .map(|address| address.to_string());
-        let document = Document::parse(&row.document).map_err(|error| AgentError::Did {
-            code: error.code(),
-            reason: error.to_string(),
-        })?;
-        let lists = document
-            .beacons()
-            .iter()
-            .any(|beacon| Some(beacon.address.to_string()) == address);
+        let document = parse_document(&row.document)?;
+        let node = self.nodes.get(&id);
+        let lists = node.is_some_and(|node| lists_beacon_of(&document, node));
         let from_round = Round(0);
-        let state = if lists { "bound" } else { "may_bind" };
+        let state = if lists {
+            binding_state::BOUND
+        } else {
+            binding_state::MAY_BIND
+        };
         let known = self.store.view().bindings_of(index)?;
         let from_round = known
             .iter()
@@ -152,7 +147,9 @@ impl Agent {
             from_round,
             state: state.into(),
         };
-        row.state = did_state::ACTIVE.into();
+        if row.state == did_state::REGISTERING {
+            row.state = did_state::ACTIVE.into();
+        }
         self.store.transaction::<_, AgentError>(|tx| {
             tx.put_did(&row)?;
             tx.put_binding(&binding)?;

@@ -75,6 +75,8 @@ pub struct Agent {
     pub(super) policy: SigningPolicy,
     pub(super) standing: StandingPolicy,
     pub(super) clock: Clock,
+    /// Confirmations a fresh resolution asks for.
+    pub(super) min_conf: u32,
     pub(super) counters: Counters,
     pub(super) traffic: Arc<Traffic>,
     pub(super) events: broadcast::Sender<AgentEvent>,
@@ -142,6 +144,7 @@ impl Agent {
             policy: options.policy,
             standing: options.standing,
             clock: options.clock,
+            min_conf: options.min_conf.max(1),
             counters: Counters::new(),
             traffic,
             events,

@@ -1,121 +1,217 @@
-//! Moving updates and documents to what the chain says, forwards and back (DESIGN §6, rules 9 and 10).
+//! Moving updates, documents and bindings to what the chain says, forwards and back (DESIGN §6, rules 9 and 10).
 
-use super::dids::{did_state, text, update_state};
+use super::dids::{binding_state, did_state, text, update_state};
 use super::error::AgentError;
 use super::events::What;
 use super::node::{Machine, NodeId};
 use super::runtime::Agent;
+use super::standing::Standing;
+use super::timeline::{end_cause, refusal, round_cause};
 use crate::did::{
-    Did, ErrorCode, GenesisDocument, SignedUpdate, VerifyOptions, initial_key_document, verify,
+    Did, Document, ErrorCode, GenesisDocument, SignedUpdate, VerifyOptions, initial_key_document,
+    verify,
 };
 use crate::hash::{SmtIndex, UpdateHash};
+use crate::protocol::effect::Report;
+use crate::protocol::ids::Round;
+use crate::store::{Binding, DidRow, Role, UpdateRow};
+
+/// Earlier updates of a DID that are looked at again: of those that are final, the last ones may be part of a
+/// reorg that nobody expects.
+const LOOKED_AT: usize = 3;
 
 impl Agent {
     /// Updates that a signed signal announces are pinned: only these bytes may ever be announced for that
-    /// version, until the signal is dead.
+    /// version, until the signal is dead. Durable before the partial signature exists.
     pub(super) fn pin_updates(&mut self, id: NodeId) -> Result<(), AgentError> {
-        for (index, hash, _) in self.updates_of_node(id) {
-            self.with_update(index, hash, |tx, row| {
+        let Some(Machine::Participant(machine)) = self.nodes.get(&id).map(|node| &node.machine)
+        else {
+            return Ok(());
+        };
+        let planned: Vec<(SmtIndex, UpdateHash)> = machine
+            .open_round_now()
+            .into_iter()
+            .flat_map(|round| round.said)
+            .filter_map(|(index, update, _)| Some((index, update?)))
+            .collect();
+        for (index, hash) in planned {
+            let Some(row) = self.update_of_index(index, hash)? else {
+                continue;
+            };
+            self.store.transaction::<_, AgentError>(|tx| {
                 if row.state == update_state::QUEUED {
-                    row.state = update_state::SIGNED.into();
-                    tx.set_update_state(row)?;
-                    tx.pin_update(&row.did, row.target_version, true)?;
+                    let state = update_state::SIGNED.into();
+                    tx.set_update_state(&UpdateRow { state, ..row.clone() })?;
                 }
+                tx.pin_update(&row.did, row.target_version, true)?;
                 Ok(())
             })?;
         }
         Ok(())
     }
 
-    /// Moves documents and updates to what the chain says, forwards and back.
+    /// Moves the updates of a cohort's DIDs to what the chain says.
     pub(super) fn settle_updates(&mut self, id: NodeId) -> Result<(), AgentError> {
-        for (index, hash, confirmed) in self.updates_of_node(id) {
-            let changed = self.with_update(index, hash, |tx, row| {
-                let is_confirmed = row.state == update_state::CONFIRMED;
-                if confirmed == is_confirmed || (!confirmed && row.state == update_state::QUEUED) {
-                    return Ok(None);
-                }
-                let state = if confirmed {
-                    update_state::CONFIRMED
-                } else {
-                    update_state::SIGNED
-                };
-                row.state = state.into();
-                tx.set_update_state(row)?;
-                Ok(Some(row.did.clone()))
-            })?;
-            if let Some(Some(did)) = changed {
-                let version = self.rebuild_document(&did)?;
-                self.emit(Some(id), What::DidUpdated { did, version });
+        let Some(Machine::Participant(machine)) = self.nodes.get(&id).map(|node| &node.machine)
+        else {
+            return Ok(());
+        };
+        let indexes: Vec<SmtIndex> = machine.indexes().collect();
+        for index in indexes {
+            if let Some(did) = self.did_of_index(&index)? {
+                self.settle_did(Some(id), &did)?;
             }
         }
         Ok(())
     }
 
-    fn updates_of_node(&self, id: NodeId) -> Vec<(SmtIndex, UpdateHash, bool)> {
-        let Some(Machine::Participant(machine)) = self.nodes.get(&id).map(|node| &node.machine)
-        else {
-            return Vec::new();
-        };
-        machine
-            .indexes()
-            .filter_map(|index| {
-                let (hash, confirmed) = machine.update_state(&index)?;
-                Some((index, hash, confirmed))
-            })
-            .collect()
+    /// Moves the updates of a DID to what the chain says, and its document and bindings with them.
+    pub(super) fn settle_did(&mut self, id: Option<NodeId>, did: &str) -> Result<(), AgentError> {
+        let updates = self.store.view().updates_of(did)?;
+        let settled = |row: &UpdateRow| row.state == update_state::FINAL;
+        let old = updates.len().saturating_sub(LOOKED_AT);
+        let mut moved = false;
+        for (place, row) in updates.into_iter().enumerate() {
+            if (settled(&row) && place < old) || row.state == update_state::SUPERSEDED {
+                continue;
+            }
+            let Some(new) = self.standing_of(&row).map(|standing| placed(&row, standing)) else {
+                continue;
+            };
+            if new == row {
+                continue;
+            }
+            moved |= update_state::is_on_chain(&new.state) != update_state::is_on_chain(&row.state);
+            self.store
+                .transaction::<_, AgentError>(|tx| Ok(tx.set_update_state(&new)?))?;
+        }
+        if moved {
+            let version = self.rebuild_document(did)?;
+            let did = did.to_owned();
+            self.emit(id, What::DidUpdated { did, version });
+        }
+        Ok(())
     }
 
-    /// Runs `change` on the stored update of an index with this hash, if there is one.
-    fn with_update<R>(
+    /// A round or a cohort ended, or a request was refused: what waits for it says so.
+    pub(super) fn explain_updates(&mut self, id: NodeId, report: &Report) -> Result<(), AgentError> {
+        let (round, reason) = match report {
+            Report::Responded { round, .. } => return self.submitted(id, *round),
+            Report::RoundFailed { round, why } => (
+                Some(*round),
+                format!("round {round} failed ({}): it goes into the next round", round_cause(why)),
+            ),
+            Report::RoundMissed { round } => (
+                None,
+                format!(
+                    "round {round} was over before this agent could answer: it goes into the next round"
+                ),
+            ),
+            Report::MyRequestRefused { of, code } if of != "opt_in" && of != "register" => (
+                None,
+                format!("the aggregator refused the {of}: {}", refusal(*code)),
+            ),
+            Report::Ended { why } => (
+                None,
+                format!(
+                    "the cohort has ended ({}): announce it elsewhere with `btcr2-agent did announce`",
+                    end_cause(why)
+                ),
+            ),
+            _ => return Ok(()),
+        };
+        let waiting = |row: &UpdateRow| {
+            row.cohort == Some(id.0)
+                && !update_state::is_on_chain(&row.state)
+                && (round.is_none() || row.round == round)
+        };
+        self.note_updates(id, waiting, |row| {
+            row.reason = Some(reason.clone());
+            if row.state == update_state::QUEUED {
+                row.round = None;
+            }
+        })
+    }
+
+    /// The response of an open round has these updates.
+    fn submitted(&mut self, id: NodeId, round: Round) -> Result<(), AgentError> {
+        let Some(Machine::Participant(machine)) = self.nodes.get(&id).map(|node| &node.machine)
+        else {
+            return Ok(());
+        };
+        let said: Vec<UpdateHash> = machine
+            .open_round_now()
+            .into_iter()
+            .flat_map(|round| round.said)
+            .filter_map(|(_, update, _)| update)
+            .collect();
+        self.note_updates(
+            id,
+            |row| said.contains(&row.hash),
+            |row| (row.round, row.reason) = (Some(round), None),
+        )
+    }
+
+    /// Changes what is stored of those updates of a cohort's DIDs that `which` picks.
+    fn note_updates(
         &mut self,
+        id: NodeId,
+        which: impl Fn(&UpdateRow) -> bool,
+        note: impl Fn(&mut UpdateRow),
+    ) -> Result<(), AgentError> {
+        let Some(Machine::Participant(machine)) = self.nodes.get(&id).map(|node| &node.machine)
+        else {
+            return Ok(());
+        };
+        let indexes: Vec<SmtIndex> = machine.indexes().collect();
+        let mut rows = Vec::new();
+        for index in indexes {
+            let Some(did) = self.did_of_index(&index)? else {
+                continue;
+            };
+            rows.extend(self.store.view().updates_of(&did)?.into_iter().filter(&which));
+        }
+        if rows.is_empty() {
+            return Ok(());
+        }
+        self.store.transaction::<_, AgentError>(|tx| {
+            for mut row in rows {
+                note(&mut row);
+                tx.set_update_state(&row)?;
+            }
+            Ok(())
+        })
+    }
+
+    fn update_of_index(
+        &self,
         index: SmtIndex,
         hash: UpdateHash,
-        change: impl FnOnce(
-            &crate::store::Tx<'_>,
-            &mut crate::store::UpdateRow,
-        ) -> Result<R, AgentError>,
-    ) -> Result<Option<R>, AgentError> {
+    ) -> Result<Option<UpdateRow>, AgentError> {
         let Some(did) = self.did_of_index(&index)? else {
             return Ok(None);
         };
-        let found = self
-            .store
-            .view()
-            .updates_of(&did)?
-            .into_iter()
-            .find(|row| row.hash == hash);
-        let Some(mut row) = found else {
-            return Ok(None);
-        };
-        self.store
-            .transaction::<_, AgentError>(|tx| change(tx, &mut row))
-            .map(Some)
+        let updates = self.store.view().updates_of(&did)?;
+        Ok(updates.into_iter().find(|row| row.hash == hash))
     }
 
-    /// The current document: the initial one with every confirmed update applied and verified.
-    fn rebuild_document(&mut self, did: &str) -> Result<u64, AgentError> {
-        let mut row = self
-            .store
-            .view()
+    /// The current document: the initial one, or what was adopted, with every update on the chain applied and
+    /// verified.
+    pub(super) fn rebuild_document(&mut self, did: &str) -> Result<u64, AgentError> {
+        let view = self.store.view();
+        let mut row = view
             .did(did)?
             .ok_or_else(|| AgentError::UnknownDid(did.to_owned()))?;
         let parsed: Did = did
             .parse()
             .map_err(|_| AgentError::Defect("a stored DID does not parse"))?;
-        let mut document = match &row.genesis {
-            Some(genesis) => GenesisDocument::parse(genesis)
-                .and_then(|genesis| genesis.document(row.network))
-                .map_err(|error| AgentError::Did {
-                    code: error.code(),
-                    reason: error.to_string(),
-                })?,
-            None => initial_key_document(&parsed)
-                .ok_or(AgentError::Defect("a k1 DID has no initial document"))?,
+        let (mut document, mut version) = match view.adopted(did)? {
+            Some(adopted) => (super::dids::parse_document(&adopted.document)?, adopted.version),
+            None => (initial_document(&row, &parsed)?, 1),
         };
-        let mut version = 1;
-        for update in self.store.view().updates_of(did)? {
-            if update.state != update_state::CONFIRMED || update.target_version != version + 1 {
+        for update in view.updates_of(did)? {
+            let next = update.target_version == version.saturating_add(1);
+            if !next || !update_state::is_on_chain(&update.state) {
                 continue;
             }
             let signed = SignedUpdate::parse(&update.bytes)
@@ -136,8 +232,75 @@ impl Agent {
         };
         row.document = text(&document.canonical_bytes())?;
         row.version = version;
-        self.store
-            .transaction::<_, AgentError>(|tx| Ok(tx.put_did(&row)?))?;
+        let bindings = self.bindings_now(&parsed, &document)?;
+        self.store.transaction::<_, AgentError>(|tx| {
+            tx.put_did(&row)?;
+            for binding in bindings {
+                tx.put_binding(&binding)?;
+            }
+            Ok(())
+        })?;
         Ok(version)
     }
+
+    /// The bindings whose word changes with this document.
+    fn bindings_now(&self, did: &Did, document: &Document) -> Result<Vec<Binding>, AgentError> {
+        let bindings = self.store.view().bindings_of(did.smt_index())?;
+        let own = bindings
+            .into_iter()
+            .filter(|binding| binding.role == Role::Participant);
+        Ok(own
+            .filter_map(|mut binding| {
+                let node = self.nodes.get(&(binding.cohort, Role::Participant))?;
+                let lists = super::routing::lists_beacon_of(document, node);
+                let word = match (lists, binding.state.as_str()) {
+                    (true, _) => binding_state::BOUND,
+                    (false, binding_state::BOUND) => binding_state::FORMER,
+                    (false, _) => return None,
+                };
+                (binding.state != word).then(|| {
+                    binding.state = word.into();
+                    binding
+                })
+            })
+            .collect())
+    }
+}
+
+/// Version 1 of a DID.
+pub(super) fn initial_document(row: &DidRow, did: &Did) -> Result<Document, AgentError> {
+    match &row.genesis {
+        Some(genesis) => GenesisDocument::parse(genesis)
+            .and_then(|genesis| genesis.document(row.network))
+            .map_err(|error| AgentError::Did {
+                code: error.code(),
+                reason: error.to_string(),
+            }),
+        None => initial_key_document(did)
+            .ok_or(AgentError::Defect("a k1 DID has no initial document")),
+    }
+}
+
+/// The row of an update that stands there.
+fn placed(row: &UpdateRow, standing: Standing) -> UpdateRow {
+    let mut new = row.clone();
+    let state = match standing {
+        // Signed for once: when that signal dies, the same bytes go into the next round.
+        Standing::Queued | Standing::Submitted { .. } => update_state::QUEUED,
+        Standing::Signed { .. } | Standing::Broadcast { .. } => update_state::SIGNED,
+        Standing::Confirmed { .. } if standing.is_final() => update_state::FINAL,
+        Standing::Confirmed { .. } => update_state::CONFIRMED,
+    };
+    if update_state::is_on_chain(&row.state) && !standing.is_confirmed() {
+        new.reason = Some("its block is no longer part of the chain".into());
+    } else if standing.is_confirmed() {
+        new.reason = None;
+    }
+    new.state = state.into();
+    new.txid = standing.txid();
+    new.height = standing.height();
+    if standing != Standing::Queued {
+        new.round = standing.round();
+    }
+    new
 }

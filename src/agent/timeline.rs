@@ -190,6 +190,10 @@ fn of_report(report: &Report, is_aggregator: bool) -> Option<(&'static str, Stri
             "round_empty",
             format!("round {round} ends without a signal: nobody had anything to announce"),
         ),
+        Report::RoundMissed { round } => (
+            "round_missed",
+            format!("was away from round {round}"),
+        ),
         Report::RoundFailed { round, why } => (
             "round_failed",
             format!("round {round} failed: {}", round_cause(why)),

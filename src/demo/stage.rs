@@ -20,6 +20,7 @@ use crate::network::Network;
 use crate::nostr::link::{LinkOptions, RelayConfig, Timings};
 use crate::nostr::relay::DevRelay;
 use crate::protocol::participant::{Decline, SigningPolicy};
+use crate::resolver::DEFAULT_MIN_CONF;
 use crate::store::Store;
 
 const LOOPBACK: SocketAddr = SocketAddr::new(std::net::IpAddr::V4(Ipv4Addr::LOCALHOST), 0);
@@ -40,6 +41,8 @@ pub struct Part {
     pub policy: SigningPolicy,
     /// What it joins by itself.
     pub standing: StandingPolicy,
+    /// Confirmations the last update of a DID needs before the next one.
+    pub min_conf: u32,
 }
 
 impl Part {
@@ -55,6 +58,7 @@ impl Part {
                 decline: Decline::Idle,
             },
             standing: StandingPolicy::default(),
+            min_conf: DEFAULT_MIN_CONF,
         }
     }
 }
@@ -171,6 +175,7 @@ impl Stage {
             chains: vec![(Network::Regtest, backend, part.poll)],
             policy: part.policy,
             standing: part.standing.clone(),
+            min_conf: part.min_conf,
             clock: system_clock(),
         };
         let (agent, handle) = Agent::start(options).map_err(agent_error)?;

@@ -477,6 +477,11 @@ pub enum Report {
         /// Why.
         why: RoundCause,
     },
+    /// Member: the round could not be answered any more when its opening came.
+    RoundMissed {
+        /// The round.
+        round: Round,
+    },
     /// A member was shown to have sent something invalid.
     MemberBlamed {
         /// The evidence.

@@ -201,6 +201,28 @@ impl View<'_> {
         )
     }
 
+    /// The artifacts of a kind about a subject under a signal, the oldest first. There are several where two
+    /// rounds announced the same signal, or where one was fetched in the place of another that was damaged.
+    ///
+    /// # Errors
+    /// [`StoreError`] if reading fails.
+    pub fn artifacts_for(
+        &self,
+        kind: ArtifactKind,
+        subject: &Subject,
+        signal: Option<SignalBytes>,
+    ) -> Result<Vec<Artifact>, StoreError> {
+        self.rows(
+            select_artifacts!("WHERE kind = ?1 AND subject = ?2 AND signal = ?3 ORDER BY id"),
+            params![
+                kind,
+                subject.text(),
+                bytes_of(signal.as_ref().map(SignalBytes::as_bytes))
+            ],
+            Artifact::read,
+        )
+    }
+
     /// The artifact with exactly this key.
     ///
     /// # Errors
@@ -233,6 +255,26 @@ impl View<'_> {
             select_artifacts!("WHERE subject IN (?1, ?2) ORDER BY cohort, round, id"),
             [did, &index.text()],
             Artifact::read,
+        )
+    }
+
+    /// The signals for which an artifact of a kind about a subject is stored, by round; of one cohort, or of all.
+    ///
+    /// # Errors
+    /// [`StoreError`] if reading fails.
+    pub fn artifact_signals(
+        &self,
+        kind: ArtifactKind,
+        subject: &Subject,
+        cohort: Option<CohortId>,
+    ) -> Result<Vec<SignalBytes>, StoreError> {
+        let cohort = bytes_of(cohort.as_ref().map(CohortId::as_bytes));
+        self.rows(
+            "SELECT signal FROM artifacts
+             WHERE subject = ?1 AND kind = ?2 AND length(signal) = 32 AND (?3 = x'' OR cohort = ?3)
+             ORDER BY cohort, round, id",
+            params![subject.text(), kind, cohort],
+            |row| row.get(0),
         )
     }
 

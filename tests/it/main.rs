@@ -7,6 +7,7 @@
 )]
 
 mod beacon_vectors;
+mod cas;
 mod chain;
 mod cli;
 mod core_net;

@@ -4,6 +4,7 @@ use std::path::PathBuf;
 
 use clap::{ArgGroup, Args, Subcommand};
 
+use super::resolve::{ConformArgs, ResolveArgs};
 use super::values::ServiceArg;
 use crate::agent::control::request::{CohortRef, DidRef};
 use crate::network::Network;
@@ -22,6 +23,10 @@ pub enum DidCommand {
     List,
     /// Show one DID: document, version, pending update, coverage
     Show(ShowDidArgs),
+    /// Resolve any DID; needs no daemon
+    Resolve(ResolveArgs),
+    /// Run sets of the upstream test suite; needs no daemon and no network
+    Conform(ConformArgs),
 }
 
 /// Arguments of `did create`.

@@ -7,6 +7,7 @@ mod did;
 mod keys;
 mod local;
 mod relay;
+mod resolve;
 pub mod values;
 
 use std::path::PathBuf;
@@ -21,6 +22,7 @@ pub use did::{CreateArgs, DidCommand, RegisterArgs, ShowDidArgs, UpdateArgs};
 pub use keys::{ExportArgs, ExportForm, InitArgs, KeyCommand, PassphraseArgs};
 pub use local::{ChainArgs, DemoArgs, DevCommand, DevRelayArgs, MineArgs, PayArgs, RunArgs};
 pub use relay::{AddArgs, FollowArgs, ProbeArgs, RelayCommand, RemoveArgs, UnfollowArgs};
+pub use resolve::{ChainArg, ConformArgs, ResolveArgs};
 
 /// Update aggregation for did:btcr2 over Nostr.
 #[derive(Debug, Parser)]

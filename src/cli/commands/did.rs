@@ -37,6 +37,8 @@ impl Context {
                 let daemon = daemon(&self.home).await?;
                 self.out.view(&daemon.did_list(NoArgs {}).await?)
             }
+            DidCommand::Resolve(args) => self.resolve(args).await,
+            DidCommand::Conform(args) => self.conform(&args).await,
             DidCommand::Show(args) => {
                 let daemon = daemon(&self.home).await?;
                 self.out

@@ -5,6 +5,7 @@ mod did;
 mod keys;
 mod local;
 mod relay;
+mod resolve;
 
 use std::io;
 use std::path::PathBuf;

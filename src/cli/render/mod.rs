@@ -6,6 +6,7 @@ mod demo;
 mod did;
 mod page;
 mod qr;
+mod resolve;
 mod round;
 mod table;
 mod terms;
@@ -14,6 +15,7 @@ mod units;
 pub use cohort::FundWithoutQr;
 pub use page::Page;
 pub use qr::qr_code;
+pub use resolve::{explain, printable_json};
 pub use table::{Align, Table};
 pub use units::{absolute, duration, npub, relative, sat, short_npub, thousands, when};
 

@@ -400,6 +400,12 @@ impl Participant {
             .map(|round| (round.round, round.responded, !round.sent.is_empty()))
     }
 
+    /// Signals this member signed that are not on the chain and may still get there, with their transactions.
+    pub fn live_signals(&self) -> impl Iterator<Item = (SignalBytes, Txid)> + '_ {
+        self.live(super::aggregator::FINAL_DEPTH)
+            .map(|given| (given.signal, given.txid))
+    }
+
     /// The partial signatures given, oldest first.
     #[must_use]
     pub fn given(&self) -> &[GivenPartial] {

@@ -107,9 +107,13 @@ impl Participant {
         if now > open.respond_by {
             // Without this member's response nothing comes out of the round: it is over before it began.
             self.last_round = open.round.0;
+            let mut effects = vec![Effect::Report(Report::RoundMissed { round: open.round })];
+            // What waits is asked for again: the aggregator may open the next round for it.
+            effects.extend(self.request_round());
+            effects.extend(self.after_facts());
             return Step {
                 outcome: Outcome::Ignored(Ignored::TooLate),
-                effects: self.after_facts(),
+                effects,
             };
         }
         let covered: Vec<SmtIndex> = self
