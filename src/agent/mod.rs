@@ -28,6 +28,7 @@ mod relays;
 mod routing;
 pub mod runtime;
 mod settling;
+pub mod singleton;
 mod standing;
 pub mod sidecar;
 pub mod timeline;

@@ -206,18 +206,12 @@ impl AddressHistory {
     /// mature.
     #[must_use]
     pub fn not_yet_spendable(&self, script: &Script) -> Amount {
-        let sum = |outputs: &mut dyn Iterator<Item = Amount>| {
-            outputs
-                .try_fold(Amount::ZERO, Amount::checked_add)
-                .unwrap_or(Amount::MAX_MONEY)
-        };
-        let outputs = self.outputs(script);
-        let unspent = sum(&mut outputs
+        let ripe = self.spendable(script);
+        self.outputs(script)
             .iter()
-            .filter(|output| output.spent_by.is_none())
-            .map(|output| output.output.value));
-        let ripe = sum(&mut self.spendable(script).iter().map(|output| output.value));
-        unspent.checked_sub(ripe).unwrap_or(Amount::ZERO)
+            .filter(|output| output.spent_by.is_none() && !ripe.contains(&output.output))
+            .try_fold(Amount::ZERO, |sum, output| sum.checked_add(output.output.value))
+            .unwrap_or(Amount::MAX_MONEY)
     }
 
     /// Where a transaction of this history is: `Some(None)` in the mempool; `None` if it is not in it.

@@ -332,7 +332,7 @@ fn change(change: &r::DidChange) -> Change {
     }
 }
 
-fn parse_did(did: &r::DidRef) -> Result<Did, Failure> {
+pub(super) fn parse_did(did: &r::DidRef) -> Result<Did, Failure> {
     parse_did_text(did.as_str())
 }
 

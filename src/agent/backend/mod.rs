@@ -13,6 +13,7 @@
 //! | `joining` | `cohort terms`, `cohort join` |
 //! | `funding` | `cohort fund` |
 //! | `dids` | DIDs |
+//! | `singleton` | announcing updates by a transaction of their own |
 //! | `relays` | relays, and probing them, also without a running agent |
 //! | `follows` | whom this agent follows, and who follows it |
 
@@ -24,6 +25,7 @@ mod follows;
 mod funding;
 mod joining;
 pub mod relays;
+mod singleton;
 mod status;
 mod terms;
 
@@ -204,6 +206,14 @@ impl Backend for AgentBackend {
 
     async fn did_update(&self, args: r::UpdateDid) -> Result<v::DidUpdateView, Failure> {
         self.with(move |agent| agent.update_with(&args)).await
+    }
+
+    async fn did_announce(&self, args: r::AnnounceDid) -> Result<v::AnnouncementView, Failure> {
+        self.announce_did(args).await
+    }
+
+    async fn did_bind(&self, args: r::BindDid) -> Result<v::JoiningView, Failure> {
+        self.bind_did(args).await
     }
 
     async fn did_list(&self, _: r::NoArgs) -> Result<v::DidListView, Failure> {

@@ -14,6 +14,7 @@ pub mod error;
 pub mod event;
 pub mod operations;
 pub mod request;
+mod request_singleton;
 pub mod server;
 pub mod text;
 pub mod views;

@@ -5,6 +5,7 @@ use std::str::FromStr;
 
 use serde::{Deserialize, Serialize};
 
+pub use super::request_singleton::{AnnounceDid, BindDid};
 use super::views::{BeaconType, EmptyRounds, FeeRate, Span, TosHash};
 use crate::hash::CohortId;
 use crate::keys::NostrKey;

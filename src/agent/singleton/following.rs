@@ -54,6 +54,8 @@ impl Agent {
             let standing = standing_of(&row, &tx, history);
             if standing != row.standing {
                 self.move_spend(&row, &standing)?;
+                // The chain had it and lost it: at once, and not when the time for it comes.
+                self.sending.attempts.remove(&row.txid);
             }
             // Also when only the height grew: confirmations are counted from it.
             settled.insert(row.did.clone());

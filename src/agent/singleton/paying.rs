@@ -9,24 +9,25 @@ use super::super::dids::parse_document;
 use super::super::error::AgentError;
 use super::super::fresh::FreshResolution;
 use super::super::handle::AgentHandle;
-use super::super::node::{Machine, NodeId, NodeInput};
+use super::super::node::Machine;
+use super::super::routing::Via;
 use super::super::runtime::Agent;
+use super::super::standing::Standing;
 use crate::beacon::history::AddressHistory;
 use crate::beacon::signal::BeaconOutput;
 use crate::beacon::singleton::{
     Coins, FeeOffer, Replaced, SingletonBeacon, SpendError, SpendPlan,
 };
 use crate::chain::{BroadcastError, ChainBackend};
-use crate::did::{BeaconKind, Did, Document, SignedUpdate, VerifyOptions, verify};
+use crate::did::{BeaconKind, Did, Document, ErrorCode, SignedUpdate, VerifyOptions, verify};
 use crate::hash::{SignalBytes, UpdateHash};
 use crate::keys::OwnKey;
 use crate::network::Network;
 use crate::protocol::money::MoneyPermit;
-use crate::protocol::participant::ParticipantInput;
 use crate::store::{SpendRow, SpendStanding, SpendState, UpdateRow};
 
-/// Fee rate in sat/vB when the chain backend has no estimate, as for the signals of cohorts.
-const FALLBACK_FEE_RATE: u32 = 2;
+/// Fee rate when the chain backend has no estimate, as for the signals of cohorts.
+const FALLBACK_FEE_RATE: FeeRate = FeeRate::from_sat_per_vb_u32(2);
 
 /// Blocks within which the signal should confirm, for the fee estimate.
 const FEE_TARGET: u16 = 6;
@@ -39,9 +40,9 @@ const MOST_ROUTES: usize = 8;
 pub struct Announce {
     /// The beacon, by its service id; none: the first that can pay.
     pub service: Option<String>,
-    /// The fee rate in sat/vB; none: what the chain backend estimates, within the policy. For an update that is
-    /// announced already, a rate replaces the transaction by one that pays more.
-    pub fee_rate: Option<u32>,
+    /// The fee rate; none: what the chain backend estimates, within the policy. For an update that is announced
+    /// already, a rate replaces the transaction by one that pays more.
+    pub fee_rate: Option<FeeRate>,
 }
 
 /// A singleton beacon whose key this agent has.
@@ -66,7 +67,7 @@ pub struct Funds {
     permit: MoneyPermit,
     backend: ChainBackend,
     held: Vec<(Route, AddressHistory)>,
-    estimate: Option<u32>,
+    estimate: Option<FeeRate>,
 }
 
 /// What an announcement costs, or lacks.
@@ -76,8 +77,8 @@ pub struct Quote {
     pub service: String,
     /// The beacon's address.
     pub address: Address,
-    /// The fee rate in sat/vB.
-    pub fee_rate: u32,
+    /// The fee rate.
+    pub fee_rate: FeeRate,
     /// What the address holds that can be spent now.
     pub spendable: Amount,
     /// What it holds that can be spent once it is confirmed.
@@ -206,8 +207,7 @@ impl FundsQuestion {
             permit,
             backend,
             held,
-            estimate: estimate
-                .map(|rate| u32::try_from(rate.to_sat_per_vb_ceil()).unwrap_or(u32::MAX)),
+            estimate,
         })
     }
 }
@@ -337,7 +337,7 @@ impl Agent {
         taken: &BTreeSet<OutPoint>,
     ) -> Result<Quote, AgentError> {
         let beacon = &route.beacon;
-        let limit = self.policy.max_fee_rate;
+        let limit = FeeRate::from_sat_per_vb_u32(self.policy.max_fee_rate);
         let (rate, warnings) = rate_of(announce.fee_rate, funds.estimate, limit);
         let required = match earlier {
             Some((_, tx)) => outputs_spent(tx, history, beacon)?,
@@ -353,8 +353,8 @@ impl Agent {
             .try_fold(Amount::ZERO, |sum, coin| sum.checked_add(coin.value))
             .unwrap_or(Amount::MAX_MONEY);
         let offer = FeeOffer {
-            rate: whole_rate(rate),
-            max_rate: whole_rate(limit),
+            rate,
+            max_rate: limit,
             replaces: earlier.map(|(row, tx)| Replaced {
                 fee: Amount::from_sat(row.fee),
                 vsize: u64::try_from(tx.vsize()).unwrap_or(u64::MAX),
@@ -404,12 +404,17 @@ impl Agent {
                 backend: funds.backend.clone(),
             });
         }
-        let after = self.target_of(&update, fresh)?;
+        let after = target_of(&update, fresh)?;
         self.require_same_bytes(did, update.hash)?;
         let quote = self.quote(did, Some(version), funds, announce)?;
         let plan = quote.plan.clone()?;
         // From here on this member signs no cohort's signal that the new document could not explain (rule 13).
-        self.bind_before(did, fresh.document(), &after)?;
+        let binds = self.new_bindings(fresh.document(), &after)?;
+        self.begin_binding(did, &binds)?;
+        let via = Via::Singleton {
+            service: Some(quote.service.clone()),
+        };
+        self.reroute_update(did, version, &via)?;
         let key = self
             .key_of_beacon(did, &quote.beacon)?
             .ok_or(AgentError::Defect("the beacon's key was there before"))?;
@@ -431,7 +436,6 @@ impl Agent {
             created: self.now(),
         };
         self.store_spend(funds.permit, &row)?;
-        self.withdraw_from_cohorts(did, update.hash)?;
         self.refresh_watch();
         Ok(SignedSpend {
             row,
@@ -452,10 +456,6 @@ impl Agent {
         self.store.transaction::<_, AgentError>(|tx| {
             tx.insert_spend(row)?;
             tx.pin_update(&row.did, row.target_version, true)?;
-            if let Some(mut update) = tx.update(&row.did, row.target_version)? {
-                update.service = Some(row.service.clone());
-                tx.set_update_state(&update)?;
-            }
             Ok(())
         })?;
         self.sending.attempts.insert(row.txid, now);
@@ -492,37 +492,13 @@ impl Agent {
                 ),
             }));
         };
-        let standing = self.standing(&update);
-        if standing.is_confirmed() {
+        if let Some(standing) = self.standing_of(&update).filter(Standing::is_confirmed) {
             return Err(AgentError::Refused(format!(
                 "the update to version {next} is {}",
                 standing.told()
             )));
         }
         Ok(update)
-    }
-
-    /// The document an update leads to. It is verified as a resolver would.
-    pub(super) fn target_of(
-        &self,
-        update: &UpdateRow,
-        fresh: &FreshResolution,
-    ) -> Result<Document, AgentError> {
-        let signed = SignedUpdate::parse(&update.bytes)
-            .map_err(|_| AgentError::Defect("a stored update does not parse"))?;
-        verify(
-            &signed,
-            fresh.document(),
-            fresh.version(),
-            VerifyOptions::default(),
-        )
-        .map_err(|fault| AgentError::Did {
-            code: crate::did::ErrorCode::InvalidDidUpdate,
-            reason: format!(
-                "the stored update does not fit the resolved document: {fault}; take it back with `btcr2-agent did \
-                 withdraw`"
-            ),
-        })
     }
 
     /// Rule 10: while a cohort's signal that this agent signed may confirm, nothing but what it announces is announced.
@@ -541,28 +517,6 @@ impl Agent {
                     node.id.0.short()
                 )));
             }
-        }
-        Ok(())
-    }
-
-    /// Takes an update that is announced singly out of the queues of cohorts, where it is not in a round already. Twice
-    /// the same update does no harm; it is only not needed.
-    fn withdraw_from_cohorts(&mut self, did: &Did, hash: UpdateHash) -> Result<(), AgentError> {
-        let index = did.smt_index();
-        let queued: Vec<NodeId> = self
-            .nodes
-            .values()
-            .filter_map(|node| match &node.machine {
-                Machine::Participant(machine) => {
-                    let (update, _) = machine.update_state(&index)?;
-                    (update == hash).then_some(node.id)
-                }
-                Machine::Aggregator(_) => None,
-            })
-            .collect();
-        for id in queued {
-            let input = ParticipantInput::Withdraw { index };
-            self.feed(id, NodeInput::Participant(input))?;
         }
         Ok(())
     }
@@ -621,6 +575,20 @@ impl Agent {
     }
 }
 
+/// The document an update leads to, verified as a resolver would.
+fn target_of(update: &UpdateRow, fresh: &FreshResolution) -> Result<Document, AgentError> {
+    let signed = SignedUpdate::parse(&update.bytes)
+        .map_err(|_| AgentError::Defect("a stored update does not parse"))?;
+    let options = VerifyOptions::default();
+    verify(&signed, fresh.document(), fresh.version(), options).map_err(|fault| AgentError::Did {
+        code: ErrorCode::InvalidDidUpdate,
+        reason: format!(
+            "the stored update does not fit the resolved document: {fault}; take it back with `btcr2-agent did \
+             withdraw`"
+        ),
+    })
+}
+
 /// The stored transaction.
 pub(super) fn transaction_of(row: &SpendRow) -> Result<Transaction, AgentError> {
     deserialize(&row.raw).map_err(|_| AgentError::Defect("a stored transaction does not parse"))
@@ -651,27 +619,30 @@ fn outputs_spent(
 }
 
 /// The fee rate: what the owner says; else the estimate within the owner's limit; else the fallback.
-fn rate_of(asked: Option<u32>, estimate: Option<u32>, limit: u32) -> (u32, Vec<String>) {
+fn rate_of(
+    asked: Option<FeeRate>,
+    estimate: Option<FeeRate>,
+    limit: FeeRate,
+) -> (FeeRate, Vec<String>) {
     if let Some(rate) = asked {
-        return (rate.max(1), Vec::new());
+        return (rate, Vec::new());
     }
     match estimate {
         Some(rate) if rate > limit => (
-            limit.max(1),
+            limit,
             vec![format!(
-                "nodes estimate {rate} sat/vB, over the limit of {limit} (participant.max_fee_rate): it may take long"
+                "nodes estimate {} sat/vB, over the limit of {} (participant.max_fee_rate): it may take long",
+                rate.to_sat_per_vb_ceil(),
+                limit.to_sat_per_vb_ceil()
             )],
         ),
-        Some(rate) => (rate.max(1), Vec::new()),
+        // Less than this most nodes do not relay, whatever one server estimates.
+        Some(rate) => (rate.max(FeeRate::BROADCAST_MIN).min(limit), Vec::new()),
         None => (
-            FALLBACK_FEE_RATE.min(limit).max(1),
+            FALLBACK_FEE_RATE.min(limit),
             vec!["the chain server has no fee estimate".to_owned()],
         ),
     }
-}
-
-const fn whole_rate(sat_per_vb: u32) -> FeeRate {
-    FeeRate::from_sat_per_vb_u32(sat_per_vb)
 }
 
 /// A service id as people give it: `initialP2TR`, `#initialP2TR`, or the whole DID URL.
@@ -689,14 +660,16 @@ mod tests {
 
     #[test]
     fn the_owner_s_limit_bounds_estimates_and_nothing_is_free() {
-        assert_eq!(rate_of(None, Some(7), 50), (7, vec![]));
-        assert_eq!(rate_of(None, Some(0), 50).0, 1);
-        assert_eq!(rate_of(None, None, 50).0, FALLBACK_FEE_RATE);
-        assert_eq!(rate_of(None, None, 1).0, 1);
-        let (rate, warnings) = rate_of(None, Some(900), 50);
-        assert_eq!((rate, warnings.len()), (50, 1));
+        let vb = |rate| FeeRate::from_sat_per_vb(rate).unwrap();
+        let limit = vb(50);
+        assert_eq!(rate_of(None, Some(vb(7)), limit), (vb(7), vec![]));
+        assert_eq!(rate_of(None, Some(FeeRate::ZERO), limit).0, vb(1));
+        assert_eq!(rate_of(None, None, limit).0, FALLBACK_FEE_RATE);
+        assert_eq!(rate_of(None, None, vb(1)).0, vb(1));
+        let (rate, warnings) = rate_of(None, Some(vb(900)), limit);
+        assert_eq!((rate, warnings.len()), (limit, 1));
         // What is asked for is refused by the plan, not bent here.
-        assert_eq!(rate_of(Some(900), Some(3), 50), (900, vec![]));
+        assert_eq!(rate_of(Some(vb(900)), Some(vb(3)), limit), (vb(900), vec![]));
     }
 
     #[test]

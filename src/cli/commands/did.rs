@@ -8,7 +8,7 @@ use crate::agent::control::request::{
     CreateDid, DidChange, NoArgs, OneDid, RegisterDid, UpdateDid,
 };
 use crate::agent::control::{Backend as _, ErrorCode, Failure, MAX_REQUEST_BYTES};
-use crate::cli::args::{DidCommand, UpdateArgs};
+use crate::cli::args::{DidCommand, RegisterVia, UpdateArgs};
 use crate::cli::ask::confirm;
 use crate::cli::backend::daemon;
 use crate::cli::error::CliError;
@@ -24,7 +24,18 @@ impl Context {
                 };
                 self.out.view(&daemon.did_create(create).await?)
             }
+            DidCommand::Announce(args) => self.announce(args).await,
             DidCommand::Register(args) => {
+                if let (Some(RegisterVia::Singleton), Some(did)) = (args.via, &args.did) {
+                    let binding = super::announce::Binding {
+                        did: did.clone(),
+                        cohort: args.cohort,
+                        service: args.service,
+                        fee_rate: args.fee_rate,
+                        yes: args.yes,
+                    };
+                    return self.bind(binding).await;
+                }
                 let daemon = daemon(&self.home).await?;
                 let register = RegisterDid {
                     did: args.did,

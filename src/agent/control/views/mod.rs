@@ -11,6 +11,7 @@ mod cohort;
 mod demo;
 mod did;
 mod round;
+mod singleton;
 mod terms;
 
 pub use agent::*;
@@ -18,4 +19,5 @@ pub use cohort::*;
 pub use demo::*;
 pub use did::*;
 pub use round::*;
+pub use singleton::*;
 pub use terms::*;
