@@ -47,8 +47,7 @@ impl Agent {
         let spending = number.saturating_add(1);
         let spender = self.derive_did_key(network, spending)?;
         let point = spender.public().even_point();
-        let mut genesis =
-            GenesisBuilder::new(network).key(INITIAL_KEY, &key.public().even_point());
+        let mut genesis = GenesisBuilder::new(network).key(INITIAL_KEY, &key.public().even_point());
         for form in KeyAddress::ALL {
             let address = form.of(network, &point);
             genesis = genesis.beacon(form.fragment(), BeaconKind::Singleton, &address);

@@ -1,18 +1,17 @@
 //! Fresh resolutions: what the chain and the stored artifacts say of a DID now, before another update of it is
 //! signed (DESIGN §6, rule 10; spec.md §3.2, steps 2 and 5).
 
-use bitcoin::Txid;
-
 use super::dids::update_state;
 use super::error::AgentError;
 use super::handle::AgentHandle;
 use super::runtime::Agent;
 use super::standing::{Standing, not_final};
-use crate::did::{BeaconKind, Did, Document};
+use crate::did::{Did, Document};
 use crate::hash::UpdateHash;
 use crate::lookup::{ChainSource, Lookup};
-use crate::resolver::walk::{Said, SignalRef, WalkStep};
-use crate::resolver::{ResolutionOptions, Resolved, Sidecar, Strictness, Walk};
+use crate::resolver::{
+    Foreseen, ResolutionOptions, Resolved, Said, Sidecar, SignalRef, Strictness, Walk, WalkStep,
+};
 use crate::store::{AdoptedRow, UpdateRow};
 use crate::time::UnixTime;
 
@@ -30,8 +29,8 @@ pub struct FreshResolution {
     at: UnixTime,
     /// The updates that led here, by the version they lead to.
     applied: Vec<(u64, UpdateHash)>,
-    /// Signals that have not enough confirmations yet, and what they announce where that is known.
-    pending: Vec<(SignalRef, Option<UpdateHash>)>,
+    /// Signals that have not enough confirmations yet, and what they will say.
+    pending: Vec<(SignalRef, Foreseen)>,
 }
 
 impl FreshResolution {
@@ -45,8 +44,8 @@ impl FreshResolution {
                 } => applied.push((*version, *update)),
                 WalkStep::Signal {
                     signal,
-                    said: Said::Pending { update },
-                } => pending.push((signal.clone(), *update)),
+                    said: Said::Pending { announces, .. },
+                } => pending.push((signal.clone(), *announces)),
                 _ => {}
             }
         }
@@ -172,25 +171,26 @@ impl Agent {
         {
             return Err(self.in_the_way(earlier));
         }
-        // What was announced elsewhere with the same keys: for a singleton beacon every signal is an update.
-        let foreign = fresh.pending.iter().find(|(signal, update)| match update {
-            Some(update) => !stored(update),
-            None => signal.kind == BeaconKind::Singleton && !self.is_own_signal(&updates, signal.txid),
+        // What was announced elsewhere with the same keys, or can not be explained here.
+        let foreign = fresh.pending.iter().find_map(|(signal, says)| match says {
+            Foreseen::Update { update, .. } if !stored(update) => {
+                Some((signal, "announces an update that this agent does not have"))
+            }
+            Foreseen::Unknown => Some((
+                signal,
+                "may announce an update: what explains it is not stored",
+            )),
+            _ => None,
         });
-        if let Some((signal, _)) = foreign {
+        if let Some((signal, what)) = foreign {
             return Err(AgentError::Refused(format!(
-                "the signal {} of the beacon {} is on its way and announces an update that this agent does not \
-                 have; {}",
+                "the signal {} of the beacon {} is on its way and {what}; {}",
                 signal.txid,
                 signal.service,
                 not_final(signal.confirmations)
             )));
         }
         Ok(())
-    }
-
-    fn is_own_signal(&self, updates: &[UpdateRow], txid: Txid) -> bool {
-        updates.iter().any(|row| row.txid == Some(txid))
     }
 
     /// Which update is in the way, where it is, and what to wait for.

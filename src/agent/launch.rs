@@ -22,9 +22,9 @@ use crate::config::{
 use crate::keys::keystore::{self, KeystoreError};
 use crate::keys::{NostrKey, RootSecret};
 use crate::network::Network;
-use crate::resolver::DEFAULT_MIN_CONF;
 use crate::nostr::link::{LinkOptions, RelayConfig};
 use crate::protocol::participant::{Decline, SigningPolicy};
+use crate::resolver::DEFAULT_MIN_CONF;
 use crate::store::{RelayRow, Store, StoreError};
 
 /// Time for one request to a chain server.
@@ -459,14 +459,18 @@ pub fn agent_failure(error: AgentError) -> Failure {
         AgentError::Refused(_) => ErrorCode::WrongPhase,
         AgentError::Did { .. } => ErrorCode::InvalidValue,
         AgentError::Spend(crate::beacon::singleton::SpendError::Insufficient { .. }) => {
-            return Failure::new(ErrorCode::InsufficientFunds, text)
-                .remedy("`btcr2-agent did announce … --dry-run` shows what to pay, with a QR code");
+            return Failure::new(ErrorCode::InsufficientFunds, text).remedy(
+                "`btcr2-agent did announce … --dry-run` shows what to pay, with a QR code",
+            );
         }
         AgentError::Spend(crate::beacon::singleton::SpendError::OverLimit { .. }) => {
             ErrorCode::RefusedByPolicy
         }
         AgentError::Spend(_) => ErrorCode::InvalidValue,
-        AgentError::NoChain(_) | AgentError::Chain(_) => ErrorCode::ChainUnreachable,
+        AgentError::NoChain(_) | AgentError::Lookup(_) | AgentError::Chain(_) => {
+            ErrorCode::ChainUnreachable
+        }
+        AgentError::Unresolvable { .. } => ErrorCode::NotResolved,
         AgentError::Stopped => {
             return Failure::new(ErrorCode::NotRunning, text)
                 .remedy("look at its log, and start it with `btcr2-agent run`");

@@ -4,14 +4,14 @@
 use super::dids::{binding_state, did_state, parse_document, refused};
 use super::error::AgentError;
 use super::events::What;
-use super::node::{NodeId, NodeInput};
+use super::node::{Machine, NodeId, NodeInput};
 use super::routing::lists_beacon_of;
 use super::runtime::Agent;
 use crate::did::Did;
 use crate::hash::{CohortId, SmtIndex};
 use crate::protocol::ids::Round;
 use crate::protocol::message::{Opening, RawJson, RegisterItem};
-use crate::protocol::participant::ParticipantInput;
+use crate::protocol::participant::{BindingState, ParticipantInput};
 use crate::protocol::registration::registration_digest;
 use crate::protocol::terms::CohortBeacon;
 use crate::store::{Binding, Role};
@@ -162,5 +162,41 @@ impl Agent {
         Ok(Some(NodeInput::Participant(ParticipantInput::Bound {
             index,
         })))
+    }
+
+    /// After a start: the process may have ended between a step and what follows from it. A DID whose document
+    /// lists a beacon, or is about to, must count as bound before another signal is signed (rule 13).
+    pub(super) fn resume_bindings(&mut self) -> Result<(), AgentError> {
+        let mut waiting = Vec::new();
+        for node in self.nodes.values() {
+            let Machine::Participant(machine) = &node.machine else {
+                continue;
+            };
+            let may_bind = machine
+                .indexes()
+                .filter(|index| machine.binding_state(index) == Some(BindingState::MayBind));
+            waiting.extend(may_bind.map(|index| (node.id, index)));
+        }
+        for (id, index) in waiting {
+            let stored = self.store.view().bindings_of(index)?;
+            let binds = stored.iter().any(|binding| {
+                let word = binding.state.as_str();
+                let binds = [
+                    binding_state::PENDING,
+                    binding_state::BOUND,
+                    binding_state::FORMER,
+                ];
+                binding.cohort == id.0 && binding.role == Role::Participant && binds.contains(&word)
+            });
+            let input = if binds {
+                Some(NodeInput::Participant(ParticipantInput::Bound { index }))
+            } else {
+                self.may_bind(id, index)?
+            };
+            if let Some(input) = input {
+                self.feed(id, input)?;
+            }
+        }
+        Ok(())
     }
 }

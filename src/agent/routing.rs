@@ -112,8 +112,14 @@ impl Agent {
     }
 
     fn only_cohort(&self, document: &Document) -> Result<CohortId, AgentError> {
-        let listed = |node: &&Node| node.id.1 == Role::Participant && lists_beacon_of(document, node);
-        let listed: Vec<CohortId> = self.nodes.values().filter(listed).map(|node| node.id.0).collect();
+        let listed =
+            |node: &&Node| node.id.1 == Role::Participant && lists_beacon_of(document, node);
+        let listed: Vec<CohortId> = self
+            .nodes
+            .values()
+            .filter(listed)
+            .map(|node| node.id.0)
+            .collect();
         let able: Vec<CohortId> = listed
             .iter()
             .copied()
@@ -177,7 +183,8 @@ impl Agent {
         let index = after.id().smt_index();
         let mut binding = Vec::new();
         for beacon in after.beacons() {
-            let known = |of: &&BeaconService| of.address == beacon.address && of.kind == beacon.kind;
+            let known =
+                |of: &&BeaconService| of.address == beacon.address && of.kind == beacon.kind;
             if before.beacons().iter().any(|of| known(&of)) {
                 continue;
             }

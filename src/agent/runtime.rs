@@ -300,9 +300,11 @@ impl Agent {
         for id in restarted {
             self.feed(id, NodeInput::Participant(ParticipantInput::Restarted))?;
         }
+        self.resume_bindings()?;
         let ids: Vec<NodeId> = self.nodes.keys().copied().collect();
         for id in ids {
             self.connect_hints(id)?;
+            self.settle_updates(id)?;
         }
         self.refresh_inbox();
         self.refresh_watch();

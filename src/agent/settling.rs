@@ -41,7 +41,10 @@ impl Agent {
             self.store.transaction::<_, AgentError>(|tx| {
                 if row.state == update_state::QUEUED {
                     let state = update_state::SIGNED.into();
-                    tx.set_update_state(&UpdateRow { state, ..row.clone() })?;
+                    tx.set_update_state(&UpdateRow {
+                        state,
+                        ..row.clone()
+                    })?;
                 }
                 tx.pin_update(&row.did, row.target_version, true)?;
                 Ok(())
@@ -75,7 +78,10 @@ impl Agent {
             if (settled(&row) && place < old) || row.state == update_state::SUPERSEDED {
                 continue;
             }
-            let Some(new) = self.standing_of(&row).map(|standing| placed(&row, standing)) else {
+            let Some(new) = self
+                .standing_of(&row)
+                .map(|standing| placed(&row, standing))
+            else {
                 continue;
             };
             if new == row {
@@ -94,12 +100,19 @@ impl Agent {
     }
 
     /// A round or a cohort ended, or a request was refused: what waits for it says so.
-    pub(super) fn explain_updates(&mut self, id: NodeId, report: &Report) -> Result<(), AgentError> {
+    pub(super) fn explain_updates(
+        &mut self,
+        id: NodeId,
+        report: &Report,
+    ) -> Result<(), AgentError> {
         let (round, reason) = match report {
             Report::Responded { round, .. } => return self.submitted(id, *round),
             Report::RoundFailed { round, why } => (
                 Some(*round),
-                format!("round {round} failed ({}): it goes into the next round", round_cause(why)),
+                format!(
+                    "round {round} failed ({}): it goes into the next round",
+                    round_cause(why)
+                ),
             ),
             Report::RoundMissed { round } => (
                 None,
@@ -169,7 +182,13 @@ impl Agent {
             let Some(did) = self.did_of_index(&index)? else {
                 continue;
             };
-            rows.extend(self.store.view().updates_of(&did)?.into_iter().filter(&which));
+            rows.extend(
+                self.store
+                    .view()
+                    .updates_of(&did)?
+                    .into_iter()
+                    .filter(&which),
+            );
         }
         if rows.is_empty() {
             return Ok(());
@@ -206,7 +225,10 @@ impl Agent {
             .parse()
             .map_err(|_| AgentError::Defect("a stored DID does not parse"))?;
         let (mut document, mut version) = match view.adopted(did)? {
-            Some(adopted) => (super::dids::parse_document(&adopted.document)?, adopted.version),
+            Some(adopted) => (
+                super::dids::parse_document(&adopted.document)?,
+                adopted.version,
+            ),
             None => (initial_document(&row, &parsed)?, 1),
         };
         for update in view.updates_of(did)? {
@@ -276,8 +298,9 @@ pub(super) fn initial_document(row: &DidRow, did: &Did) -> Result<Document, Agen
                 code: error.code(),
                 reason: error.to_string(),
             }),
-        None => initial_key_document(did)
-            .ok_or(AgentError::Defect("a k1 DID has no initial document")),
+        None => {
+            initial_key_document(did).ok_or(AgentError::Defect("a k1 DID has no initial document"))
+        }
     }
 }
 

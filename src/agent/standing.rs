@@ -101,21 +101,27 @@ impl Standing {
         };
         match self {
             Self::Queued => {
-                "queued: `btcr2-agent did withdraw` takes it back while it is not in a round".to_owned()
+                "queued: `btcr2-agent did withdraw` takes it back while it is not in a round"
+                    .to_owned()
             }
             Self::Submitted { .. } => format!("submitted{inside}; {}", not_final(0)),
             Self::Signed { txid, .. } => {
-                format!("signed{inside}, to be announced by {txid}; {}", not_final(0))
+                format!(
+                    "signed{inside}, to be announced by {txid}; {}",
+                    not_final(0)
+                )
             }
-            Self::Broadcast { txid, .. } => format!("broadcast{inside} as {txid}; {}", not_final(0)),
+            Self::Broadcast { txid, .. } => {
+                format!("broadcast{inside} as {txid}; {}", not_final(0))
+            }
             Self::Confirmed {
                 confirmations,
                 txid,
                 height,
                 ..
-            } if self.is_final() => format!(
-                "final{inside}: {txid} in block {height} has {confirmations} confirmations"
-            ),
+            } if self.is_final() => {
+                format!("final{inside}: {txid} in block {height} has {confirmations} confirmations")
+            }
             Self::Confirmed {
                 confirmations,
                 txid,
@@ -143,7 +149,10 @@ impl Agent {
     /// to do with it, as after a recovery.
     pub(super) fn standing_of(&self, row: &UpdateRow) -> Option<Standing> {
         let index = row.did.parse::<crate::did::Did>().ok()?.smt_index();
-        let nodes = self.nodes.values().filter(|node| node.id.1 == Role::Participant);
+        let nodes = self
+            .nodes
+            .values()
+            .filter(|node| node.id.1 == Role::Participant);
         nodes
             .filter_map(|node| in_cohort(node, row, index))
             .chain(self.announced_singly(row))
@@ -156,7 +165,9 @@ fn in_cohort(node: &Node, row: &UpdateRow, index: SmtIndex) -> Option<Standing> 
     let Machine::Participant(machine) = &node.machine else {
         return None;
     };
-    let mine = machine.update_state(&index).is_some_and(|(hash, _)| hash == row.hash);
+    let mine = machine
+        .update_state(&index)
+        .is_some_and(|(hash, _)| hash == row.hash);
     if !mine {
         return known_transaction(machine, node.id.0, row);
     }
@@ -169,7 +180,10 @@ fn in_cohort(node: &Node, row: &UpdateRow, index: SmtIndex) -> Option<Standing> 
     // By the bytes and not by the transaction: whichever transaction carries them, they say the same.
     let announced = machine.announcements(&index).flat_map(|given| {
         let round = Some(given.round);
-        let seen = chain.signals.iter().filter(|(_, seen)| seen.signal == given.signal);
+        let seen = chain
+            .signals
+            .iter()
+            .filter(|(_, seen)| seen.signal == given.signal);
         let on_chain = seen.map(move |(txid, seen)| on_chain(machine, round, *txid, seen.height));
         let alive = !chain.is_dead(&given.txid, &given.input, FINAL_DEPTH);
         let signed = alive.then_some(Standing::Signed {
@@ -182,11 +196,7 @@ fn in_cohort(node: &Node, row: &UpdateRow, index: SmtIndex) -> Option<Standing> 
 }
 
 /// An earlier update, which the machine has put aside for a later one: only its transaction is known.
-fn known_transaction(
-    machine: &Participant,
-    cohort: CohortId,
-    row: &UpdateRow,
-) -> Option<Standing> {
+fn known_transaction(machine: &Participant, cohort: CohortId, row: &UpdateRow) -> Option<Standing> {
     let txid = row.txid.filter(|_| row.cohort == Some(cohort))?;
     let chain = machine.chain();
     Some(match chain.signals.get(&txid) {
@@ -257,9 +267,15 @@ mod tests {
             (confirmed(1), "not final yet: wait for 5 more blocks"),
             (confirmed(5), "wait for one more block"),
             (confirmed(7), "final in round 3"),
-            (Standing::Submitted { round: Round(4) }, "submitted in round 4; not final yet"),
             (
-                Standing::Signed { round: None, txid: txid() },
+                Standing::Submitted { round: Round(4) },
+                "submitted in round 4; not final yet",
+            ),
+            (
+                Standing::Signed {
+                    round: None,
+                    txid: txid(),
+                },
                 "signed, to be announced by 1111",
             ),
         ] {

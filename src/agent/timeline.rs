@@ -214,10 +214,7 @@ fn of_report(report: &Report, is_aggregator: bool) -> Option<(&'static str, Stri
             "round_empty",
             format!("round {round} ends without a signal: nobody had anything to announce"),
         ),
-        Report::RoundMissed { round } => (
-            "round_missed",
-            format!("was away from round {round}"),
-        ),
+        Report::RoundMissed { round } => ("round_missed", format!("was away from round {round}")),
         Report::RoundFailed { round, why } => (
             "round_failed",
             format!("round {round} failed: {}", round_cause(why)),
@@ -266,7 +263,12 @@ pub fn short_did(did: &str) -> String {
 /// Where a signal of a DID's own beacon stands.
 fn announcement(did: &str, version: u64, txid: &Txid, standing: &SpendStanding) -> String {
     let what = format!("{txid}, which announces version {version} of {did},");
-    match (standing.state, standing.conflict, standing.height, &standing.reason) {
+    match (
+        standing.state,
+        standing.conflict,
+        standing.height,
+        &standing.reason,
+    ) {
         (SpendState::Signed, _, _, Some(reason)) => format!("{what} was not taken: {reason}"),
         (SpendState::Signed, ..) => format!("{what} is not on the chain"),
         (SpendState::Broadcast, ..) => format!("{what} waits for a block"),

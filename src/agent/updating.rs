@@ -264,7 +264,9 @@ impl Agent {
         // A key that is taken away, and still spends from a beacon.
         for method in before.verification_methods() {
             let kept = after.verification_methods().iter();
-            let Some(key) = method.key.filter(|key| !kept.clone().any(|m| m.key == Some(*key)))
+            let Some(key) = method
+                .key
+                .filter(|key| !kept.clone().any(|m| m.key == Some(*key)))
             else {
                 continue;
             };
@@ -315,8 +317,9 @@ impl Agent {
             let outcome = self.feed((cohort, Role::Participant), input)?;
             super::dids::refused(outcome)?;
         }
-        self.store
-            .transaction::<_, AgentError>(|tx| Ok(tx.withdraw_update(did.as_str(), target_version)?))
+        self.store.transaction::<_, AgentError>(|tx| {
+            Ok(tx.withdraw_update(did.as_str(), target_version)?)
+        })
     }
 }
 

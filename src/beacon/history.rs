@@ -210,7 +210,9 @@ impl AddressHistory {
         self.outputs(script)
             .iter()
             .filter(|output| output.spent_by.is_none() && !ripe.contains(&output.output))
-            .try_fold(Amount::ZERO, |sum, output| sum.checked_add(output.output.value))
+            .try_fold(Amount::ZERO, |sum, output| {
+                sum.checked_add(output.output.value)
+            })
             .unwrap_or(Amount::MAX_MONEY)
     }
 

@@ -10,11 +10,13 @@ use tokio::sync::{mpsc, watch};
 use tokio::task::JoinHandle;
 
 use super::DemoError;
+use crate::agent::dids::{Change, QueuedUpdate, Via};
 use crate::agent::{
     Agent, AgentError, AgentEvent, AgentHandle, AgentOptions, StandingPolicy, system_clock,
 };
 use crate::chain::{ChainBackend, RegtestServer};
 use crate::config::{Home, write_private};
+use crate::did::Did;
 use crate::keys::{RootSecret, keystore};
 use crate::network::Network;
 use crate::nostr::link::{LinkOptions, RelayConfig, Timings};
@@ -269,6 +271,22 @@ impl Stage {
             .await
             .map_err(failed)?
             .map_err(failed)
+    }
+
+    /// Has one agent resolve, sign and queue an update of a DID.
+    pub async fn update(
+        &self,
+        position: usize,
+        did: &Did,
+        changes: Vec<Change>,
+        via: Via,
+    ) -> Result<QueuedUpdate, DemoError> {
+        let actor = self.actor(position)?;
+        let queued = actor.handle.update_did(did, changes, via).await;
+        queued.map_err(|error| DemoError::Agent {
+            actor: actor.name.clone(),
+            error,
+        })
     }
 
     /// Pays an address from the miner, and mines.

@@ -14,7 +14,7 @@ use super::world::World;
 use super::{DemoError, DemoPlan};
 use crate::agent::adverts::check_advert;
 use crate::agent::control::views::{BeaconType, DemoAgent, DemoReport, DemoRound, DemoTraffic};
-use crate::agent::dids::Change;
+use crate::agent::dids::{Change, Via};
 use crate::agent::timeline::short_did;
 use crate::beacon::signal::funding_needed;
 use crate::cli::progress::Reporter;
@@ -310,16 +310,14 @@ impl Story<'_> {
         for (position, did) in &updating {
             let did = did.clone();
             let service = format!("#service-{round}");
+            let change = Change::AddService {
+                id: service,
+                kind: "LinkedDomains".into(),
+                endpoint: json!("https://example.com/"),
+            };
             let queued = self
                 .stage
-                .ask(*position, move |agent| {
-                    let change = Change::AddService {
-                        id: service,
-                        kind: "LinkedDomains".into(),
-                        endpoint: json!("https://example.com/"),
-                    };
-                    agent.update_did(&did, &[change], Some(cohort))
-                })
+                .update(*position, &did, vec![change], Via::Cohort(Some(cohort)))
                 .await?;
             if *position < SHOWN {
                 let actor = self.world.names.get(*position).cloned().unwrap_or_default();

@@ -62,7 +62,7 @@ pub use meta::MetaKey;
 pub use outbox::{Lane, LaneRow, NewOutboxRow, OutboxRow};
 pub use relay::{RELAY_REASON_BYTES_MAX, RelayHealth, RelayRow};
 pub use seen::SEEN_EVENTS_MAX;
-pub use singleton::{SpendRow, SpendState, SpendStanding};
+pub use singleton::{SpendRow, SpendStanding, SpendState};
 pub use value::Role;
 
 /// How long a statement waits for another program that holds the file.

@@ -82,7 +82,10 @@ impl Agent {
         let spends = self.store.view().spends_of(&row.did, row.target_version);
         let spends = spends.inspect_err(|error| tracing::error!(%error, "signals can not be read"));
         let network = row.did.parse::<Did>().ok()?.network();
-        let tip = self.chain_states.get(&network).and_then(|chain| chain.height);
+        let tip = self
+            .chain_states
+            .get(&network)
+            .and_then(|chain| chain.height);
         let standing = |spend: &SpendRow| {
             let txid = spend.txid;
             match (spend.standing.state, spend.standing.height) {
@@ -158,7 +161,9 @@ impl Agent {
     fn unpin_if_dead(&mut self, row: &SpendRow) -> Result<(), AgentError> {
         let view = self.store.view();
         let spends = view.spends_of(&row.did, row.target_version)?;
-        let alive = spends.iter().any(|spend| spend.standing.state != SpendState::Dead);
+        let alive = spends
+            .iter()
+            .any(|spend| spend.standing.state != SpendState::Dead);
         let Some(update) = view.update(&row.did, row.target_version)? else {
             return Ok(());
         };

@@ -78,7 +78,9 @@ impl Step {
         match self {
             Self::Unregistered => format!("not registered with cohort {short}"),
             Self::Registering => {
-                format!("waits for the aggregator of cohort {short} to acknowledge the registration")
+                format!(
+                    "waits for the aggregator of cohort {short} to acknowledge the registration"
+                )
             }
             Self::Refused { why } => format!("cohort {short} refused the registration: {why}"),
             Self::Covered { why } => format!("covered by cohort {short}; {why}"),
@@ -183,7 +185,10 @@ impl Agent {
     pub fn joining_step(&self, did: &Did, cohort: CohortId) -> Result<Step, AgentError> {
         let row = self.did_row(did)?;
         let id: NodeId = (cohort, Role::Participant);
-        let node = self.nodes.get(&id).ok_or(AgentError::UnknownCohort(cohort))?;
+        let node = self
+            .nodes
+            .get(&id)
+            .ok_or(AgentError::UnknownCohort(cohort))?;
         let Machine::Participant(machine) = &node.machine else {
             return Err(AgentError::UnknownCohort(cohort));
         };
@@ -204,9 +209,9 @@ impl Agent {
             let (_, missing) = machine.proof_counts(&index);
             let open = machine.open_round_now().map(|open| open.round);
             let why = match open {
-                _ if missing > 0 => format!(
-                    "what explains {missing} earlier signals is asked for and has not come"
-                ),
+                _ if missing > 0 => {
+                    format!("what explains {missing} earlier signals is asked for and has not come")
+                }
                 Some(open) if open < from => format!(
                     "round {open} began before the registration and may still end in a signal that does not cover \
                      the DID: wait for its end"
@@ -218,7 +223,10 @@ impl Agent {
         if listed {
             return Ok(Step::Bound);
         }
-        let next = self.store.view().update(did.as_str(), row.version.saturating_add(1))?;
+        let next = self
+            .store
+            .view()
+            .update(did.as_str(), row.version.saturating_add(1))?;
         match next {
             Some(update) if self.adds_beacon_of(&update, &document, id)? => {
                 let version = update.target_version;

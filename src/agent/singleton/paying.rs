@@ -15,9 +15,7 @@ use super::super::runtime::Agent;
 use super::super::standing::Standing;
 use crate::beacon::history::AddressHistory;
 use crate::beacon::signal::BeaconOutput;
-use crate::beacon::singleton::{
-    Coins, FeeOffer, Replaced, SingletonBeacon, SpendError, SpendPlan,
-};
+use crate::beacon::singleton::{Coins, FeeOffer, Replaced, SingletonBeacon, SpendError, SpendPlan};
 use crate::chain::{BroadcastError, ChainBackend};
 use crate::did::{BeaconKind, Did, Document, ErrorCode, SignedUpdate, VerifyOptions, verify};
 use crate::hash::{SignalBytes, UpdateHash};
@@ -258,7 +256,10 @@ impl Agent {
                 }
             };
             if self.key_of_beacon(did, &beacon)?.is_none() {
-                useless.push(format!("{} is not an address of this agent's", listed.address));
+                useless.push(format!(
+                    "{} is not an address of this agent's",
+                    listed.address
+                ));
                 continue;
             }
             routes.push(Route {
@@ -314,7 +315,8 @@ impl Agent {
             {
                 continue;
             }
-            let quote = self.quote_route(route, history, funds, announce, earlier.as_ref(), &taken)?;
+            let quote =
+                self.quote_route(route, history, funds, announce, earlier.as_ref(), &taken)?;
             if quote.plan.is_ok() {
                 return Ok(quote);
             }
@@ -450,7 +452,9 @@ impl Agent {
     fn store_spend(&mut self, permit: MoneyPermit, row: &SpendRow) -> Result<(), AgentError> {
         let network = row.did.parse::<Did>().map(|did| did.network());
         if network != Ok(permit.network()) {
-            return Err(AgentError::Defect("money was permitted for another network"));
+            return Err(AgentError::Defect(
+                "money was permitted for another network",
+            ));
         }
         let now = self.now();
         self.store.transaction::<_, AgentError>(|tx| {
@@ -669,7 +673,10 @@ mod tests {
         let (rate, warnings) = rate_of(None, Some(vb(900)), limit);
         assert_eq!((rate, warnings.len()), (limit, 1));
         // What is asked for is refused by the plan, not bent here.
-        assert_eq!(rate_of(Some(vb(900)), Some(vb(3)), limit), (vb(900), vec![]));
+        assert_eq!(
+            rate_of(Some(vb(900)), Some(vb(3)), limit),
+            (vb(900), vec![])
+        );
     }
 
     #[test]

@@ -9,6 +9,7 @@ mod keys;
 mod local;
 mod relay;
 mod resolve;
+mod update;
 pub mod values;
 
 use std::path::PathBuf;
@@ -17,14 +18,15 @@ use clap::{Args, Parser, Subcommand};
 
 pub use announce::{AnnounceArgs, RegisterVia};
 pub use cohort::{
-    AdvertiseArgs, CohortCommand, DiscoverArgs, EndArgs, FundArgs, InviteArgs, JoinArgs, ListArgs,
-    OneCohortArgs, ShowArgs,
+    AdvertiseArgs, CohortCommand, DiscoverArgs, EndArgs, FundArgs, InviteArgs, JoinArgs, LeaveArgs,
+    ListArgs, OneCohortArgs, ShowArgs,
 };
-pub use did::{CreateArgs, DidCommand, RegisterArgs, ShowDidArgs, UpdateArgs};
+pub use did::{CreateArgs, DidCommand, RegisterArgs, ShowDidArgs};
 pub use keys::{ExportArgs, ExportForm, InitArgs, KeyCommand, PassphraseArgs};
 pub use local::{ChainArgs, DemoArgs, DevCommand, DevRelayArgs, MineArgs, PayArgs, RunArgs};
 pub use relay::{AddArgs, FollowArgs, ProbeArgs, RelayCommand, RemoveArgs, UnfollowArgs};
 pub use resolve::{ChainArg, ConformArgs, ResolveArgs};
+pub use update::{UpdateArgs, ViaArg, WithdrawArgs};
 
 /// Update aggregation for did:btcr2 over Nostr.
 #[derive(Debug, Parser)]

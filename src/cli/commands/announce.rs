@@ -101,7 +101,10 @@ impl Context {
     fn lacking(&self, quote: &AnnouncementView, no_qr: bool) -> Result<(), CliError> {
         let failure = Failure::new(
             ErrorCode::InsufficientFunds,
-            format!("send at least {} sat to {}", quote.needed_sat, quote.address),
+            format!(
+                "send at least {} sat to {}",
+                quote.needed_sat, quote.address
+            ),
         )
         .remedy("repeat the command once the payment is confirmed");
         if no_qr {

@@ -7,6 +7,7 @@ mod keys;
 mod local;
 mod relay;
 mod resolve;
+mod update;
 
 use std::io;
 use std::path::PathBuf;

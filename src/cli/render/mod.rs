@@ -1,6 +1,7 @@
 //! Text for people, from the views.
 
 mod agent;
+mod changes;
 mod cohort;
 mod demo;
 mod did;
@@ -12,12 +13,14 @@ mod singleton;
 mod table;
 mod terms;
 mod units;
+mod update;
 
+pub use changes::{Difference, differences};
 pub use cohort::FundWithoutQr;
 pub use page::Page;
 pub use qr::qr_code;
-pub use singleton::AnnouncementWithoutQr;
 pub use resolve::{explain, printable_json};
+pub use singleton::AnnouncementWithoutQr;
 pub use table::{Align, Table};
 pub use units::{absolute, duration, npub, relative, sat, short_npub, thousands, when};
 

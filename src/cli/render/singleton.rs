@@ -13,7 +13,10 @@ impl Render for AnnouncementWithoutQr<'_> {
         let view = self.0;
         page.heading(&format!("Announcement of {}", view.did));
         page.field("network", view.network.name());
-        page.field_if("version", view.to_version.map(|version| version.to_string()));
+        page.field_if(
+            "version",
+            view.to_version.map(|version| version.to_string()),
+        );
         page.field_if("announces", view.hash.map(|hash| hash.to_string()));
         page.field("beacon", &view.service);
         page.field("address", &view.address);
@@ -33,7 +36,10 @@ impl Render for AnnouncementWithoutQr<'_> {
         if view.needed_sat > 0 {
             page.field("to send", &format!("at least {}", sat(view.needed_sat)));
             if view.send_sat > view.needed_sat {
-                page.field("", &format!("{} pay for five announcements", sat(view.send_sat)));
+                page.field(
+                    "",
+                    &format!("{} pay for five announcements", sat(view.send_sat)),
+                );
             }
             page.field("URI", &view.uri);
         }

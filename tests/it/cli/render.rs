@@ -4,8 +4,8 @@ use btcr2_agent::agent::control::PeerText;
 use btcr2_agent::agent::control::views::{
     AlarmView, BeaconType, BindingStage, ChainView, CohortDeliveryView, CounterView, DemoAgent,
     DemoReport, DemoRound, DemoTraffic, DidBindingView, DidKind, DidListView, DidView,
-    DiscoverView, FlawedAdvertView, OutboxView, PendingUpdateView, ProbeView, RelayAnswerView,
-    RelayProbeView, RelaySource, RelayState, RelayView, StatusView, UpdateStage,
+    DiscoverView, FlawedAdvertView, OutboxView, ProbeView, RelayAnswerView, RelayProbeView,
+    RelaySource, RelayState, RelayView, RouteView, StatusView, UpdateStage, UpdateView,
 };
 use btcr2_agent::cli::progress::{TimelineEvent, line};
 use btcr2_agent::cli::render::{Page, Render, short_npub};
@@ -232,14 +232,18 @@ fn dids_show_how_far_binding_and_update_are() {
             signals: 7,
         }],
         beacons: Vec::new(),
-        pending: Some(PendingUpdateView {
+        pending: Some(UpdateView {
             to_version: 4,
             hash: UpdateHash::from_bytes([3; 32]),
             stage: UpdateStage::Broadcast,
-            cohort,
+            route: Some(RouteView::Cohort(cohort)),
             round: Some(Round(7)),
             txid: Some("22".repeat(32).parse().unwrap()),
+            height: None,
             confirmations: 0,
+            needed: 6,
+            reason: None,
+            created: UnixTime(1),
         }),
         document: Some(json!({ "id": "did:btcr2:x1qexample", "note": "a\u{9b}31mb\u{202e}c" })),
         next_step: None,
@@ -250,7 +254,7 @@ fn dids_show_how_far_binding_and_update_are() {
             "did:btcr2:x1qexample\n  kind              x1\n",
             "  state             version 3\n",
             "  cohort            abababab: bound, proofs for 6 of 7 signals\n",
-            "  pending           version 4: broadcast in round 7, 0 confirmations\n",
+            "  pending           version 4: broadcast in round 7, 0 of 6 confirmations\n",
             "\nDocument\n  {\n    \"id\": \"did:btcr2:x1qexample\",\n    \"note\": \"a31mbc\"\n  }\n",
         ],
     );
@@ -263,7 +267,7 @@ fn dids_show_how_far_binding_and_update_are() {
     assert_shows(
         &list,
         &[
-            "abababab bound  version 4: broadcast in round 7, 0 confirmations\n",
+            "abababab bound  version 4: broadcast in round 7, 0 of 6 confirmations\n",
             "  (not created yet)     x1    regtest  registered  abababab bound\n",
         ],
     );

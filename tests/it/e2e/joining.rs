@@ -36,10 +36,16 @@ impl Play {
     /// Binds a DID, from nothing to where the chain shows it.
     async fn bound(&mut self, company: &mut Company, actor: usize, did: &Did, announce: &Announce) {
         let mark = self.mark();
-        let registration = self.bind(company, actor, did, announce, PATIENCE).await.unwrap();
+        let registration = self
+            .bind(company, actor, did, announce, PATIENCE)
+            .await
+            .unwrap();
         let announced = registration.announced.unwrap();
         assert_eq!(announced.refused, None);
-        assert!(matches!(registration.step, Step::Announced { version: 2, .. }));
+        assert!(matches!(
+            registration.step,
+            Step::Announced { version: 2, .. }
+        ));
         self.stage.mine(1).unwrap();
         self.reaches(actor, mark, did, 2).await;
         assert_eq!(self.step(company, actor, did).await, Step::Bound);
@@ -54,19 +60,25 @@ impl Play {
 
     async fn step(&self, company: &Company, actor: usize, did: &Did) -> Step {
         let (id, did) = (company.id, did.clone());
-        self.ask(actor, move |agent| agent.joining_step(&did, id)).await
+        self.ask(actor, move |agent| agent.joining_step(&did, id))
+            .await
     }
 
     /// A round's signal goes into a block. What members keep of it is checked by resolving.
     async fn end_round(&mut self, company: &Company, round: Round, mark: usize) {
         self.broadcast(company, round, mark).await;
         self.stage.mine(1).unwrap();
-        let confirmed = |report: &Report| {
-            matches!(report, Report::SignalConfirmed { round: of, .. } if *of == round)
-        };
+        let confirmed = |report: &Report| matches!(report, Report::SignalConfirmed { round: of, .. } if *of == round);
         let (id, members) = (company.id, company.members.clone());
-        self.reported("a confirmation", mark, id, Role::Participant, &members, confirmed)
-            .await;
+        self.reported(
+            "a confirmation",
+            mark,
+            id,
+            Role::Participant,
+            &members,
+            confirmed,
+        )
+        .await;
     }
 
     /// A round of the cohort in which a DID that came later is updated, and what everybody resolves then.
@@ -96,7 +108,9 @@ impl Play {
             CohortBeacon::Cas => BeaconKind::Cas,
         };
         let mut beacons = document.beacons().iter();
-        let listed = beacons.find(|beacon| beacon.address == company.address).unwrap();
+        let listed = beacons
+            .find(|beacon| beacon.address == company.address)
+            .unwrap();
         assert_eq!(listed.kind, kind);
     }
 }
@@ -174,16 +188,29 @@ async fn nothing_is_announced_while_an_uncovered_signal_may_confirm() {
     let round = play.open_round(&mut company).await;
     play.responded(&company, mark, &[1]).await;
     let none = Duration::ZERO;
-    let registration = play.bind(&company, 1, &did, &at_rate(2), none).await.unwrap();
+    let registration = play
+        .bind(&company, 1, &did, &at_rate(2), none)
+        .await
+        .unwrap();
     assert!(registration.announced.is_none());
     let registered = |report: &Report| matches!(report, Report::Registered { .. });
-    play.reported("a registration", mark, company.id, Role::Participant, &[1], registered)
-        .await;
+    play.reported(
+        "a registration",
+        mark,
+        company.id,
+        Role::Participant,
+        &[1],
+        registered,
+    )
+    .await;
     let Step::Covered { why } = play.step(&company, 1, &did).await else {
         panic!("the round is open");
     };
     assert!(why.contains(&format!("round {round}")), "{why}");
-    let registration = play.bind(&company, 1, &did, &at_rate(2), none).await.unwrap();
+    let registration = play
+        .bind(&company, 1, &did, &at_rate(2), none)
+        .await
+        .unwrap();
     assert!(registration.announced.is_none());
     assert_eq!(play.file(1).view().updates_of(did.as_str()).unwrap(), []);
 
@@ -208,7 +235,9 @@ async fn without_funds_the_registration_stands_and_nothing_else() {
         .unwrap_err();
     let address = address_of(&did, KeyAddress::P2tr);
     assert!(
-        error.to_string().starts_with(&format!("send at least 330 sat to {address}")),
+        error
+            .to_string()
+            .starts_with(&format!("send at least 330 sat to {address}")),
         "{error}"
     );
     assert_eq!(play.step(&company, 2, &did).await, Step::Ready);
@@ -253,9 +282,13 @@ async fn a_reorg_of_the_binding_leaves_the_did_resolvable() {
     }
     play.reaches(1, mark, &did, 1).await;
     let step = play.step(&company, 1, &did).await;
-    assert!(matches!(step, Step::Announced { version: 2, .. }), "{step:?}");
+    assert!(
+        matches!(step, Step::Announced { version: 2, .. }),
+        "{step:?}"
+    );
     // It is sent again; a round of the cohort meanwhile, and both go into the same block.
-    play.stands(1, mark, spend.row.txid, SpendState::Broadcast).await;
+    play.stands(1, mark, spend.row.txid, SpendState::Broadcast)
+        .await;
     play.queued(&company, 0).await;
     let mark = play.mark();
     let round = play.open_round(&mut company).await;
@@ -282,7 +315,10 @@ async fn one_update_at_a_time() {
         .bind(&company, 1, &did, &at_rate(2), PATIENCE)
         .await
         .unwrap_err();
-    assert!(error.to_string().contains("another update to version 2"), "{error}");
+    assert!(
+        error.to_string().contains("another update to version 2"),
+        "{error}"
+    );
     let mark = play.mark();
     play.announce(1, &did, &at_rate(2)).await.unwrap();
     play.stage.mine(FINAL_DEPTH).unwrap();
@@ -291,7 +327,10 @@ async fn one_update_at_a_time() {
         .bind(&company, 1, &did, &at_rate(2), PATIENCE)
         .await
         .unwrap();
-    assert!(matches!(registration.step, Step::Announced { version: 3, .. }));
+    assert!(matches!(
+        registration.step,
+        Step::Announced { version: 3, .. }
+    ));
     let seen = play.seen[mark..].iter();
     let ready = seen.filter(|(_, event)| matches!(event.what, What::Announcement { .. }));
     assert!(ready.count() >= 1);

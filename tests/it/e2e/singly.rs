@@ -106,7 +106,10 @@ impl Play {
     pub async fn shown_elsewhere(&self, actor: usize, did: &Did) -> (u64, Vec<String>) {
         let resolution = self.resolved_elsewhere(actor, did).await;
         let resolved = resolution.outcome.unwrap();
-        let services = resolved.document.value()["service"].as_array().unwrap().clone();
+        let services = resolved.document.value()["service"]
+            .as_array()
+            .unwrap()
+            .clone();
         let links = services
             .iter()
             .filter(|service| service["type"] == "LinkedDomains")
@@ -170,7 +173,10 @@ async fn a_key_s_did_lives_by_its_own_beacons() {
         assert_eq!(announced.refused, None);
         let tx = &announced.spend.tx;
         assert_announces(tx, &update);
-        assert_eq!(announced.spend.row.address, address_of(&did, form).to_string());
+        assert_eq!(
+            announced.spend.row.address,
+            address_of(&did, form).to_string()
+        );
         let txid = tx.compute_txid();
         assert!(play.in_mempool(&txid));
         let height = play.stage.mine(1).unwrap();
@@ -191,7 +197,10 @@ async fn a_key_s_did_lives_by_its_own_beacons() {
     }
     let handle = play.stage.actors[0].handle.clone();
     let via = Via::Singleton { service: None };
-    handle.update_did(&did, vec![Change::Deactivate], via).await.unwrap();
+    handle
+        .update_did(&did, vec![Change::Deactivate], via)
+        .await
+        .unwrap();
     let announced = play.announce(0, &did, &at_rate(1)).await.unwrap();
     assert_eq!(announced.refused, None);
     play.stage.mine(FINAL_DEPTH).unwrap();
@@ -208,7 +217,11 @@ async fn what_lacks_is_said_and_nothing_is_signed() {
     let handle = play.stage.actors[0].handle.clone();
     // Without an update there is a price, and nothing to announce.
     let quote = handle.quote_announcement(&did, &at_rate(3)).await.unwrap();
-    assert_eq!(quote.address, address_of(&did, KeyAddress::P2tr), "the cheapest");
+    assert_eq!(
+        quote.address,
+        address_of(&did, KeyAddress::P2tr),
+        "the cheapest"
+    );
     let error = play.announce(0, &did, &at_rate(3)).await.unwrap_err();
     assert!(error.to_string().contains("nothing to announce"), "{error}");
 
@@ -217,13 +230,21 @@ async fn what_lacks_is_said_and_nothing_is_signed() {
     let address = address_of(&did, KeyAddress::P2tr);
     assert_eq!(
         error.to_string(),
-        format!("send at least 333 sat to {address}: 0 sat are there to spend, a signal costs more")
+        format!(
+            "send at least 333 sat to {address}: 0 sat are there to spend, a signal costs more"
+        )
     );
     let AgentError::Spend(SpendError::Insufficient { send, .. }) = error else {
         panic!("{error}");
     };
     // One satoshi less is not enough, and exactly that is.
-    let view = |play: &Play| play.file(0).view().spends_of(did.as_str(), 2).unwrap().len();
+    let view = |play: &Play| {
+        play.file(0)
+            .view()
+            .spends_of(did.as_str(), 2)
+            .unwrap()
+            .len()
+    };
     play.pay(&address, send.to_sat() - 1);
     play.announce(0, &did, &at_rate(3)).await.unwrap_err();
     assert_eq!(view(&play), 0);
@@ -240,7 +261,11 @@ async fn what_lacks_is_said_and_nothing_is_signed() {
     // What waits for a block is said, not spent.
     let chain = play.stage.chain.chain();
     let paid = Amount::from_sat(10_000);
-    chain.lock().unwrap().fund(&other.script_pubkey(), paid).unwrap();
+    chain
+        .lock()
+        .unwrap()
+        .fund(&other.script_pubkey(), paid)
+        .unwrap();
     let quote = handle.quote_announcement(&did, &named).await.unwrap();
     assert_eq!((quote.spendable, quote.waiting), (Amount::ZERO, paid));
     assert_eq!(view(&play), 0);
@@ -283,7 +308,8 @@ async fn what_was_stored_is_sent_by_the_next_start() {
 
     let mark = play.mark();
     play.resume(&[0]).await;
-    play.stands(0, mark, signed.row.txid, SpendState::Broadcast).await;
+    play.stands(0, mark, signed.row.txid, SpendState::Broadcast)
+        .await;
     assert!(play.in_mempool(&signed.row.txid));
     // Asked again it gives the same, and nothing new.
     let again = play.announce(0, &did, &Announce::default()).await.unwrap();
@@ -292,11 +318,14 @@ async fn what_was_stored_is_sent_by_the_next_start() {
     let chain = play.stage.chain.chain();
     assert!(chain.lock().unwrap().evict(&signed.row.txid));
     let mark = play.mark();
-    play.stands(0, mark, signed.row.txid, SpendState::Signed).await;
-    play.stands(0, mark, signed.row.txid, SpendState::Broadcast).await;
+    play.stands(0, mark, signed.row.txid, SpendState::Signed)
+        .await;
+    play.stands(0, mark, signed.row.txid, SpendState::Broadcast)
+        .await;
     assert!(play.in_mempool(&signed.row.txid));
     play.stage.mine(FINAL_DEPTH).unwrap();
-    play.stands(0, mark, signed.row.txid, SpendState::Final).await;
+    play.stands(0, mark, signed.row.txid, SpendState::Final)
+        .await;
     assert_eq!(play.shown_elsewhere(0, &did).await.0, 2);
     play.close().await;
 }
@@ -324,9 +353,11 @@ async fn a_higher_fee_replaces_it() {
     assert_eq!(second.row.fee, 9 * 153);
     assert_eq!(play.tx_status(&first.row.txid), TxStatus::NotFound);
     assert!(play.in_mempool(&second.row.txid));
-    play.stands(0, mark, first.row.txid, SpendState::Conflicted).await;
+    play.stands(0, mark, first.row.txid, SpendState::Conflicted)
+        .await;
     play.stage.mine(FINAL_DEPTH).unwrap();
-    play.stands(0, mark, second.row.txid, SpendState::Final).await;
+    play.stands(0, mark, second.row.txid, SpendState::Final)
+        .await;
     play.stands(0, mark, first.row.txid, SpendState::Dead).await;
     let store = play.file(0);
     let stored = store.view().update(did.as_str(), 2).unwrap().unwrap();
@@ -354,7 +385,8 @@ async fn a_reorg_moves_it_back_and_it_confirms_again() {
         chain.invalidate_tip(1);
         chain.mine_empty(2);
     }
-    play.stands(0, mark, spend.row.txid, SpendState::Broadcast).await;
+    play.stands(0, mark, spend.row.txid, SpendState::Broadcast)
+        .await;
     play.reaches(0, mark, &did, 1).await;
     let mark = play.mark();
     let height = play.stage.mine(1).unwrap();
@@ -386,7 +418,8 @@ async fn what_another_wallet_spends_is_announced_anew() {
     assert_eq!(stored.unwrap().standing.reason, Some(reason));
 
     play.stage.mine(1).unwrap();
-    play.stands(0, mark, signed.row.txid, SpendState::Conflicted).await;
+    play.stands(0, mark, signed.row.txid, SpendState::Conflicted)
+        .await;
     let stored = play.file(0).view().spend(signed.row.txid).unwrap();
     assert_eq!(stored.unwrap().standing.conflict, Some(foreign));
     let error = signed.send().await.unwrap_err().to_string();
@@ -397,9 +430,14 @@ async fn what_another_wallet_spends_is_announced_anew() {
     assert_announces(&anew.spend.tx, &update);
     assert_eq!(anew.spend.tx.input[0].previous_output.txid, foreign);
     play.stage.mine(FINAL_DEPTH).unwrap();
-    play.stands(0, mark, anew.spend.row.txid, SpendState::Final).await;
-    play.stands(0, mark, signed.row.txid, SpendState::Dead).await;
-    assert_eq!(play.shown_elsewhere(0, &did).await, (2, vec!["#s".to_owned()]));
+    play.stands(0, mark, anew.spend.row.txid, SpendState::Final)
+        .await;
+    play.stands(0, mark, signed.row.txid, SpendState::Dead)
+        .await;
+    assert_eq!(
+        play.shown_elsewhere(0, &did).await,
+        (2, vec!["#s".to_owned()])
+    );
     play.close().await;
 }
 

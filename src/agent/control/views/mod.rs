@@ -13,6 +13,7 @@ mod did;
 mod round;
 mod singleton;
 mod terms;
+mod update;
 
 pub use agent::*;
 pub use cohort::*;
@@ -21,3 +22,4 @@ pub use did::*;
 pub use round::*;
 pub use singleton::*;
 pub use terms::*;
+pub use update::*;
