@@ -1,6 +1,7 @@
 //! Signals of singleton beacons that this agent signed.
 
-use bitcoin::Txid;
+use bitcoin::consensus::encode::deserialize;
+use bitcoin::{Transaction, Txid};
 use rusqlite::{Row, params};
 
 use super::value::{Column, text_enum};
@@ -89,6 +90,15 @@ pub struct SpendRow {
     pub standing: SpendStanding,
     /// When it was signed.
     pub created: UnixTime,
+}
+
+impl SpendRow {
+    /// Its size in virtual bytes; `None` if the stored bytes are no transaction.
+    #[must_use]
+    pub fn vsize(&self) -> Option<u64> {
+        let tx: Transaction = deserialize(&self.raw).ok()?;
+        u64::try_from(tx.vsize()).ok()
+    }
 }
 
 macro_rules! select_spends {

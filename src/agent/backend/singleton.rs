@@ -7,7 +7,7 @@ use bitcoin::{Amount, FeeRate};
 use super::AgentBackend;
 use crate::agent::control::views as v;
 use crate::agent::control::{Failure, request as r};
-use crate::agent::launch::agent_failure;
+use crate::agent::launch::{agent_failure, store_failure};
 use crate::agent::runtime::Agent;
 use crate::agent::singleton::{Announce, Announced, Quote, Registration, Step};
 use crate::beacon::singleton::SpendError;
@@ -75,6 +75,13 @@ impl AgentBackend {
     }
 
     async fn quote(&self, did: &Did, announce: &Announce) -> Result<v::AnnouncementView, Failure> {
+        let announced = self.handle().announced_already(did).await;
+        if let Some(row) = announced.map_err(agent_failure)?
+            && announce.fee_rate.is_none()
+        {
+            let of = did.clone();
+            return self.with(move |agent| agent.spend_view(&of, &row)).await;
+        }
         let quote = self
             .handle()
             .quote_announcement(did, announce)
@@ -103,7 +110,7 @@ impl Agent {
         let row = self.did_row(did).map_err(agent_failure)?;
         let next = row.version.saturating_add(1);
         let update = self.store.view().update(did.as_str(), next);
-        if let Some(update) = update.map_err(crate::agent::launch::store_failure)? {
+        if let Some(update) = update.map_err(store_failure)? {
             view.to_version = Some(update.target_version);
             view.hash = Some(update.hash);
         }
@@ -119,22 +126,27 @@ impl Agent {
         let store = self.store.view();
         // As it stands now: the chain may have answered already.
         let stored = store.spend(spend.row.txid);
-        let stored = stored.map_err(crate::agent::launch::store_failure)?;
+        let stored = stored.map_err(store_failure)?;
         let row: &SpendRow = stored.as_ref().unwrap_or(&spend.row);
-        let mut view = view_of(did, &row.service, &row.address);
+        let mut view = self.spend_view(did, row)?;
         if let Some(quote) = &spend.quote {
             show_quote(&mut view, quote);
         }
-        let update = store.update(did.as_str(), row.target_version);
-        view.hash = update
-            .map_err(crate::agent::launch::store_failure)?
-            .map(|update| update.hash);
+        view.refused.clone_from(&announced.refused);
+        Ok(view)
+    }
+
+    /// What was signed, as it stands.
+    fn spend_view(&self, did: &Did, row: &SpendRow) -> Result<v::AnnouncementView, Failure> {
+        let mut view = view_of(did, &row.service, &row.address);
+        let update = self.store.view().update(did.as_str(), row.target_version);
+        view.hash = update.map_err(store_failure)?.map(|update| update.hash);
         view.to_version = Some(row.target_version);
         view.fee_sat = Some(row.fee);
-        view.vsize = u64::try_from(spend.tx.vsize()).ok();
+        view.vsize = row.vsize();
         view.txid = Some(row.txid);
         view.state = state_of(row.standing.state);
-        view.refused.clone_from(&announced.refused);
+        view.refused.clone_from(&row.standing.reason);
         Ok(view)
     }
 }

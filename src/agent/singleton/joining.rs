@@ -210,7 +210,9 @@ impl Agent {
             let open = machine.open_round_now().map(|open| open.round);
             let why = match open {
                 _ if missing > 0 => {
-                    format!("what explains {missing} earlier signals is asked for and has not come")
+                    format!(
+                        "waits for the history of the beacon: {missing} of its signals are not explained yet"
+                    )
                 }
                 Some(open) if open < from => format!(
                     "round {open} began before the registration and may still end in a signal that does not cover \

@@ -160,6 +160,22 @@ impl AgentHandle {
         .await?
     }
 
+    /// The signal of a DID's pending update that was signed before and may confirm, if there is one.
+    ///
+    /// # Errors
+    /// [`AgentError::UnknownDid`], [`AgentError::Store`].
+    pub async fn announced_already(&self, did: &Did) -> Result<Option<SpendRow>, AgentError> {
+        let did = did.clone();
+        self.with(move |agent| {
+            let Some(version) = agent.pending_version(&did)? else {
+                return Ok(None);
+            };
+            let announced = agent.announced_before(&did, version)?;
+            Ok(announced.map(|(row, _)| row))
+        })
+        .await?
+    }
+
     /// Asks the chain what the singleton beacons of a document hold.
     pub(super) async fn ask_funds(
         &self,

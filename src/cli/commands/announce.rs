@@ -3,7 +3,7 @@
 use serde::Serialize;
 
 use super::Context;
-use crate::agent::control::request::{AnnounceDid, BindDid, CohortRef, DidRef};
+use crate::agent::control::request::{AnnounceDid, BindDid, CohortRef, DidRef, UpdateDid};
 use crate::agent::control::views::{AnnouncementView, FeeRate, JoiningView};
 use crate::agent::control::{Backend as _, ControlClient, ErrorCode, Failure};
 use crate::cli::args::AnnounceArgs;
@@ -39,18 +39,10 @@ impl Context {
             return self.out.view(&quote);
         }
         ask_to_pay(&quote, args.yes)?;
-        self.announce_now(&daemon, args).await
-    }
-
-    async fn announce_now(
-        &self,
-        daemon: &ControlClient,
-        args: AnnounceArgs,
-    ) -> Result<(), CliError> {
         let request = AnnounceDid {
             did: args.did,
             service: args.service,
-            fee_rate: args.fee_rate,
+            fee_rate: agreed_rate(args.fee_rate, &quote),
             dry_run: false,
         };
         let announced = daemon.did_announce(request).await?;
@@ -59,6 +51,40 @@ impl Context {
             return self.unsuccessful(&announced, failure);
         }
         self.out.view(&announced)
+    }
+
+    /// Makes an update and announces it. Before anything is signed it is certain that both can be done, and paid.
+    pub(super) async fn update_singly(
+        &self,
+        daemon: &ControlClient,
+        mut update: UpdateDid,
+        mut announce: AnnounceDid,
+        yes: bool,
+    ) -> Result<(), CliError> {
+        let only_shown = update.dry_run;
+        update.dry_run = true;
+        let mut proposed = daemon.did_update(update.clone()).await?;
+        let mut quote = daemon.did_announce(announce.clone()).await?;
+        quote.to_version = Some(proposed.to_version);
+        if only_shown {
+            proposed.announcement = Some(quote);
+            return self.out.view(&proposed);
+        }
+        if quote.needed_sat > 0 {
+            return self.lacking(&quote, false);
+        }
+        ask_to_pay(&quote, yes)?;
+        update.dry_run = false;
+        announce.dry_run = false;
+        announce.fee_rate = agreed_rate(announce.fee_rate, &quote);
+        let mut made = daemon.did_update(update).await?;
+        let announced = daemon.did_announce(announce).await?;
+        let refused = announced.refused.as_deref().map(not_taken);
+        made.announcement = Some(announced);
+        match refused {
+            Some(failure) => self.unsuccessful(&made, failure),
+            None => self.out.view(&made),
+        }
     }
 
     /// Registers, shows what the announcement costs, asks, and goes as far as it can.
@@ -84,6 +110,7 @@ impl Context {
                 return self.lacking(quote, false);
             }
             ask_to_pay(quote, yes)?;
+            request.fee_rate = agreed_rate(request.fee_rate, quote);
         }
         request.dry_run = false;
         let view: JoiningView = daemon.did_bind(request).await?;
@@ -115,8 +142,15 @@ impl Context {
     }
 }
 
+/// The fee rate whose price was shown: an estimate that rises meanwhile does not make it dearer. For what is announced
+/// already a rate would mean another transaction.
+fn agreed_rate(asked: Option<FeeRate>, quote: &AnnouncementView) -> Option<FeeRate> {
+    asked.or(quote.fee_rate.filter(|_| quote.txid.is_none()))
+}
+
 fn ask_to_pay(quote: &AnnouncementView, yes: bool) -> Result<(), CliError> {
-    if yes {
+    // What was signed before is only sent again.
+    if yes || quote.txid.is_some() {
         return Ok(());
     }
     let fee = quote.fee_sat.unwrap_or_default();

@@ -2,20 +2,22 @@
 
 use std::time::Duration;
 
-use btcr2_agent::agent::dids::Via;
+use btcr2_agent::agent::dids::{Via, binding_state};
 use btcr2_agent::agent::singleton::{Announce, Registration, Step};
 use btcr2_agent::agent::{AgentError, What};
+use btcr2_agent::beacon::signal::signal_of;
 use btcr2_agent::did::{BeaconKind, Did, KeyAddress};
 use btcr2_agent::network::Network;
 use btcr2_agent::protocol::Round;
 use btcr2_agent::protocol::aggregator::FINAL_DEPTH;
 use btcr2_agent::protocol::effect::Report;
-use btcr2_agent::protocol::participant::BindingState;
 use btcr2_agent::protocol::terms::CohortBeacon;
 use btcr2_agent::store::{Role, SpendState};
 
+use tokio::time::Instant;
+
 use super::company::{Company, Known};
-use super::play::{PATIENCE, Play};
+use super::play::{PATIENCE, POLL, Play};
 use super::singly::{add_service, address_of, at_rate};
 
 impl Play {
@@ -203,10 +205,21 @@ async fn nothing_is_announced_while_an_uncovered_signal_may_confirm() {
         registered,
     )
     .await;
-    let Step::Covered { why } = play.step(&company, 1, &did).await else {
-        panic!("the round is open");
-    };
-    assert!(why.contains(&format!("round {round}")), "{why}");
+    // First for the history of the round before, then for the end of this one.
+    let deadline = Instant::now() + PATIENCE;
+    loop {
+        let Step::Covered { why } = play.step(&company, 1, &did).await else {
+            panic!("the round is open");
+        };
+        if why.contains(&format!("round {round} began before")) {
+            break;
+        }
+        assert!(Instant::now() < deadline, "{why}");
+        // Nobody reports that the history came.
+        if let Ok(Some(event)) = tokio::time::timeout(POLL, play.events.recv()).await {
+            play.seen.push(event);
+        }
+    }
     let registration = play
         .bind(&company, 1, &did, &at_rate(2), none)
         .await
@@ -220,6 +233,84 @@ async fn nothing_is_announced_while_an_uncovered_signal_may_confirm() {
     // The proof that the round's signal says nothing of the DID was asked for and is there.
     play.bound(&mut company, 1, &did, &at_rate(2)).await;
     play.update_in_round(&mut company, 1, &did).await;
+    play.close().await;
+}
+
+/// Killed after the update and its transaction were stored, and before the transaction was sent.
+#[tokio::test]
+async fn a_stop_in_the_middle_of_the_binding() {
+    let mut play = Play::open(3).await;
+    let company = with_history(&mut play, CohortBeacon::Cas, &[1, 2]).await;
+    let did = play.key_did(2).await;
+    // Registered, and ready.
+    play.bind(&company, 2, &did, &at_rate(2), PATIENCE)
+        .await
+        .unwrap_err();
+    assert_eq!(play.step(&company, 2, &did).await, Step::Ready);
+    play.pay(&address_of(&did, KeyAddress::P2tr), 5_000);
+    let handle = play.stage.actors[2].handle.clone();
+    let fresh = handle.resolve_fresh(&did).await.unwrap();
+    let document = fresh.document().clone();
+    let question = play
+        .ask(2, move |agent| agent.funds_question(&document, None))
+        .await;
+    let funds = question.ask().await.unwrap();
+    let id = company.id;
+    let signed = play
+        .ask(2, move |agent| {
+            agent.sign_binding(&fresh, &funds, id, &Announce::default())
+        })
+        .await;
+    play.stage.kill(2).await.unwrap();
+
+    let mark = play.mark();
+    play.resume(&[2]).await;
+    play.stands(2, mark, signed.row.txid, SpendState::Broadcast)
+        .await;
+    // The same command goes on: nothing new is signed.
+    let registration = play
+        .bind(&company, 2, &did, &at_rate(2), PATIENCE)
+        .await
+        .unwrap();
+    assert!(registration.announced.is_none());
+    assert!(matches!(
+        registration.step,
+        Step::Announced { version: 2, .. }
+    ));
+    let spends = play.file(2).view().spends_of(did.as_str(), 2).unwrap();
+    assert_eq!(spends.len(), 1);
+    play.stage.mine(1).unwrap();
+    play.reaches(2, mark, &did, 2).await;
+    assert_eq!(play.step(&company, 2, &did).await, Step::Bound);
+    play.close().await;
+}
+
+/// An update that a signed signal of the cohort announces is announced singly as well: the same bytes, in the same block.
+#[tokio::test]
+async fn the_same_update_may_be_announced_twice() {
+    let mut play = Play::open(3).await;
+    let mut company = with_history(&mut play, CohortBeacon::Smt, &[1, 2]).await;
+    let did = play.key_did(1).await;
+    play.pay(&address_of(&did, KeyAddress::P2tr), 9_000);
+    play.bound(&mut company, 1, &did, &at_rate(2)).await;
+    let handle = play.stage.actors[1].handle.clone();
+    let via = Via::Cohort(Some(company.id));
+    let queued = handle
+        .update_did(&did, vec![add_service("#twice")], via)
+        .await
+        .unwrap();
+    let mark = play.mark();
+    let round = play.open_round(&mut company).await;
+    play.broadcast(&company, round, mark).await;
+    let announced = play.announce(1, &did, &at_rate(2)).await.unwrap();
+    assert_eq!(announced.refused, None);
+    let signal = signal_of(&announced.spend.tx).unwrap();
+    assert_eq!(signal.as_bytes(), queued.hash.as_bytes());
+    play.stage.mine(1).unwrap();
+    play.reaches(1, mark, &did, 3).await;
+    play.stage.mine(FINAL_DEPTH - 1).unwrap();
+    let shown = play.shown_elsewhere(1, &did).await;
+    assert_eq!(shown, (3, vec!["#twice".to_owned()]));
     play.close().await;
 }
 
@@ -243,11 +334,8 @@ async fn without_funds_the_registration_stands_and_nothing_else() {
     assert_eq!(play.step(&company, 2, &did).await, Step::Ready);
     assert_eq!(play.file(2).view().updates_of(did.as_str()).unwrap(), []);
     // Not bound yet: the member signs as before.
-    let (id, index) = (company.id, did.smt_index());
-    let binding = play
-        .ask(2, move |agent| Ok(agent.binding_of(id, &index)))
-        .await;
-    assert_eq!(binding, Some(BindingState::MayBind));
+    let bindings = play.file(2).view().bindings_of(did.smt_index()).unwrap();
+    assert_eq!(bindings[0].state, binding_state::MAY_BIND);
     let Known { member, .. } = company.dids[0];
     assert_eq!(member, 1);
     play.round(&mut company, &[0]).await;

@@ -16,7 +16,7 @@ use btcr2_agent::network::Network;
 use btcr2_agent::protocol::aggregator::FINAL_DEPTH;
 use btcr2_agent::protocol::money::MoneyRefused;
 use btcr2_agent::resolver::{Resolution, ResolutionOptions, Strictness};
-use btcr2_agent::store::SpendState;
+use btcr2_agent::store::{DidRow, SpendRow, SpendStanding, SpendState, Store, StoreError};
 
 use super::play::{PATIENCE, Play};
 
@@ -438,6 +438,59 @@ async fn what_another_wallet_spends_is_announced_anew() {
         play.shown_elsewhere(0, &did).await,
         (2, vec!["#s".to_owned()])
     );
+    play.close().await;
+}
+
+/// Outputs that another announcement spends are not spent again, whatever the chain shows: here by another DID with
+/// the same address.
+#[tokio::test]
+async fn outputs_of_another_announcement_are_left_alone() {
+    let mut play = Play::open(1).await;
+    let did = play.key_did(0).await;
+    let address = address_of(&did, KeyAddress::P2tr);
+    play.pay(&address, 20_000);
+    play.update_singly(0, &did, "#s").await;
+    let signed = play.sign_only(0, &did).await;
+    play.stage.kill(0).await.unwrap();
+    // The transaction becomes the other DID's. It never reaches the chain: it is not valid any more.
+    let mut theirs = signed.tx.clone();
+    theirs.output[0].value -= Amount::from_sat(1);
+    let secret = secp256k1::SecretKey::from_slice(&[5; 32]).unwrap();
+    let other = Did::from_key(Network::Regtest, &secret.public_key(secp256k1::SECP256K1));
+    let home = play.stage.actors[0].home.store_path();
+    let mut store = Store::open(&home).unwrap();
+    let row = store.view().did(did.as_str()).unwrap().unwrap();
+    let dead = SpendStanding {
+        state: SpendState::Dead,
+        ..SpendStanding::signed()
+    };
+    store
+        .transaction::<_, StoreError>(|tx| {
+            tx.set_spend(signed.row.txid, &dead)?;
+            tx.put_did(&DidRow {
+                did: other.to_string(),
+                key_index: None,
+                ..row
+            })?;
+            tx.insert_spend(&SpendRow {
+                txid: theirs.compute_txid(),
+                did: other.to_string(),
+                raw: bitcoin::consensus::encode::serialize(&theirs),
+                ..signed.row.clone()
+            })
+        })
+        .unwrap();
+    drop(store);
+    play.resume(&[0]).await;
+    let handle = play.stage.actors[0].handle.clone();
+    let quote = handle.quote_announcement(&did, &at_rate(2)).await.unwrap();
+    assert_eq!(quote.spendable, Amount::ZERO, "20 000 sat are taken");
+    play.pay(&address, 3_000);
+    let mine = play.announce(0, &did, &at_rate(2)).await.unwrap().spend.tx;
+    assert_eq!(mine.input.len(), 1);
+    let taken = signed.tx.input[0].previous_output;
+    assert_ne!(mine.input[0].previous_output, taken);
+    assert_eq!(mine.output[0].value.to_sat(), 3_000 - 2 * 154);
     play.close().await;
 }
 
