@@ -61,6 +61,7 @@ impl AgentBackend {
                 after: value_of(&proposed.after),
                 notes: proposed.notes,
                 next_round_at: None,
+                announcement: None,
             });
         }
         let queued = self
@@ -81,6 +82,7 @@ impl AgentBackend {
             after: value_of(&queued.after),
             notes: queued.notes,
             next_round_at: None,
+            announcement: None,
         })
     }
 
