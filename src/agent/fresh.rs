@@ -270,6 +270,7 @@ mod tests {
     use serde_json::json;
 
     use super::*;
+    use crate::agent::dids::Disclosure;
     use crate::agent::dids::{Change, Via};
     use crate::agent::{AgentOptions, StandingPolicy};
     use crate::did::{DocumentPatch, SignedUpdate, UnsignedUpdate};
@@ -297,6 +298,7 @@ mod tests {
             },
             standing: StandingPolicy::default(),
             min_conf: 6,
+            bundle: None,
             clock: Arc::new(|| NOW),
         };
         Agent::start(options).unwrap().0
@@ -352,12 +354,17 @@ mod tests {
         let did = first.id().clone();
         // An own update waits; another one to the same version was announced with the same key.
         let own = agent
-            .update_did(&resolved(&first, &[]), &[add("a")], &SINGLY)
+            .update_did(
+                &resolved(&first, &[]),
+                &[add("a")],
+                &SINGLY,
+                Disclosure::HashOnly,
+            )
             .unwrap();
         let (update, second) = elsewhere(&agent, &first, 1, "by another agent");
         let fresh = resolved(&second, &[&update]);
         let refused = agent
-            .update_did(&fresh, &[add("b")], &SINGLY)
+            .update_did(&fresh, &[add("b")], &SINGLY, Disclosure::HashOnly)
             .unwrap_err()
             .to_string();
         assert!(
@@ -382,10 +389,12 @@ mod tests {
         assert!(error.contains("superseded"), "{error}");
 
         // Said once; then it goes on from there.
-        let next = agent.update_did(&fresh, &[add("b")], &SINGLY).unwrap();
+        let next = agent
+            .update_did(&fresh, &[add("b")], &SINGLY, Disclosure::HashOnly)
+            .unwrap();
         assert_eq!((next.target_version, &next.before), (3, &second));
         let waits = agent
-            .update_did(&fresh, &[add("c")], &SINGLY)
+            .update_did(&fresh, &[add("c")], &SINGLY, Disclosure::HashOnly)
             .unwrap_err()
             .to_string();
         assert!(
@@ -396,7 +405,7 @@ mod tests {
         let (another, third) = elsewhere(&agent, &second, 2, "again");
         let fresh = resolved(&third, &[&update, &another]);
         let refused = agent
-            .update_did(&fresh, &[add("b")], &SINGLY)
+            .update_did(&fresh, &[add("b")], &SINGLY, Disclosure::HashOnly)
             .unwrap_err()
             .to_string();
         assert!(
@@ -437,7 +446,7 @@ mod tests {
             (Foreseen::Unknown, "may announce an update"),
         ] {
             let error = agent
-                .update_did(&with(says), &[add("a")], &SINGLY)
+                .update_did(&with(says), &[add("a")], &SINGLY, Disclosure::HashOnly)
                 .unwrap_err();
             assert!(error.to_string().contains(words), "{error}");
         }
@@ -446,7 +455,12 @@ mod tests {
             []
         );
         agent
-            .update_did(&with(Foreseen::NoUpdate), &[add("a")], &SINGLY)
+            .update_did(
+                &with(Foreseen::NoUpdate),
+                &[add("a")],
+                &SINGLY,
+                Disclosure::HashOnly,
+            )
             .unwrap();
     }
 
@@ -456,13 +470,17 @@ mod tests {
         let first = initial(&mut agent);
         let mut fresh = resolved(&first, &[]);
         fresh.at = NOW.minus(FRESH_SECONDS + 1);
-        let error = agent.update_did(&fresh, &[add("a")], &SINGLY).unwrap_err();
+        let error = agent
+            .update_did(&fresh, &[add("a")], &SINGLY, Disclosure::HashOnly)
+            .unwrap_err();
         assert!(
             error.to_string().contains("resolve the DID again"),
             "{error}"
         );
         fresh.at = NOW.minus(FRESH_SECONDS);
-        agent.update_did(&fresh, &[add("a")], &SINGLY).unwrap();
+        agent
+            .update_did(&fresh, &[add("a")], &SINGLY, Disclosure::HashOnly)
+            .unwrap();
     }
 
     #[test]
