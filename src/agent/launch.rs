@@ -14,6 +14,7 @@ use super::control::{ErrorCode, Failure};
 use super::error::AgentError;
 use super::options::{AgentOptions, StandingPolicy, system_clock};
 use super::runtime::Agent;
+use crate::cas::{self, CasReader};
 use crate::chain::ChainBackend;
 use crate::config::{
     Backend, Config, ConfigError, Connections, Home, HomeError, HomeLock, Provenance, RelayEntry,
@@ -210,6 +211,7 @@ impl Opened {
             chains: chains(&config)?,
             policy: signing_policy(&config),
             standing: standing_policy(&config),
+            cas: cas(&config)?,
             min_conf: DEFAULT_MIN_CONF,
             clock: system_clock(),
         };
@@ -334,6 +336,17 @@ fn chains(config: &Config) -> Result<Vec<(Network, ChainBackend, Duration)>, Fai
             Ok((network, backend, Duration::from_secs(chain.poll.seconds())))
         })
         .collect()
+}
+
+/// Where objects are looked for that a resolution needs and that are not stored; nowhere unless it is configured.
+fn cas(config: &Config) -> Result<Option<CasReader>, Failure> {
+    let gateways = config.cas.gateways.iter();
+    let reader = CasReader::new(
+        gateways.map(|gateway| gateway.url().as_str()),
+        cas::DEFAULT_TIMEOUT,
+    )
+    .map_err(|error| Failure::new(ErrorCode::BadConfig, format!("cas.gateways: {error}")))?;
+    Ok((!reader.is_empty()).then_some(reader))
 }
 
 /// What these settings say is signed without asking.

@@ -177,6 +177,7 @@ impl Stage {
             chains: vec![(Network::Regtest, backend, part.poll)],
             policy: part.policy,
             standing: part.standing.clone(),
+            cas: None,
             min_conf: part.min_conf,
             clock: system_clock(),
         };
