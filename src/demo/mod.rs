@@ -4,6 +4,8 @@
 //! the relay only, and to the chain through their own Esplora backends only. The demo itself does what
 //! people would: it joins, funds, asks for DIDs and updates, and mines.
 
+mod resolving;
+mod rounds;
 pub mod stage;
 mod story;
 mod world;

@@ -28,7 +28,7 @@ use crate::store::Store;
 const LOOPBACK: SocketAddr = SocketAddr::new(std::net::IpAddr::V4(Ipv4Addr::LOCALHOST), 0);
 
 /// How long an agent's backend waits for the chain.
-const CHAIN_TIMEOUT: Duration = Duration::from_secs(10);
+pub(super) const CHAIN_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// How an agent is to play, besides its name and home.
 #[derive(Debug, Clone)]

@@ -11,6 +11,7 @@ pub mod conform;
 mod live;
 pub mod objects;
 pub mod recording;
+pub mod serve;
 
 use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
@@ -38,9 +39,6 @@ pub const DEFAULT_DEADLINE: Duration = Duration::from_secs(300);
 
 /// Attempts to resolve while the chain is reorganised.
 const MAX_ATTEMPTS: u32 = 4;
-
-/// Beacon addresses of one DID that are looked up, in all of its documents together.
-const MAX_ADDRESSES: usize = 1000;
 
 /// Bytes of objects that are fetched for one resolution. Bounds what a hostile document can make this program hold.
 const MAX_OBJECT_BYTES: usize = 64 << 20;
@@ -128,12 +126,6 @@ pub enum LookupError {
     NotRecorded {
         /// The address.
         address: Address,
-    },
-    /// More beacons than any DID needs.
-    #[error("the DID's documents list more than {limit} beacon addresses, which are not looked up")]
-    TooManyAddresses {
-        /// The most that are looked up.
-        limit: usize,
     },
     /// More data than any DID needs.
     #[error("the DID needs more than {limit} bytes from content-addressed storage")]
@@ -228,9 +220,9 @@ impl Lookup {
         let start = |tip| Resolver::new(did.clone(), options, sidecar.clone(), strictness, tip);
         let work = async {
             match &self.chain {
-                ChainSource::Backend(backend) => self.from_backend(did, backend, start).await,
+                ChainSource::Backend(backend) => self.resolve_live(did, backend, start).await,
                 ChainSource::Recorded(recording) => {
-                    self.from_recording(did, recording, start).await
+                    self.resolve_offline(did, recording, start).await
                 }
             }
         };
@@ -240,7 +232,7 @@ impl Lookup {
             .unwrap_or(Err(LookupError::Deadline { deadline }))
     }
 
-    async fn from_backend(
+    async fn resolve_live(
         &self,
         did: &Did,
         backend: &ChainBackend,
@@ -276,7 +268,7 @@ impl Lookup {
         })
     }
 
-    async fn from_recording(
+    async fn resolve_offline(
         &self,
         did: &Did,
         recording: &Recording,
@@ -388,8 +380,6 @@ enum Next {
 struct Run {
     resolver: Resolver,
     recording: Recording,
-    /// How many addresses were asked for.
-    addresses: usize,
     /// The objects it was told about.
     objects: HashSet<[u8; 32]>,
     /// Whether it was told anything new since it was asked last.
@@ -401,7 +391,6 @@ impl Run {
         Self {
             resolver,
             recording,
-            addresses: 0,
             objects: HashSet::new(),
             answered: true,
         }
@@ -424,11 +413,6 @@ impl Run {
                 Request::Signals { address } => asked.addresses.push(address),
                 Request::Cas { hash, kind } => asked.objects.push(Wanted { hash, kind }),
             }
-        }
-        self.addresses += asked.addresses.len();
-        if self.addresses > MAX_ADDRESSES {
-            let limit = MAX_ADDRESSES;
-            return Err(LookupError::TooManyAddresses { limit });
         }
         Ok(Next::Asked(asked))
     }

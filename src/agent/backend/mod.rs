@@ -15,6 +15,7 @@
 //! | `dids` | DIDs |
 //! | `singleton` | announcing updates by a transaction of their own |
 //! | `updates` | their updates; what leaving a cohort means for them |
+//! | `publishing` | `did publish`: the artifacts |
 //! | `relays` | relays, and probing them, also without a running agent |
 //! | `follows` | whom this agent follows, and who follows it |
 
@@ -25,6 +26,7 @@ pub mod discover;
 mod follows;
 mod funding;
 mod joining;
+mod publishing;
 pub mod relays;
 mod singleton;
 mod status;
@@ -241,6 +243,10 @@ impl Backend for AgentBackend {
 
     async fn cohort_remove_beacons(&self, args: r::OneCohort) -> Result<v::ExitPlanView, Failure> {
         self.remove_beacons_of(args).await
+    }
+
+    async fn did_artifacts(&self, args: r::DidArtifacts) -> Result<v::DidArtifactsView, Failure> {
+        self.with(move |agent| agent.artifacts(&args)).await
     }
 
     async fn relay_list(&self, _: r::NoArgs) -> Result<v::RelayListView, Failure> {

@@ -65,6 +65,8 @@ pub enum ErrorCode {
     NotResolved,
     /// Sets of a test suite have another result than expected.
     NotConformant,
+    /// An IPFS node could not be used.
+    CasFailed,
     /// An answer did not arrive in time.
     Timeout,
     /// The disk is full or the store can not be written.

@@ -88,6 +88,8 @@ operations! {
     DidList = did_list(r::NoArgs) -> v::DidListView;
     /// One DID with its document.
     DidShow = did_show(r::OneDid) -> v::DidView;
+    /// Artifacts of a DID of this agent, as they can be published.
+    DidArtifacts = did_artifacts(r::DidArtifacts) -> v::DidArtifactsView;
     /// The configured relays and their connections.
     RelayList = relay_list(r::NoArgs) -> v::RelayListView;
     /// Adds or changes a relay.

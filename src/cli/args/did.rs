@@ -3,6 +3,7 @@
 use clap::{ArgGroup, Args, Subcommand};
 
 use super::announce::{AnnounceArgs, RegisterVia};
+use super::publish::PublishArgs;
 use super::resolve::{ConformArgs, ResolveArgs};
 use super::update::{UpdateArgs, WithdrawArgs};
 use crate::agent::control::request::{CohortRef, DidRef};
@@ -30,6 +31,8 @@ pub enum DidCommand {
     Announce(AnnounceArgs),
     /// Show one DID: document, version, pending update, coverage
     Show(ShowDidArgs),
+    /// Publish artifacts of a DID to IPFS
+    Publish(PublishArgs),
     /// Resolve any DID; needs no daemon
     Resolve(ResolveArgs),
     /// Run sets of the upstream test suite; needs no daemon and no network

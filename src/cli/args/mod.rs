@@ -7,8 +7,10 @@ mod cohort;
 mod did;
 mod keys;
 mod local;
+mod publish;
 mod relay;
 mod resolve;
+mod serve;
 mod update;
 pub mod values;
 
@@ -24,8 +26,10 @@ pub use cohort::{
 pub use did::{CreateArgs, DidCommand, RegisterArgs, ShowDidArgs};
 pub use keys::{ExportArgs, ExportForm, InitArgs, KeyCommand, PassphraseArgs};
 pub use local::{ChainArgs, DemoArgs, DevCommand, DevRelayArgs, MineArgs, PayArgs, RunArgs};
+pub use publish::PublishArgs;
 pub use relay::{AddArgs, FollowArgs, ProbeArgs, RelayCommand, RemoveArgs, UnfollowArgs};
 pub use resolve::{ChainArg, ConformArgs, ResolveArgs};
+pub use serve::{NetworkChain, ResolverCommand, ServeArgs};
 pub use update::{UpdateArgs, ViaArg, WithdrawArgs};
 
 /// Update aggregation for did:btcr2 over Nostr.
@@ -116,6 +120,12 @@ pub enum Command {
     Subscribers,
     /// Show the daemon's state: relays, chain, cohorts, delivery of every message, alarms
     Status(StatusArgs),
+    /// Resolve DIDs for others
+    #[command(
+        subcommand,
+        after_help = "Example:\n  btcr2-agent resolver serve --listen 127.0.0.1:8080"
+    )]
+    Resolver(ResolverCommand),
     /// For local work: a relay and a chain on this machine
     #[command(
         subcommand,

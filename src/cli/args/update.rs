@@ -115,5 +115,5 @@ pub struct WithdrawArgs {
     pub did: DidRef,
     /// The version the update leads to [default: the last one]
     #[arg(long, value_name = "N")]
-    pub version: Option<u64>,
+    pub version_id: Option<u64>,
 }

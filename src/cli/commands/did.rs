@@ -48,7 +48,7 @@ impl Context {
                 let daemon = daemon(&self.home).await?;
                 let withdraw = WithdrawUpdate {
                     did: args.did,
-                    version: args.version,
+                    version: args.version_id,
                 };
                 self.out.view(&daemon.did_withdraw(withdraw).await?)
             }
@@ -56,6 +56,7 @@ impl Context {
                 let daemon = daemon(&self.home).await?;
                 self.out.view(&daemon.did_list(NoArgs {}).await?)
             }
+            DidCommand::Publish(args) => self.publish(&args).await,
             DidCommand::Resolve(args) => self.resolve(args).await,
             DidCommand::Conform(args) => self.conform(&args).await,
             DidCommand::Show(args) => {

@@ -17,7 +17,6 @@ use crate::cli::render::printable_json;
 use crate::did::{Did, ErrorCode as ResolutionCode};
 use crate::lookup::recording::MAX_RECORDING_BYTES;
 use crate::lookup::{ChainSource, Lookup, LookupError, Recording, conform};
-use crate::network::Network;
 use crate::resolver::{
     self, MAX_SIDECAR_BYTES, Resolution, ResolutionOptions, Sidecar, Strictness,
 };
@@ -96,8 +95,8 @@ impl Context {
             Ok(sidecar) => sidecar,
             Err(failure) => return Ok(Err(failure)),
         };
-        let mut lookup = Lookup::new(self.chain(args, did.network())?)
-            .with_deadline(Duration::from_secs(args.timeout));
+        let mut lookup =
+            Lookup::new(self.chain(args, &did)?).with_deadline(Duration::from_secs(args.timeout));
         if !args.ipfs.is_empty() {
             let reader = CasReader::new(&args.ipfs, DEFAULT_TIMEOUT);
             lookup = lookup.with_cas(
@@ -111,14 +110,20 @@ impl Context {
     }
 
     /// Where chain data comes from. Opens no connection.
-    fn chain(&self, args: &ResolveArgs, network: Network) -> Result<ChainSource, Failure> {
+    fn chain(&self, args: &ResolveArgs, did: &Did) -> Result<ChainSource, Failure> {
+        let network = did.network();
         let url = match &args.chain {
             Some(ChainArg::File(path)) => {
                 let bytes = read(path, "recording", MAX_RECORDING_BYTES)?;
-                let recording = Recording::parse(&bytes, network).map_err(|error| {
-                    let message = format!("{}: {error}", path.display());
+                let wrong = |why: &str| {
+                    let message = format!("{}: {why}", path.display());
                     Failure::new(ErrorCode::InvalidValue, message)
-                })?;
+                };
+                let recording = Recording::parse(&bytes, network);
+                let recording = recording.map_err(|error| wrong(&error.to_string()))?;
+                if !recording.is_about(did) {
+                    return Err(wrong("its signals are those of another DID"));
+                }
                 return Ok(recording.into());
             }
             Some(ChainArg::Url(_)) if args.network_free => {
@@ -207,14 +212,11 @@ fn unreachable(error: &LookupError, args: &ResolveArgs) -> Failure {
         LookupError::Chain(ChainError::WrongNetwork { .. }) | LookupError::OtherNetwork { .. } => {
             ErrorCode::WrongNetwork
         }
-        LookupError::Chain(_) | LookupError::Unsettled { .. } | LookupError::Cas { .. } => {
-            ErrorCode::ChainUnreachable
-        }
+        LookupError::Chain(_) | LookupError::Unsettled { .. } => ErrorCode::ChainUnreachable,
+        LookupError::Cas { .. } => ErrorCode::CasFailed,
         LookupError::Deadline { .. } => ErrorCode::Timeout,
         LookupError::NotRecorded { .. } => ErrorCode::NotFound,
-        LookupError::TooManyAddresses { .. } | LookupError::TooManyObjects { .. } => {
-            ErrorCode::TooLarge
-        }
+        LookupError::TooManyObjects { .. } => ErrorCode::TooLarge,
         _ => ErrorCode::Internal,
     };
     let failure = Failure::new(code, error.to_string());

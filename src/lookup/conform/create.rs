@@ -3,8 +3,8 @@
 use secp256k1::PublicKey;
 use serde_json::Value;
 
-use super::Ended;
 use super::set::Case;
+use super::{Ended, difference};
 use crate::did::{Did, GenesisDocument, IdKind, initial_key_document};
 use crate::hash::{DocumentHash, from_hex};
 use crate::network::Network;
@@ -31,10 +31,13 @@ pub(super) fn check(case: &Case) -> Ended {
     let document = ["didDocument", "initialDocument", "initialDidDocument"];
     if let Some(expected) = document.iter().find_map(|name| output.get(name)) {
         match initial_document(&made, genesis) {
-            Ok(Some(made)) if made == *expected => {}
-            Ok(Some(_)) => problems.push("the initial document differs".to_owned()),
+            Ok(Some(made)) => {
+                if let Some(path) = difference(expected, &made) {
+                    problems.push(format!("the initial document differs at {path:?}"));
+                }
+            }
             Ok(None) => {
-                return Ended::skipped(short(expected.to_string().as_str()), "no genesis document");
+                return Ended::skipped(short(made.as_str()), "input.json has no genesisDocument");
             }
             Err(why) => problems.push(why),
         }

@@ -14,6 +14,7 @@ use std::io;
 use std::path::{Path, PathBuf};
 
 use serde::Serialize;
+use serde_json::Value;
 
 use self::set::{Kind, Library, Set};
 use crate::did::Rule;
@@ -167,15 +168,23 @@ struct Ended {
 
 impl Ended {
     fn new(expected: impl Into<String>, got: impl Into<String>, problems: &[String]) -> Self {
+        let (expected, mut got) = (expected.into(), got.into());
+        if problems.is_empty() {
+            return Self {
+                expected,
+                got,
+                verdict: Verdict::Passed,
+                note: None,
+            };
+        }
+        if got == expected {
+            got.push_str(", but differs");
+        }
         Self {
-            expected: expected.into(),
-            got: got.into(),
-            verdict: if problems.is_empty() {
-                Verdict::Passed
-            } else {
-                Verdict::Failed
-            },
-            note: (!problems.is_empty()).then(|| problems.join("; ")),
+            expected,
+            got,
+            verdict: Verdict::Failed,
+            note: Some(problems.join("; ")),
         }
     }
 
@@ -211,6 +220,59 @@ impl Ended {
             got: self.got,
             verdict: self.verdict,
             note: self.note,
+        }
+    }
+}
+
+/// Where two values differ first, as a JSON pointer; `None` if they are equal.
+fn difference(expected: &Value, got: &Value) -> Option<String> {
+    let inner = |name: &str, expected: Option<&Value>, got: Option<&Value>| match (expected, got) {
+        (Some(expected), Some(got)) => {
+            difference(expected, got).map(|inner| format!("/{name}{inner}"))
+        }
+        _ => Some(format!("/{name}")),
+    };
+    match (expected, got) {
+        (Value::Object(a), Value::Object(b)) => {
+            let names = a
+                .keys()
+                .chain(b.keys().filter(|name| !a.contains_key(*name)));
+            names
+                .filter_map(|name| inner(name, a.get(name), b.get(name)))
+                .next()
+        }
+        (Value::Array(a), Value::Array(b)) => (0..a.len().max(b.len()))
+            .find_map(|index| inner(&index.to_string(), a.get(index), b.get(index))),
+        _ => (expected != got).then(String::new),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    #[test]
+    fn the_first_difference_is_named() {
+        let at = |a, b| difference(&a, &b);
+        assert_eq!(
+            at(json!({"a": [1, {"b": 2}]}), json!({"a": [1, {"b": 2}]})),
+            None
+        );
+        for (a, b, path) in [
+            (json!(1), json!(2), ""),
+            (json!({"a": 1}), json!({}), "/a"),
+            (json!({}), json!({"a": 1}), "/a"),
+            (
+                json!({"a": [1, {"b": 2}]}),
+                json!({"a": [1, {"b": 3}]}),
+                "/a/1/b",
+            ),
+            (json!([1]), json!([1, 2]), "/1"),
+            (json!({"a": {}}), json!({"a": []}), "/a"),
+        ] {
+            assert_eq!(at(a, b).as_deref(), Some(path));
         }
     }
 }

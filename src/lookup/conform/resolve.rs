@@ -3,9 +3,9 @@
 use serde_json::{Value, json};
 
 use super::set::{Case, Kind, Library, Set};
-use super::{Ended, Verdict};
+use super::{Ended, Verdict, difference};
 use crate::did::datetime::DateTime;
-use crate::did::{Did, ErrorCode};
+use crate::did::{Did, ErrorCode, Rule};
 use crate::lookup::{Lookup, Objects, Recording};
 use crate::resolver::{Failure, Resolution, ResolutionOptions, Resolved, Sidecar, Strictness};
 
@@ -212,14 +212,15 @@ impl<'a> Expected<'a> {
             (Self::Error(_), Ok(_)) => problems.push("it resolves".to_owned()),
             (Self::Document { .. }, Err(failure)) => problems.push(failure.to_string()),
             (Self::Document { document, metadata }, Ok(resolved)) => {
-                if resolved.document.value() != *document {
-                    problems.push("didDocument differs".to_owned());
+                if let Some(path) = difference(document, resolved.document.value()) {
+                    problems.push(format!("didDocument differs at {path:?}"));
                 }
                 if let Some(metadata) = metadata {
                     compare_metadata(metadata, resolved, tip_is_known, &mut problems);
                 }
             }
         }
+        let rule = got.as_ref().err().and_then(|failure| failure.rule);
         let got = match got {
             Ok(resolved) => version(
                 Some(&resolved.metadata.version_id.to_string()),
@@ -231,8 +232,12 @@ impl<'a> Expected<'a> {
             },
         };
         let ended = Ended::new(self.to_string(), got, &problems);
-        if alias && problems.is_empty() {
+        if !problems.is_empty() {
+            ended
+        } else if alias {
             ended.note("LATE_PUBLISHING_ERROR is taken for LATE_PUBLISHING")
+        } else if rule == Some(Rule::ProofInvocationTargetMismatch) {
+            ended.note("the rule may be another one than the set is about: its proof has no invocationTarget")
         } else {
             ended
         }

@@ -12,6 +12,7 @@ use bitcoin::address::NetworkUnchecked;
 use bitcoin::hashes::Hash as _;
 use bitcoin::{Address, BlockHash, Txid};
 
+use crate::did::Did;
 use crate::did::json::{JsonError, MAX_BYTES};
 use crate::hash::{sha256, to_base64url};
 use crate::network::Network;
@@ -32,6 +33,8 @@ pub struct Recording {
     tip: BlockRef,
     addresses: BTreeMap<String, Vec<ChainSignal>>,
     objects: BTreeMap<[u8; 32], Vec<u8>>,
+    /// The DIDs whose beacons a `signals.json` names.
+    subjects: BTreeSet<String>,
     /// Whether somebody noted the tip's height, or it was made up.
     tip_is_noted: bool,
     /// Whether an address that is not in it sent no signal. Otherwise nobody knows.
@@ -117,6 +120,7 @@ impl Recording {
             tip,
             addresses: BTreeMap::new(),
             objects: BTreeMap::new(),
+            subjects: BTreeSet::new(),
             tip_is_noted: true,
             exhaustive: false,
         }
@@ -188,6 +192,13 @@ impl Recording {
     #[must_use]
     pub const fn tip(&self) -> BlockRef {
         self.tip
+    }
+
+    /// Whether it may tell about a DID: a `signals.json` names the DIDs whose beacons it has signals of, and is as
+    /// good as empty for all others.
+    #[must_use]
+    pub fn is_about(&self, did: &Did) -> bool {
+        self.subjects.is_empty() || self.subjects.contains(did.as_str())
     }
 
     /// Whether the tip's height was recorded. A `signals.json` without it gets a height that makes its last

@@ -3,12 +3,13 @@
 //! Also read: an object with `signals` (an array) or `signal` (one entry), and one entry alone. Members that are
 //! not known here are left alone, for the suite adds some now and then.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use bitcoin::Txid;
 use serde_json::Value;
 
 use super::{Recording, RecordingError};
+use crate::did::Did;
 use crate::did::json::parse_strict;
 use crate::hash::SignalBytes;
 use crate::network::Network;
@@ -43,6 +44,7 @@ pub(super) fn parse(bytes: &[u8], network: Network) -> Result<Recording, Recordi
     };
 
     let mut addresses: BTreeMap<String, Vec<ChainSignal>> = BTreeMap::new();
+    let mut subjects = BTreeSet::new();
     for (index, entry) in entries.into_iter().enumerate() {
         let wrong = |problem: String| RecordingError::Entry { index, problem };
         let text = text(entry, &["address"]).map_err(wrong)?;
@@ -51,6 +53,16 @@ pub(super) fn parse(bytes: &[u8], network: Network) -> Result<Recording, Recordi
             network,
         })?;
         let signal = signal(entry).map_err(wrong)?;
+        if let Some(did) = subject(entry) {
+            // Test networks share the addresses that begin with m and n.
+            if did.network() != network {
+                return Err(RecordingError::OtherNetwork {
+                    found: did.network(),
+                    expected: network,
+                });
+            }
+            subjects.insert(did.to_string());
+        }
         tips.extend(member(entry, &TIP).and_then(height_of));
         let known = addresses.entry(address.to_string()).or_default();
         // Members of one cohort may repeat their shared signal.
@@ -68,12 +80,19 @@ pub(super) fn parse(bytes: &[u8], network: Network) -> Result<Recording, Recordi
     let noted = tips.into_iter().max();
     let mut recording = Recording {
         addresses,
+        subjects,
         ..Recording::without_signals(network)
     };
     recording = recording.at_height(noted.unwrap_or(settled));
     recording.tip_is_noted = noted.is_some();
     recording.check()?;
     Ok(recording)
+}
+
+/// The DID whose beacon an entry names; a relative id names none.
+fn subject(entry: &Value) -> Option<Did> {
+    let id = entry.get("beaconId")?.as_str()?;
+    id.split('#').next()?.parse().ok()
 }
 
 fn signal(entry: &Value) -> Result<ChainSignal, String> {

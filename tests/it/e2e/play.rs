@@ -22,6 +22,8 @@ pub struct Play {
     pub stage: Stage,
     pub seen: Vec<(usize, AgentEvent)>,
     pub events: UnboundedReceiver<(usize, AgentEvent)>,
+    /// Failed rounds, reorganisations and ends are part of the test.
+    pub expects_trouble: bool,
     homes: TempDir,
 }
 
@@ -33,6 +35,7 @@ impl Play {
             stage: Stage::open(sender).await.unwrap(),
             seen: Vec::new(),
             events,
+            expects_trouble: false,
             homes: tempfile::tempdir().unwrap(),
         }
     }
@@ -159,6 +162,9 @@ impl Play {
 
     /// Among honest agents nothing of this may ever be reported.
     fn dismay(&self, actor: usize, event: &AgentEvent, waiting: &str) {
+        if self.expects_trouble {
+            return;
+        }
         if let What::Report(
             report @ (Report::RoundFailed { .. }
             | Report::BroadcastFailed { .. }
