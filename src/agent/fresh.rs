@@ -60,6 +60,16 @@ impl FreshResolution {
         }
     }
 
+    /// Refuses it when it lay about for too long.
+    pub(super) fn require_recent(&self, now: UnixTime) -> Result<(), AgentError> {
+        if now.since(self.at) > FRESH_SECONDS {
+            return Err(AgentError::Refused(
+                "the resolution is older than ten minutes: resolve the DID again".into(),
+            ));
+        }
+        Ok(())
+    }
+
     /// The DID.
     #[must_use]
     pub const fn did(&self) -> &Did {
@@ -148,11 +158,7 @@ impl Agent {
     /// Refuses a further update of a DID while a resolution does not show all that was announced, or shows
     /// something else than what is stored (rule 10).
     pub(super) fn require_settled(&mut self, fresh: &FreshResolution) -> Result<(), AgentError> {
-        if self.now().since(fresh.at) > FRESH_SECONDS {
-            return Err(AgentError::Refused(
-                "the resolution is older than ten minutes: resolve the DID again".into(),
-            ));
-        }
+        fresh.require_recent(self.now())?;
         let view = self.store.view();
         let updates = view.updates_of(fresh.did.as_str())?;
         let adopted = view.adopted(fresh.did.as_str())?;

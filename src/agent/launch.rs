@@ -471,7 +471,18 @@ pub fn agent_failure(error: AgentError) -> Failure {
         }
         AgentError::Refused(_) => ErrorCode::WrongPhase,
         AgentError::Did { .. } => ErrorCode::InvalidValue,
-        AgentError::NoChain(_) | AgentError::Lookup(_) => ErrorCode::ChainUnreachable,
+        AgentError::Spend(crate::beacon::singleton::SpendError::Insufficient { .. }) => {
+            return Failure::new(ErrorCode::InsufficientFunds, text).remedy(
+                "`btcr2-agent did announce … --dry-run` shows what to pay, with a QR code",
+            );
+        }
+        AgentError::Spend(crate::beacon::singleton::SpendError::OverLimit { .. }) => {
+            ErrorCode::RefusedByPolicy
+        }
+        AgentError::Spend(_) => ErrorCode::InvalidValue,
+        AgentError::NoChain(_) | AgentError::Lookup(_) | AgentError::Chain(_) => {
+            ErrorCode::ChainUnreachable
+        }
         AgentError::Unresolvable { .. } => ErrorCode::NotResolved,
         AgentError::Stopped => {
             return Failure::new(ErrorCode::NotRunning, text)

@@ -57,6 +57,10 @@ pub(super) enum Internal {
         txid: Txid,
         error: Option<String>,
     },
+    Spend {
+        txid: Txid,
+        refused: Option<String>,
+    },
 }
 
 /// The agent. It is driven by [`Agent::run`]; everything else goes through its [`AgentHandle`].
@@ -75,6 +79,7 @@ pub struct Agent {
     pub(super) lookups: BTreeMap<Network, Lookup>,
     pub(super) histories: HashMap<String, (Arc<AddressHistory>, Option<u32>)>,
     pub(super) gate: MoneyGate,
+    pub(super) sending: super::singleton::Sending,
     pub(super) policy: SigningPolicy,
     pub(super) standing: StandingPolicy,
     pub(super) clock: Clock,
@@ -159,6 +164,7 @@ impl Agent {
             lookups,
             histories: HashMap::new(),
             gate: MoneyGate::new(),
+            sending: super::singleton::Sending::default(),
             policy: options.policy,
             standing: options.standing,
             clock: options.clock,
@@ -393,7 +399,7 @@ impl Agent {
         }
     }
 
-    /// Watches the beacon addresses of all cohorts.
+    /// Watches the beacon addresses of all cohorts, and of singleton beacons with a signal on its way.
     pub(super) fn refresh_watch(&self) {
         for (network, watch) in &self.chains {
             let addresses = self
@@ -401,6 +407,7 @@ impl Agent {
                 .values()
                 .filter(|node| node.terms().network == *network && node.watches_chain())
                 .filter_map(Node::address)
+                .chain(self.spend_addresses(*network))
                 .collect::<BTreeSet<_>>();
             watch.set(addresses.into_iter().collect());
         }
@@ -424,7 +431,8 @@ impl Agent {
             } => {
                 self.chain_state(network, Ok(history.tip_height()));
                 let address = address.to_string();
-                self.histories.insert(address.clone(), (history, fee_rate));
+                self.histories
+                    .insert(address.clone(), (Arc::clone(&history), fee_rate));
                 let ids: Vec<NodeId> = self
                     .nodes
                     .values()
@@ -434,7 +442,7 @@ impl Agent {
                 for id in ids {
                     self.sync_chain(id, false)?;
                 }
-                Ok(())
+                self.follow_spends(network, &address, &history)
             }
         }
     }
@@ -485,6 +493,7 @@ impl Agent {
 
     fn internal(&mut self, internal: Internal) -> Result<(), AgentError> {
         match internal {
+            Internal::Spend { txid, refused } => self.spend_sent(txid, refused),
             Internal::Broadcast { id, txid, error } => {
                 let sent = error.is_none();
                 if let Some(Machine::Aggregator(_)) = self.nodes.get(&id).map(|node| &node.machine)

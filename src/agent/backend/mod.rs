@@ -13,6 +13,7 @@
 //! | `joining` | `cohort terms`, `cohort join` |
 //! | `funding` | `cohort fund` |
 //! | `dids` | DIDs |
+//! | `singleton` | announcing updates by a transaction of their own |
 //! | `updates` | their updates; what leaving a cohort means for them |
 //! | `publishing` | `did publish`: the artifacts |
 //! | `relays` | relays, and probing them, also without a running agent |
@@ -27,6 +28,7 @@ mod funding;
 mod joining;
 mod publishing;
 pub mod relays;
+mod singleton;
 mod status;
 mod terms;
 mod updates;
@@ -207,6 +209,14 @@ impl Backend for AgentBackend {
 
     async fn did_update(&self, args: r::UpdateDid) -> Result<v::DidUpdateView, Failure> {
         self.update(args).await
+    }
+
+    async fn did_announce(&self, args: r::AnnounceDid) -> Result<v::AnnouncementView, Failure> {
+        self.announce_did(args).await
+    }
+
+    async fn did_bind(&self, args: r::BindDid) -> Result<v::JoiningView, Failure> {
+        self.bind_did(args).await
     }
 
     async fn did_list(&self, _: r::NoArgs) -> Result<v::DidListView, Failure> {

@@ -6,6 +6,7 @@ use std::str::FromStr;
 use serde::{Deserialize, Serialize};
 
 pub use super::request_publish::DidArtifacts;
+pub use super::request_singleton::{AnnounceDid, BindDid};
 pub use super::request_update::{
     AnnounceBy, BeaconSpec, CreateDid, DidChange, LeaveCohort, ParseBeaconError, UpdateDid,
     WithdrawUpdate,

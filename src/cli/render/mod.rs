@@ -11,6 +11,7 @@ mod qr;
 mod resolve;
 mod round;
 mod serve;
+mod singleton;
 mod table;
 mod terms;
 mod units;
@@ -23,6 +24,7 @@ pub use publish::{PublishPlan, PublishedArtifact, PublishedView};
 pub use qr::qr_code;
 pub use resolve::{explain, printable_json};
 pub use serve::{ServedNetwork, ServingView};
+pub use singleton::AnnouncementWithoutQr;
 pub use table::{Align, Table};
 pub use units::{absolute, duration, npub, relative, sat, short_npub, thousands, when};
 

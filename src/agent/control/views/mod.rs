@@ -12,6 +12,7 @@ mod demo;
 mod did;
 mod publish;
 mod round;
+mod singleton;
 mod terms;
 mod update;
 
@@ -21,5 +22,6 @@ pub use demo::*;
 pub use did::*;
 pub use publish::*;
 pub use round::*;
+pub use singleton::*;
 pub use terms::*;
 pub use update::*;
