@@ -8,7 +8,7 @@ use super::runtime::Agent;
 use super::standing::{Standing, not_final};
 use crate::did::{Did, Document};
 use crate::hash::UpdateHash;
-use crate::lookup::{ChainSource, Lookup};
+use crate::lookup::Lookup;
 use crate::resolver::{
     Foreseen, ResolutionOptions, Resolved, Said, Sidecar, SignalRef, Strictness, Walk, WalkStep,
 };
@@ -140,13 +140,13 @@ impl AgentHandle {
 impl Agent {
     fn question(&self, did: &Did) -> Result<Question, AgentError> {
         let (sidecar, _) = self.sidecar_of(did)?;
-        let backend = self
-            .chains
+        let lookup = self
+            .lookups
             .get(&did.network())
-            .map(|watch| watch.backend.clone())
+            .cloned()
             .ok_or(AgentError::NoChain(did.network()))?;
         Ok(Question {
-            lookup: Lookup::new(ChainSource::Backend(backend)),
+            lookup,
             options: ResolutionOptions {
                 version: None,
                 min_conf: self.min_conf,
@@ -297,6 +297,7 @@ mod tests {
                 decline: Decline::Idle,
             },
             standing: StandingPolicy::default(),
+            cas: None,
             min_conf: 6,
             bundle: None,
             clock: Arc::new(|| NOW),

@@ -16,8 +16,10 @@ use super::options::{AgentOptions, Clock, StandingPolicy};
 use super::outbound::Post;
 use super::watch::{ChainNews, Watch, chain_view};
 use crate::beacon::history::AddressHistory;
+use crate::chain::ChainBackend;
 use crate::hash::{CohortId, SmtIndex};
 use crate::keys::{NostrKey, OwnKey, RootSecret, Signer};
+use crate::lookup::Lookup;
 use crate::network::Network;
 use crate::nostr::envelope::Incarnation;
 use crate::nostr::link::{Link, LinkEvent};
@@ -73,6 +75,8 @@ pub struct Agent {
     pub(super) nodes: BTreeMap<NodeId, Node>,
     pub(super) chains: BTreeMap<Network, Watch>,
     pub(super) chain_states: BTreeMap<Network, ChainState>,
+    /// Resolves DIDs over the same backends; what it learned of blocks is kept.
+    pub(super) lookups: BTreeMap<Network, Lookup>,
     pub(super) histories: HashMap<String, (Arc<AddressHistory>, Option<u32>)>,
     pub(super) gate: MoneyGate,
     pub(super) sending: super::singleton::Sending,
@@ -126,6 +130,18 @@ impl Agent {
             identity: identity.public(),
             traffic: Arc::clone(&traffic),
         };
+        let lookup = |backend: &ChainBackend| {
+            let lookup = Lookup::new(backend.clone());
+            match &options.cas {
+                Some(cas) => lookup.with_cas(cas.clone()),
+                None => lookup,
+            }
+        };
+        let lookups = options
+            .chains
+            .iter()
+            .map(|(network, backend, _)| (*network, lookup(backend)))
+            .collect();
         let chains = options
             .chains
             .into_iter()
@@ -157,6 +173,7 @@ impl Agent {
             nodes: BTreeMap::new(),
             chains,
             chain_states: BTreeMap::new(),
+            lookups,
             histories: HashMap::new(),
             gate: MoneyGate::new(),
             sending: super::singleton::Sending::default(),

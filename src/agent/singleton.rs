@@ -3,7 +3,8 @@
 //!
 //! | file | what happens |
 //! |---|---|
-//! | `paying` | what a signal costs and what pays for it; signing it; storing it before it is sent |
+//! | `paying` | what a signal costs, and what pays for it |
+//! | `signing` | it is signed, and stored before it is sent |
 //! | `following` | sending it, again and again until it is confirmed; where it stands |
 //! | `joining` | binding an existing DID to a cohort by a signal of its own |
 //!
@@ -19,13 +20,15 @@
 mod following;
 mod joining;
 mod paying;
+mod signing;
 
 use std::collections::HashMap;
 
 use bitcoin::Txid;
 
 pub use joining::{Registration, Step};
-pub use paying::{Announce, Announced, Funds, FundsQuestion, Quote, SignedSpend};
+pub use paying::{Announce, Funds, FundsQuestion, Quote};
+pub use signing::{Announced, SignedSpend};
 
 use crate::time::UnixTime;
 

@@ -314,6 +314,44 @@ async fn the_same_update_may_be_announced_twice() {
     play.close().await;
 }
 
+/// A cohort signs a signal with an update and stops: the update is announced singly, and so is the next one.
+#[tokio::test]
+async fn a_cohort_that_stopped_in_the_middle_holds_nobody() {
+    let mut play = Play::open(3).await;
+    let mut company = with_history(&mut play, CohortBeacon::Cas, &[1, 2]).await;
+    let did = play.key_did(1).await;
+    play.pay(&address_of(&did, KeyAddress::P2tr), 9_000);
+    play.bound(&mut company, 1, &did, &at_rate(2)).await;
+    let handle = play.stage.actors[1].handle.clone();
+    let via = Via::Cohort(Some(company.id));
+    handle
+        .update_did(&did, vec![add_service("#three")], via)
+        .await
+        .unwrap();
+    let mark = play.mark();
+    let round = play.open_round(&mut company).await;
+    play.broadcast(&company, round, mark).await;
+    play.stage.kill(0).await.unwrap();
+    {
+        let chain = play.stage.chain.chain();
+        let mut chain = chain.lock().unwrap();
+        for txid in chain.mempool_txids() {
+            chain.evict(&txid);
+        }
+    }
+    play.announce(1, &did, &at_rate(2)).await.unwrap();
+    play.stage.mine(FINAL_DEPTH).unwrap();
+    play.reaches(1, mark, &did, 3).await;
+    let mark = play.mark();
+    play.update_singly(1, &did, "#four").await;
+    play.announce(1, &did, &at_rate(2)).await.unwrap();
+    play.stage.mine(FINAL_DEPTH).unwrap();
+    play.reaches(1, mark, &did, 4).await;
+    let shown = play.shown_elsewhere(1, &did).await;
+    assert_eq!(shown, (4, vec!["#three".to_owned(), "#four".to_owned()]));
+    play.close().await;
+}
+
 /// Without funds nothing is stored: the registration stands, and the same command goes on once something is paid.
 #[tokio::test]
 async fn without_funds_the_registration_stands_and_nothing_else() {
