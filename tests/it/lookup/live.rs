@@ -149,7 +149,7 @@ async fn each_block_is_asked_for_once() {
     });
     world.mine(10);
 
-    let (url, paths) = watched(&world.server.url(), |_| {}).await;
+    let (url, paths) = watched(&world.server.url(), |_| None).await;
     let lookup = Lookup::new(backend(&url));
     let asked_for = |hash: &bitcoin::BlockHash| {
         let path = format!("/block/{hash}");
@@ -176,7 +176,7 @@ async fn a_server_of_another_network_is_refused_before_it_is_believed() {
     let world = World::new().await;
     for network in [Network::Signet, Network::Bitcoin, Network::Mutinynet] {
         let alice = Controller::key_based(network, 1);
-        let (url, paths) = watched(&world.server.url(), |_| {}).await;
+        let (url, paths) = watched(&world.server.url(), |_| None).await;
         let error = ask(&alice, &Lookup::new(backend(&url))).await.unwrap_err();
         assert!(
             matches!(&error, LookupError::Chain(ChainError::WrongNetwork { .. })),

@@ -43,6 +43,7 @@ async fn a_reorganisation_between_two_scans_starts_again() {
             chain.mine_empty(8);
             chain.mine(6);
         }
+        None
     })
     .await;
     let found = resolved(ask(&alice, &Lookup::new(backend(&url))).await.unwrap());
@@ -73,6 +74,7 @@ async fn a_reorganisation_that_takes_the_signal_away_takes_the_version_away() {
                 chain.mine_empty(7);
             }
         }
+        None
     })
     .await;
     let resolution = ask(&alice, &Lookup::new(backend(&url))).await.unwrap();
@@ -89,6 +91,7 @@ async fn a_block_that_is_added_does_not_start_it_again() {
         if path.starts_with(&address) && mined.fetch_add(1, Ordering::SeqCst) == 0 {
             chain.lock().unwrap().mine(1);
         }
+        None
     })
     .await;
     let found = resolved(ask(&alice, &Lookup::new(backend(&url))).await.unwrap());
@@ -109,6 +112,7 @@ async fn a_chain_that_does_not_settle_is_an_error() {
             chain.invalidate_tip(1);
             chain.mine(2);
         }
+        None
     })
     .await;
     let error = ask(&alice, &Lookup::new(backend(&url))).await.unwrap_err();
@@ -122,4 +126,36 @@ async fn a_chain_that_does_not_settle_is_an_error() {
         4,
         "one check an attempt"
     );
+}
+
+#[tokio::test]
+async fn a_part_of_the_server_that_lags_behind_is_asked_again() {
+    let world = World::new().await;
+    let (mut alice, _) = external(Network::Regtest, 8, &[]);
+    let update = alice.add_service("files");
+    world.signal(&Wallet::new(8), announcing(&update));
+    let before = world.chain.lock().unwrap().tip().hash.to_string();
+    world.mine(1);
+    // After the tip was told, the only address is read where the last block is not known yet.
+    let tips = AtomicU32::new(0);
+    let (url, paths) = watched(&world.server.url(), move |path| {
+        let is_tip = path == "/blocks/tip/hash";
+        let told = tips.fetch_add(u32::from(is_tip), Ordering::SeqCst) + u32::from(is_tip);
+        match told {
+            2 | 3 if is_tip => Some(before.clone()),
+            2 if path.starts_with("/address/") => Some("[]".to_owned()),
+            _ => None,
+        }
+    })
+    .await;
+    let options = ResolutionOptions {
+        min_conf: 1,
+        ..ResolutionOptions::default()
+    };
+    let sidecar = alice.sidecar.clone();
+    let found = Lookup::new(backend(&url))
+        .resolve(alice.did(), options, sidecar, Strictness::default())
+        .await;
+    assert_eq!(resolved(found.unwrap()).metadata.version_id, 2);
+    assert!(count(&paths, "/blocks/tip/hash") > 3, "it began again");
 }
