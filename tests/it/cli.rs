@@ -5,6 +5,7 @@ mod binary;
 mod conform;
 mod control;
 mod daemon;
+mod keeping;
 mod processes;
 mod publishing;
 mod render;

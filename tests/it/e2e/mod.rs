@@ -7,6 +7,7 @@ mod acts;
 mod checks;
 mod company;
 mod formation;
+mod keeping;
 mod play;
 mod publishing;
 mod relays;
