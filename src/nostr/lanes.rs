@@ -434,6 +434,35 @@ mod tests {
         assert_eq!(lanes.receive(lane, INC, u64::MAX), Receipt::Refused);
     }
 
+    /// A store restored from an old bundle: own numbers begin again, and the author may have counted on far beyond
+    /// the window.
+    #[test]
+    fn a_resumed_lane_catches_up_with_its_author() {
+        let mut before = lanes();
+        let (theirs, ours) = (lane(2, 1), lane(1, 2));
+        for seq in 1..=5 {
+            assert_eq!(before.receive(theirs, INC, seq), Receipt::New);
+        }
+        assert_eq!(before.next_seq(ours), 1);
+        let mut after = Lanes::new(Incarnation(9_999), NOW);
+        for lane in [theirs, ours] {
+            let json = serde_json::to_string(&before.state(&lane).resumed()).unwrap();
+            after.restore_lane(lane, serde_json::from_str(&json).unwrap());
+        }
+        assert_eq!(after.next_seq(ours), 1, "under another incarnation");
+        assert_eq!(after.receive(theirs, INC, 5), Receipt::Duplicate);
+        assert_eq!(after.receive(theirs, INC, 6), Receipt::New);
+        let far = 5_000;
+        assert_eq!(after.receive(theirs, INC, far), Receipt::New);
+        assert_eq!(after.receive(theirs, INC, far), Receipt::Duplicate);
+        assert_eq!(after.receive(theirs, INC, far - 1), Receipt::New);
+        let back = after.receive(theirs, INC, far - WINDOW);
+        assert_eq!(back, Receipt::Duplicate, "for the copy that is gone");
+        assert_eq!(after.receive(theirs, INC, far + 1), Receipt::New);
+        let ack = after.acks_to(key(1), key(2), None, cohort()).remove(0);
+        assert_eq!(ack.upto, far - WINDOW);
+    }
+
     #[test]
     fn a_higher_incarnation_resets_and_a_lower_one_is_ignored() {
         let mut lanes = lanes();

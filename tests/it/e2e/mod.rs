@@ -10,6 +10,7 @@ mod deposits;
 mod formation;
 mod joining;
 mod life;
+mod keeping;
 mod play;
 mod publishing;
 mod relays;
