@@ -85,7 +85,7 @@ async fn a_beacon_is_removed_and_its_signals_stay_explained() {
             .await;
         let handle = play.stage.actors[2].handle.clone();
         handle
-            .propose_update(&other, vec![service("c")], SINGLY)
+            .propose_update(&other, vec![service("c")], SINGLY, Disclosure::HashOnly)
             .await
             .unwrap();
         play.close().await;
