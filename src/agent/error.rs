@@ -56,6 +56,12 @@ pub enum AgentError {
     /// The chain could not be asked.
     #[error("the chain could not be asked: {0}")]
     Lookup(String),
+    /// The chain server could not be used.
+    #[error(transparent)]
+    Chain(#[from] crate::chain::ChainError),
+    /// A singleton signal can not be paid, or its fee is not allowed.
+    #[error(transparent)]
+    Spend(#[from] crate::beacon::singleton::SpendError),
     /// There is no chain backend for the network.
     #[error("no chain backend is configured for {0}: set [chain.{0}] esplora in config.toml")]
     NoChain(crate::network::Network),

@@ -15,6 +15,7 @@ use super::control::{ErrorCode, Failure};
 use super::error::AgentError;
 use super::options::{AgentOptions, StandingPolicy, system_clock};
 use super::runtime::Agent;
+use crate::cas::{self, CasReader};
 use crate::chain::ChainBackend;
 use crate::config::{
     Backend, Config, ConfigError, Connections, Home, HomeError, HomeLock, Provenance, RelayEntry,
@@ -225,6 +226,7 @@ impl Opened {
             policy: signing_policy(&config),
             standing: standing_policy(&config),
             bundle: Some(home.bundle_path()),
+            cas: cas(&config)?,
             min_conf: DEFAULT_MIN_CONF,
             clock: system_clock(),
         };
@@ -360,6 +362,17 @@ pub fn chain_of(config: &Config, network: Network) -> Result<ChainBackend, Failu
 pub fn chain_at(url: &str) -> Result<ChainBackend, Failure> {
     ChainBackend::esplora(url, CHAIN_TIMEOUT)
         .map_err(|error| Failure::new(ErrorCode::InvalidValue, error.to_string()))
+}
+
+/// Where objects are looked for that a resolution needs and that are not stored; nowhere unless it is configured.
+fn cas(config: &Config) -> Result<Option<CasReader>, Failure> {
+    let gateways = config.cas.gateways.iter();
+    let reader = CasReader::new(
+        gateways.map(|gateway| gateway.url().as_str()),
+        cas::DEFAULT_TIMEOUT,
+    )
+    .map_err(|error| Failure::new(ErrorCode::BadConfig, format!("cas.gateways: {error}")))?;
+    Ok((!reader.is_empty()).then_some(reader))
 }
 
 /// What these settings say is signed without asking.
@@ -499,7 +512,18 @@ pub fn agent_failure(error: AgentError) -> Failure {
         }
         AgentError::Refused(_) => ErrorCode::WrongPhase,
         AgentError::Did { .. } => ErrorCode::InvalidValue,
-        AgentError::NoChain(_) | AgentError::Lookup(_) => ErrorCode::ChainUnreachable,
+        AgentError::Spend(crate::beacon::singleton::SpendError::Insufficient { .. }) => {
+            return Failure::new(ErrorCode::InsufficientFunds, text).remedy(
+                "`btcr2-agent did announce … --dry-run` shows what to pay, with a QR code",
+            );
+        }
+        AgentError::Spend(crate::beacon::singleton::SpendError::OverLimit { .. }) => {
+            ErrorCode::RefusedByPolicy
+        }
+        AgentError::Spend(_) => ErrorCode::InvalidValue,
+        AgentError::NoChain(_) | AgentError::Lookup(_) | AgentError::Chain(_) => {
+            ErrorCode::ChainUnreachable
+        }
         AgentError::Unresolvable { .. } => ErrorCode::NotResolved,
         AgentError::Stopped => {
             return Failure::new(ErrorCode::NotRunning, text)

@@ -35,6 +35,7 @@ mod routing;
 pub mod runtime;
 mod settling;
 pub mod sidecar;
+pub mod singleton;
 mod standing;
 pub mod timeline;
 mod updating;

@@ -16,8 +16,10 @@ use super::options::{AgentOptions, Clock, StandingPolicy};
 use super::outbound::Post;
 use super::watch::{ChainNews, Watch, chain_view};
 use crate::beacon::history::AddressHistory;
+use crate::chain::ChainBackend;
 use crate::hash::{CohortId, SmtIndex};
 use crate::keys::{NostrKey, OwnKey, RootSecret, Signer};
+use crate::lookup::Lookup;
 use crate::network::Network;
 use crate::nostr::envelope::Incarnation;
 use crate::nostr::link::{Link, LinkEvent};
@@ -55,6 +57,10 @@ pub(super) enum Internal {
         txid: Txid,
         error: Option<String>,
     },
+    Spend {
+        txid: Txid,
+        refused: Option<String>,
+    },
 }
 
 /// The agent. It is driven by [`Agent::run`]; everything else goes through its [`AgentHandle`].
@@ -62,6 +68,9 @@ pub struct Agent {
     pub(super) root: RootSecret,
     pub(super) identity: OwnKey,
     pub(super) signer: Signer,
+    /// Writes the encrypted bundle, if there is one. Before the store, so that it is dropped before: the last
+    /// connection to close puts SQLite's log away, and must be the one that writes.
+    pub(super) bundle: Option<super::bundle::BundleKeeper>,
     pub(super) store: Store,
     pub(super) conversations: ConversationKeys,
     pub(super) link: Arc<Link>,
@@ -69,8 +78,11 @@ pub struct Agent {
     pub(super) nodes: BTreeMap<NodeId, Node>,
     pub(super) chains: BTreeMap<Network, Watch>,
     pub(super) chain_states: BTreeMap<Network, ChainState>,
+    /// Resolves DIDs over the same backends; what it learned of blocks is kept.
+    pub(super) lookups: BTreeMap<Network, Lookup>,
     pub(super) histories: HashMap<String, (Arc<AddressHistory>, Option<u32>)>,
     pub(super) gate: MoneyGate,
+    pub(super) sending: super::singleton::Sending,
     pub(super) policy: SigningPolicy,
     pub(super) standing: StandingPolicy,
     pub(super) clock: Clock,
@@ -87,8 +99,6 @@ pub struct Agent {
     pub(super) refusals: (UnixTime, u32),
     /// Requests for history in the current minute.
     pub(super) history_quota: super::quota::HistoryQuota,
-    /// Writes the encrypted bundle, if there is one.
-    pub(super) bundle: Option<super::bundle::BundleKeeper>,
     /// A step changed memory and could not be stored: the agent must stop, and resume from the store.
     pub(super) broken: bool,
     inputs: Option<Inputs>,
@@ -121,6 +131,18 @@ impl Agent {
             identity: identity.public(),
             traffic: Arc::clone(&traffic),
         };
+        let lookup = |backend: &ChainBackend| {
+            let lookup = Lookup::new(backend.clone());
+            match &options.cas {
+                Some(cas) => lookup.with_cas(cas.clone()),
+                None => lookup,
+            }
+        };
+        let lookups = options
+            .chains
+            .iter()
+            .map(|(network, backend, _)| (*network, lookup(backend)))
+            .collect();
         let chains = options
             .chains
             .into_iter()
@@ -152,8 +174,10 @@ impl Agent {
             nodes: BTreeMap::new(),
             chains,
             chain_states: BTreeMap::new(),
+            lookups,
             histories: HashMap::new(),
             gate: MoneyGate::new(),
+            sending: super::singleton::Sending::default(),
             policy: options.policy,
             standing: options.standing,
             clock: options.clock,
@@ -393,7 +417,7 @@ impl Agent {
         }
     }
 
-    /// Watches the beacon addresses of all cohorts.
+    /// Watches the beacon addresses of all cohorts, and of singleton beacons with a signal on its way.
     pub(super) fn refresh_watch(&self) {
         for (network, watch) in &self.chains {
             let addresses = self
@@ -401,6 +425,7 @@ impl Agent {
                 .values()
                 .filter(|node| node.terms().network == *network && node.watches_chain())
                 .filter_map(Node::address)
+                .chain(self.spend_addresses(*network))
                 .collect::<BTreeSet<_>>();
             watch.set(addresses.into_iter().collect());
         }
@@ -424,7 +449,8 @@ impl Agent {
             } => {
                 self.chain_state(network, Ok(history.tip_height()));
                 let address = address.to_string();
-                self.histories.insert(address.clone(), (history, fee_rate));
+                self.histories
+                    .insert(address.clone(), (Arc::clone(&history), fee_rate));
                 let ids: Vec<NodeId> = self
                     .nodes
                     .values()
@@ -434,7 +460,7 @@ impl Agent {
                 for id in ids {
                     self.sync_chain(id, false)?;
                 }
-                Ok(())
+                self.follow_spends(network, &address, &history)
             }
         }
     }
@@ -485,6 +511,7 @@ impl Agent {
 
     fn internal(&mut self, internal: Internal) -> Result<(), AgentError> {
         match internal {
+            Internal::Spend { txid, refused } => self.spend_sent(txid, refused),
             Internal::Broadcast { id, txid, error } => {
                 let sent = error.is_none();
                 if let Some(Machine::Aggregator(_)) = self.nodes.get(&id).map(|node| &node.machine)

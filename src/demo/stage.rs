@@ -181,6 +181,7 @@ impl Stage {
             policy: part.policy,
             standing: part.standing.clone(),
             bundle: part.bundle.then(|| home.bundle_path()),
+            cas: None,
             min_conf: part.min_conf,
             clock: system_clock(),
         };

@@ -20,6 +20,7 @@
 //! | `artifact` | `artifacts` |
 //! | `did` | `dids`, `did_bindings`, `updates` |
 //! | `did_key` | `did_keys`, `did_adopted` |
+//! | `singleton` | `singleton_spends` |
 //! | `advert` | `adverts`, `follows`, `subscribers` |
 //! | `seen` | `seen_events` |
 //! | `relay` | `relays`, `relay_health` |
@@ -39,6 +40,7 @@ mod outbox;
 mod relay;
 mod schema;
 mod seen;
+mod singleton;
 mod value;
 
 use std::cell::Cell;
@@ -63,6 +65,7 @@ pub use meta::MetaKey;
 pub use outbox::{Lane, LaneRow, NewOutboxRow, OutboxRow};
 pub use relay::{RELAY_REASON_BYTES_MAX, RelayHealth, RelayRow};
 pub use seen::SEEN_EVENTS_MAX;
+pub use singleton::{SpendRow, SpendStanding, SpendState};
 pub use value::Role;
 
 /// How long a statement waits for another program that holds the file.

@@ -1,5 +1,6 @@
 //! The command line, by the real binary; the control socket, in this process.
 
+mod announce;
 mod bad_input;
 mod binary;
 mod conform;

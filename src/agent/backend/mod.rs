@@ -14,6 +14,7 @@
 //! | `funding` | `cohort fund` |
 //! | `dids` | DIDs |
 //! | `keeping` | `did sidecar`, `did verify`, `key backup` |
+//! | `singleton` | announcing updates by a transaction of their own |
 //! | `updates` | their updates; what leaving a cohort means for them |
 //! | `publishing` | `did publish`: the artifacts |
 //! | `relays` | relays, and probing them, also without a running agent |
@@ -29,6 +30,7 @@ mod joining;
 pub(in crate::agent) mod keeping;
 mod publishing;
 pub mod relays;
+mod singleton;
 mod status;
 mod terms;
 mod updates;
@@ -209,6 +211,14 @@ impl Backend for AgentBackend {
 
     async fn did_update(&self, args: r::UpdateDid) -> Result<v::DidUpdateView, Failure> {
         self.update(args).await
+    }
+
+    async fn did_announce(&self, args: r::AnnounceDid) -> Result<v::AnnouncementView, Failure> {
+        self.announce_did(args).await
+    }
+
+    async fn did_bind(&self, args: r::BindDid) -> Result<v::JoiningView, Failure> {
+        self.bind_did(args).await
     }
 
     async fn did_list(&self, _: r::NoArgs) -> Result<v::DidListView, Failure> {

@@ -55,6 +55,7 @@ impl AgentBackend {
                 after: value_of(&proposed.after),
                 notes: proposed.notes,
                 next_round_at: None,
+                announcement: None,
             });
         }
         let queued = self
@@ -75,6 +76,7 @@ impl AgentBackend {
             after: value_of(&queued.after),
             notes: queued.notes,
             next_round_at: None,
+            announcement: None,
         })
     }
 

@@ -51,6 +51,8 @@ pub enum ErrorCode {
     RefusedByPeer,
     /// This agent's own policy forbids it.
     RefusedByPolicy,
+    /// The address does not hold what a transaction costs.
+    InsufficientFunds,
     /// The money gate forbids it (DESIGN §6, rule 11).
     RefusedByMoneyGate,
     /// An advert is malformed, expired, or not signed by whom it names.

@@ -112,6 +112,10 @@ operations! {
     Followed = followed(r::NoArgs) -> v::FollowedView;
     /// Who told this aggregator that they follow it.
     Subscribers = subscribers(r::NoArgs) -> v::SubscribersView;
+    /// Announces the pending update of a DID through one of its own beacons.
+    DidAnnounce = did_announce(r::AnnounceDid) -> v::AnnouncementView;
+    /// Registers a DID with a cohort, and adds the cohort's beacon to its document by an update announced singly.
+    DidBind = did_bind(r::BindDid) -> v::JoiningView;
     /// Every update of a DID, and where each is.
     DidUpdates = did_updates(r::OneDid) -> v::DidUpdatesView;
     /// Takes back an update that nobody can announce yet.

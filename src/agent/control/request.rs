@@ -7,6 +7,7 @@ use serde::{Deserialize, Serialize};
 
 pub use super::request_keeping::{Backup, SidecarOf, VerifyDids};
 pub use super::request_publish::DidArtifacts;
+pub use super::request_singleton::{AnnounceDid, BindDid};
 pub use super::request_update::{
     AnnounceBy, BeaconSpec, CreateDid, DidChange, LeaveCohort, ParseBeaconError, UpdateDid,
     WithdrawUpdate,

@@ -12,6 +12,7 @@ mod qr;
 mod resolve;
 mod round;
 mod serve;
+mod singleton;
 mod table;
 mod terms;
 mod units;
@@ -25,6 +26,7 @@ pub use publish::{PublishPlan, PublishedArtifact, PublishedView};
 pub use qr::qr_code;
 pub use resolve::{explain, printable_json};
 pub use serve::{ServedNetwork, ServingView};
+pub use singleton::AnnouncementWithoutQr;
 pub use table::{Align, Table};
 pub use units::{absolute, duration, npub, relative, sat, short_npub, thousands, when};
 

@@ -33,7 +33,8 @@ pub enum BindingState {
     NotYet,
     /// The DID may be created with, or updated to list, the beacon.
     MayBind,
-    /// The DID lists the beacon.
+    /// The DID lists the beacon, or an update that adds it is about to be announced: from then on no signal is
+    /// signed that does not cover the index.
     Bound,
 }
 

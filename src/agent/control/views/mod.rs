@@ -13,6 +13,7 @@ mod did;
 mod keeping;
 mod publish;
 mod round;
+mod singleton;
 mod terms;
 mod update;
 
@@ -23,5 +24,6 @@ pub use did::*;
 pub use keeping::*;
 pub use publish::*;
 pub use round::*;
+pub use singleton::*;
 pub use terms::*;
 pub use update::*;
