@@ -68,6 +68,9 @@ pub struct Agent {
     pub(super) root: RootSecret,
     pub(super) identity: OwnKey,
     pub(super) signer: Signer,
+    /// Writes the encrypted bundle, if there is one. Before the store, so that it is dropped before: the last
+    /// connection to close puts SQLite's log away, and must be the one that writes.
+    pub(super) bundle: Option<super::bundle::BundleKeeper>,
     pub(super) store: Store,
     pub(super) conversations: ConversationKeys,
     pub(super) link: Arc<Link>,
@@ -96,8 +99,6 @@ pub struct Agent {
     pub(super) refusals: (UnixTime, u32),
     /// Requests for history in the current minute.
     pub(super) history_quota: super::quota::HistoryQuota,
-    /// Writes the encrypted bundle, if there is one.
-    pub(super) bundle: Option<super::bundle::BundleKeeper>,
     /// A step changed memory and could not be stored: the agent must stop, and resume from the store.
     pub(super) broken: bool,
     inputs: Option<Inputs>,
