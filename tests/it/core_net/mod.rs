@@ -4,6 +4,7 @@
 mod chain;
 mod coverage;
 mod deposits;
+mod deposits_bounds;
 mod deposits_refused;
 mod effects;
 mod fixed;
