@@ -413,6 +413,11 @@ async fn a_cohort_s_beacon_is_added_when_it_covers_the_did() {
         assert_eq!(queued.after.beacons().len(), 4);
         let binding = &play.file(1).view().bindings_of(index).unwrap()[0];
         assert_eq!(binding.state, "pending");
+        let of = did.clone();
+        play.ask(1, move |agent| agent.withdraw_update(&of, 2))
+            .await;
+        let binding = &play.file(1).view().bindings_of(index).unwrap()[0];
+        assert_eq!(binding.state, "may_bind");
         play.close().await;
     }
 }
