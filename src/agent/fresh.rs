@@ -245,8 +245,13 @@ impl Agent {
             tx.adopt(&row)?;
             for mut lost in lost {
                 lost.state = update_state::SUPERSEDED.into();
+                let danger = if lost.pinned {
+                    "; it was signed for, and if its signal confirms the DID does not resolve any more"
+                } else {
+                    ""
+                };
                 lost.reason = Some(format!(
-                    "version {} is another update, which was announced elsewhere",
+                    "version {} is another update, which was announced elsewhere{danger}",
                     lost.target_version
                 ));
                 tx.set_update_state(&lost)?;

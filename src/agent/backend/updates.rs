@@ -102,9 +102,12 @@ impl AgentBackend {
         if let Some(first) = failed.first() {
             return Err(Failure::new(
                 ErrorCode::WrongPhase,
-                format!("the beacon was not removed from every DID: {first}"),
+                format!("the beacon could not be removed from every DID: {first}"),
             )
-            .remedy("`btcr2-agent cohort leave --plan` shows where each DID stands"));
+            .remedy(
+                "`btcr2-agent cohort leave --plan` shows where each DID stands; `btcr2-agent did announce` \
+                 announces what is signed",
+            ));
         }
         Ok(plan_view(&plan))
     }

@@ -88,7 +88,7 @@ impl Play {
     }
 
     /// A round that announces what is queued, with so many blocks on top.
-    async fn announce(&mut self, company: &mut Company, blocks: u32) {
+    async fn announce_round(&mut self, company: &mut Company, blocks: u32) {
         let mark = self.mark();
         let round = self.open_round(company).await;
         self.broadcast(company, round, mark).await;
@@ -169,7 +169,7 @@ async fn an_update_resolves_and_the_next_one_waits_for_it() {
         play.refused(1, &did, service("two"), via.clone(), waits)
             .await;
 
-        play.announce(&mut company, 1).await;
+        play.announce_round(&mut company, 1).await;
         let row = play.settled(1, &did, 2, update_state::CONFIRMED).await;
         assert!(row.pinned && row.height.is_some() && row.txid.is_some());
         // The chain shows it, and nobody else counts it yet.
@@ -203,7 +203,7 @@ async fn an_update_resolves_and_the_next_one_waits_for_it() {
         play.resolves(2, &silent, 1).await;
 
         play.updated(1, &did, vec![service("two")], via).await;
-        play.announce(&mut company, FINAL_DEPTH).await;
+        play.announce_round(&mut company, FINAL_DEPTH).await;
         play.settled(1, &did, 3, update_state::FINAL).await;
         let document = play.resolves(1, &did, 3).await;
         assert!(document.value().to_string().contains("#two"));
@@ -252,10 +252,10 @@ async fn a_rotated_key_hands_over_to_the_new_one() {
     let queued = play.updated(1, &did, vec![rotate], via.clone()).await;
     assert_eq!(queued.after, proposed.after, "the same key is derived");
     assert_eq!(keys(&play), [name("initialKey"), name("key-2")]);
-    play.announce(&mut company, FINAL_DEPTH).await;
+    play.announce_round(&mut company, FINAL_DEPTH).await;
     play.updated(1, &did, vec![service("after")], via.clone())
         .await;
-    play.announce(&mut company, FINAL_DEPTH).await;
+    play.announce_round(&mut company, FINAL_DEPTH).await;
     play.settled(1, &did, 3, update_state::FINAL).await;
 
     let signers: Vec<String> = [2, 3]
@@ -287,7 +287,7 @@ async fn a_deactivated_did_resolves_as_such_and_is_never_updated_again() {
         let (did, via) = (company.dids[0].did.clone(), in_round(&company));
         play.updated(1, &did, vec![Change::Deactivate], via.clone())
             .await;
-        play.announce(&mut company, FINAL_DEPTH).await;
+        play.announce_round(&mut company, FINAL_DEPTH).await;
         play.settled(1, &did, 2, update_state::FINAL).await;
         let row = play.file(1).view().did(did.as_str()).unwrap().unwrap();
         assert_eq!((row.version, row.state.as_str()), (2, "deactivated"));
@@ -423,6 +423,11 @@ async fn a_cohort_s_beacon_is_added_when_it_covers_the_did() {
         assert_eq!(queued.after.beacons().len(), 4);
         let binding = &play.file(1).view().bindings_of(index).unwrap()[0];
         assert_eq!(binding.state, "pending");
+        let of = did.clone();
+        play.ask(1, move |agent| agent.withdraw_update(&of, 2))
+            .await;
+        let binding = &play.file(1).view().bindings_of(index).unwrap()[0];
+        assert_eq!(binding.state, "may_bind");
         play.close().await;
     }
 }

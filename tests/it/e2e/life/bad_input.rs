@@ -178,7 +178,7 @@ async fn an_update_is_withdrawn_while_nobody_has_it() {
     let second = play.updated(1, &did, vec![service("better")], via).await;
     assert_ne!(first.hash, second.hash);
 
-    play.announce(&mut company, 1).await;
+    play.announce_round(&mut company, 1).await;
     play.settled(1, &did, 2, update_state::CONFIRMED).await;
     let of = did.clone();
     let refused = play

@@ -35,7 +35,7 @@ async fn a_beacon_is_removed_and_its_signals_stay_explained() {
             panic!("{plan:?}")
         };
         assert!(told.contains("version 2 is queued"), "{told}");
-        play.announce(&mut company, FINAL_DEPTH).await;
+        play.announce_round(&mut company, FINAL_DEPTH).await;
         play.settled(1, &did, 2, update_state::FINAL).await;
         assert_eq!(play.steps(1, &company).await, [ExitStep::Former]);
         let document = play.resolves(1, &did, 2).await;
@@ -60,7 +60,7 @@ async fn a_beacon_is_removed_and_its_signals_stay_explained() {
         let other = company.dids[1].did.clone();
         play.updated(2, &other, vec![service("b")], in_round(&company))
             .await;
-        play.announce(&mut company, FINAL_DEPTH).await;
+        play.announce_round(&mut company, FINAL_DEPTH).await;
         play.settled(2, &other, 2, update_state::FINAL).await;
         play.resolves(1, &did, 2).await;
 
@@ -83,11 +83,30 @@ async fn a_beacon_is_removed_and_its_signals_stay_explained() {
         let ended = "is ended: no round of it will announce anything";
         play.refused(2, &other, service("c"), in_round(&company), ended)
             .await;
+        // So that is what takes the dead beacon out of its document, once it is paid for.
         let handle = play.stage.actors[2].handle.clone();
-        handle
-            .propose_update(&other, vec![service("c")], SINGLY, Disclosure::HashOnly)
-            .await
-            .unwrap();
+        let (plan, failed) = handle.remove_beacons(id).await.unwrap();
+        assert!(!plan.ends_for_all);
+        assert!(
+            failed[0].contains("signed, and not announced"),
+            "{failed:?}"
+        );
+        assert!(
+            matches!(plan.dids[0].step, ExitStep::Removing(_)),
+            "{plan:?}"
+        );
+        let document = play.document(2, &other).1;
+        let own = document
+            .beacons()
+            .iter()
+            .find(|beacon| beacon.id.ends_with("#initialP2TR"));
+        play.pay(&own.unwrap().address, 20_000);
+        let announce = btcr2_agent::agent::singleton::Announce::default();
+        play.announce(2, &other, &announce).await.unwrap();
+        play.stage.mine(FINAL_DEPTH).unwrap();
+        play.settled(2, &other, 3, update_state::FINAL).await;
+        let document = play.resolves(2, &other, 3).await;
+        assert_eq!(document.beacons().len(), 1);
         play.close().await;
     }
 }

@@ -64,7 +64,7 @@ async fn updates_of_a_missed_round_go_into_the_next() {
         let reason = row.reason.unwrap_or_default();
         assert!(reason.contains("round 1 was over"), "{reason}");
 
-        play.announce(&mut company, FINAL_DEPTH).await;
+        play.announce_round(&mut company, FINAL_DEPTH).await;
         for (member, did) in [(1, &here), (3, &away)] {
             let row = play.settled(member, did, 2, update_state::FINAL).await;
             assert_eq!(
@@ -86,7 +86,7 @@ async fn a_reorg_takes_an_update_back() {
     play.create_dids(&mut company, &[1, 2]).await;
     let (did, via) = (company.dids[0].did.clone(), in_round(&company));
     play.updated(1, &did, vec![service("a")], via.clone()).await;
-    play.announce(&mut company, 2).await;
+    play.announce_round(&mut company, 2).await;
     let row = play.settled(1, &did, 2, update_state::CONFIRMED).await;
     let (txid, height) = (row.txid.unwrap(), row.height.unwrap());
     assert_eq!(play.document(1, &did).0, 2);
@@ -170,7 +170,7 @@ async fn a_did_made_during_a_round_resolves_after_it() {
         .await;
         play.resolves(1, &late, 1).await;
         play.updated(1, &late, vec![service("b")], via).await;
-        play.announce(&mut company, FINAL_DEPTH).await;
+        play.announce_round(&mut company, FINAL_DEPTH).await;
         play.settled(1, &late, 2, update_state::FINAL).await;
         play.resolves(1, &late, 2).await;
         play.resolves(1, &early, 2).await;
