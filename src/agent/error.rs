@@ -14,6 +14,9 @@ pub enum AgentError {
     /// The store failed. What was not stored did not happen; the agent stops and resumes from the store.
     #[error(transparent)]
     Store(#[from] StoreError),
+    /// The encrypted bundle can not be kept.
+    #[error(transparent)]
+    Bundle(#[from] super::bundle::BundleError),
     /// The money gate is closed for this network.
     #[error(transparent)]
     Money(#[from] MoneyRefused),

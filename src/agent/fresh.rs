@@ -176,7 +176,7 @@ impl Agent {
         if let Some(earlier) = updates
             .iter()
             .rev()
-            .find(|row| row.target_version > fresh.version)
+            .find(|row| row.target_version > fresh.version && row.state != update_state::REFUSED)
         {
             return Err(self.in_the_way(earlier));
         }
@@ -275,6 +275,7 @@ mod tests {
     use serde_json::json;
 
     use super::*;
+    use crate::agent::dids::Disclosure;
     use crate::agent::dids::{Change, Via};
     use crate::agent::{AgentOptions, StandingPolicy};
     use crate::did::{DocumentPatch, SignedUpdate, UnsignedUpdate};
@@ -303,6 +304,7 @@ mod tests {
             standing: StandingPolicy::default(),
             cas: None,
             min_conf: 6,
+            bundle: None,
             clock: Arc::new(|| NOW),
         };
         Agent::start(options).unwrap().0
@@ -358,12 +360,17 @@ mod tests {
         let did = first.id().clone();
         // An own update waits; another one to the same version was announced with the same key.
         let own = agent
-            .update_did(&resolved(&first, &[]), &[add("a")], &SINGLY)
+            .update_did(
+                &resolved(&first, &[]),
+                &[add("a")],
+                &SINGLY,
+                Disclosure::HashOnly,
+            )
             .unwrap();
         let (update, second) = elsewhere(&agent, &first, 1, "by another agent");
         let fresh = resolved(&second, &[&update]);
         let refused = agent
-            .update_did(&fresh, &[add("b")], &SINGLY)
+            .update_did(&fresh, &[add("b")], &SINGLY, Disclosure::HashOnly)
             .unwrap_err()
             .to_string();
         assert!(
@@ -388,10 +395,12 @@ mod tests {
         assert!(error.contains("superseded"), "{error}");
 
         // Said once; then it goes on from there.
-        let next = agent.update_did(&fresh, &[add("b")], &SINGLY).unwrap();
+        let next = agent
+            .update_did(&fresh, &[add("b")], &SINGLY, Disclosure::HashOnly)
+            .unwrap();
         assert_eq!((next.target_version, &next.before), (3, &second));
         let waits = agent
-            .update_did(&fresh, &[add("c")], &SINGLY)
+            .update_did(&fresh, &[add("c")], &SINGLY, Disclosure::HashOnly)
             .unwrap_err()
             .to_string();
         assert!(
@@ -402,7 +411,7 @@ mod tests {
         let (another, third) = elsewhere(&agent, &second, 2, "again");
         let fresh = resolved(&third, &[&update, &another]);
         let refused = agent
-            .update_did(&fresh, &[add("b")], &SINGLY)
+            .update_did(&fresh, &[add("b")], &SINGLY, Disclosure::HashOnly)
             .unwrap_err()
             .to_string();
         assert!(
@@ -443,7 +452,7 @@ mod tests {
             (Foreseen::Unknown, "may announce an update"),
         ] {
             let error = agent
-                .update_did(&with(says), &[add("a")], &SINGLY)
+                .update_did(&with(says), &[add("a")], &SINGLY, Disclosure::HashOnly)
                 .unwrap_err();
             assert!(error.to_string().contains(words), "{error}");
         }
@@ -452,7 +461,12 @@ mod tests {
             []
         );
         agent
-            .update_did(&with(Foreseen::NoUpdate), &[add("a")], &SINGLY)
+            .update_did(
+                &with(Foreseen::NoUpdate),
+                &[add("a")],
+                &SINGLY,
+                Disclosure::HashOnly,
+            )
             .unwrap();
     }
 
@@ -462,13 +476,17 @@ mod tests {
         let first = initial(&mut agent);
         let mut fresh = resolved(&first, &[]);
         fresh.at = NOW.minus(FRESH_SECONDS + 1);
-        let error = agent.update_did(&fresh, &[add("a")], &SINGLY).unwrap_err();
+        let error = agent
+            .update_did(&fresh, &[add("a")], &SINGLY, Disclosure::HashOnly)
+            .unwrap_err();
         assert!(
             error.to_string().contains("resolve the DID again"),
             "{error}"
         );
         fresh.at = NOW.minus(FRESH_SECONDS);
-        agent.update_did(&fresh, &[add("a")], &SINGLY).unwrap();
+        agent
+            .update_did(&fresh, &[add("a")], &SINGLY, Disclosure::HashOnly)
+            .unwrap();
     }
 
     #[test]

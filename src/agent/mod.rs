@@ -6,6 +6,7 @@
 
 pub mod adverts;
 pub mod backend;
+pub mod bundle;
 mod changes;
 pub mod control;
 mod creating;
@@ -27,6 +28,7 @@ pub mod options;
 pub mod outbound;
 pub mod publishing;
 mod quota;
+pub mod recovery;
 mod registering;
 mod relays;
 mod routing;
@@ -37,6 +39,7 @@ pub mod singleton;
 mod standing;
 pub mod timeline;
 mod updating;
+mod verifying;
 mod watch;
 
 pub use backend::AgentBackend;

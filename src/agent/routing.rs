@@ -314,6 +314,9 @@ impl Agent {
         row.cohort = route.cohort();
         row.service = route.service().map(str::to_owned);
         row.reason = None;
+        if row.state == update_state::REFUSED {
+            row.state = update_state::QUEUED.into();
+        }
         self.store
             .transaction::<_, AgentError>(|tx| Ok(tx.set_update_state(&row)?))?;
         if let Route::Cohort(cohort) = &route {

@@ -68,6 +68,9 @@ pub struct Agent {
     pub(super) root: RootSecret,
     pub(super) identity: OwnKey,
     pub(super) signer: Signer,
+    /// Writes the encrypted bundle, if there is one. Before the store, so that it is dropped before: the last
+    /// connection to close puts SQLite's log away, and must be the one that writes.
+    pub(super) bundle: Option<super::bundle::BundleKeeper>,
     pub(super) store: Store,
     pub(super) conversations: ConversationKeys,
     pub(super) link: Arc<Link>,
@@ -150,6 +153,16 @@ impl Agent {
             .collect();
         let now = (options.clock)();
         let incarnation = options.store.view().incarnation()?;
+        let bundle = match (&options.bundle, options.store.path()) {
+            (Some(path), Some(store)) => Some(super::bundle::BundleKeeper::start(
+                path,
+                store,
+                options.root.bundle_key(),
+                identity.public(),
+                options.clock.clone(),
+            )?),
+            _ => None,
+        };
         let mut agent = Self {
             post: Post::load(&options.store, Incarnation(incarnation), now)?,
             root: options.root,
@@ -177,6 +190,7 @@ impl Agent {
             arrived: None,
             refusals: (now, 0),
             history_quota: super::quota::HistoryQuota::default(),
+            bundle,
             broken: false,
             inputs: Some(Inputs {
                 jobs: job_receiver,
@@ -319,6 +333,8 @@ impl Agent {
         for id in restarted {
             self.feed(id, NodeInput::Participant(ParticipantInput::Restarted))?;
         }
+        self.resume_recovered()?;
+        self.reconcile_artifacts()?;
         self.resume_bindings()?;
         let ids: Vec<NodeId> = self.nodes.keys().copied().collect();
         for id in ids {
@@ -383,12 +399,14 @@ impl Agent {
     pub(super) fn refresh_inbox(&mut self) {
         let mut keys = BTreeSet::from([self.identity.public()]);
         let mut since = self.started;
-        for node in self.nodes.values().filter(|node| !node.is_over()) {
+        for node in self.nodes.values().filter(|node| node.reads_inbox()) {
             keys.insert(node.own.public());
             if let Machine::Participant(_) = node.machine {
                 keys.extend(delivery::channel_of(node));
             }
-            since = since.min(node.last);
+            if !node.is_over() {
+                since = since.min(node.last);
+            }
         }
         let keys: Vec<NostrKey> = keys.into_iter().collect();
         // "Since" moves with the work done; asking again for the same keys only costs the relays.

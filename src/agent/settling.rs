@@ -137,6 +137,7 @@ impl Agent {
         };
         let waiting = |row: &UpdateRow| {
             row.cohort == Some(id.0)
+                && row.state != update_state::REFUSED
                 && !update_state::is_on_chain(&row.state)
                 && (round.is_none() || row.round == round)
         };

@@ -137,6 +137,10 @@ fn of_report(report: &Report, is_aggregator: bool) -> Option<(&'static str, Stri
             "history_complete",
             format!("has the whole history of the beacon ({proofs} proofs fetched)"),
         ),
+        Report::HistoryFetched { proofs, .. } => (
+            "history_fetched",
+            format!("saved {proofs} proofs of earlier signals"),
+        ),
         Report::TipChanged { value_sat, ready } => (
             "tip",
             match (value_sat, ready) {

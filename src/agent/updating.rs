@@ -1,6 +1,7 @@
 //! Signing updates and queueing them (DESIGN §6, rule 10; spec.md §3.2).
 
 use super::changes::{Change, Draft};
+use super::depositing::Disclosure;
 use super::dids::{binding_state, did_state, update_state};
 use super::error::AgentError;
 use super::fresh::FreshResolution;
@@ -58,6 +59,10 @@ struct Plan {
     route: Route,
     /// Cohorts whose beacon it adds.
     binds: Vec<CohortId>,
+    /// Whether the aggregator is shown it.
+    deposits: bool,
+    /// The version of an earlier update that was refused, whose place it takes.
+    refused: Option<u64>,
     notes: Vec<String>,
 }
 
@@ -73,8 +78,23 @@ impl AgentHandle {
         changes: Vec<Change>,
         via: Via,
     ) -> Result<QueuedUpdate, AgentError> {
+        self.disclose_update(did, changes, via, Disclosure::HashOnly)
+            .await
+    }
+
+    /// Like [`Self::update_did`], and shows the aggregator the update if that is said.
+    ///
+    /// # Errors
+    /// The same; [`AgentError::Refused`] also where the cohort's terms do not go with what is to be disclosed.
+    pub async fn disclose_update(
+        &self,
+        did: &Did,
+        changes: Vec<Change>,
+        via: Via,
+        disclosure: Disclosure,
+    ) -> Result<QueuedUpdate, AgentError> {
         let fresh = self.resolve_fresh(did).await?;
-        self.with(move |agent| agent.update_did(&fresh, &changes, &via))
+        self.with(move |agent| agent.update_did(&fresh, &changes, &via, disclosure))
             .await?
     }
 
@@ -87,9 +107,10 @@ impl AgentHandle {
         did: &Did,
         changes: Vec<Change>,
         via: Via,
+        disclosure: Disclosure,
     ) -> Result<ProposedUpdate, AgentError> {
         let fresh = self.resolve_fresh(did).await?;
-        self.with(move |agent| agent.propose_update(&fresh, &changes, &via))
+        self.with(move |agent| agent.propose_update(&fresh, &changes, &via, disclosure))
             .await?
     }
 }
@@ -101,8 +122,9 @@ impl Agent {
         fresh: &FreshResolution,
         changes: &[Change],
         via: &Via,
+        disclosure: Disclosure,
     ) -> Result<ProposedUpdate, AgentError> {
-        let plan = self.plan_update(fresh, changes, via)?;
+        let plan = self.plan_update(fresh, changes, via, disclosure)?;
         Ok(ProposedUpdate {
             did: fresh.did().clone(),
             target_version: plan.unsigned.target_version(),
@@ -119,8 +141,9 @@ impl Agent {
         fresh: &FreshResolution,
         changes: &[Change],
         via: &Via,
+        disclosure: Disclosure,
     ) -> Result<QueuedUpdate, AgentError> {
-        let plan = self.plan_update(fresh, changes, via)?;
+        let plan = self.plan_update(fresh, changes, via, disclosure)?;
         let did = fresh.did().clone();
         let after = plan.unsigned.target().clone();
         let target_version = plan.unsigned.target_version();
@@ -130,6 +153,10 @@ impl Agent {
             .sign(&key, &method)
             .map_err(|error| invalid_update(&error))?;
         let (hash, bytes) = (signed.hash(), signed.canonical_bytes());
+        let deposit = match plan.deposits {
+            true => Some(self.deposit_of(fresh, &signed)?),
+            false => None,
+        };
         // From before it can be announced on, no signal is signed that does not cover the DID (rule 13).
         self.begin_binding(&did, &plan.binds)?;
         let pending = self.pending_bindings(&did, &plan.binds)?;
@@ -141,6 +168,10 @@ impl Agent {
             }
             for binding in &pending {
                 tx.put_binding(binding)?;
+            }
+            // One that was refused, and so never announced, makes room.
+            if let Some(refused) = &plan.refused {
+                tx.withdraw_update(did.as_str(), *refused)?;
             }
             tx.insert_update(&NewUpdate {
                 did: did.as_str(),
@@ -167,6 +198,9 @@ impl Agent {
             Ok(())
         })?;
         if let Route::Cohort(cohort) = &plan.route {
+            if let Some(deposit) = deposit {
+                self.deposit_in(*cohort, deposit)?;
+            }
             self.queue_in(&did, hash, *cohort)?;
         }
         Ok(QueuedUpdate {
@@ -186,6 +220,7 @@ impl Agent {
         fresh: &FreshResolution,
         changes: &[Change],
         via: &Via,
+        disclosure: Disclosure,
     ) -> Result<Plan, AgentError> {
         let before = fresh.document();
         let row = self.did_row(fresh.did())?;
@@ -198,6 +233,8 @@ impl Agent {
         self.require_settled(fresh)?;
         let route = self.route(before, via)?;
         self.may_queue(fresh.did(), &route)?;
+        let deposits = self.deposits(&route, disclosure)?;
+        let refused = self.refused_update(fresh)?;
         let draft = self.draft(before, changes)?;
         let unsigned = UnsignedUpdate::new(before, fresh.version(), &draft.patch)
             .map_err(|error| invalid_update(&error))?;
@@ -215,6 +252,8 @@ impl Agent {
             draft,
             route,
             binds,
+            deposits,
+            refused,
             notes,
         })
     }

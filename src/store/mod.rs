@@ -25,12 +25,14 @@
 //! | `seen` | `seen_events` |
 //! | `relay` | `relays`, `relay_health` |
 //! | `meta` | `meta`: the incarnation, and small facts |
+//! | `dump` | rows of many tables as JSON, for the bundle |
 
 mod advert;
 mod artifact;
 mod cohort;
 mod did;
 mod did_key;
+mod dump;
 mod error;
 mod log;
 mod meta;
@@ -56,6 +58,7 @@ pub use artifact::{Artifact, ArtifactKey, ArtifactKind, NewArtifact, Put, Subjec
 pub use cohort::{CohortRow, NewCohort, NewTransaction, TransactionRow};
 pub use did::{Binding, DidRow, NewUpdate, UpdateRow};
 pub use did_key::{AdoptedRow, DidKeyRow};
+pub use dump::{DUMP_TABLES, DumpRow, DumpTable, Restoring, dump_table};
 pub use error::StoreError;
 pub use log::{LogEntry, NewLogEntry};
 pub use meta::MetaKey;

@@ -6,6 +6,7 @@ mod binary;
 mod conform;
 mod control;
 mod daemon;
+mod keeping;
 mod processes;
 mod publishing;
 mod render;

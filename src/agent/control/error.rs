@@ -71,6 +71,10 @@ pub enum ErrorCode {
     Timeout,
     /// The disk is full or the store can not be written.
     StoreFailed,
+    /// A bundle is none, was altered, or is not whole.
+    BadBundle,
+    /// Something a resolver needs is missing, or a DID is at risk.
+    Incomplete,
     /// A file can not be read or written.
     Io,
     /// This build does not connect the command to anything yet.

@@ -90,6 +90,12 @@ operations! {
     DidShow = did_show(r::OneDid) -> v::DidView;
     /// Artifacts of a DID of this agent, as they can be published.
     DidArtifacts = did_artifacts(r::DidArtifacts) -> v::DidArtifactsView;
+    /// What a resolver needs of a DID, as the chain is now.
+    DidSidecar = did_sidecar(r::SidecarOf) -> v::SidecarView;
+    /// Compares what is stored of DIDs with the chain, and asks for what is missing.
+    DidVerify = did_verify(r::VerifyDids) -> v::VerifyView;
+    /// Brings the encrypted bundle up to date, and copies it.
+    KeyBackup = key_backup(r::Backup) -> v::BackupView;
     /// The configured relays and their connections.
     RelayList = relay_list(r::NoArgs) -> v::RelayListView;
     /// Adds or changes a relay.

@@ -22,6 +22,7 @@ use super::super::standing::Standing;
 use super::super::timeline::refusal;
 use super::paying::{Announce, Funds};
 use super::signing::{Announced, SignedSpend};
+use crate::agent::dids::Disclosure;
 use crate::did::{Did, Document, SignedUpdate, VerifyOptions, verify};
 use crate::hash::CohortId;
 use crate::protocol::participant::{BindingState, IndexState};
@@ -285,7 +286,7 @@ impl Agent {
                 let via = Via::Singleton {
                     service: Some(quote.service),
                 };
-                self.update_did(fresh, &[change], &via)?;
+                self.update_did(fresh, &[change], &via, Disclosure::HashOnly)?;
             }
         }
         self.sign_announcement(fresh, funds, announce)

@@ -3,6 +3,7 @@
 use clap::{ArgGroup, Args, Subcommand};
 
 use super::announce::{AnnounceArgs, RegisterVia};
+use super::keeping::{SidecarArgs, VerifyArgs};
 use super::publish::PublishArgs;
 use super::resolve::{ConformArgs, ResolveArgs};
 use super::update::{UpdateArgs, WithdrawArgs};
@@ -31,6 +32,10 @@ pub enum DidCommand {
     Announce(AnnounceArgs),
     /// Show one DID: document, version, pending update, coverage
     Show(ShowDidArgs),
+    /// Export what a resolver needs: genesis document, updates, announcements, proofs
+    Sidecar(SidecarArgs),
+    /// Compare what is stored with the chain, and resolve with it; fetch what is missing
+    Verify(VerifyArgs),
     /// Publish artifacts of a DID to IPFS
     Publish(PublishArgs),
     /// Resolve any DID; needs no daemon

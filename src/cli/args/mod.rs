@@ -5,6 +5,7 @@
 mod announce;
 mod cohort;
 mod did;
+mod keeping;
 mod keys;
 mod local;
 mod publish;
@@ -24,6 +25,7 @@ pub use cohort::{
     ListArgs, OneCohortArgs, ShowArgs,
 };
 pub use did::{CreateArgs, DidCommand, RegisterArgs, ShowDidArgs};
+pub use keeping::{BackupArgs, RecoverArgs, SidecarArgs, VerifyArgs};
 pub use keys::{ExportArgs, ExportForm, InitArgs, KeyCommand, PassphraseArgs};
 pub use local::{ChainArgs, DemoArgs, DevCommand, DevRelayArgs, MineArgs, PayArgs, RunArgs};
 pub use publish::PublishArgs;
@@ -92,6 +94,8 @@ pub struct GlobalArgs {
 pub enum Command {
     /// Make the agent's key and home directory
     Init(InitArgs),
+    /// Make a home again on a new machine: out of the recovery words and the bundle
+    Recover(RecoverArgs),
     /// Run the daemon: aggregator and participant at once
     Run(RunArgs),
     /// Show a whole cohort at work: relay, chain, aggregator and members, all in this process

@@ -275,6 +275,7 @@ fn advertise(args: AdvertiseArgs) -> Advertise {
         depth: args.depth,
         max_fee_rate: args.max_fee_rate,
         empty_rounds: args.empty_rounds,
+        deposits: args.deposits,
         cost_enrolment_sat: args.cost_enrolment,
         cost_announcement_sat: args.cost_announcement,
         tos: args

@@ -56,6 +56,8 @@ impl Context {
                 let daemon = daemon(&self.home).await?;
                 self.out.view(&daemon.did_list(NoArgs {}).await?)
             }
+            DidCommand::Sidecar(args) => self.sidecar(args).await,
+            DidCommand::Verify(args) => self.verify(args).await,
             DidCommand::Publish(args) => self.publish(&args).await,
             DidCommand::Resolve(args) => self.resolve(args).await,
             DidCommand::Conform(args) => self.conform(&args).await,

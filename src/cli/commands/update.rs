@@ -4,7 +4,7 @@ use std::io::Read;
 use std::path::Path;
 
 use super::Context;
-use crate::agent::control::request::{AnnounceBy, AnnounceDid, DidChange, UpdateDid};
+use crate::agent::control::request::{AnnounceBy, AnnounceDid, DidChange, Disclose, UpdateDid};
 use crate::agent::control::{Backend as _, ErrorCode, Failure, MAX_REQUEST_BYTES};
 use crate::cli::args::{UpdateArgs, ViaArg};
 use crate::cli::ask::confirm;
@@ -29,6 +29,11 @@ impl Context {
             did: args.did,
             changes,
             via,
+            disclose: match (args.deposit, args.hash_only) {
+                (true, _) => Some(Disclose::Update),
+                (false, true) => Some(Disclose::Hash),
+                (false, false) => None,
+            },
             dry_run: args.dry_run,
             hand_over: args.hand_over,
         };

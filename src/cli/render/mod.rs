@@ -5,6 +5,7 @@ mod changes;
 mod cohort;
 mod demo;
 mod did;
+mod keeping;
 mod page;
 mod publish;
 mod qr;
@@ -19,6 +20,7 @@ mod update;
 
 pub use changes::{Difference, differences};
 pub use cohort::FundWithoutQr;
+pub use keeping::missing_line;
 pub use page::Page;
 pub use publish::{PublishPlan, PublishedArtifact, PublishedView};
 pub use qr::qr_code;

@@ -3,9 +3,9 @@
 use btcr2_agent::agent::control::request::{DidChange, Discover};
 use btcr2_agent::agent::control::views::{
     AdvertStatus, AdvertView, BeaconType, BeaconView, CohortPhase, CohortSummaryView, CohortView,
-    DeliveryView, DiscoverView, EmptyRounds, ExitPlanView, ExitState, ExitingDidView, FeeRate,
-    FundState, FundView, MemberState, MemberView, Recipient, RelayReceipt, RelayReceiptView, Role,
-    RoundState, RoundView, RouteView, Span, Tally, TermsView,
+    DeliveryView, Deposits, DiscoverView, EmptyRounds, ExitPlanView, ExitState, ExitingDidView,
+    FeeRate, FundState, FundView, MemberState, MemberView, Recipient, RelayReceipt,
+    RelayReceiptView, Role, RoundState, RoundView, RouteView, Span, Tally, TermsView,
 };
 use btcr2_agent::agent::control::{ErrorCode, Failure, PeerText, Request, Response};
 use btcr2_agent::hash::CohortId;
@@ -39,6 +39,7 @@ fn terms() -> TermsView {
         depth: 1,
         max_fee_rate: FeeRate(2500),
         empty_rounds: EmptyRounds::Skip,
+        deposits: Deposits::Required,
         cost_enrolment_sat: Some(12_345),
         cost_announcement_sat: None,
         tos: None,
@@ -468,6 +469,7 @@ async fn every_term_and_change_reaches_the_daemon() {
             "cohort advertise --name garden --network regtest --beacon cas --seats 3-10 \
              --dids-per-seat 2 --cadence 7d --pending-trigger 4 --response-deadline 6h \
              --sign-deadline 30m --depth 2 --max-fee-rate 2.5 --empty-rounds signal \
+             --deposits accepted \
              --cost-enrolment 1000 --cost-announcement 21 --tos-sha256 {tos} \
              --tos-link https://example.org/tos --opt-in-deadline 3d --invite {npub}"
         ))
@@ -498,6 +500,7 @@ async fn every_term_and_change_reaches_the_daemon() {
             "depth": 2,
             "max_fee_rate": 2500,
             "empty_rounds": "signal",
+            "deposits": "accepted",
             "cost_enrolment_sat": 1000,
             "cost_announcement_sat": 21,
             "tos": { "sha256": tos, "link": "https://example.org/tos" },

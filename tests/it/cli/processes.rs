@@ -83,6 +83,11 @@ impl Agent {
         agent
     }
 
+    /// An agent whose home is there already.
+    pub(super) const fn at(home: PathBuf) -> Self {
+        Self { home, daemon: None }
+    }
+
     /// Starts the daemon and waits until it answers.
     pub(super) fn start(&mut self) {
         let log = File::options()
@@ -100,7 +105,7 @@ impl Agent {
         wait("the daemon answers", || self.ask("status"));
     }
 
-    fn stop(&mut self) {
+    pub(super) fn stop(&mut self) {
         let status = self.daemon.take().unwrap().terminate();
         assert_eq!(status.code(), Some(0), "{}", self.log());
         assert!(self.ask("status").unwrap_err().contains("not_running"));

@@ -9,11 +9,11 @@ use btcr2_agent::protocol::effect::{Artifact, Effect, Ignored, Outcome, Report};
 use btcr2_agent::protocol::message::{
     History, HistoryRequest, Leave, Message, RefusalCode, Refused,
 };
-use btcr2_agent::protocol::participant::{Decline, ParticipantInput};
+use btcr2_agent::protocol::participant::{BindingState, Decline, ParticipantInput};
 use btcr2_agent::protocol::terms::CohortBeacon;
 
 use super::net::{Dest, Net, Setup};
-use super::node::{key, update};
+use super::node::{MyDid, key, update};
 
 const BEACONS: [CohortBeacon; 2] = [CohortBeacon::Smt, CohortBeacon::Cas];
 
@@ -342,4 +342,51 @@ fn a_user_may_ask_at_any_time() {
     let before = requests(&net);
     net.input(0, ParticipantInput::Fetch { index });
     assert_eq!(requests(&net), before, "nothing is missing");
+}
+
+/// One that waits to be bound, one that was registered while a round was open, one that is bound: each has a proof
+/// of every signal, with an update or without.
+#[test]
+fn every_registered_did_is_complete_whatever_its_state() {
+    for beacon in BEACONS {
+        let mut net = Net::ready(Setup::new(beacon, 2).decline(Decline::NoUpdate));
+        net.nodes[0].binds = false;
+        let network = net.agg.terms().network;
+        net.nodes[0].dids.push(MyDid::k1(network, "waiting"));
+        net.register(0, &[1]);
+        net.run();
+        let state = |net: &Net, j: usize| {
+            let node = &net.nodes[0];
+            node.core.binding_state(&node.dids[j].index)
+        };
+        assert_eq!(state(&net, 1), Some(BindingState::MayBind));
+        net.round();
+        net.queue(0, 0, "one");
+        net.hold = Some("sign_request");
+        net.open();
+        net.nodes[0].dids.push(MyDid::k1(network, "late"));
+        net.register(0, &[2]);
+        net.run();
+        assert_eq!(state(&net, 2), Some(BindingState::NotYet));
+        net.release();
+        net.mine(1);
+        net.round();
+        for j in 0..3 {
+            let update = Some(update("one")).filter(|_| j == 0);
+            assert_eq!(
+                net.proved(0, j),
+                [Some(None), Some(update), Some(None)],
+                "{beacon:?}: DID {j}"
+            );
+            let index = net.nodes[0].dids[j].index;
+            assert_eq!(net.nodes[0].core.proof_counts(&index), (3, 0));
+        }
+        for j in 1..3 {
+            assert_eq!(state(&net, j), Some(BindingState::MayBind));
+            let index = net.nodes[0].dids[j].index;
+            let bound = net.input(0, ParticipantInput::Bound { index });
+            assert_eq!(bound, Outcome::Accepted);
+        }
+        net.next_round_works();
+    }
 }

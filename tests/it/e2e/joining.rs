@@ -302,7 +302,7 @@ async fn the_same_update_may_be_announced_twice() {
     let mark = play.mark();
     let round = play.open_round(&mut company).await;
     play.broadcast(&company, round, mark).await;
-    let announced = play.announce(1, &did, &at_rate(2)).await.unwrap();
+    let announced = play.announce_singly(1, &did, &at_rate(2)).await.unwrap();
     assert_eq!(announced.refused, None);
     let signal = signal_of(&announced.spend.tx).unwrap();
     assert_eq!(signal.as_bytes(), queued.hash.as_bytes());
@@ -339,12 +339,12 @@ async fn a_cohort_that_stopped_in_the_middle_holds_nobody() {
             chain.evict(&txid);
         }
     }
-    play.announce(1, &did, &at_rate(2)).await.unwrap();
+    play.announce_singly(1, &did, &at_rate(2)).await.unwrap();
     play.stage.mine(FINAL_DEPTH).unwrap();
     play.reaches(1, mark, &did, 3).await;
     let mark = play.mark();
     play.update_singly(1, &did, "#four").await;
-    play.announce(1, &did, &at_rate(2)).await.unwrap();
+    play.announce_singly(1, &did, &at_rate(2)).await.unwrap();
     play.stage.mine(FINAL_DEPTH).unwrap();
     play.reaches(1, mark, &did, 4).await;
     let shown = play.shown_elsewhere(1, &did).await;
@@ -446,7 +446,7 @@ async fn one_update_at_a_time() {
         "{error}"
     );
     let mark = play.mark();
-    play.announce(1, &did, &at_rate(2)).await.unwrap();
+    play.announce_singly(1, &did, &at_rate(2)).await.unwrap();
     play.stage.mine(FINAL_DEPTH).unwrap();
     play.reaches(1, mark, &did, 2).await;
     let registration = play

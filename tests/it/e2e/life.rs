@@ -6,7 +6,7 @@ mod leaving;
 mod states;
 
 use btcr2_agent::agent::FreshResolution;
-use btcr2_agent::agent::dids::{Change, NewBeacon, QueuedUpdate, Via, update_state};
+use btcr2_agent::agent::dids::{Change, Disclosure, NewBeacon, QueuedUpdate, Via, update_state};
 use btcr2_agent::chain::ChainBackend;
 use btcr2_agent::demo::DemoError;
 use btcr2_agent::did::{BeaconKind, Did, Document, KeyAddress, SignedUpdate};
@@ -180,7 +180,12 @@ async fn an_update_resolves_and_the_next_one_waits_for_it() {
             .await;
         let handle = play.stage.actors[1].handle.clone();
         let dry = handle
-            .propose_update(&did, vec![service("two")], via.clone())
+            .propose_update(
+                &did,
+                vec![service("two")],
+                via.clone(),
+                Disclosure::HashOnly,
+            )
             .await;
         let dry = dry.unwrap_err().to_string();
         assert!(
@@ -227,7 +232,12 @@ async fn a_rotated_key_hands_over_to_the_new_one() {
     // Said first, stored later.
     let handle = play.stage.actors[1].handle.clone();
     let proposed = handle
-        .propose_update(&did, vec![rotate.clone()], via.clone())
+        .propose_update(
+            &did,
+            vec![rotate.clone()],
+            via.clone(),
+            Disclosure::HashOnly,
+        )
         .await
         .unwrap();
     assert!(
@@ -323,7 +333,7 @@ async fn dids_without_a_cohort() {
         .await;
         let handle = play.stage.actors[1].handle.clone();
         let proposed = handle
-            .propose_update(did, vec![service("a")], SINGLY)
+            .propose_update(did, vec![service("a")], SINGLY, Disclosure::HashOnly)
             .await
             .unwrap();
         // Taproot costs least.

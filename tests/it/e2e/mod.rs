@@ -6,8 +6,10 @@
 mod acts;
 mod checks;
 mod company;
+mod deposits;
 mod formation;
 mod joining;
+mod keeping;
 mod life;
 mod play;
 mod publishing;

@@ -39,7 +39,7 @@ impl Play {
         handle.update_did(did, changes, via).await.unwrap()
     }
 
-    pub async fn announce(
+    pub async fn announce_singly(
         &self,
         actor: usize,
         did: &Did,
@@ -169,7 +169,7 @@ async fn a_key_s_did_lives_by_its_own_beacons() {
         let mark = play.mark();
         let update = play.update_singly(0, &did, &format!("#s{version}")).await;
         assert_eq!(update.target_version, version);
-        let announced = play.announce(0, &did, &at_rate(10)).await.unwrap();
+        let announced = play.announce_singly(0, &did, &at_rate(10)).await.unwrap();
         assert_eq!(announced.refused, None);
         let tx = &announced.spend.tx;
         assert_announces(tx, &update);
@@ -186,7 +186,7 @@ async fn a_key_s_did_lives_by_its_own_beacons() {
         assert_eq!((stored.txid, stored.height), (Some(txid), Some(height)));
         assert!(stored.pinned);
         // Not a second one before the first is final.
-        let early = play.announce(0, &did, &Announce::default()).await;
+        let early = play.announce_singly(0, &did, &Announce::default()).await;
         let error = early.unwrap_err().to_string();
         assert!(error.contains("5 more blocks"), "{error}");
         play.stage.mine(FINAL_DEPTH - 1).unwrap();
@@ -201,7 +201,7 @@ async fn a_key_s_did_lives_by_its_own_beacons() {
         .update_did(&did, vec![Change::Deactivate], via)
         .await
         .unwrap();
-    let announced = play.announce(0, &did, &at_rate(1)).await.unwrap();
+    let announced = play.announce_singly(0, &did, &at_rate(1)).await.unwrap();
     assert_eq!(announced.refused, None);
     play.stage.mine(FINAL_DEPTH).unwrap();
     let resolution = play.resolved_elsewhere(0, &did).await;
@@ -222,11 +222,17 @@ async fn what_lacks_is_said_and_nothing_is_signed() {
         address_of(&did, KeyAddress::P2tr),
         "the cheapest"
     );
-    let error = play.announce(0, &did, &at_rate(3)).await.unwrap_err();
+    let error = play
+        .announce_singly(0, &did, &at_rate(3))
+        .await
+        .unwrap_err();
     assert!(error.to_string().contains("nothing to announce"), "{error}");
 
     play.update_singly(0, &did, "#s").await;
-    let error = play.announce(0, &did, &at_rate(3)).await.unwrap_err();
+    let error = play
+        .announce_singly(0, &did, &at_rate(3))
+        .await
+        .unwrap_err();
     let address = address_of(&did, KeyAddress::P2tr);
     assert_eq!(
         error.to_string(),
@@ -246,17 +252,22 @@ async fn what_lacks_is_said_and_nothing_is_signed() {
             .len()
     };
     play.pay(&address, send.to_sat() - 1);
-    play.announce(0, &did, &at_rate(3)).await.unwrap_err();
+    play.announce_singly(0, &did, &at_rate(3))
+        .await
+        .unwrap_err();
     assert_eq!(view(&play), 0);
     // Over the owner's limit (50 in this play).
-    let error = play.announce(0, &did, &at_rate(51)).await.unwrap_err();
+    let error = play
+        .announce_singly(0, &did, &at_rate(51))
+        .await
+        .unwrap_err();
     assert!(error.to_string().contains("limit of 50 sat/vB"), "{error}");
     let other = address_of(&did, KeyAddress::P2wpkh);
     let named = Announce {
         service: Some("initialP2WPKH".into()),
         ..at_rate(3)
     };
-    let error = play.announce(0, &did, &named).await.unwrap_err();
+    let error = play.announce_singly(0, &did, &named).await.unwrap_err();
     assert!(error.to_string().contains(&other.to_string()), "{error}");
     // What waits for a block is said, not spent.
     let chain = play.stage.chain.chain();
@@ -270,7 +281,7 @@ async fn what_lacks_is_said_and_nothing_is_signed() {
     assert_eq!((quote.spendable, quote.waiting), (Amount::ZERO, paid));
     assert_eq!(view(&play), 0);
     play.stage.mine(1).unwrap();
-    play.announce(0, &did, &named).await.unwrap();
+    play.announce_singly(0, &did, &named).await.unwrap();
     assert_eq!(view(&play), 1);
     play.close().await;
 }
@@ -312,7 +323,10 @@ async fn what_was_stored_is_sent_by_the_next_start() {
         .await;
     assert!(play.in_mempool(&signed.row.txid));
     // Asked again it gives the same, and nothing new.
-    let again = play.announce(0, &did, &Announce::default()).await.unwrap();
+    let again = play
+        .announce_singly(0, &did, &Announce::default())
+        .await
+        .unwrap();
     assert_eq!((again.spend.tx, again.refused), (signed.tx, None));
     // Nodes may forget it.
     let chain = play.stage.chain.chain();
@@ -337,11 +351,18 @@ async fn a_higher_fee_replaces_it() {
     let did = play.key_did(0).await;
     play.pay(&address_of(&did, KeyAddress::P2wpkh), 20_000);
     let update = play.update_singly(0, &did, "#s").await;
-    let first = play.announce(0, &did, &at_rate(1)).await.unwrap().spend;
-    let error = play.announce(0, &did, &at_rate(1)).await.unwrap_err();
+    let first = play
+        .announce_singly(0, &did, &at_rate(1))
+        .await
+        .unwrap()
+        .spend;
+    let error = play
+        .announce_singly(0, &did, &at_rate(1))
+        .await
+        .unwrap_err();
     assert!(error.to_string().contains("use --fee-rate 2"), "{error}");
     let mark = play.mark();
-    let second = play.announce(0, &did, &at_rate(9)).await.unwrap();
+    let second = play.announce_singly(0, &did, &at_rate(9)).await.unwrap();
     assert_eq!(second.refused, None);
     let second = second.spend;
     assert_eq!(second.quote.unwrap().replaces, Some(first.row.txid));
@@ -374,7 +395,11 @@ async fn a_reorg_moves_it_back_and_it_confirms_again() {
     let did = play.key_did(0).await;
     play.pay(&address_of(&did, KeyAddress::P2pkh), 20_000);
     play.update_singly(0, &did, "#s").await;
-    let spend = play.announce(0, &did, &at_rate(2)).await.unwrap().spend;
+    let spend = play
+        .announce_singly(0, &did, &at_rate(2))
+        .await
+        .unwrap()
+        .spend;
     let mark = play.mark();
     play.stage.mine(1).unwrap();
     play.reaches(0, mark, &did, 2).await;
@@ -410,7 +435,10 @@ async fn what_another_wallet_spends_is_announced_anew() {
     let signed = play.sign_only(0, &did).await;
     let foreign = play.spent_elsewhere(&signed.tx, &address);
     let mark = play.mark();
-    let refused = play.announce(0, &did, &Announce::default()).await.unwrap();
+    let refused = play
+        .announce_singly(0, &did, &Announce::default())
+        .await
+        .unwrap();
     assert_eq!(refused.spend.tx, signed.tx);
     let reason = refused.refused.unwrap();
     assert!(reason.contains("insufficient fee"), "{reason}");
@@ -425,7 +453,10 @@ async fn what_another_wallet_spends_is_announced_anew() {
     let error = signed.send().await.unwrap_err().to_string();
     assert!(error.contains("missingorspent"), "{error}");
 
-    let anew = play.announce(0, &did, &Announce::default()).await.unwrap();
+    let anew = play
+        .announce_singly(0, &did, &Announce::default())
+        .await
+        .unwrap();
     assert_eq!(anew.refused, None);
     assert_announces(&anew.spend.tx, &update);
     assert_eq!(anew.spend.tx.input[0].previous_output.txid, foreign);
@@ -486,7 +517,12 @@ async fn outputs_of_another_announcement_are_left_alone() {
     let quote = handle.quote_announcement(&did, &at_rate(2)).await.unwrap();
     assert_eq!(quote.spendable, Amount::ZERO, "20 000 sat are taken");
     play.pay(&address, 3_000);
-    let mine = play.announce(0, &did, &at_rate(2)).await.unwrap().spend.tx;
+    let mine = play
+        .announce_singly(0, &did, &at_rate(2))
+        .await
+        .unwrap()
+        .spend
+        .tx;
     assert_eq!(mine.input.len(), 1);
     let taken = signed.tx.input[0].previous_output;
     assert_ne!(mine.input[0].previous_output, taken);

@@ -154,7 +154,10 @@ async fn every_bad_change_is_refused_with_its_reason_and_leaves_nothing() {
         "value": "zQ3shmsvzTjQkcy2FqajPhNSSU4bWrUw3MP2YWsGsf49cMnMH" }]);
     let meant = vec![Change::Patch(foreign), Change::HandOver];
     let handle = play.stage.actors[1].handle.clone();
-    handle.propose_update(&did, meant, SINGLY).await.unwrap();
+    handle
+        .propose_update(&did, meant, SINGLY, Disclosure::HashOnly)
+        .await
+        .unwrap();
     play.close().await;
 }
 

@@ -102,7 +102,7 @@ async fn a_beacon_is_removed_and_its_signals_stay_explained() {
             .find(|beacon| beacon.id.ends_with("#initialP2TR"));
         play.pay(&own.unwrap().address, 20_000);
         let announce = btcr2_agent::agent::singleton::Announce::default();
-        play.announce(2, &other, &announce).await.unwrap();
+        play.announce_singly(2, &other, &announce).await.unwrap();
         play.stage.mine(FINAL_DEPTH).unwrap();
         play.settled(2, &other, 3, update_state::FINAL).await;
         let document = play.resolves(2, &other, 3).await;
