@@ -609,6 +609,7 @@ fn kind_of(input: &NodeInput) -> &'static str {
             ParticipantInput::Lost { .. } => "lost",
             ParticipantInput::Fetch { .. } => "fetch",
             ParticipantInput::Restarted => "restarted",
+            ParticipantInput::Recovered => "recovered",
         },
     }
 }

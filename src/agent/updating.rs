@@ -6,10 +6,14 @@ use super::dids::{binding_state, did_state, update_state};
 use super::error::AgentError;
 use super::fresh::FreshResolution;
 use super::handle::AgentHandle;
+use super::node::{Machine, NodeInput};
 use super::routing::{Route, Via};
 use super::runtime::Agent;
+use super::standing::Standing;
 use crate::did::{BeaconKind, Did, Document, ErrorCode, UnsignedUpdate};
 use crate::hash::{CohortId, SignalBytes, UpdateHash};
+use crate::protocol::effect::Outcome;
+use crate::protocol::participant::ParticipantInput;
 use crate::store::{ArtifactKey, ArtifactKind, Binding, NewArtifact, NewUpdate, Role, Subject};
 
 /// An update that was signed and queued.
@@ -241,7 +245,8 @@ impl Agent {
         self.require_control(after, &draft, changes)?;
         self.signing_key(before)?;
         let binds = self.new_bindings(before, after)?;
-        let notes = self.notes(before, after)?;
+        let mut notes = self.notes(before, after)?;
+        notes.extend(self.round_under_way(&route));
         Ok(Plan {
             unsigned,
             draft,
@@ -251,6 +256,19 @@ impl Agent {
             refused,
             notes,
         })
+    }
+
+    /// Says that the round a user may see is not the one that announces the update.
+    fn round_under_way(&self, route: &Route) -> Option<String> {
+        let node = self.nodes.get(&(route.cohort()?, Role::Participant))?;
+        let Machine::Participant(machine) = &node.machine else {
+            return None;
+        };
+        let open = machine.open_round_now().filter(|round| round.responded)?;
+        Some(format!(
+            "round {} is under way and has this agent's response: the update goes into the one after it",
+            open.round
+        ))
     }
 
     fn pending_bindings(
@@ -341,7 +359,7 @@ impl Agent {
     pub fn withdraw_update(&mut self, did: &Did, target_version: u64) -> Result<(), AgentError> {
         let row = self.waiting_update(did, target_version)?;
         let standing = self.standing_of(&row);
-        let waits = standing.is_none_or(|standing| standing == super::standing::Standing::Queued);
+        let waits = standing.is_none_or(|standing| standing == Standing::Queued);
         if row.pinned || !waits {
             return Err(AgentError::Refused(format!(
                 "the update to version {target_version} can not be taken back: it is {}",
@@ -349,16 +367,33 @@ impl Agent {
             )));
         }
         if let Some(cohort) = row.cohort {
-            let index = did.smt_index();
-            let input = super::node::NodeInput::Participant(
-                crate::protocol::participant::ParticipantInput::Withdraw { index },
-            );
-            let outcome = self.feed((cohort, Role::Participant), input)?;
+            let outcome = self.take_back(did, cohort)?;
             super::dids::refused(outcome)?;
         }
+        // Machines that were told to count the DID as bound go on doing so, which costs nothing.
+        let bindings = self.store.view().bindings_of(did.smt_index())?;
+        let unbound = bindings
+            .into_iter()
+            .filter(|binding| binding.state == binding_state::PENDING)
+            .map(|binding| Binding {
+                state: binding_state::MAY_BIND.into(),
+                ..binding
+            });
         self.store.transaction::<_, AgentError>(|tx| {
+            for binding in unbound {
+                tx.put_binding(&binding)?;
+            }
             Ok(tx.withdraw_update(did.as_str(), target_version)?)
         })
+    }
+
+    /// Has a cohort's machine forget the update of a DID that waits there.
+    pub(super) fn take_back(&mut self, did: &Did, cohort: CohortId) -> Result<Outcome, AgentError> {
+        let index = did.smt_index();
+        self.feed(
+            (cohort, Role::Participant),
+            NodeInput::Participant(ParticipantInput::Withdraw { index }),
+        )
     }
 }
 

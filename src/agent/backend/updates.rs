@@ -61,6 +61,7 @@ impl AgentBackend {
                 after: value_of(&proposed.after),
                 notes: proposed.notes,
                 next_round_at: None,
+                announcement: None,
             });
         }
         let queued = self
@@ -81,6 +82,7 @@ impl AgentBackend {
             after: value_of(&queued.after),
             notes: queued.notes,
             next_round_at: None,
+            announcement: None,
         })
     }
 
@@ -100,9 +102,12 @@ impl AgentBackend {
         if let Some(first) = failed.first() {
             return Err(Failure::new(
                 ErrorCode::WrongPhase,
-                format!("the beacon was not removed from every DID: {first}"),
+                format!("the beacon could not be removed from every DID: {first}"),
             )
-            .remedy("`btcr2-agent cohort leave --plan` shows where each DID stands"));
+            .remedy(
+                "`btcr2-agent cohort leave --plan` shows where each DID stands; `btcr2-agent did announce` \
+                 announces what is signed",
+            ));
         }
         Ok(plan_view(&plan))
     }

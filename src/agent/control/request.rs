@@ -5,7 +5,9 @@ use std::str::FromStr;
 
 use serde::{Deserialize, Serialize};
 
+pub use super::request_keeping::{Backup, SidecarOf, VerifyDids};
 pub use super::request_publish::DidArtifacts;
+pub use super::request_singleton::{AnnounceDid, BindDid};
 pub use super::request_update::{
     AnnounceBy, BeaconSpec, CreateDid, DidChange, Disclose, LeaveCohort, ParseBeaconError,
     UpdateDid, WithdrawUpdate,

@@ -6,6 +6,7 @@ use clap::{ArgGroup, Args, ValueEnum};
 
 use super::values::{NewBeaconArg, ServiceArg};
 use crate::agent::control::request::{CohortRef, DidRef};
+use crate::agent::control::views::FeeRate;
 
 /// What announces an update.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, ValueEnum)]
@@ -99,13 +100,16 @@ pub struct UpdateArgs {
     /// Show the aggregator the update's hash only [default: unless participant.deposit_updates is set]
     #[arg(long)]
     pub hash_only: bool,
+    /// With --via singleton: the fee rate in sat/vB [default: the chain's estimate, within the policy]
+    #[arg(long, value_name = "RATE", conflicts_with = "cohort")]
+    pub fee_rate: Option<FeeRate>,
     /// Show what would come of it; sign and store nothing
     #[arg(long)]
     pub dry_run: bool,
     /// Also when no key of this agent could update the DID afterwards
     #[arg(long)]
     pub hand_over: bool,
-    /// Do not ask before deactivating
+    /// Do not ask before deactivating, or before paying
     #[arg(long, short)]
     pub yes: bool,
 }
@@ -118,5 +122,5 @@ pub struct WithdrawArgs {
     pub did: DidRef,
     /// The version the update leads to [default: the last one]
     #[arg(long, value_name = "N")]
-    pub version: Option<u64>,
+    pub version_id: Option<u64>,
 }

@@ -189,11 +189,11 @@ impl Context {
         if args.remove_beacons {
             return self.out.view(&daemon.cohort_remove_beacons(one).await?);
         }
-        let plan = daemon.cohort_exit_plan(one).await?;
         if args.plan {
-            return self.out.view(&plan);
+            return self.out.view(&daemon.cohort_exit_plan(one).await?);
         }
         if !args.yes {
+            let plan = daemon.cohort_exit_plan(one).await?;
             let mut page = Page::new(now());
             plan.render(&mut page);
             page.line("");

@@ -17,6 +17,10 @@ use crate::lookup::serve::{ResolverServer, ServeError, ServeSettings};
 use crate::network::Network;
 use crate::resolver::Strictness;
 
+/// Connections to each chain server, opened when there is that much to do. A connection has one request under
+/// way at a time; public servers count the connections of a client.
+const CONNECTIONS: usize = 4;
+
 /// Longest time for one request to a chain server, in seconds.
 const CHAIN_TIMEOUT_S: u64 = 20;
 
@@ -36,18 +40,22 @@ impl Context {
         let mut lookups = BTreeMap::new();
         for (network, url) in chains {
             let patience = Duration::from_secs(CHAIN_TIMEOUT_S).min(time);
-            let backend = ChainBackend::esplora(&url, patience).map_err(|error| {
-                Failure::new(ErrorCode::InvalidValue, format!("{network}: {error}"))
-            })?;
-            networks.push(ServedNetwork {
-                network,
-                chain: backend.host().to_owned(),
-            });
-            let mut lookup = Lookup::new(backend);
-            if !reader.is_empty() {
-                lookup = lookup.with_cas(reader.clone());
+            let mut lines = Vec::new();
+            let mut chain = String::new();
+            for _ in 0..CONNECTIONS {
+                let backend = ChainBackend::esplora(&url, patience).map_err(|error| {
+                    Failure::new(ErrorCode::InvalidValue, format!("{network}: {error}"))
+                })?;
+                backend.host().clone_into(&mut chain);
+                let lookup = Lookup::new(backend);
+                lines.push(if reader.is_empty() {
+                    lookup
+                } else {
+                    lookup.with_cas(reader.clone())
+                });
             }
-            lookups.insert(network, lookup);
+            networks.push(ServedNetwork { network, chain });
+            lookups.insert(network, lines);
         }
         let settings = ServeSettings {
             max_body: usize::try_from(args.max_body)

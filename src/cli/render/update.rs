@@ -59,6 +59,9 @@ impl Render for DidUpdateView {
                 page.line(&format!("  {note}"));
             }
         }
+        if let Some(announcement) = &self.announcement {
+            announcement.render(page);
+        }
     }
 }
 

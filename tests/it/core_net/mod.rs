@@ -14,6 +14,7 @@ mod history;
 mod net;
 mod node;
 mod order;
+mod recovered;
 mod requests;
 mod responses;
 mod rounds;

@@ -5,6 +5,7 @@ use std::fmt;
 use bitcoin::Txid;
 use serde::{Deserialize, Serialize};
 
+use super::singleton::AnnouncementView;
 use crate::hash::{CohortId, UpdateHash};
 use crate::protocol::Round;
 use crate::time::UnixTime;
@@ -162,6 +163,9 @@ pub struct DidUpdateView {
     /// When the next round opens, if that is known.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub next_round_at: Option<UnixTime>,
+    /// Of an update that is announced singly: what that costs or lacks, or what was sent.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub announcement: Option<AnnouncementView>,
 }
 
 /// What leaving a cohort means, and what has to be done before and after.
