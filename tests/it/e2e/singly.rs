@@ -18,7 +18,7 @@ use btcr2_agent::protocol::money::MoneyRefused;
 use btcr2_agent::resolver::{Resolution, ResolutionOptions, Strictness};
 use btcr2_agent::store::{DidRow, SpendRow, SpendStanding, SpendState, Store, StoreError};
 
-use super::play::{PATIENCE, Play};
+use super::play::{PATIENCE, Play, eventually};
 
 impl Play {
     pub async fn key_did(&self, actor: usize) -> Did {
@@ -448,8 +448,13 @@ async fn what_another_wallet_spends_is_announced_anew() {
     play.stage.mine(1).unwrap();
     play.stands(0, mark, signed.row.txid, SpendState::Conflicted)
         .await;
-    let stored = play.file(0).view().spend(signed.row.txid).unwrap();
-    assert_eq!(stored.unwrap().standing.conflict, Some(foreign));
+    // In the mempool the conflict could be outbid; in a block it can not, and another transaction has to announce.
+    let standing = || {
+        let stored = play.file(0).view().spend(signed.row.txid).unwrap();
+        stored.unwrap().standing
+    };
+    eventually("the conflict in a block", || standing().height.is_some()).await;
+    assert_eq!(standing().conflict, Some(foreign));
     let error = signed.send().await.unwrap_err().to_string();
     assert!(error.contains("missingorspent"), "{error}");
 
