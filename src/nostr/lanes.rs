@@ -460,7 +460,7 @@ mod tests {
         assert_eq!(back, Receipt::Duplicate, "for the copy that is gone");
         assert_eq!(after.receive(theirs, INC, far + 1), Receipt::New);
         let ack = after.acks_to(key(1), key(2), None, cohort()).remove(0);
-        assert_eq!(ack.upto, far - WINDOW);
+        assert_eq!(ack.upto, far + 1 - WINDOW);
     }
 
     #[test]

@@ -390,7 +390,7 @@ mod tests {
         ] {
             let mut changed = terms();
             changed.deposits = deposits;
-            let member = format!(r#""depth":1,"deposits":"{name}","#);
+            let member = format!(r#""deposits":"{name}","depth":1,"#);
             let text = without.replacen(r#""depth":1,"#, &member, 1);
             assert_eq!(changed.canonical(), text);
             let (parsed, id) = Terms::parse(&text).unwrap();

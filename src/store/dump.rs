@@ -172,11 +172,7 @@ impl View<'_> {
             ),
         };
         let mut statement = self.conn.prepare(&sql).map_err(StoreError::from)?;
-        let names: Vec<String> = statement
-            .column_names()
-            .into_iter()
-            .map(str::to_owned)
-            .collect();
+        let names: Vec<String> = statement.column_names().map(str::to_owned).collect();
         let mut rows = statement.query([]).map_err(StoreError::from)?;
         while let Some(row) = rows.next().map_err(StoreError::from)? {
             let mut object = Map::new();

@@ -179,8 +179,11 @@ impl AgentBackend {
                 Ok(asked)
             })
             .await?;
+        if asked == 0 {
+            return Ok(0);
+        }
         let deadline = Instant::now() + wait;
-        while asked > 0 {
+        loop {
             let (of, read) = (dids.to_vec(), scans.clone());
             let missing = self
                 .with(move |agent| agent.lacks_proofs(&of, &agent.facts_with(read)))
@@ -191,12 +194,14 @@ impl AgentBackend {
             let news = async {
                 loop {
                     match events.recv().await {
-                        Ok(event) => match event.what {
-                            What::Report(Report::HistoryFetched { .. } | Report::Alarm { .. }) => {
+                        Ok(event) => {
+                            if let What::Report(
+                                Report::HistoryFetched { .. } | Report::Alarm { .. },
+                            ) = event.what
+                            {
                                 return true;
                             }
-                            _ => {}
-                        },
+                        }
                         Err(RecvError::Lagged(_)) => return true,
                         Err(RecvError::Closed) => return false,
                     }

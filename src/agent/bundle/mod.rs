@@ -106,14 +106,9 @@ pub struct BundleEnd {
 pub fn inspect_bundle(path: &Path, key: &BundleKey) -> Result<BundleEnd, BundleError> {
     let mut segments = Segments::open(path, key)?;
     let mut last = None;
-    loop {
-        match segments.next()? {
-            Next::Segment(bytes) => {
-                if let Some(mark) = last_mark(&bytes)? {
-                    last = Some((mark, segments.position().0));
-                }
-            }
-            Next::End | Next::Torn => break,
+    while let Next::Segment(bytes) = segments.next()? {
+        if let Some(mark) = last_mark(&bytes)? {
+            last = Some((mark, segments.position().0));
         }
     }
     let Some((mark, end)) = last else {

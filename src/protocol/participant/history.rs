@@ -57,7 +57,7 @@ fn fetched_report(index: SmtIndex, effects: &[Effect]) -> Option<Effect> {
 /// What an item of an answer is worth.
 enum Verdict {
     /// It proves what happened to the index.
-    Proved(Artifact),
+    Proved(Box<Artifact>),
     /// It belongs to the signal; only what this member did in that round can tell what it means.
     Recall,
     /// It proves nothing.
@@ -164,7 +164,7 @@ impl Participant {
             match self.judge(&index, &item) {
                 Verdict::Proved(artifact) => {
                     missing.remove(&item.signal);
-                    effects.extend(self.fetched(&index, artifact));
+                    effects.extend(self.fetched(&index, *artifact));
                 }
                 Verdict::Recall => recall.push(item),
                 Verdict::Bad => bad = true,
@@ -337,7 +337,7 @@ impl Participant {
                     return Verdict::Recall;
                 }
                 self.proof(index, item, None, None)
-                    .map_or(Verdict::Bad, Verdict::Proved)
+                    .map_or(Verdict::Bad, |artifact| Verdict::Proved(Box::new(artifact)))
             }
             CohortBeacon::Cas => {
                 let mine = self.indexes.get(index).and_then(|mine| mine.did.as_ref());
@@ -353,7 +353,7 @@ impl Participant {
                     _ => return Verdict::Bad,
                 }
                 self.announcement(item)
-                    .map_or(Verdict::Bad, Verdict::Proved)
+                    .map_or(Verdict::Bad, |artifact| Verdict::Proved(Box::new(artifact)))
             }
         }
     }

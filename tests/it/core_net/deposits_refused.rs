@@ -116,7 +116,7 @@ fn bad_deposits(life: &Life, other: &Life) -> Vec<(DepositCode, UpdateDeposit)> 
         ),
         (
             DepositCode::TooLarge,
-            tampered(life, |update| update["more"] = json!("x".repeat(300_000))),
+            tampered(life, |update| update["more"] = json!("x".repeat(200_000))),
         ),
         // Another key signs; a signature of something else; no signature.
         (
