@@ -57,6 +57,12 @@ pub struct SpendStanding {
 }
 
 impl SpendStanding {
+    /// Whether a block holds it.
+    #[must_use]
+    pub const fn is_on_chain(&self) -> bool {
+        matches!(self.state, SpendState::Confirmed | SpendState::Final)
+    }
+
     /// Signed, and nothing else known.
     #[must_use]
     pub const fn signed() -> Self {

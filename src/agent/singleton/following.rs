@@ -228,7 +228,11 @@ fn confirmations(tip: Option<u32>, height: u32) -> u32 {
 }
 
 /// Where a signal stands, as the history of its address says.
-fn standing_of(row: &SpendRow, tx: &Transaction, history: &AddressHistory) -> SpendStanding {
+pub(super) fn standing_of(
+    row: &SpendRow,
+    tx: &Transaction,
+    history: &AddressHistory,
+) -> SpendStanding {
     let on_chain = |state, height| SpendStanding {
         state,
         height,

@@ -9,6 +9,7 @@ use super::super::dids::parse_document;
 use super::super::error::AgentError;
 use super::super::handle::AgentHandle;
 use super::super::runtime::Agent;
+use super::following::standing_of;
 use crate::beacon::history::AddressHistory;
 use crate::beacon::signal::BeaconOutput;
 use crate::beacon::singleton::{Coins, FeeOffer, Replaced, SingletonBeacon, SpendError, SpendPlan};
@@ -123,7 +124,7 @@ impl AgentHandle {
             let Some(version) = agent.pending_version(&did)? else {
                 return Ok(None);
             };
-            let announced = agent.announced_before(&did, version)?;
+            let announced = agent.announced_before(&did, version, None)?;
             Ok(announced.map(|(row, _)| row))
         })
         .await?
@@ -253,7 +254,9 @@ impl Agent {
         announce: &Announce,
     ) -> Result<Quote, AgentError> {
         let earlier = match version {
-            Some(version) if announce.fee_rate.is_some() => self.announced_before(did, version)?,
+            Some(version) if announce.fee_rate.is_some() => {
+                self.announced_before(did, version, Some(funds))?
+            }
             _ => None,
         };
         let taken = self.taken(did, version)?;
@@ -343,8 +346,8 @@ impl Agent {
         &self,
         did: &Did,
         version: u64,
+        funds: Option<&Funds>,
     ) -> Result<Option<(SpendRow, Transaction)>, AgentError> {
-        let spends = self.store.view().spends_of(did.as_str(), version)?;
         let alive = |row: &SpendRow| {
             let standing = &row.standing;
             match standing.state {
@@ -354,11 +357,35 @@ impl Agent {
                 SpendState::Confirmed | SpendState::Final | SpendState::Dead => false,
             }
         };
-        let Some(row) = spends.into_iter().rev().find(alive) else {
-            return Ok(None);
+        let signed = self.announcements_now(did, version, funds)?;
+        Ok(signed.into_iter().rev().find(|(row, _)| alive(row)))
+    }
+
+    /// What was signed to announce an update, in the order of signing: where it stands by the histories that were just
+    /// read, or else as it is stored.
+    pub(super) fn announcements_now(
+        &self,
+        did: &Did,
+        version: u64,
+        funds: Option<&Funds>,
+    ) -> Result<Vec<(SpendRow, Transaction)>, AgentError> {
+        let history_of = |address: &str| {
+            let held = funds.map_or(&[][..], |funds| funds.held.as_slice());
+            let mut held = held.iter();
+            held.find(|(route, _)| route.beacon.address().to_string() == address)
+                .map(|(_, history)| history)
         };
-        let tx = transaction_of(&row)?;
-        Ok(Some((row, tx)))
+        let spends = self.store.view().spends_of(did.as_str(), version)?;
+        spends
+            .into_iter()
+            .map(|mut row| {
+                let tx = transaction_of(&row)?;
+                if let Some(history) = history_of(&row.address) {
+                    row.standing = standing_of(&row, &tx, history);
+                }
+                Ok((row, tx))
+            })
+            .collect()
     }
 
     /// Outputs that signals of other updates spend which may still confirm: whatever the chain shows, they are not

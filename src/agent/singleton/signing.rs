@@ -14,6 +14,7 @@ use super::paying::{Announce, Funds, Quote};
 use crate::chain::{BroadcastError, ChainBackend};
 use crate::did::{Did, Document, ErrorCode, SignedUpdate, VerifyOptions, verify};
 use crate::hash::{SignalBytes, UpdateHash};
+use crate::protocol::aggregator::FINAL_DEPTH;
 use crate::protocol::money::MoneyPermit;
 use crate::store::{SpendRow, SpendStanding, UpdateRow};
 
@@ -97,7 +98,15 @@ impl Agent {
         let did = fresh.did();
         let update = self.pending_update_after(fresh)?;
         let version = update.target_version;
-        if let Some((row, tx)) = self.announced_before(did, version)?
+        let signed = self.announcements_now(did, version, Some(funds))?;
+        if let Some((row, _)) = signed.iter().find(|(row, _)| row.standing.is_on_chain()) {
+            return Err(AgentError::Refused(format!(
+                "the update to version {version} is on the chain, announced by {}: wait for its {FINAL_DEPTH} \
+                 confirmations",
+                row.txid
+            )));
+        }
+        if let Some((row, tx)) = self.announced_before(did, version, Some(funds))?
             && announce.fee_rate.is_none()
         {
             return Ok(SignedSpend {
