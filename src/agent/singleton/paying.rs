@@ -380,7 +380,9 @@ impl Agent {
             .into_iter()
             .map(|mut row| {
                 let tx = transaction_of(&row)?;
-                if let Some(history) = history_of(&row.address) {
+                // What was settled six blocks deep stays so; the chain is watched for the rest only.
+                let open = !matches!(row.standing.state, SpendState::Final | SpendState::Dead);
+                if let Some(history) = history_of(&row.address).filter(|_| open) {
                     row.standing = standing_of(&row, &tx, history);
                 }
                 Ok((row, tx))
