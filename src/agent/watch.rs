@@ -163,7 +163,9 @@ impl Poll {
             estimate.map(|rate| u32::try_from(rate.to_sat_per_vb_ceil()).unwrap_or(u32::MAX));
         for address in addresses {
             let news = match self.backend.address_history(&address).await {
-                Ok(chain::AddressHistory { tip_height, txs, .. }) => ChainNews::History {
+                Ok(chain::AddressHistory {
+                    tip_height, txs, ..
+                }) => ChainNews::History {
                     network,
                     address,
                     history: Arc::new(AddressHistory::new(tip_height, txs)),

@@ -16,6 +16,7 @@ use bitcoin::{Address, BlockHash, FeeRate, ScriptBuf, Transaction, Txid};
 use esplora_client::{AsyncClient, Builder, EsploraTx};
 use url::Url;
 
+use super::error::printable;
 use super::reading::Reading;
 use super::{AddressHistory, BlockFacts, BroadcastError, ChainError, Tip, TxStatus};
 use crate::time::UnixTime;
@@ -37,9 +38,6 @@ const MAX_SPEND_LOOKUPS: usize = 200;
 /// Retries after HTTP 429, 500 and 503, with 0.25 s and 0.5 s between. The caller retries at its own,
 /// slower pace.
 const RETRIES: usize = 2;
-
-/// Longest part of a server's own words that goes into an error.
-const MAX_DETAIL: usize = 200;
 
 /// An Esplora HTTP server.
 ///
@@ -450,24 +448,10 @@ fn node_reason(message: &str) -> String {
     printable(inner.as_ref().map_or(message, |error| &error.message))
 }
 
-/// A stranger's text made fit for one line of a log.
-fn printable(text: &str) -> String {
-    let line: String = text
-        .chars()
-        .map(|c| if c.is_control() { ' ' } else { c })
-        .take(MAX_DETAIL)
-        .collect();
-    let line = line.trim();
-    if line.is_empty() {
-        "no reason given".to_owned()
-    } else {
-        line.to_owned()
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::chain::error::MAX_DETAIL;
 
     #[test]
     fn unusable_urls_are_refused_with_the_reason() {
