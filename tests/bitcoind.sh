@@ -81,7 +81,7 @@ say "building bitcoind into $cache (some minutes, once)"
         -DBUILD_DAEMON=ON -DBUILD_CLI=OFF -DBUILD_TX=OFF -DBUILD_UTIL=OFF -DBUILD_BITCOIN_BIN=OFF -DBUILD_TESTS=OFF \
         -DBUILD_BENCH=OFF -DBUILD_GUI=OFF -DBUILD_FUZZ_BINARY=OFF -DBUILD_KERNEL_LIB=OFF -DENABLE_WALLET=OFF \
         -DENABLE_IPC=OFF -DENABLE_EXTERNAL_SIGNER=OFF -DWITH_ZMQ=OFF -DWITH_EMBEDDED_ASMAP=OFF -DINSTALL_MAN=OFF
-    nice cmake --build "$work/build" -j "${JOBS:-$(getconf _NPROCESSORS_ONLN)}" --target bitcoind
+    cmake --build "$work/build" -j "${JOBS:-$(getconf _NPROCESSORS_ONLN)}" --target bitcoind
 } >"$work/log" 2>&1 || { tail -n 40 "$work/log" >&2; die "the build failed"; }
 strip "$work/build/bin/bitcoind" 2>/dev/null || true
 # Renamed into place, so that a build that was cut off, or another one beside it, is never taken for a node.

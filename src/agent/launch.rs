@@ -9,6 +9,7 @@ use std::path::Path;
 use std::time::Duration;
 
 use super::backend::AgentBackend;
+use super::chains::backend_of;
 use super::control::views::RelaySource;
 use super::control::{ErrorCode, Failure};
 use super::error::AgentError;
@@ -16,7 +17,7 @@ use super::options::{AgentOptions, StandingPolicy, system_clock};
 use super::runtime::Agent;
 use crate::chain::ChainBackend;
 use crate::config::{
-    Backend, Config, ConfigError, Connections, Home, HomeError, HomeLock, Provenance, RelayEntry,
+    Config, ConfigError, Connections, Home, HomeError, HomeLock, Provenance, RelayEntry,
     RelayError, RelayList, WhenNoUpdate,
 };
 use crate::keys::keystore::{self, KeystoreError};
@@ -25,9 +26,6 @@ use crate::network::Network;
 use crate::nostr::link::{LinkOptions, RelayConfig};
 use crate::protocol::participant::{Decline, SigningPolicy};
 use crate::store::{RelayRow, Store, StoreError};
-
-/// Time for one request to a chain server.
-const CHAIN_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// A home that this process holds, with everything in it open.
 pub struct Opened {
@@ -324,12 +322,8 @@ fn chains(config: &Config) -> Result<Vec<(Network, ChainBackend, Duration)>, Fai
         .filter(|network| !network.carries_value())
         .map(|network| {
             let chain = config.chain.of(network);
-            let backend =
-                ChainBackend::esplora(&chain.url_for(network), CHAIN_TIMEOUT).map_err(|error| {
-                    let key = format!("chain.{network}.url");
-                    Failure::new(ErrorCode::BadConfig, format!("{key}: {error}"))
-                })?;
-            Ok((network, backend, Duration::from_secs(chain.poll.seconds())))
+            let poll = Duration::from_secs(chain.poll.seconds());
+            Ok((network, backend_of(chain, network)?, poll))
         })
         .collect()
 }
@@ -368,12 +362,6 @@ fn check_supported(config: &Config) -> Result<(), Failure> {
         )
         .remedy("remove the setting"))
     };
-    for network in Network::ALL {
-        if config.chain.of(network).backend == Backend::Bitcoind {
-            let key = format!("chain.{network}.backend");
-            return refused(key, "only esplora is supported");
-        }
-    }
     if config.privacy.proxy.is_some() {
         return refused("privacy.proxy".into(), "a proxy is not supported");
     }

@@ -6,6 +6,7 @@
 
 pub mod adverts;
 pub mod backend;
+pub mod chains;
 mod changes;
 pub mod control;
 mod delivery;

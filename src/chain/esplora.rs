@@ -67,6 +67,18 @@ impl EsploraBackend {
     /// # Errors
     /// [`ChainError::Url`]: not an http or https URL, or one with a user name, query or fragment.
     pub fn new(base_url: &str, timeout: Duration) -> Result<Self, ChainError> {
+        Self::through(base_url, timeout, None)
+    }
+
+    /// As [`Self::new`], by way of an HTTP proxy (`http://host:port`), which is asked to `CONNECT`.
+    ///
+    /// # Errors
+    /// [`ChainError::Url`], as [`Self::new`].
+    pub fn through(
+        base_url: &str,
+        timeout: Duration,
+        proxy: Option<&str>,
+    ) -> Result<Self, ChainError> {
         let bad = |problem| ChainError::Url { problem };
         let url = Url::parse(base_url.trim()).map_err(|_| bad("is not a URL"))?;
         if !matches!(url.scheme(), "http" | "https") {
@@ -85,7 +97,11 @@ impl EsploraBackend {
             Some(port) => format!("{name}:{port}"),
             None => name.to_owned(),
         };
-        let client = Builder::new(url.as_str().trim_end_matches('/'))
+        let mut builder = Builder::new(url.as_str().trim_end_matches('/'));
+        if let Some(proxy) = proxy {
+            builder = builder.proxy(proxy.trim_end_matches('/'));
+        }
+        let client = builder
             .timeout(timeout.max(Duration::from_secs(1)))
             .max_retries(RETRIES)
             .header(

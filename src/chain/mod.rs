@@ -131,6 +131,18 @@ impl ChainBackend {
         EsploraBackend::new(base_url, timeout).map(Self::Esplora)
     }
 
+    /// The same by way of an HTTP proxy, see [`EsploraBackend::through`].
+    ///
+    /// # Errors
+    /// [`ChainError::Url`] when `base_url` cannot be used.
+    pub fn esplora_through(
+        base_url: &str,
+        timeout: Duration,
+        proxy: Option<&str>,
+    ) -> Result<Self, ChainError> {
+        EsploraBackend::through(base_url, timeout, proxy).map(Self::Esplora)
+    }
+
     /// The backend of a Bitcoin Core node, see [`CoreBackend::new`].
     ///
     /// # Errors

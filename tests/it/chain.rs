@@ -1,5 +1,8 @@
 //! The chain backends against the in-process regtest chain: over HTTP on loopback, as users have it.
 
+mod compared;
+mod core_rpc;
+mod core_server;
 mod erring_servers;
 mod esplora;
 mod regtest;
@@ -50,27 +53,27 @@ fn sat(value: u64) -> Amount {
 }
 
 /// A taproot output that one key spends by the key path, and what it may be used for.
-struct Wallet {
+pub struct Wallet {
     tweaked: TweakedKeypair,
 }
 
 impl Wallet {
-    fn new(seed: u8) -> Self {
+    pub fn new(seed: u8) -> Self {
         let secret = SecretKey::from_slice(&[seed; 32]).unwrap();
         let tweaked = Keypair::from_secret_key(SECP256K1, &secret).tap_tweak(SECP256K1, None);
         Self { tweaked }
     }
 
-    fn script(&self) -> ScriptBuf {
+    pub fn script(&self) -> ScriptBuf {
         ScriptBuf::new_p2tr_tweaked(self.tweaked.public_parts().0)
     }
 
-    fn address(&self) -> Address {
+    pub fn address(&self) -> Address {
         Address::from_script(&self.script(), bitcoin::Network::Regtest).unwrap()
     }
 
     /// Spends `inputs` to `outputs`, signed.
-    fn spend(&self, inputs: &[(OutPoint, TxOut)], outputs: Vec<TxOut>) -> Transaction {
+    pub fn spend(&self, inputs: &[(OutPoint, TxOut)], outputs: Vec<TxOut>) -> Transaction {
         self.spend_with(
             inputs,
             outputs,
@@ -79,7 +82,7 @@ impl Wallet {
         )
     }
 
-    fn spend_with(
+    pub fn spend_with(
         &self,
         inputs: &[(OutPoint, TxOut)],
         outputs: Vec<TxOut>,
@@ -122,14 +125,14 @@ impl Wallet {
     }
 }
 
-fn pay(script: ScriptBuf, value: u64) -> TxOut {
+pub fn pay(script: ScriptBuf, value: u64) -> TxOut {
     TxOut {
         value: sat(value),
         script_pubkey: script,
     }
 }
 
-fn signal_output(bytes: [u8; 32]) -> TxOut {
+pub fn signal_output(bytes: [u8; 32]) -> TxOut {
     pay(ScriptBuf::new_op_return(PushBytesBuf::from(bytes)), 0)
 }
 
@@ -140,7 +143,7 @@ fn funded(chain: &mut RegtestChain, wallet: &Wallet, value: u64) -> (OutPoint, T
     (outpoint, pay(wallet.script(), value))
 }
 
-fn by_txid(history: &AddressHistory) -> HashMap<Txid, (Transaction, Option<u32>)> {
+pub fn by_txid(history: &AddressHistory) -> HashMap<Txid, (Transaction, Option<u32>)> {
     let map: HashMap<_, _> = history
         .txs
         .iter()

@@ -13,6 +13,7 @@ mod core_net;
 mod did_vectors;
 mod e2e;
 mod musig_vectors;
+mod node;
 mod nostr;
 mod protocol_doc;
 mod store;

@@ -59,8 +59,8 @@ impl CoreLogin {
         })
     }
 
-    /// The value of the `Authorization` header.
-    fn header(&self) -> Result<Zeroizing<String>, String> {
+    /// The value of the `Authorization` header; the error never repeats what a file holds.
+    pub(crate) fn header(&self) -> Result<Zeroizing<String>, String> {
         let pair = match self {
             Self::Cookie(file) => {
                 let text = read_login_file(file)?;

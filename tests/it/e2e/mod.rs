@@ -5,9 +5,9 @@
 
 mod acts;
 mod checks;
-mod company;
+pub mod company;
 mod formation;
-mod play;
+pub mod play;
 mod relays;
 mod restarts;
 mod rounds;
