@@ -35,7 +35,7 @@ const COINBASE_MATURITY: u32 = 100;
 const FIRST_BLOCKS: u32 = COINBASE_MATURITY + 10;
 
 /// What a payment from the purse leaves to the miner.
-const FEE: Amount = Amount::from_sat(1_000);
+const FEE: Amount = Amount::from_sat(20_000);
 
 /// Blocks for one call.
 const BLOCKS_PER_CALL: u32 = 500;
@@ -340,11 +340,24 @@ impl RegtestNode {
         Ok(())
     }
 
-    /// Pays a script from the miner's coins, one coin per payment; the rest goes to the miner's script.
+    /// Pays a script from the miner's coins, as output 0 of a transaction in the mempool.
     ///
     /// # Errors
     /// [`NodeError::Empty`], or as [`Self::call`].
     pub fn fund(&self, script: &Script, amount: Amount) -> Result<OutPoint, NodeError> {
+        let txid = self.pay(vec![TxOut {
+            value: amount,
+            script_pubkey: script.to_owned(),
+        }])?;
+        Ok(OutPoint::new(txid, 0))
+    }
+
+    /// Pays these outputs from one of the miner's coins; what is left goes to the miner's script.
+    ///
+    /// # Errors
+    /// [`NodeError::Empty`], or as [`Self::call`].
+    pub fn pay(&self, mut outputs: Vec<TxOut>) -> Result<Txid, NodeError> {
+        let amount: Amount = outputs.iter().map(|output| output.value).sum();
         let redeem = redeem_script(0);
         let purse = ScriptBuf::new_p2wsh(&redeem.wscript_hash());
         loop {
@@ -373,6 +386,10 @@ impl RegtestNode {
                 .checked_add(FEE)
                 .and_then(|needed| value.checked_sub(needed))
                 .ok_or(NodeError::Empty(amount))?;
+            outputs.push(TxOut {
+                value: rest,
+                script_pubkey: purse,
+            });
             let mut witness = Witness::new();
             witness.push(redeem.as_bytes());
             let tx = Transaction {
@@ -384,19 +401,9 @@ impl RegtestNode {
                     sequence: Sequence::ENABLE_RBF_NO_LOCKTIME,
                     witness,
                 }],
-                output: vec![
-                    TxOut {
-                        value: amount,
-                        script_pubkey: script.to_owned(),
-                    },
-                    TxOut {
-                        value: rest,
-                        script_pubkey: purse,
-                    },
-                ],
+                output: outputs,
             };
-            let txid: Txid = self.call("sendrawtransaction", json!([serialize_hex(&tx)]))?;
-            return Ok(OutPoint::new(txid, 0));
+            return self.call("sendrawtransaction", json!([serialize_hex(&tx)]));
         }
     }
 
@@ -430,6 +437,9 @@ impl RegtestNode {
     /// As [`Self::call`].
     pub fn history(&self, script: &Script) -> Result<Vec<AddressTx>, NodeError> {
         let descriptor = format!("raw({})", script.as_bytes().as_hex());
+        // Waits until the index has the last block, which a scan would pass over without a word.
+        let best: BlockHash = self.call("getbestblockhash", json!([]))?;
+        let _: Value = self.call("getblockfilter", json!([best, "basic"]))?;
         let found: Value = self.call("scanblocks", json!(["start", [descriptor]]))?;
         let blocks = found.get("relevant_blocks").cloned().unwrap_or_default();
         let params = json!([blocks, [descriptor], true]);
