@@ -15,7 +15,7 @@ use std::time::{Duration, Instant};
 
 use bitcoin::Amount;
 use btcr2_agent::agent::adverts::check_advert;
-use btcr2_agent::agent::dids::Change;
+use btcr2_agent::agent::dids::{Change, Via};
 use btcr2_agent::agent::{Agent, AgentError, AgentEvent, What};
 use btcr2_agent::demo::DemoError;
 use btcr2_agent::demo::stage::Stage;
@@ -262,17 +262,13 @@ impl Bench {
         let started = Instant::now();
         loop {
             let (did, cohort) = (self.dids[member - 1].clone(), self.cohort);
-            let queued = self
-                .stage
-                .ask(member, move |agent| {
-                    let change = Change::AddService {
-                        id: format!("#service-{}", rand::random::<u32>()),
-                        kind: "LinkedDomains".into(),
-                        endpoint: serde_json::json!("https://example.com/"),
-                    };
-                    agent.update_did(&did, &[change], Some(cohort))
-                })
-                .await;
+            let change = Change::AddService {
+                id: format!("#service-{}", rand::random::<u32>()),
+                kind: "LinkedDomains".into(),
+                endpoint: serde_json::json!("https://example.com/"),
+            };
+            let via = Via::Cohort(Some(cohort));
+            let queued = self.stage.update(member, &did, vec![change], via).await;
             match queued {
                 Ok(_) => return,
                 Err(DemoError::Agent {

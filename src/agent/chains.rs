@@ -7,15 +7,16 @@ use crate::chain::{ChainBackend, CoreLogin};
 use crate::config::{Backend, Chain};
 use crate::network::Network;
 
-/// How long a backend waits for one answer.
-const TIMEOUT: Duration = Duration::from_secs(10);
-
 /// The backend of a network: the server that is set, and with `check` the servers that have to agree with
-/// it. Nothing is contacted yet; a cookie file is read with the first request.
+/// it. `timeout` bounds one request. Nothing is contacted yet; a cookie file is read with the first request.
 ///
 /// # Errors
 /// A setting that cannot be used, by its key.
-pub fn backend_of(chain: &Chain, network: Network) -> Result<ChainBackend, Failure> {
+pub fn backend_of(
+    chain: &Chain,
+    network: Network,
+    timeout: Duration,
+) -> Result<ChainBackend, Failure> {
     let bad = |key: &str, error: &dyn std::fmt::Display| {
         Failure::new(
             ErrorCode::BadConfig,
@@ -24,7 +25,7 @@ pub fn backend_of(chain: &Chain, network: Network) -> Result<ChainBackend, Failu
     };
     let proxy = chain.http_proxy.as_ref().map(ToString::to_string);
     let esplora = |key: &str, url: &str| {
-        ChainBackend::esplora_through(url, TIMEOUT, proxy.as_deref())
+        ChainBackend::esplora_through(url, timeout, proxy.as_deref())
             .map_err(|error| bad(key, &error))
     };
     let url = chain.url_for(network);
@@ -42,7 +43,7 @@ pub fn backend_of(chain: &Chain, network: Network) -> Result<ChainBackend, Failu
                     ));
                 }
             };
-            ChainBackend::core(&url, login, TIMEOUT).map_err(|error| bad("url", &error))?
+            ChainBackend::core(&url, login, timeout).map_err(|error| bad("url", &error))?
         }
     };
     let checks: Result<Vec<_>, _> = chain
@@ -58,18 +59,20 @@ mod tests {
     use super::*;
     use crate::config::Config;
 
+    const TIMEOUT: Duration = Duration::from_secs(10);
+
     #[test]
     fn settings_become_the_backend_they_name() {
         let mut chain = Config::default().chain.of(Network::Signet).clone();
-        let backend = backend_of(&chain, Network::Signet).unwrap();
+        let backend = backend_of(&chain, Network::Signet, TIMEOUT).unwrap();
         assert_eq!(backend.host(), "mempool.space");
         chain.check = vec!["https://a.example/api".parse().unwrap()];
-        let backend = backend_of(&chain, Network::Signet).unwrap();
+        let backend = backend_of(&chain, Network::Signet, TIMEOUT).unwrap();
         assert_eq!(backend.host(), "mempool.space (checked by a.example)");
 
         chain.backend = Backend::Bitcoind;
         chain.cookie_file = Some("/nowhere/.cookie".into());
-        let backend = backend_of(&chain, Network::Signet).unwrap();
+        let backend = backend_of(&chain, Network::Signet, TIMEOUT).unwrap();
         assert_eq!(backend.host(), "127.0.0.1:38332 (checked by a.example)");
 
         let dir = tempfile::tempdir().unwrap();
@@ -78,14 +81,14 @@ mod tests {
         chain.cookie_file = None;
         chain.user = Some("alice".to_owned());
         chain.password_file = Some(file.clone());
-        let failure = backend_of(&chain, Network::Signet).unwrap_err();
+        let failure = backend_of(&chain, Network::Signet, TIMEOUT).unwrap_err();
         assert!(
             failure
                 .message
                 .starts_with("chain.signet.password_file: cannot read")
         );
         std::fs::write(&file, "hunter2\nsecond line\n").unwrap();
-        let backend = backend_of(&chain, Network::Signet).unwrap();
+        let backend = backend_of(&chain, Network::Signet, TIMEOUT).unwrap();
         assert_eq!(backend.host(), "127.0.0.1:38332");
         assert!(!format!("{backend:?}").contains("hunter2"));
     }

@@ -72,6 +72,8 @@ pub(super) fn expiry(now: UnixTime, kind: &str) -> UnixTime {
     let round = matches!(
         kind,
         "round_open"
+            | "update_deposit"
+            | "deposited"
             | "response"
             | "nonce_update"
             | "nonce_request"

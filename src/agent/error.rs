@@ -4,6 +4,7 @@ use crate::did::ErrorCode;
 use crate::hash::CohortId;
 use crate::nostr::RelayUrl;
 use crate::protocol::money::MoneyRefused;
+use crate::resolver::Failure;
 use crate::store::StoreError;
 
 /// Why a command was not carried out, or why the agent stops.
@@ -41,6 +42,17 @@ pub enum AgentError {
         /// What is wrong.
         reason: String,
     },
+    /// A DID of this agent does not resolve as things stand.
+    #[error("{did} does not resolve now, so that no update of it may be made: {failure}")]
+    Unresolvable {
+        /// The DID.
+        did: String,
+        /// Why not, with the rule that was broken.
+        failure: Failure,
+    },
+    /// The chain could not be asked.
+    #[error("the chain could not be asked: {0}")]
+    Lookup(String),
     /// There is no chain backend for the network.
     #[error("no chain backend is configured for {0}: set [chain.{0}] esplora in config.toml")]
     NoChain(crate::network::Network),

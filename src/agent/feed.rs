@@ -7,7 +7,7 @@ use bitcoin::Transaction;
 use super::delivery::{self, Outgoing};
 use super::error::AgentError;
 use super::events::What;
-use super::node::{NodeId, NodeInput};
+use super::node::{Machine, NodeId, NodeInput};
 use super::runtime::{Agent, Internal};
 use crate::hash::SmtIndex;
 use crate::keys::NostrKey;
@@ -16,11 +16,13 @@ use crate::protocol::aggregator::AggregatorInput;
 use crate::protocol::effect::{
     AdvertStatus, Artifact, Effect, Ignored, Outcome, Prepared, Report, SignOrder, Step, To,
 };
-use crate::protocol::ids::{Label, SessionId};
-use crate::protocol::message::{History, HistoryRequest, Message, Nonces};
-use crate::protocol::participant::{ParticipantInput, SignedSession};
+use crate::protocol::history::{Answer, MAX_ANSWER_BYTES};
+use crate::protocol::ids::{Label, Round, SessionId};
+use crate::protocol::message::{HistoryRequest, Message, Nonces, RefusalCode, Refused};
+use crate::protocol::participant::{ParticipantInput, Recalled, SignedSession};
 use crate::store::{
-    ArtifactKey, ArtifactKind, NewArtifact, NewLogEntry, NewTransaction, Role, Subject, Tx,
+    ArtifactKey, ArtifactKind, NewArtifact, NewLogEntry, NewTransaction, Role, StoreError, Subject,
+    Tx,
 };
 use crate::time::UnixTime;
 
@@ -37,6 +39,10 @@ enum Followup {
         request: HistoryRequest,
     },
     OpenIndex(SmtIndex),
+    Recall {
+        index: SmtIndex,
+        rounds: Vec<Round>,
+    },
     Advertise(AdvertStatus),
     Report(Report),
 }
@@ -102,6 +108,8 @@ impl Agent {
         if stranger && !within_budget(refusals, now) {
             return Ok((outcome, Vec::new()));
         }
+        // An answered request changes nothing, and anybody may make one.
+        let answer = kind == "history_request";
         if effects.is_empty() && kind == "tick" {
             return Ok((outcome, Vec::new()));
         }
@@ -109,7 +117,7 @@ impl Agent {
         let followups = store.transaction::<_, AgentError>(|tx| {
             let text = serde_json::to_string(&outcome)
                 .map_err(|_| AgentError::Defect("an outcome has no JSON"))?;
-            if !stranger {
+            if !stranger && !answer {
                 tx.append(&NewLogEntry {
                     cohort: id.0,
                     role: id.1,
@@ -165,6 +173,9 @@ impl Agent {
                         followups.push(Followup::AnswerHistory { to, request });
                     }
                     Effect::OpenIndex(index) => followups.push(Followup::OpenIndex(index)),
+                    Effect::Recall { index, rounds } => {
+                        followups.push(Followup::Recall { index, rounds });
+                    }
                     Effect::Report(report) => followups.push(Followup::Report(report)),
                 }
             }
@@ -205,6 +216,10 @@ impl Agent {
                 if let Some(input) = self.open_index(id, index)? {
                     queue.push_back((id, input));
                 }
+            }
+            Followup::Recall { index, rounds } => {
+                let recalled = self.recall(id, index, &rounds)?;
+                queue.push_back((id, recalled));
             }
             Followup::Advertise(status) => self.advertise(id, status)?,
             Followup::Report(report) => {
@@ -340,13 +355,57 @@ impl Agent {
         to: NostrKey,
         request: &HistoryRequest,
     ) -> Result<(), AgentError> {
-        let artifacts = self.artifacts_from(id.0, request.from_round)?;
-        let history: History = crate::protocol::history::answer(
-            request,
-            &artifacts,
-            crate::protocol::history::MAX_ANSWER_BYTES,
-        );
-        self.send_plain(id, to, Message::History(history))
+        let member = self.nodes.get(&id).is_some_and(|node| match &node.machine {
+            Machine::Aggregator(machine) => machine.members().contains(&to),
+            Machine::Participant(_) => false,
+        });
+        if !self.history_quota.take(self.now(), to, member) {
+            self.count("too_many_history_requests");
+            if !member {
+                // A stranger gets no answer that it could cause at will.
+                return Ok(());
+            }
+            let refused = Refused {
+                of: "history_request".into(),
+                code: RefusalCode::TooMany,
+                round: None,
+            };
+            return self.send_plain(id, to, Message::Refused(refused));
+        }
+        let mut answer = Answer::new(request, MAX_ANSWER_BYTES);
+        let view = self.store.view();
+        view.each_signed_round(id.0, request.from_round, |artifact| {
+            match serde_json::from_slice(&artifact.bytes) {
+                Ok(artifact) => answer.add(&artifact),
+                // Damaged in the store: nothing can be proved from it.
+                Err(_) => true,
+            }
+        })?;
+        self.send_plain(id, to, Message::History(answer.finish()))
+    }
+
+    /// What this agent knows of an index in past rounds: its nonces, which are derived, and its updates.
+    fn recall(
+        &self,
+        id: NodeId,
+        index: SmtIndex,
+        rounds: &[Round],
+    ) -> Result<NodeInput, AgentError> {
+        let nonces = rounds
+            .iter()
+            .map(|round| (*round, self.root.smt_nonce(&id.0, *round, &index)))
+            .collect();
+        let updates = match self.did_of_index(&index)? {
+            Some(did) => self.store.view().updates_of(&did)?,
+            None => Vec::new(),
+        };
+        Ok(NodeInput::Participant(ParticipantInput::Recalled(
+            Recalled {
+                index,
+                nonces,
+                updates: updates.iter().map(|update| update.hash).collect(),
+            },
+        )))
     }
 
     fn transaction_state(
@@ -370,6 +429,9 @@ impl Agent {
         report: &Report,
         queue: &mut VecDeque<(NodeId, NodeInput)>,
     ) -> Result<(), AgentError> {
+        if id.1 == Role::Participant {
+            self.explain_updates(id, report)?;
+        }
         match report {
             Report::MayBind { index, .. } => {
                 if let Some(input) = self.may_bind(id, *index)? {
@@ -406,6 +468,14 @@ fn within_budget(refusals: &mut (UnixTime, u32), now: UnixTime) -> bool {
 
 /// Stores an artifact in the transaction of the step that made it.
 fn save(tx: &Tx<'_>, id: NodeId, now: UnixTime, artifact: &Artifact) -> Result<(), AgentError> {
+    if let Artifact::Deposit {
+        hash,
+        update,
+        genesis,
+    } = artifact
+    {
+        return super::depositing::save(tx, now, *hash, update, genesis.as_ref());
+    }
     let (round, signal, subject, kind, txid) = match artifact {
         Artifact::SmtProof {
             round,
@@ -456,10 +526,11 @@ fn save(tx: &Tx<'_>, id: NodeId, now: UnixTime, artifact: &Artifact) -> Result<(
                 txid,
             )
         }
+        Artifact::Deposit { .. } => return Ok(()),
     };
     let bytes =
         serde_json::to_vec(artifact).map_err(|_| AgentError::Defect("an artifact has no JSON"))?;
-    tx.put_artifact(&NewArtifact {
+    let mut new = NewArtifact {
         key: ArtifactKey {
             origin: Some((id.0, round)),
             subject,
@@ -469,7 +540,18 @@ fn save(tx: &Tx<'_>, id: NodeId, now: UnixTime, artifact: &Artifact) -> Result<(
         txid: Some(txid),
         bytes: &bytes,
         created: now,
-    })?;
+    };
+    match tx.put_artifact(&new) {
+        // Something else lies in its place, and was found to be damaged or nobody would have asked again: what
+        // is stored is never changed, so the good one goes beside it.
+        Err(StoreError::ArtifactConflict { .. }) if is_proof(kind) => {
+            new.key.origin = None;
+            tx.put_artifact(&new)?;
+        }
+        put => {
+            put?;
+        }
+    }
     if let Artifact::SignedTransaction { tx: raw, .. } = artifact {
         let raw = bitcoin::consensus::encode::serialize(raw);
         tx.insert_transaction(&NewTransaction {
@@ -482,6 +564,10 @@ fn save(tx: &Tx<'_>, id: NodeId, now: UnixTime, artifact: &Artifact) -> Result<(
         })?;
     }
     Ok(())
+}
+
+const fn is_proof(kind: ArtifactKind) -> bool {
+    matches!(kind, ArtifactKind::SmtProof | ArtifactKind::CasAnnouncement)
 }
 
 /// A name for an input, for the log's readers.
@@ -509,9 +595,13 @@ fn kind_of(input: &NodeInput) -> &'static str {
             ParticipantInput::Register { .. } => "register",
             ParticipantInput::Open { .. } => "open",
             ParticipantInput::Bound { .. } => "bound",
+            ParticipantInput::Deposit(_) => "deposit",
             ParticipantInput::Queue { .. } => "queue",
             ParticipantInput::Withdraw { .. } => "withdraw",
             ParticipantInput::Leave { .. } => "leave",
+            ParticipantInput::Recalled(_) => "recalled",
+            ParticipantInput::Lost { .. } => "lost",
+            ParticipantInput::Fetch { .. } => "fetch",
             ParticipantInput::Restarted => "restarted",
         },
     }

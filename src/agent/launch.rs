@@ -25,7 +25,11 @@ use crate::keys::{NostrKey, RootSecret};
 use crate::network::Network;
 use crate::nostr::link::{LinkOptions, RelayConfig};
 use crate::protocol::participant::{Decline, SigningPolicy};
+use crate::resolver::DEFAULT_MIN_CONF;
 use crate::store::{RelayRow, Store, StoreError};
+
+/// How long a chain backend waits for one answer.
+const CHAIN_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// A home that this process holds, with everything in it open.
 pub struct Opened {
@@ -207,6 +211,7 @@ impl Opened {
             chains: chains(&config)?,
             policy: signing_policy(&config),
             standing: standing_policy(&config),
+            min_conf: DEFAULT_MIN_CONF,
             clock: system_clock(),
         };
         let (agent, handle) = Agent::start(options).map_err(agent_failure)?;
@@ -323,7 +328,7 @@ fn chains(config: &Config) -> Result<Vec<(Network, ChainBackend, Duration)>, Fai
         .map(|network| {
             let chain = config.chain.of(network);
             let poll = Duration::from_secs(chain.poll.seconds());
-            Ok((network, backend_of(chain, network)?, poll))
+            Ok((network, backend_of(chain, network, CHAIN_TIMEOUT)?, poll))
         })
         .collect()
 }
@@ -444,7 +449,8 @@ pub fn agent_failure(error: AgentError) -> Failure {
         }
         AgentError::Refused(_) => ErrorCode::WrongPhase,
         AgentError::Did { .. } => ErrorCode::InvalidValue,
-        AgentError::NoChain(_) => ErrorCode::ChainUnreachable,
+        AgentError::NoChain(_) | AgentError::Lookup(_) => ErrorCode::ChainUnreachable,
+        AgentError::Unresolvable { .. } => ErrorCode::NotResolved,
         AgentError::Stopped => {
             return Failure::new(ErrorCode::NotRunning, text)
                 .remedy("look at its log, and start it with `btcr2-agent run`");

@@ -121,8 +121,8 @@ impl Node {
     pub(super) fn deadline(&self) -> Option<UnixTime> {
         match &self.machine {
             Machine::Aggregator(machine) => machine.deadline(),
-            // A member's deadlines are the aggregator's to enforce; it only ever answers.
-            Machine::Participant(_) => None,
+            // The deadlines of a round are the aggregator's to enforce: a member's are its own patience.
+            Machine::Participant(machine) => machine.deadline(),
         }
     }
 

@@ -28,6 +28,9 @@ pub struct AgentOptions {
     pub policy: SigningPolicy,
     /// What it joins and does by itself.
     pub standing: StandingPolicy,
+    /// Confirmations that the last update of a DID needs before the next one is signed. Rounds of a cohort ask
+    /// for six whatever this says (spec.md §3.2, step 5).
+    pub min_conf: u32,
     /// The clock.
     pub clock: Clock,
 }

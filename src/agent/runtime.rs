@@ -23,7 +23,6 @@ use crate::nostr::envelope::Incarnation;
 use crate::nostr::link::{Link, LinkEvent};
 use crate::nostr::seal::{ChannelKey, ConversationKeys};
 use crate::protocol::aggregator::{Aggregator, AggregatorInput};
-use crate::protocol::effect::Artifact;
 use crate::protocol::money::MoneyGate;
 use crate::protocol::participant::{Participant, ParticipantInput, SigningPolicy};
 use crate::protocol::terms::Terms;
@@ -75,6 +74,8 @@ pub struct Agent {
     pub(super) policy: SigningPolicy,
     pub(super) standing: StandingPolicy,
     pub(super) clock: Clock,
+    /// Confirmations a fresh resolution asks for.
+    pub(super) min_conf: u32,
     pub(super) counters: Counters,
     pub(super) traffic: Arc<Traffic>,
     pub(super) events: broadcast::Sender<AgentEvent>,
@@ -84,6 +85,8 @@ pub struct Agent {
     pub(super) arrived: Option<super::inbound::Arrived>,
     /// Refusals sent to strangers in the current minute.
     pub(super) refusals: (UnixTime, u32),
+    /// Requests for history in the current minute.
+    pub(super) history_quota: super::quota::HistoryQuota,
     /// A step changed memory and could not be stored: the agent must stop, and resume from the store.
     pub(super) broken: bool,
     inputs: Option<Inputs>,
@@ -142,6 +145,7 @@ impl Agent {
             policy: options.policy,
             standing: options.standing,
             clock: options.clock,
+            min_conf: options.min_conf.max(1),
             counters: Counters::new(),
             traffic,
             events,
@@ -149,6 +153,7 @@ impl Agent {
             started: now,
             arrived: None,
             refusals: (now, 0),
+            history_quota: super::quota::HistoryQuota::default(),
             broken: false,
             inputs: Some(Inputs {
                 jobs: job_receiver,
@@ -291,9 +296,11 @@ impl Agent {
         for id in restarted {
             self.feed(id, NodeInput::Participant(ParticipantInput::Restarted))?;
         }
+        self.resume_bindings()?;
         let ids: Vec<NodeId> = self.nodes.keys().copied().collect();
         for id in ids {
             self.connect_hints(id)?;
+            self.settle_updates(id)?;
         }
         self.refresh_inbox();
         self.refresh_watch();
@@ -497,19 +504,6 @@ impl Agent {
     pub(super) fn count(&mut self, reason: &str) {
         let count = self.counters.entry(reason.to_owned()).or_default();
         *count = count.saturating_add(1);
-    }
-
-    /// The artifacts kept for a cohort, from a round on: what history answers are made of.
-    pub(super) fn artifacts_from(
-        &self,
-        cohort: CohortId,
-        from: crate::protocol::Round,
-    ) -> Result<Vec<Artifact>, AgentError> {
-        let rows = self.store.view().artifacts_of_cohort(cohort, from)?;
-        Ok(rows
-            .iter()
-            .filter_map(|row| serde_json::from_slice(&row.bytes).ok())
-            .collect())
     }
 
     /// The index's DID, among those this agent controls.

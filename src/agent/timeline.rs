@@ -121,6 +121,33 @@ fn of_report(report: &Report, is_aggregator: bool) -> Option<(&'static str, Stri
                 (sat, false) => format!("the beacon holds {sat} sat, not confirmed enough"),
             },
         ),
+        Report::DepositTaken {
+            seat,
+            version,
+            anchored,
+            ..
+        } => (
+            "deposit_taken",
+            format!(
+                "verified the update to version {version} that seat {seat} deposited{}",
+                unanchored(*anchored)
+            ),
+        ),
+        Report::DepositTurnedDown { seat, reason, .. } => (
+            "deposit_turned_down",
+            format!("refuses the update that seat {seat} deposited: {reason}"),
+        ),
+        Report::MyDepositAccepted { anchored, .. } => (
+            "deposit_accepted",
+            format!(
+                "the aggregator verified the deposited update{}",
+                unanchored(*anchored)
+            ),
+        ),
+        Report::MyDepositRefused { reason, .. } => (
+            "deposit_refused",
+            format!("the aggregator refused the deposited update: {reason}"),
+        ),
         Report::RoundOpened { round, indexes } => (
             "round_opened",
             if is_aggregator {
@@ -190,6 +217,7 @@ fn of_report(report: &Report, is_aggregator: bool) -> Option<(&'static str, Stri
             "round_empty",
             format!("round {round} ends without a signal: nobody had anything to announce"),
         ),
+        Report::RoundMissed { round } => ("round_missed", format!("was away from round {round}")),
         Report::RoundFailed { round, why } => (
             "round_failed",
             format!("round {round} failed: {}", round_cause(why)),
@@ -222,6 +250,14 @@ pub const fn actor(event: &AgentEvent) -> &'static str {
         (_, Some(Role::Aggregator)) => "aggregator",
         (_, Some(Role::Participant)) => "member",
         (_, None) => "agent",
+    }
+}
+
+const fn unanchored(anchored: bool) -> &'static str {
+    if anchored {
+        ""
+    } else {
+        ", against a source document that it can not check"
     }
 }
 
@@ -266,6 +302,8 @@ pub const fn refusal(code: RefusalCode) -> &'static str {
         RefusalCode::NoSuchRound => "no such round is open",
         RefusalCode::TooMany => "asked too often",
         RefusalCode::WillNotSign => "what it asks to sign is not what was agreed",
+        RefusalCode::DepositRequired => "it announces an update that is not deposited",
+        RefusalCode::WrongLeaf => "a leaf is not what it was opened as",
     }
 }
 

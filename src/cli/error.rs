@@ -15,6 +15,14 @@ const MAX_ERROR_CHARS: usize = 600;
 pub enum CliError {
     /// It was refused or it failed.
     Failed(Failure),
+    /// It has a result, and the result is a failure. Text was printed already; JSON is printed with the failure,
+    /// for a command prints one object.
+    Unsuccessful {
+        /// What is wrong.
+        failure: Failure,
+        /// The result.
+        result: serde_json::Value,
+    },
     /// Nobody reads stdout any more (`… | head`): that is not a failure.
     OutputClosed,
     /// Stdout can not be written, for instance because the disk is full.
@@ -25,8 +33,16 @@ impl CliError {
     /// Prints the failure, `error: …` and `hint: …` on stderr or with `json` one object on stdout,
     /// and returns the exit status: 0 done, 1 refused or failed, 2 usage.
     pub fn report(self, json: bool) -> ExitCode {
+        let mut result = None;
         let failure = match self {
             Self::Failed(failure) => failure,
+            Self::Unsuccessful {
+                failure,
+                result: of,
+            } => {
+                result = Some(of);
+                failure
+            }
             Self::OutputClosed => return ExitCode::SUCCESS,
             Self::OutputFailed(error) => {
                 Failure::new(ErrorCode::Io, format!("stdout can not be written: {error}"))
@@ -34,7 +50,7 @@ impl CliError {
         };
         // Nothing can be done about a stderr or stdout that is gone now.
         let _ = if json {
-            print_json(&failure)
+            print_json(&failure, result.as_ref())
         } else {
             print_text(&failure)
         };
@@ -66,12 +82,15 @@ impl From<io::Error> for CliError {
 struct FailureJson<'a> {
     ok: bool,
     error: &'a Failure,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    result: Option<&'a serde_json::Value>,
 }
 
-fn print_json(failure: &Failure) -> io::Result<()> {
+fn print_json(failure: &Failure, result: Option<&serde_json::Value>) -> io::Result<()> {
     let object = FailureJson {
         ok: false,
         error: failure,
+        result,
     };
     let mut json = serde_json::to_vec(&object)?;
     json.push(b'\n');

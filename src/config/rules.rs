@@ -7,7 +7,7 @@ use std::fmt;
 
 use super::address::{Reach, reach};
 use super::duration::Span;
-use super::settings::{Backend, Config};
+use super::settings::{Backend, Config, ServiceUrl};
 use crate::network::Network;
 
 /// The range of one setting.
@@ -205,6 +205,7 @@ impl Config {
                 return fault("relays", format!("{relay} needs privacy.proxy"));
             }
         }
+        self.check_cas()?;
         Network::ALL
             .into_iter()
             .try_for_each(|network| self.check_chain(network))
@@ -283,16 +284,7 @@ impl Config {
         let urls = chain.url.iter().map(|url| ("url", url));
         let checks = chain.check.iter().map(|url| ("check", url));
         for (key, url) in urls.chain(checks) {
-            match url.url().host().map(|host| reach(&host)) {
-                // On the way, anybody could change what the chain seems to say.
-                Some(Reach::Public) if url.url().scheme() == "http" => {
-                    return fault(key, "a public server needs https");
-                }
-                Some(Reach::Onion) if self.privacy.proxy.is_none() => {
-                    return fault(key, "an onion service needs privacy.proxy");
-                }
-                _ => {}
-            }
+            self.check_service(&format!("chain.{network}.{key}"), url)?;
         }
         if chain
             .url
@@ -315,6 +307,36 @@ impl Config {
             );
         }
         Ok(())
+    }
+
+    fn check_cas(&self) -> Result<(), Fault> {
+        let cas = &self.cas;
+        self.check_list("cas.gateways", &cas.gateways)?;
+        for gateway in &cas.gateways {
+            self.check_service("cas.gateways", gateway)?;
+        }
+        match (&cas.rpc, &cas.rpc_auth_file) {
+            (Some(rpc), _) => self.check_service("cas.rpc", rpc),
+            (None, Some(_)) => Err(Fault::new(
+                "cas.rpc_auth_file",
+                "needs cas.rpc beside it: credentials go to that node only".to_owned(),
+            )),
+            (None, None) => Ok(()),
+        }
+    }
+
+    fn check_service(&self, key: &str, url: &ServiceUrl) -> Result<(), Fault> {
+        let fault = |message: &str| Err(Fault::new(key, message.to_owned()));
+        match url.url().host().map(|host| reach(&host)) {
+            // On the way, anybody could change what the server seems to say.
+            Some(Reach::Public) if url.url().scheme() == "http" => {
+                fault("a public server needs https")
+            }
+            Some(Reach::Onion) if self.privacy.proxy.is_none() => {
+                fault("an onion service needs privacy.proxy")
+            }
+            _ => Ok(()),
+        }
     }
 }
 

@@ -27,6 +27,8 @@ pub struct Config {
     pub relays: Vec<RelayUrl>,
     /// Where the chain is read, per network.
     pub chain: Chains,
+    /// Where objects are read and published that are found by their hash. Nothing is set by default.
+    pub cas: Cas,
     /// Terms of the cohorts this agent advertises, where the command does not say otherwise.
     pub aggregator: Aggregator,
     /// What this agent joins and signs as a participant.
@@ -43,6 +45,7 @@ impl Default for Config {
             network: Network::Signet,
             relays: Vec::new(),
             chain: Chains::default(),
+            cas: Cas::default(),
             aggregator: Aggregator::default(),
             participant: Participant::default(),
             privacy: Privacy::default(),
@@ -146,6 +149,20 @@ impl Chain {
     }
 }
 
+/// Content-addressed storage: IPFS, over HTTP. Nothing of it is contacted unless it is set here or named
+/// with a command.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, Default)]
+#[serde(deny_unknown_fields, default)]
+pub struct Cas {
+    /// Gateways that objects are read from, tried in this order. They learn what is looked for.
+    pub gateways: Vec<ServiceUrl>,
+    /// The RPC of the node that `did publish` stores objects at.
+    pub rpc: Option<ServiceUrl>,
+    /// A file that only its owner can read with one line `bearer:TOKEN` or `basic:USER:PASSWORD`, for
+    /// an RPC that wants it.
+    pub rpc_auth_file: Option<PathBuf>,
+}
+
 /// What a chain backend speaks.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
@@ -186,8 +203,7 @@ impl FromStr for ServiceUrl {
         if !url.username().is_empty() || url.password().is_some() {
             // The text holds a secret: it is not repeated.
             return Err(
-                "an address holds no user or password: use cookie_file, or user and password_file"
-                    .to_owned(),
+                "an address holds no user or password: they go into a file of their own".to_owned(),
             );
         }
         Ok(Self(url))

@@ -6,6 +6,8 @@
 
 pub mod ledger;
 pub mod regtest_node;
+mod resolving;
+mod rounds;
 pub mod stage;
 mod story;
 mod world;

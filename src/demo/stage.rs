@@ -11,16 +11,19 @@ use tokio::task::JoinHandle;
 
 use super::DemoError;
 use super::ledger::Ledger;
+use crate::agent::dids::{Change, QueuedUpdate, Via};
 use crate::agent::{
     Agent, AgentError, AgentEvent, AgentHandle, AgentOptions, StandingPolicy, system_clock,
 };
 use crate::chain::RegtestServer;
 use crate::config::{Home, write_private};
+use crate::did::Did;
 use crate::keys::{RootSecret, keystore};
 use crate::network::Network;
 use crate::nostr::link::{LinkOptions, RelayConfig, Timings};
 use crate::nostr::relay::DevRelay;
 use crate::protocol::participant::{Decline, SigningPolicy};
+use crate::resolver::DEFAULT_MIN_CONF;
 use crate::store::Store;
 
 const LOOPBACK: SocketAddr = SocketAddr::new(std::net::IpAddr::V4(Ipv4Addr::LOCALHOST), 0);
@@ -38,6 +41,8 @@ pub struct Part {
     pub policy: SigningPolicy,
     /// What it joins by itself.
     pub standing: StandingPolicy,
+    /// Confirmations the last update of a DID needs before the next one.
+    pub min_conf: u32,
 }
 
 impl Part {
@@ -53,6 +58,7 @@ impl Part {
                 decline: Decline::Idle,
             },
             standing: StandingPolicy::default(),
+            min_conf: DEFAULT_MIN_CONF,
         }
     }
 }
@@ -176,6 +182,7 @@ impl Stage {
             chains: vec![(Network::Regtest, backend, part.poll)],
             policy: part.policy,
             standing: part.standing.clone(),
+            min_conf: part.min_conf,
             clock: system_clock(),
         };
         let (agent, handle) = Agent::start(options).map_err(agent_error)?;
@@ -269,6 +276,22 @@ impl Stage {
             .await
             .map_err(failed)?
             .map_err(failed)
+    }
+
+    /// Has one agent resolve, sign and queue an update of a DID.
+    pub async fn update(
+        &self,
+        position: usize,
+        did: &Did,
+        changes: Vec<Change>,
+        via: Via,
+    ) -> Result<QueuedUpdate, DemoError> {
+        let actor = self.actor(position)?;
+        let queued = actor.handle.update_did(did, changes, via).await;
+        queued.map_err(|error| DemoError::Agent {
+            actor: actor.name.clone(),
+            error,
+        })
     }
 
     /// Pays an address from the miner, and mines.

@@ -14,8 +14,9 @@ use super::stage::Stage;
 use super::world::World;
 use super::{DemoError, DemoPlan};
 use crate::agent::adverts::check_advert;
-use crate::agent::control::views::{BeaconType, DemoAgent, DemoReport, DemoRound, DemoTraffic};
-use crate::agent::dids::Change;
+use crate::agent::control::views::{
+    BeaconType, DemoAgent, DemoReport, DemoResolved, DemoRound, DemoTraffic,
+};
 use crate::agent::timeline::short_did;
 use crate::beacon::signal::funding_needed;
 use crate::cli::progress::Reporter;
@@ -24,14 +25,13 @@ use crate::hash::CohortId;
 use crate::network::Network;
 use crate::nostr::link::AdvertQuery;
 use crate::protocol::Round;
-use crate::protocol::aggregator::AggregatorInput;
 use crate::protocol::terms::{CohortBeacon, Salt, Terms};
 
 /// Seconds a step may take, plus one per ten members.
 const STEP_SECONDS: u64 = 30;
 
 /// Actors whose lines are shown; with more members the timeline would be a flood.
-const SHOWN: usize = 8;
+pub(super) const SHOWN: usize = 8;
 
 pub(super) async fn tell(plan: DemoPlan, reporter: &dyn Reporter) -> Result<DemoReport, DemoError> {
     if plan.members < 2 || plan.members > 1_000 || plan.rounds < 1 {
@@ -48,7 +48,7 @@ pub(super) async fn tell(plan: DemoPlan, reporter: &dyn Reporter) -> Result<Demo
         .collect();
     let mut story = Story {
         limit: STEP_SECONDS + u64::from(plan.members) / 5,
-        steps: 5 + u64::from(plan.rounds),
+        steps: 6 + u64::from(plan.rounds),
         done: 0,
         world: World::new(started, names, events, reporter, SHOWN),
         stage: Stage::open_on(chain, sender).await?,
@@ -62,15 +62,33 @@ pub(super) async fn tell(plan: DemoPlan, reporter: &dyn Reporter) -> Result<Demo
     Ok(report)
 }
 
-struct Story<'r> {
-    plan: DemoPlan,
-    stage: Stage,
-    world: World<'r>,
+pub(super) struct Story<'r> {
+    pub(super) plan: DemoPlan,
+    pub(super) stage: Stage,
+    pub(super) world: World<'r>,
     limit: u64,
     steps: u64,
     done: u64,
-    /// Every DID with the member that controls it.
-    dids: Vec<(usize, Did)>,
+    /// Every DID.
+    pub(super) dids: Vec<DemoDid>,
+}
+
+/// A DID of the demo, and what it must resolve to.
+pub(super) struct DemoDid {
+    /// The member that controls it.
+    pub(super) owner: usize,
+    pub(super) did: Did,
+    /// Services added by updates, by their fragments; each update made a version.
+    pub(super) services: Vec<String>,
+    pub(super) deactivated: bool,
+}
+
+impl DemoDid {
+    /// The version that its updates lead to.
+    pub(super) fn version(&self) -> u64 {
+        let updates = self.services.len() + usize::from(self.deactivated);
+        1 + u64::try_from(updates).unwrap_or(u64::MAX - 1)
+    }
 }
 
 impl Story<'_> {
@@ -91,8 +109,9 @@ impl Story<'_> {
             }
         }
         self.check()?;
+        let resolved = self.resolve_all().await?;
         let proved = self.proofs(cohort).await?;
-        self.report(address, &proved)
+        self.report(address, &proved, resolved)
     }
 
     /// Proofs and announcements in each agent's store, the aggregator's first.
@@ -289,12 +308,21 @@ impl Story<'_> {
             self.world
                 .say(&actor, "did_registered", &text, json!({ "did": did }));
         }
-        self.dids.push((position, did));
+        self.dids.push(DemoDid {
+            owner: position,
+            did,
+            services: Vec::new(),
+            deactivated: false,
+        });
         Ok(())
     }
 
     async fn wait_for_dids(&mut self, step: &str) -> Result<(), DemoError> {
-        let wanted = self.dids.clone();
+        let wanted: Vec<(usize, Did)> = self
+            .dids
+            .iter()
+            .map(|known| (known.owner, known.did.clone()))
+            .collect();
         self.wait(step, move |world| {
             wanted.iter().all(|(position, did)| {
                 world
@@ -304,109 +332,6 @@ impl Story<'_> {
             })
         })
         .await
-    }
-
-    /// One round: some members update, the others decline.
-    async fn round(&mut self, cohort: CohortId, round: Round) -> Result<(), DemoError> {
-        let updating: Vec<(usize, Did)> = self.updating(round);
-        for (position, did) in &updating {
-            let did = did.clone();
-            let service = format!("#service-{round}");
-            let queued = self
-                .stage
-                .ask(*position, move |agent| {
-                    let change = Change::AddService {
-                        id: service,
-                        kind: "LinkedDomains".into(),
-                        endpoint: json!("https://example.com/"),
-                    };
-                    agent.update_did(&did, &[change], Some(cohort))
-                })
-                .await?;
-            if *position < SHOWN {
-                let actor = self.world.names.get(*position).cloned().unwrap_or_default();
-                self.world.say(
-                    &actor,
-                    "update_queued",
-                    &format!(
-                        "signed an update of {} to version {}",
-                        short_did(queued.did.as_str()),
-                        queued.target_version
-                    ),
-                    json!({ "did": queued.did, "update": queued.hash }),
-                );
-            }
-        }
-        self.stage
-            .ask(0, move |agent| {
-                agent.command_aggregator(cohort, AggregatorInput::OpenRound)
-            })
-            .await?;
-        self.wait(&format!("the broadcast of round {round}"), move |world| {
-            world
-                .rounds
-                .get(&round)
-                .is_some_and(|seen| seen.took.is_some())
-        })
-        .await?;
-        let height = self.stage.mine(1)?;
-        self.world.say(
-            "chain",
-            "mined",
-            &format!("verified its script with libbitcoinconsensus and mined it in block {height}"),
-            json!({ "height": height }),
-        );
-        let txid = self.world.rounds.get(&round).and_then(|seen| seen.txid);
-        let members = usize::from(self.plan.members);
-        self.wait(
-            &format!("the confirmation of round {round}"),
-            move |world| {
-                let everybody = world
-                    .seen
-                    .iter()
-                    .skip(1)
-                    .take(members)
-                    .all(|seen| txid.is_some_and(|txid| seen.confirmed.contains(&txid)));
-                everybody
-                    && world.rounds.get(&round).is_some_and(|seen| seen.confirmed)
-                    && updating.iter().all(|(position, did)| {
-                        world.seen.get(*position).is_some_and(|seen| {
-                            seen.updated_dids.iter().any(|known| known == did.as_str())
-                        })
-                    })
-            },
-        )
-        .await?;
-        self.step(&format!("round {round} is confirmed"));
-        Ok(())
-    }
-
-    /// Who updates in a round: every second member, others each time, each with a DID that has no update yet.
-    fn updating(&self, round: Round) -> Vec<(usize, Did)> {
-        let parity = usize::try_from(round.0).unwrap_or(0) % 2;
-        let updated: Vec<&String> = self
-            .world
-            .seen
-            .iter()
-            .flat_map(|seen| &seen.updated_dids)
-            .collect();
-        let mut chosen: Vec<(usize, Did)> = Vec::new();
-        for (position, did) in &self.dids {
-            let free = !updated.iter().any(|known| *known == did.as_str());
-            let taken = chosen.iter().any(|(other, _)| other == position);
-            if position % 2 == parity && free && !taken {
-                chosen.push((*position, did.clone()));
-            }
-        }
-        if chosen.is_empty() {
-            // In a long demo everybody has updated: somebody has to have something to say.
-            let free = self
-                .dids
-                .iter()
-                .find(|(_, did)| !updated.iter().any(|known| *known == did.as_str()));
-            chosen.extend(free.cloned());
-        }
-        chosen
     }
 
     /// What must hold at the end.
@@ -423,7 +348,12 @@ impl Story<'_> {
         Ok(())
     }
 
-    fn report(&self, address: String, proved: &[u32]) -> Result<DemoReport, DemoError> {
+    fn report(
+        &self,
+        address: String,
+        proved: &[u32],
+        dids: Vec<DemoResolved>,
+    ) -> Result<DemoReport, DemoError> {
         let rounds = self
             .world
             .rounds
@@ -448,7 +378,7 @@ impl Story<'_> {
             .zip(&self.stage.actors)
             .enumerate()
             .map(|(position, ((name, seen), actor))| {
-                let dids = self.dids.iter().filter(|(owner, _)| *owner == position);
+                let dids = self.dids.iter().filter(|known| known.owner == position);
                 let (events, bytes) = actor.handle.traffic();
                 DemoAgent {
                     actor: name.clone(),
@@ -470,10 +400,11 @@ impl Story<'_> {
             took_ms: millis(self.world.started.elapsed()),
             rounds,
             agents,
+            dids,
         })
     }
 
-    async fn wait(
+    pub(super) async fn wait(
         &mut self,
         step: &str,
         done: impl Fn(&World<'_>) -> bool,
@@ -481,7 +412,7 @@ impl Story<'_> {
         self.world.wait(step, self.limit, done).await
     }
 
-    fn step(&mut self, text: &str) {
+    pub(super) fn step(&mut self, text: &str) {
         self.done += 1;
         self.world.progress(self.done, self.steps, text);
     }

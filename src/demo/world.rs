@@ -24,7 +24,8 @@ pub(super) struct Seen {
     pub(super) frozen: bool,
     pub(super) tip_ready: bool,
     pub(super) ready_dids: Vec<String>,
-    pub(super) updated_dids: Vec<String>,
+    /// The highest version seen of each DID that was updated.
+    pub(super) versions: BTreeMap<String, u64>,
     pub(super) bound: Vec<SmtIndex>,
     /// Rounds in which this member gave its partial signature, with what it said.
     pub(super) approved: BTreeMap<Round, SignalBytes>,
@@ -151,7 +152,10 @@ impl<'r> World<'r> {
         match &event.what {
             What::Relay { connected, .. } => seen.connected = *connected,
             What::DidReady { did } => seen.ready_dids.push(did.clone()),
-            What::DidUpdated { did, .. } => seen.updated_dids.push(did.clone()),
+            What::DidUpdated { did, version } => {
+                let known = seen.versions.entry(did.clone()).or_default();
+                *known = (*known).max(*version);
+            }
             What::Report(report) => match report {
                 Report::Seated { .. } => seen.seated = true,
                 Report::SetAcknowledged { .. } => seen.acknowledged = true,

@@ -64,7 +64,7 @@ pub fn document_hash(value: &Value) -> DocumentHash {
 
 /// The RFC 8785 bytes of a [`Value`].
 #[allow(clippy::expect_used)]
-pub(super) fn canonical_bytes(value: &Value) -> Vec<u8> {
+pub(crate) fn canonical_bytes(value: &Value) -> Vec<u8> {
     canonicalize(value).expect("a Value has string keys and finite numbers only")
 }
 

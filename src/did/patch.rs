@@ -1,11 +1,9 @@
-//! JSON Patch (RFC 6902): the change an update makes, and the changes people make.
+//! JSON Patch (RFC 6902): the change an update makes. The changes people name become one in
+//! [`super::builder`].
 
-use bitcoin::Address;
 use json_patch::PatchOperation;
-use serde_json::{Value, json};
+use serde_json::Value;
 
-use super::document::{BeaconKind, Document};
-use super::initial::beacon_service;
 use super::json::{self, JsonError, MAX_BYTES, MAX_DEPTH};
 
 /// Most operations of a patch that are applied.
@@ -43,6 +41,26 @@ pub enum PatchFault {
     /// The service to remove is not there.
     #[error("the document has no service {0:?}")]
     NoSuchService(String),
+    /// The verification method to add is there already.
+    #[error("the document has a verification method {0:?} already; choose another id")]
+    MethodExists(String),
+    /// The verification method to remove or replace is not there.
+    #[error("the document has no verification method {0:?}")]
+    NoSuchMethod(String),
+    /// The beacon to remove is not there.
+    #[error("the document has no beacon {0:?}: name it by its id or by its address")]
+    NoSuchBeacon(String),
+    /// The address is a beacon's already.
+    #[error("the document lists {address} already, as {id}")]
+    BeaconExists {
+        /// The address.
+        address: String,
+        /// The service that lists it.
+        id: String,
+    },
+    /// An id that is empty, or holds white space or control characters.
+    #[error("{0:?} is no id: a fragment such as files, or a DID URL, is expected")]
+    Id(String),
     /// The DID is deactivated, for good.
     #[error("the DID is deactivated and can not be changed any more")]
     Deactivated,
@@ -138,107 +156,5 @@ impl TryFrom<json_patch::Patch> for DocumentPatch {
         #[allow(clippy::expect_used)]
         let value = serde_json::to_value(&patch).expect("operations have string names only");
         Self::from_value(&value)
-    }
-}
-
-/// Makes a patch of a document by naming the changes. Later changes see earlier ones.
-///
-/// Ids are fragments (`didcomm`), relative (`#didcomm`) or absolute DID URLs; absolute ones are written.
-#[derive(Debug, Clone)]
-#[must_use]
-pub struct PatchBuilder {
-    source: Document,
-    working: Value,
-    operations: Vec<Value>,
-}
-
-impl PatchBuilder {
-    /// Starts from the current document.
-    pub fn on(source: &Document) -> Result<Self, PatchFault> {
-        if source.is_deactivated() {
-            return Err(PatchFault::Deactivated);
-        }
-        Ok(Self {
-            source: source.clone(),
-            working: source.value().clone(),
-            operations: Vec::new(),
-        })
-    }
-
-    /// Adds a service; `endpoint` is a URI, or what else the service's type says.
-    pub fn add_service(self, id: &str, kind: &str, endpoint: &Value) -> Result<Self, PatchFault> {
-        let id = self.absolute(id);
-        let service = json!({ "id": id, "type": kind, "serviceEndpoint": endpoint });
-        self.push_service(id, service)
-    }
-
-    /// Adds a beacon. Signals of its address count from the block of this update on (spec.md §3.3).
-    pub fn add_beacon(
-        self,
-        id: &str,
-        kind: BeaconKind,
-        address: &Address,
-    ) -> Result<Self, PatchFault> {
-        let id = self.absolute(id);
-        let service = beacon_service(&id, kind, address);
-        self.push_service(id, service)
-    }
-
-    /// Removes a service, a beacon too. A DID without a beacon can not be updated any more.
-    pub fn remove_service(self, id: &str) -> Result<Self, PatchFault> {
-        let id = self.absolute(id);
-        let Some(index) = self.position(&id) else {
-            return Err(PatchFault::NoSuchService(id));
-        };
-        self.push(json!({ "op": "remove", "path": format!("/service/{index}") }))
-    }
-
-    /// Deactivates the DID, for good.
-    pub fn deactivate(self) -> Result<Self, PatchFault> {
-        self.push(json!({ "op": "add", "path": "/deactivated", "value": true }))
-    }
-
-    /// The patch of everything so far.
-    pub fn finish(self) -> Result<DocumentPatch, PatchFault> {
-        DocumentPatch::from_value(&Value::Array(self.operations))
-    }
-
-    fn push_service(self, id: String, service: Value) -> Result<Self, PatchFault> {
-        if self.position(&id).is_some() {
-            return Err(PatchFault::ServiceExists(id));
-        }
-        let operation = if self.working.get("service").is_some() {
-            json!({ "op": "add", "path": "/service/-", "value": service })
-        } else {
-            json!({ "op": "add", "path": "/service", "value": [service] })
-        };
-        self.push(operation)
-    }
-
-    fn push(mut self, operation: Value) -> Result<Self, PatchFault> {
-        let step = DocumentPatch::from_value(&Value::Array(vec![operation.clone()]))?;
-        self.working = step.apply(&self.working)?;
-        self.operations.push(operation);
-        Ok(self)
-    }
-
-    fn position(&self, id: &str) -> Option<usize> {
-        let has_id = |service: &Value| {
-            let found = service.get("id").and_then(Value::as_str);
-            found.is_some_and(|found| self.source.absolute(found) == id)
-        };
-        self.working
-            .get("service")?
-            .as_array()?
-            .iter()
-            .position(has_id)
-    }
-
-    fn absolute(&self, id: &str) -> String {
-        if id.starts_with("did:") || id.starts_with('#') {
-            self.source.absolute(id)
-        } else {
-            format!("{}#{id}", self.source.id())
-        }
     }
 }

@@ -6,10 +6,12 @@ use std::str::FromStr;
 use bitcoin::{Transaction, Txid};
 use serde::{Deserialize, Serialize};
 
+use super::deposit::DepositCode;
 use super::evidence::Blame;
 use super::ids::{Label, Round, Seat, SessionId};
 use super::message::{EndCause, HistoryRequest, Message, Nonces, RefusalCode, RoundCause};
 use crate::beacon::smt::SmtPath;
+use crate::did::Did;
 use crate::hash::{LeafValue, SignalBytes, SmtIndex, SmtNonce, UpdateHash};
 use crate::keys::NostrKey;
 use crate::keys::musig::{AggregateNonce, PublicNonce};
@@ -116,6 +118,14 @@ pub enum Effect {
         /// What.
         request: HistoryRequest,
     },
+    /// Derive the SMT nonces of an index in these past rounds, and name the updates of its DID; answer with
+    /// `Recalled`.
+    Recall {
+        /// The index.
+        index: SmtIndex,
+        /// The rounds.
+        rounds: Vec<Round>,
+    },
     /// Tell the user.
     Report(Report),
 }
@@ -186,6 +196,15 @@ pub enum Artifact {
         /// The leaves.
         leaves: Vec<(SmtIndex, LeafValue)>,
     },
+    /// Aggregator: an update that was deposited and verified. It belongs to no round: its hash names it.
+    Deposit {
+        /// The update's hash: SHA-256 of `update`.
+        hash: UpdateHash,
+        /// The signed update, canonical.
+        update: String,
+        /// The genesis document of an x1 DID, canonical, if it came along.
+        genesis: Option<(Did, String)>,
+    },
     /// A signed signal transaction.
     SignedTransaction {
         /// The round.
@@ -233,6 +252,8 @@ pub enum Ignored {
     TooLate,
     /// It was refused, and the sender was told.
     Refused(RefusalCode),
+    /// A deposit was refused, and the sender was told why.
+    DepositRefused(DepositCode),
     /// It contradicts what is known: text says what.
     Contradiction(String),
     /// It is not for this role.
@@ -361,6 +382,52 @@ pub enum Report {
         /// Whether the next signal may spend it.
         ready: bool,
     },
+    /// Aggregator: a deposited update was verified and is kept.
+    DepositTaken {
+        /// The seat.
+        seat: Seat,
+        /// The index of its DID.
+        index: SmtIndex,
+        /// The update.
+        update: UpdateHash,
+        /// The version it leads to.
+        version: u64,
+        /// Whether the source document is known to be the current one.
+        anchored: bool,
+    },
+    /// Aggregator: a deposit was refused, and its sender told.
+    DepositTurnedDown {
+        /// The seat.
+        seat: Seat,
+        /// The index of the DID.
+        index: SmtIndex,
+        /// The update it named.
+        update: UpdateHash,
+        /// Why.
+        code: DepositCode,
+        /// Why, for people.
+        reason: String,
+    },
+    /// Member: the aggregator verified my deposit.
+    MyDepositAccepted {
+        /// The index of the DID.
+        index: SmtIndex,
+        /// The update.
+        update: UpdateHash,
+        /// Whether the aggregator knows the source document to be the current one.
+        anchored: bool,
+    },
+    /// Member: the aggregator refused my deposit. The update is not announced unless it is queued again.
+    MyDepositRefused {
+        /// The index of the DID.
+        index: SmtIndex,
+        /// The update.
+        update: UpdateHash,
+        /// Why.
+        code: DepositCode,
+        /// The aggregator's words.
+        reason: String,
+    },
     /// A round opened.
     RoundOpened {
         /// The round.
@@ -476,6 +543,11 @@ pub enum Report {
         round: Round,
         /// Why.
         why: RoundCause,
+    },
+    /// Member: the round could not be answered any more when its opening came.
+    RoundMissed {
+        /// The round.
+        round: Round,
     },
     /// A member was shown to have sent something invalid.
     MemberBlamed {

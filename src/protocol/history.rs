@@ -12,6 +12,10 @@ use crate::beacon::smt::{EMPTY_LEAF, SmtTree};
 /// the envelope.
 pub const MAX_ANSWER_BYTES: usize = 36_864;
 
+/// The most leaves that are hashed for one answer: a round is a whole tree to build, and nobody else is served
+/// meanwhile.
+pub const MAX_ANSWER_LEAVES: usize = 20_000;
+
 /// Answers `request` out of `artifacts`, which may be in any order and of any kind and round.
 ///
 /// Items are added, oldest round first, while their JSON stays within `max_bytes`; one item is given in any
@@ -25,29 +29,89 @@ pub fn answer<'a>(
     let mut kept: Vec<(Round, &Artifact)> = artifacts
         .into_iter()
         .filter_map(|artifact| Some((signed_round(artifact)?, artifact)))
-        .filter(|(round, _)| *round >= request.from_round)
         .collect();
     kept.sort_by_key(|(round, _)| *round);
-    kept.dedup_by_key(|(round, _)| *round);
-    let mut items: Vec<HistoryItem> = Vec::new();
-    let mut bytes = 0_usize;
-    let mut next = None;
-    for (round, artifact) in kept {
-        let Some(item) = item(request, artifact) else {
-            continue;
-        };
-        let size = serde_json::to_vec(&item).map_or(usize::MAX, |json| json.len());
-        bytes = bytes.saturating_add(size);
-        if bytes > max_bytes && !items.is_empty() {
-            next = Some(round);
+    let mut answer = Answer::new(request, max_bytes);
+    for (_, artifact) in kept {
+        if !answer.add(artifact) {
             break;
         }
-        items.push(item);
     }
-    History {
-        index: request.index,
-        items,
-        next,
+    answer.finish()
+}
+
+/// An answer in the making: artifacts are given oldest round first, until it has enough.
+#[derive(Debug)]
+pub struct Answer<'r> {
+    request: &'r HistoryRequest,
+    max_bytes: usize,
+    items: Vec<HistoryItem>,
+    bytes: usize,
+    leaves: usize,
+    last: Option<Round>,
+    next: Option<Round>,
+}
+
+impl<'r> Answer<'r> {
+    /// An answer whose items have at most `max_bytes`, unless the first alone has more.
+    #[must_use]
+    pub const fn new(request: &'r HistoryRequest, max_bytes: usize) -> Self {
+        Self {
+            request,
+            max_bytes,
+            items: Vec::new(),
+            bytes: 0,
+            leaves: 0,
+            last: None,
+            next: None,
+        }
+    }
+
+    /// Adds what an artifact says, if anything; false once the answer is full.
+    pub fn add(&mut self, artifact: &Artifact) -> bool {
+        let Some(round) = signed_round(artifact) else {
+            return true;
+        };
+        if round < self.request.from_round || self.last == Some(round) {
+            return true;
+        }
+        if self.next.is_some() {
+            return false;
+        }
+        let leaves = match artifact {
+            Artifact::LeafSet { leaves, .. } => leaves.len(),
+            _ => 0,
+        };
+        self.leaves = self.leaves.saturating_add(leaves);
+        let full = self.leaves > MAX_ANSWER_LEAVES && !self.items.is_empty();
+        let item = if full {
+            None
+        } else {
+            item(self.request, artifact)
+        };
+        if let Some(item) = item {
+            let size = serde_json::to_vec(&item).map_or(usize::MAX, |json| json.len());
+            self.bytes = self.bytes.saturating_add(size);
+            if self.bytes <= self.max_bytes || self.items.is_empty() {
+                self.items.push(item);
+                self.last = Some(round);
+                return true;
+            }
+        } else if !full {
+            return true;
+        }
+        self.next = Some(round);
+        false
+    }
+
+    /// The answer.
+    #[must_use]
+    pub fn finish(self) -> History {
+        History {
+            index: self.request.index,
+            items: self.items,
+            next: self.next,
+        }
     }
 }
 
@@ -55,7 +119,9 @@ pub fn answer<'a>(
 const fn signed_round(artifact: &Artifact) -> Option<Round> {
     match artifact {
         Artifact::LeafSet { round, .. } | Artifact::Announcement { round, .. } => Some(*round),
-        Artifact::SmtProof { .. } | Artifact::SignedTransaction { .. } => None,
+        Artifact::SmtProof { .. }
+        | Artifact::Deposit { .. }
+        | Artifact::SignedTransaction { .. } => None,
     }
 }
 
@@ -211,5 +277,58 @@ mod tests {
             assert_eq!(rounds, [1, 2, 3, 4, 5, 6, 7]);
             assert_eq!(count, answers, "with {max_bytes} bytes an answer");
         }
+    }
+
+    /// A thousand rounds: every page is full, and no round is given twice or left out.
+    #[test]
+    fn a_thousand_rounds_come_in_full_pages() {
+        let kept: Vec<_> = (1..=1_000u32)
+            .map(|round| {
+                let leaves: Vec<(u8, u8)> = (0..4u8)
+                    .map(|n| (n.wrapping_mul(64), round.to_le_bytes()[0]))
+                    .collect();
+                leaf_set(round, &leaves)
+            })
+            .collect();
+        let (mut from, mut rounds, mut pages) = (Some(Round(1)), Vec::new(), 0);
+        while let Some(round) = from {
+            let request = request(64, round.0);
+            let mut answer = Answer::new(&request, MAX_ANSWER_BYTES);
+            let rest = kept.iter().skip(usize::try_from(round.0).unwrap() - 1);
+            let read = rest.take_while(|artifact| answer.add(artifact)).count();
+            let history = answer.finish();
+            assert_eq!(read, history.items.len(), "nothing is read in vain");
+            let json = serde_json::to_vec(&history).unwrap();
+            assert!(json.len() < 40_960, "{} bytes", json.len());
+            assert!(history.next.is_none() || json.len() > 35_000);
+            rounds.extend(history.items.iter().map(|item| item.round.0));
+            (from, pages) = (history.next, pages + 1);
+        }
+        assert_eq!(rounds, (1..=1_000).collect::<Vec<_>>());
+        assert!((8..20).contains(&pages), "{pages}");
+    }
+
+    /// Large trees end an answer before its bytes do.
+    #[test]
+    fn an_answer_hashes_a_bounded_number_of_leaves() {
+        let large = |round: u32| {
+            let leaves: Vec<_> = (0..12_000u32)
+                .map(|n| {
+                    let index = crate::hash::sha256(&n.to_be_bytes());
+                    (SmtIndex::from_bytes(index), LeafValue::from_bytes([7; 32]))
+                })
+                .collect();
+            Artifact::LeafSet {
+                round: Round(round),
+                signal: SignalBytes::from_bytes([0; 32]),
+                txid: Txid::from_byte_array([1; 32]),
+                leaves,
+            }
+        };
+        let kept = [large(1), large(2)];
+        let first = answer(&request(1, 1), &kept, MAX_ANSWER_BYTES);
+        assert_eq!((first.items.len(), first.next), (1, Some(Round(2))));
+        let second = answer(&request(1, 2), &kept, MAX_ANSWER_BYTES);
+        assert_eq!((second.items.len(), second.next), (1, None));
     }
 }

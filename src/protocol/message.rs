@@ -10,6 +10,7 @@ use bitcoin::{ScriptBuf, Transaction, Txid};
 use serde::{Deserialize, Serialize};
 use serde_json::value::RawValue;
 
+use super::deposit::{Deposited, LeafOpening, UpdateDeposit};
 use super::evidence::{Blame, Signed};
 use super::ids::{Label, Round, Seat};
 use super::terms::TextHash;
@@ -123,6 +124,10 @@ messages! {
     "round_request" => RoundRequest(RoundRequest),
     /// Aggregator → channel: a round opens.
     "round_open" => RoundOpen(RoundOpen),
+    /// Member → aggregator: the update behind a hash that it wants announced.
+    "update_deposit" => UpdateDeposit(UpdateDeposit),
+    /// Aggregator → member: what became of deposits.
+    "deposited" => Deposited(Deposited),
     /// Member → aggregator: what to announce, and nonces.
     "response" => Response(Signed<Response>),
     /// Member → aggregator: replaces nonces, or says that they were lost.
@@ -216,6 +221,10 @@ pub enum RefusalCode {
     TooMany,
     /// Member: what the request asks to sign is not what was agreed.
     WillNotSign,
+    /// The response announces what was not deposited, though the terms or its own opening ask for it.
+    DepositRequired,
+    /// A leaf is not made of what it was opened with, or is not opened though the terms ask for it.
+    WrongLeaf,
 }
 
 /// A request was not taken.
@@ -273,10 +282,43 @@ pub struct Opening {
     pub sig: SchnorrSignature,
 }
 
+/// Deepest nesting of [`RawJson`]. What reads it accepts less ([`crate::did::json::MAX_DEPTH`]) and says so;
+/// what stores it as part of a log entry must not meet more than it can check.
+pub const MAX_RAW_DEPTH: usize = 128;
+
 /// JSON kept as it was written.
-#[derive(Debug, Clone, Serialize, Deserialize)]
+#[derive(Debug, Clone, Serialize)]
 #[serde(transparent)]
 pub struct RawJson(pub Box<RawValue>);
+
+impl<'de> Deserialize<'de> for RawJson {
+    fn deserialize<D: serde::Deserializer<'de>>(d: D) -> Result<Self, D::Error> {
+        let raw = Box::<RawValue>::deserialize(d)?;
+        if depth(raw.get()) > MAX_RAW_DEPTH {
+            let text = format!("JSON nested deeper than {MAX_RAW_DEPTH} levels");
+            return Err(serde::de::Error::custom(text));
+        }
+        Ok(Self(raw))
+    }
+}
+
+/// Levels of nesting of valid JSON.
+fn depth(json: &str) -> usize {
+    let (mut deepest, mut level) = (0_usize, 0_usize);
+    let (mut in_text, mut escaped) = (false, false);
+    for byte in json.bytes() {
+        match byte {
+            _ if escaped => escaped = false,
+            b'\\' if in_text => escaped = true,
+            b'"' => in_text = !in_text,
+            b'{' | b'[' if !in_text => level = level.saturating_add(1),
+            b'}' | b']' if !in_text => level = level.saturating_sub(1),
+            _ => {}
+        }
+        deepest = deepest.max(level);
+    }
+    deepest
+}
 
 impl PartialEq for RawJson {
     fn eq(&self, other: &Self) -> bool {
@@ -365,6 +407,9 @@ pub struct SmtEntry {
     pub leaf: Option<LeafValue>,
     /// The member has nothing to announce for it and does not mind if the round is skipped.
     pub idle: bool,
+    /// What the leaf is made of, if its update was deposited or the terms require deposits; else absent.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub opened: Option<LeafOpening>,
 }
 
 /// One DID of a CAS response.
@@ -669,4 +714,26 @@ pub struct Invite {
 pub struct Subscribe {
     /// Whether it still follows.
     pub on: bool,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// A log entry is checked by a parser that goes a thousand levels deep; a member must not be able to
+    /// write one that it refuses.
+    #[test]
+    fn raw_json_is_only_so_deep() {
+        let nested = |levels: usize| format!("{}{}", "[".repeat(levels), "]".repeat(levels));
+        let parse = |text: &str| serde_json::from_str::<RawJson>(text);
+        assert!(parse(&nested(MAX_RAW_DEPTH)).is_ok());
+        assert!(parse(&nested(MAX_RAW_DEPTH + 1)).is_err());
+        assert!(parse(&nested(16_000)).is_err());
+        // Brackets in text are text, however quotation marks are escaped.
+        let text = format!(r#"["\\\"{}"]"#, "[".repeat(500));
+        assert_eq!(depth(&text), 1);
+        assert!(parse(&text).is_ok());
+        assert_eq!(depth(r#"{"a":[{"b":[]}],"c":{}}"#), 4);
+        assert_eq!(depth("7"), 0);
+    }
 }

@@ -56,6 +56,38 @@ pub enum EmptyRounds {
     Signal,
 }
 
+/// Whether members may, or must, show the aggregator what they announce: see [`super::deposit`].
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Deposits {
+    /// Hashes only. A term that is absent says this: terms from before there was the term keep their id and
+    /// their meaning.
+    #[default]
+    None,
+    /// A member may deposit an update; the aggregator verifies it completely before it aggregates its hash.
+    Accepted,
+    /// Every announced update is deposited.
+    Required,
+}
+
+impl Deposits {
+    /// Whether the aggregator takes no deposits. Then the term is absent.
+    #[must_use]
+    pub const fn is_none(&self) -> bool {
+        matches!(self, Self::None)
+    }
+}
+
+impl fmt::Display for Deposits {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::None => "none",
+            Self::Accepted => "accepted",
+            Self::Required => "required",
+        })
+    }
+}
+
 /// Which output the beacon address is (DESIGN §5 "Output policy").
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub enum OutputPolicy {
@@ -118,6 +150,9 @@ pub struct Terms {
     pub depth: u8,
     /// What happens when nobody has anything to announce.
     pub empty_rounds: EmptyRounds,
+    /// Whether updates may or must be deposited with the aggregator. Default none, and then absent.
+    #[serde(default, skip_serializing_if = "Deposits::is_none")]
+    pub deposits: Deposits,
     /// Ceiling of a signal's fee rate in sat/vB, 1 to 10 000.
     pub max_fee_rate: u32,
     /// Cost of enrolment in sat. Advertised only: this software settles nothing.
@@ -186,6 +221,7 @@ impl Terms {
             sessions_max: 4,
             depth: 1,
             empty_rounds: EmptyRounds::Skip,
+            deposits: Deposits::None,
             max_fee_rate: 50,
             cost_enrolment_sat: 0,
             cost_signal_sat: 0,
@@ -339,6 +375,34 @@ mod tests {
         let extra = canonical.replacen(r#""depth":1"#, r#""depth":1,"depth2":1"#, 1);
         assert!(matches!(
             Terms::parse(&extra),
+            Err(TermsError::Malformed(_))
+        ));
+    }
+
+    /// Terms from before the term existed keep their id; whoever takes deposits says so under another one.
+    #[test]
+    fn the_term_of_deposits_is_absent_unless_there_are_any() {
+        let without = terms().canonical();
+        assert!(!without.contains("deposits"));
+        for (deposits, name) in [
+            (Deposits::Accepted, "accepted"),
+            (Deposits::Required, "required"),
+        ] {
+            let mut changed = terms();
+            changed.deposits = deposits;
+            let member = format!(r#""depth":1,"deposits":"{name}","#);
+            let text = without.replacen(r#""depth":1,"#, &member, 1);
+            assert_eq!(changed.canonical(), text);
+            let (parsed, id) = Terms::parse(&text).unwrap();
+            assert_eq!(parsed, changed);
+            assert_ne!(id, terms().cohort_id());
+            assert_eq!(deposits.to_string(), name);
+        }
+        let spelled = without.replacen(r#""depth":1,"#, r#""depth":1,"deposits":"none","#, 1);
+        assert_eq!(Terms::parse(&spelled), Err(TermsError::NotCanonical));
+        let unknown = without.replacen(r#""depth":1,"#, r#""depth":1,"deposits":"some","#, 1);
+        assert!(matches!(
+            Terms::parse(&unknown),
             Err(TermsError::Malformed(_))
         ));
     }

@@ -5,6 +5,7 @@ use serde_json::Value;
 use super::outcome::Failure;
 use super::sidecar::Sidecar;
 use crate::did::datetime::DateTime;
+use crate::did::json::parse_strict;
 use crate::did::{ErrorCode, VerifyOptions};
 use crate::time::UnixTime;
 
@@ -23,7 +24,7 @@ pub struct ResolutionOptions {
 /// A version of a document, chosen by number or by time.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum VersionChoice {
-    /// This version, from 1.
+    /// This version. They count from 1; of another there is no document.
     Id(u64),
     /// The version as of this moment, compared with the median time of blocks; a block of exactly this median
     /// time counts.
@@ -75,10 +76,10 @@ impl ResolutionOptions {
         };
         let mut options = Self::from_text(text("versionId")?, text("versionTime")?, None)?;
         if let Some(value) = members.get("minConf") {
-            let number = value.as_u64().and_then(|number| u32::try_from(number).ok());
-            options.min_conf = number
-                .filter(|number| *number >= 1)
-                .ok_or_else(|| invalid("minConf is not an integer from 1 on"))?;
+            // Through the text, so that 6.0 is the integer it is in JSON.
+            let normal = parse_strict(value.to_string()).ok();
+            let number = normal.and_then(|value| value.as_i64());
+            options.min_conf = number.and_then(confirmations).ok_or_else(bad_min_conf)?;
         }
         let sidecar = members
             .get("sidecar")
@@ -103,9 +104,12 @@ impl ResolutionOptions {
                     "versionId and versionTime exclude each other: give one of them",
                 ));
             }
-            (Some(id), None) => Some(VersionChoice::Id(integer(id).ok_or_else(|| {
-                invalid("versionId is not a positive integer in decimal digits")
-            })?)),
+            (Some(id), None) => {
+                let id = integer(id)
+                    .ok_or_else(|| invalid("versionId is not an integer in decimal digits"))?;
+                // There is no version below 1: whatever such a number is, it is not found.
+                Some(VersionChoice::Id(u64::try_from(id).unwrap_or(0)))
+            }
             (None, Some(time)) => {
                 let time = DateTime::parse_utc_seconds(time).map_err(|_| {
                     invalid(
@@ -118,17 +122,31 @@ impl ResolutionOptions {
         let min_conf = match min_conf {
             None => DEFAULT_MIN_CONF,
             Some(text) => integer(text)
-                .and_then(|number| u32::try_from(number).ok())
-                .ok_or_else(|| invalid("minConf is not an integer from 1 on"))?,
+                .and_then(confirmations)
+                .ok_or_else(bad_min_conf)?,
         };
         Ok(Self { version, min_conf })
     }
 }
 
-/// A positive integer in ASCII digits, without sign or leading zero.
-fn integer(text: &str) -> Option<u64> {
-    let plain = text.bytes().all(|byte| byte.is_ascii_digit()) && !text.starts_with('0');
-    plain.then(|| text.parse().ok())?
+/// The largest integer that every JSON reader holds exactly.
+const MAX_SAFE_INTEGER: i64 = (1 << 53) - 1;
+
+/// An integer in ASCII digits, with or without a minus sign.
+fn integer(text: &str) -> Option<i64> {
+    let digits = text.strip_prefix('-').unwrap_or(text);
+    let plain = !digits.is_empty() && digits.bytes().all(|byte| byte.is_ascii_digit());
+    let number: i64 = plain.then(|| text.parse().ok())??;
+    (number.abs() <= MAX_SAFE_INTEGER).then_some(number)
+}
+
+/// More confirmations than there are blocks are as good as the largest number of them.
+fn confirmations(number: i64) -> Option<u32> {
+    (number >= 1).then(|| u32::try_from(number).unwrap_or(u32::MAX))
+}
+
+fn bad_min_conf() -> Failure {
+    invalid("minConf is not an integer from 1 on")
 }
 
 fn invalid(message: impl Into<String>) -> Failure {

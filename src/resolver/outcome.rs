@@ -5,7 +5,7 @@ use std::fmt;
 use serde::ser::SerializeStruct as _;
 use serde_json::{Value, json};
 
-use super::walk::Walk;
+use super::walk::{Walk, WalkStep};
 use crate::did::datetime::DateTime;
 use crate::did::{Document, ErrorCode, InvalidDid, Rule};
 use crate::time::UnixTime;
@@ -25,6 +25,21 @@ pub struct Resolution {
 }
 
 impl Resolution {
+    /// The result for what could not even be looked up: an invalid identifier, invalid options.
+    #[must_use]
+    pub fn refused(did: &str, failure: Failure) -> Self {
+        let step = WalkStep::Failed {
+            version: 0,
+            at: None,
+            failure: failure.clone(),
+        };
+        Self {
+            did: did.to_owned(),
+            outcome: Err(failure),
+            walk: Walk { steps: vec![step] },
+        }
+    }
+
     /// The DID Resolution result: `didDocument`, `didDocumentMetadata`, `didResolutionMetadata`.
     ///
     /// Of a failure, `didResolutionMetadata` has `error`, and beside the specification's members `rule` (where one

@@ -5,7 +5,7 @@ use rusqlite::{Row, params};
 
 use super::value::{Column, text_enum};
 use super::{StoreError, Tx, View};
-use crate::hash::{CohortId, SignalBytes, SmtIndex, sha256};
+use crate::hash::{CohortId, SignalBytes, SmtIndex, UpdateHash, sha256};
 use crate::protocol::ids::Round;
 use crate::time::UnixTime;
 
@@ -46,6 +46,8 @@ pub enum Subject {
     Index(SmtIndex),
     /// A transaction.
     Transaction(Txid),
+    /// Itself: an update that somebody deposited, found by its hash.
+    Update(UpdateHash),
 }
 
 impl Subject {
@@ -55,6 +57,7 @@ impl Subject {
             Self::Did(did) => did.clone(),
             Self::Index(index) => format!("index:{index}"),
             Self::Transaction(txid) => format!("tx:{txid}"),
+            Self::Update(hash) => format!("update:{hash}"),
         }
     }
 
@@ -74,6 +77,8 @@ impl Subject {
             txid.parse()
                 .map(Self::Transaction)
                 .map_err(|_| unreadable())
+        } else if let Some(hash) = text.strip_prefix("update:") {
+            hash.parse().map(Self::Update).map_err(|_| unreadable())
         } else {
             Ok(Self::Did(text))
         }
@@ -201,6 +206,28 @@ impl View<'_> {
         )
     }
 
+    /// The artifacts of a kind about a subject under a signal, the oldest first. There are several where two
+    /// rounds announced the same signal, or where one was fetched in the place of another that was damaged.
+    ///
+    /// # Errors
+    /// [`StoreError`] if reading fails.
+    pub fn artifacts_for(
+        &self,
+        kind: ArtifactKind,
+        subject: &Subject,
+        signal: Option<SignalBytes>,
+    ) -> Result<Vec<Artifact>, StoreError> {
+        self.rows(
+            select_artifacts!("WHERE kind = ?1 AND subject = ?2 AND signal = ?3 ORDER BY id"),
+            params![
+                kind,
+                subject.text(),
+                bytes_of(signal.as_ref().map(SignalBytes::as_bytes))
+            ],
+            Artifact::read,
+        )
+    }
+
     /// The artifact with exactly this key.
     ///
     /// # Errors
@@ -234,6 +261,50 @@ impl View<'_> {
             [did, &index.text()],
             Artifact::read,
         )
+    }
+
+    /// The signals for which an artifact of a kind about a subject is stored, by round; of one cohort, or of all.
+    ///
+    /// # Errors
+    /// [`StoreError`] if reading fails.
+    pub fn artifact_signals(
+        &self,
+        kind: ArtifactKind,
+        subject: &Subject,
+        cohort: Option<CohortId>,
+    ) -> Result<Vec<SignalBytes>, StoreError> {
+        let cohort = bytes_of(cohort.as_ref().map(CohortId::as_bytes));
+        self.rows(
+            "SELECT signal FROM artifacts
+             WHERE subject = ?1 AND kind = ?2 AND length(signal) = 32 AND (?3 = x'' OR cohort = ?3)
+             ORDER BY cohort, round, id",
+            params![subject.text(), kind, cohort],
+            |row| row.get(0),
+        )
+    }
+
+    /// Hands the leaf sets and announcements of a cohort from a round on to `each`, by round, one at a time and
+    /// until it says no: what an aggregator can prove past rounds from.
+    ///
+    /// # Errors
+    /// [`StoreError`] if reading fails.
+    pub fn each_signed_round(
+        &self,
+        cohort: CohortId,
+        from: Round,
+        mut each: impl FnMut(Artifact) -> bool,
+    ) -> Result<(), StoreError> {
+        let mut statement = self.statement(select_artifacts!(
+            "WHERE cohort = ?1 AND round >= ?2 AND kind IN ('leaf_set', 'cas_announcement')
+             ORDER BY round, id"
+        ))?;
+        let mut rows = statement.query(params![cohort, from])?;
+        while let Some(row) = rows.next()? {
+            if !each(Artifact::read(row)?) {
+                break;
+            }
+        }
+        Ok(())
     }
 
     /// Everything stored of a cohort from a round on, by round.

@@ -110,8 +110,10 @@ pub struct NewUpdate<'a> {
     pub hash: UpdateHash,
     /// The signed update, byte for byte as it was hashed.
     pub bytes: &'a [u8],
-    /// The cohort it is submitted to, if chosen already.
+    /// The cohort it is submitted to, if one is to announce it.
     pub cohort: Option<CohortId>,
+    /// The singleton beacon that announces it, if no cohort does.
+    pub service: Option<&'a str>,
     /// Its state, as the caller writes it.
     pub state: &'a str,
     /// When it was signed.
@@ -131,10 +133,14 @@ pub struct UpdateRow {
     pub bytes: Vec<u8>,
     /// The cohort it is submitted to.
     pub cohort: Option<CohortId>,
+    /// The singleton beacon that announces it, where no cohort does.
+    pub service: Option<String>,
     /// The round it is in.
     pub round: Option<Round>,
     /// The transaction that announces it.
     pub txid: Option<Txid>,
+    /// The block with that transaction.
+    pub height: Option<u32>,
     /// Its state, as the caller writes it.
     pub state: String,
     /// Why it is in that state, where there is more to say.
@@ -149,8 +155,8 @@ pub struct UpdateRow {
 macro_rules! select_updates {
     ($rest:literal) => {
         concat!(
-            "SELECT did, target_version, hash, bytes, cohort, round, txid, state, reason, pinned,
-                    created FROM updates ",
+            "SELECT did, target_version, hash, bytes, cohort, service, round, txid, height, state,
+                    reason, pinned, created FROM updates ",
             $rest
         )
     };
@@ -164,12 +170,14 @@ impl UpdateRow {
             hash: row.get(2)?,
             bytes: row.get(3)?,
             cohort: row.get(4)?,
-            round: row.get(5)?,
-            txid: row.get::<_, Option<Column<Txid>>>(6)?.map(|txid| txid.0),
-            state: row.get(7)?,
-            reason: row.get(8)?,
-            pinned: row.get(9)?,
-            created: row.get(10)?,
+            service: row.get(5)?,
+            round: row.get(6)?,
+            txid: row.get::<_, Option<Column<Txid>>>(7)?.map(|txid| txid.0),
+            height: row.get(8)?,
+            state: row.get(9)?,
+            reason: row.get(10)?,
+            pinned: row.get(11)?,
+            created: row.get(12)?,
         })
     }
 }
@@ -189,19 +197,6 @@ impl View<'_> {
     /// [`StoreError`] if reading fails.
     pub fn dids(&self) -> Result<Vec<DidRow>, StoreError> {
         self.rows(select_dids!("ORDER BY created, did"), [], DidRow::read)
-    }
-
-    /// The number of the next DID key that no stored DID uses.
-    ///
-    /// # Errors
-    /// [`StoreError`] if reading fails.
-    pub fn next_key_index(&self) -> Result<u32, StoreError> {
-        self.row(
-            "SELECT coalesce(max(key_index) + 1, 0) FROM dids",
-            [],
-            |row| row.get(0),
-        )
-        .map(|next| next.unwrap_or(0))
     }
 
     /// The bindings of a cohort, by index.
@@ -326,14 +321,15 @@ impl Tx<'_> {
     /// [`Tx::supersede_update`]. [`StoreError::Rule`] if the DID is not stored.
     pub fn insert_update(&self, new: &NewUpdate<'_>) -> Result<Put, StoreError> {
         let inserted = self.write(
-            "INSERT INTO updates (did, target_version, hash, bytes, cohort, state, created)
-             VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7) ON CONFLICT (did, target_version) DO NOTHING",
+            "INSERT INTO updates (did, target_version, hash, bytes, cohort, service, state, created)
+             VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8) ON CONFLICT (did, target_version) DO NOTHING",
             params![
                 new.did,
                 Column(new.target_version),
                 new.hash,
                 new.bytes,
                 new.cohort,
+                new.service,
                 new.state,
                 new.created
             ],
@@ -369,21 +365,36 @@ impl Tx<'_> {
         self.insert_update(new)
     }
 
-    /// Replaces where an update stands: cohort, round, transaction, state and reason are written as
-    /// they are in `row`; its DID, version, bytes and pin are not touched.
+    /// Forgets an update that nobody can announce any more: one that is not pinned.
+    ///
+    /// # Errors
+    /// [`StoreError::Rule`] if it is pinned; [`StoreError::Missing`] if it is not there.
+    pub fn withdraw_update(&self, did: &str, target_version: u64) -> Result<(), StoreError> {
+        self.change(
+            "DELETE FROM updates WHERE did = ?1 AND target_version = ?2",
+            params![did, Column(target_version)],
+            || format!("update of {did} to version {target_version}"),
+        )
+    }
+
+    /// Replaces where an update stands: route, round, transaction, block, state and reason are written
+    /// as they are in `row`; its DID, version, bytes and pin are not touched.
     ///
     /// # Errors
     /// [`StoreError::Missing`] if the update is not there.
     pub fn set_update_state(&self, row: &UpdateRow) -> Result<(), StoreError> {
         self.change(
-            "UPDATE updates SET cohort = ?3, round = ?4, txid = ?5, state = ?6, reason = ?7
+            "UPDATE updates SET cohort = ?3, service = ?4, round = ?5, txid = ?6, height = ?7,
+                    state = ?8, reason = ?9
              WHERE did = ?1 AND target_version = ?2",
             params![
                 row.did,
                 Column(row.target_version),
                 row.cohort,
+                row.service,
                 row.round,
                 row.txid.map(Column),
+                row.height,
                 row.state,
                 row.reason
             ],

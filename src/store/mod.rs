@@ -19,6 +19,7 @@
 //! | `outbox` | `outbox`, `lanes` |
 //! | `artifact` | `artifacts` |
 //! | `did` | `dids`, `did_bindings`, `updates` |
+//! | `did_key` | `did_keys`, `did_adopted` |
 //! | `advert` | `adverts`, `follows`, `subscribers` |
 //! | `seen` | `seen_events` |
 //! | `relay` | `relays`, `relay_health` |
@@ -28,6 +29,7 @@ mod advert;
 mod artifact;
 mod cohort;
 mod did;
+mod did_key;
 mod error;
 mod log;
 mod meta;
@@ -51,6 +53,7 @@ pub use advert::{
 pub use artifact::{Artifact, ArtifactKey, ArtifactKind, NewArtifact, Put, Subject};
 pub use cohort::{CohortRow, NewCohort, NewTransaction, TransactionRow};
 pub use did::{Binding, DidRow, NewUpdate, UpdateRow};
+pub use did_key::{AdoptedRow, DidKeyRow};
 pub use error::StoreError;
 pub use log::{LogEntry, NewLogEntry};
 pub use meta::MetaKey;

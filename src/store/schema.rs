@@ -101,6 +101,35 @@ mod tests {
     }
 
     #[test]
+    fn a_file_of_version_1_keeps_its_dids_and_learns_their_keys() {
+        let mut conn = Connection::open_in_memory().unwrap();
+        migrate(&mut conn, 0, &MIGRATIONS[..1]).unwrap();
+        conn.execute_batch(
+            "INSERT INTO dids VALUES ('did:btcr2:k1a', 'regtest', 'k1', 3, NULL, '{}', 2, 'active', 7);
+             INSERT INTO dids VALUES ('did:btcr2:x1b', 'regtest', 'x1', NULL, '{}', '{}', 1, 'active', 8);
+             INSERT INTO updates (did, target_version, hash, bytes, state, created)
+                 VALUES ('did:btcr2:k1a', 2, zeroblob(32), x'00', 'confirmed', 9);",
+        )
+        .unwrap();
+        migrate(&mut conn, 1, MIGRATIONS).unwrap();
+        let keys: Vec<(String, u32, String, i64)> = conn
+            .prepare("SELECT did, key_index, name, created FROM did_keys")
+            .unwrap()
+            .query_map([], |r| Ok((r.get(0)?, r.get(1)?, r.get(2)?, r.get(3)?)))
+            .unwrap()
+            .collect::<Result<_, _>>()
+            .unwrap();
+        let name = "did:btcr2:k1a#initialKey".to_owned();
+        assert_eq!(keys, [("did:btcr2:k1a".to_owned(), 3, name, 7)]);
+        let update: (String, Option<String>, Option<u32>) = conn
+            .query_row("SELECT state, service, height FROM updates", [], |r| {
+                Ok((r.get(0)?, r.get(1)?, r.get(2)?))
+            })
+            .unwrap();
+        assert_eq!(update, ("confirmed".to_owned(), None, None));
+    }
+
+    #[test]
     fn newer_and_foreign_files_are_told_apart() {
         let mut conn = Connection::open_in_memory().unwrap();
         conn.execute_batch("CREATE TABLE theirs(a)").unwrap();

@@ -1,5 +1,6 @@
 //! The chain backends against the in-process regtest chain: over HTTP on loopback, as users have it.
 
+mod blocks;
 mod compared;
 mod core_rpc;
 mod core_server;
@@ -33,7 +34,7 @@ use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::TcpStream;
 
 const START: UnixTime = UnixTime(1_760_000_000);
-const LOCALHOST: SocketAddr =
+pub(crate) const LOCALHOST: SocketAddr =
     SocketAddr::new(std::net::IpAddr::V4(std::net::Ipv4Addr::LOCALHOST), 0);
 
 fn chain() -> RegtestChain {
@@ -48,32 +49,32 @@ async fn serve(settings: ServerSettings) -> (RegtestServer, ChainBackend) {
     (server, backend)
 }
 
-fn sat(value: u64) -> Amount {
+pub(crate) fn sat(value: u64) -> Amount {
     Amount::from_sat(value)
 }
 
 /// A taproot output that one key spends by the key path, and what it may be used for.
-pub struct Wallet {
+pub(crate) struct Wallet {
     tweaked: TweakedKeypair,
 }
 
 impl Wallet {
-    pub fn new(seed: u8) -> Self {
+    pub(crate) fn new(seed: u8) -> Self {
         let secret = SecretKey::from_slice(&[seed; 32]).unwrap();
         let tweaked = Keypair::from_secret_key(SECP256K1, &secret).tap_tweak(SECP256K1, None);
         Self { tweaked }
     }
 
-    pub fn script(&self) -> ScriptBuf {
+    pub(crate) fn script(&self) -> ScriptBuf {
         ScriptBuf::new_p2tr_tweaked(self.tweaked.public_parts().0)
     }
 
-    pub fn address(&self) -> Address {
+    pub(crate) fn address(&self) -> Address {
         Address::from_script(&self.script(), bitcoin::Network::Regtest).unwrap()
     }
 
     /// Spends `inputs` to `outputs`, signed.
-    pub fn spend(&self, inputs: &[(OutPoint, TxOut)], outputs: Vec<TxOut>) -> Transaction {
+    pub(crate) fn spend(&self, inputs: &[(OutPoint, TxOut)], outputs: Vec<TxOut>) -> Transaction {
         self.spend_with(
             inputs,
             outputs,
@@ -125,19 +126,19 @@ impl Wallet {
     }
 }
 
-pub fn pay(script: ScriptBuf, value: u64) -> TxOut {
+pub(crate) fn pay(script: ScriptBuf, value: u64) -> TxOut {
     TxOut {
         value: sat(value),
         script_pubkey: script,
     }
 }
 
-pub fn signal_output(bytes: [u8; 32]) -> TxOut {
+pub(crate) fn signal_output(bytes: [u8; 32]) -> TxOut {
     pay(ScriptBuf::new_op_return(PushBytesBuf::from(bytes)), 0)
 }
 
 /// A confirmed output of `value` at `wallet`.
-fn funded(chain: &mut RegtestChain, wallet: &Wallet, value: u64) -> (OutPoint, TxOut) {
+pub(crate) fn funded(chain: &mut RegtestChain, wallet: &Wallet, value: u64) -> (OutPoint, TxOut) {
     let outpoint = chain.fund(&wallet.script(), sat(value)).unwrap();
     chain.mine(1);
     (outpoint, pay(wallet.script(), value))

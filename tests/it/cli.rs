@@ -2,10 +2,13 @@
 
 mod bad_input;
 mod binary;
+mod conform;
 mod control;
 mod daemon;
 mod processes;
+mod publishing;
 mod render;
+mod resolve;
 
 use std::ffi::OsStr;
 use std::path::{Path, PathBuf};

@@ -7,13 +7,19 @@
 )]
 
 mod beacon_vectors;
+mod cas;
 mod chain;
 mod cli;
 mod core_net;
 mod did_vectors;
 mod e2e;
+mod entry_points;
+mod lookup;
 mod musig_vectors;
 mod node;
 mod nostr;
 mod protocol_doc;
+mod resolver;
+mod serve;
 mod store;
+mod synthetic;

@@ -17,7 +17,11 @@ use btcr2_agent::beacon::signal::{
     build_signal, finalize,
 };
 use btcr2_agent::beacon::smt::{EMPTY_LEAF, Leaf, SmtTree};
-use btcr2_agent::did::{BeaconKind, Did, GenesisDocument, KeyAddress};
+use btcr2_agent::did::json::MAX_DEPTH;
+use btcr2_agent::did::{
+    BeaconKind, Did, DocumentPatch, GenesisDocument, KeyAddress, UnsignedUpdate,
+    initial_key_document,
+};
 use btcr2_agent::hash::{
     CohortId, SchnorrSignature, SmtIndex, SmtNonce, UpdateHash, sha256, to_base64url, to_hex,
 };
@@ -34,16 +38,20 @@ use btcr2_agent::nostr::event::{Event, KIND_DIRECTED, MAX_RECEIVED_BYTES, MAX_SE
 use btcr2_agent::nostr::lanes::{MAX_LANES, WINDOW};
 use btcr2_agent::nostr::seal::{ChannelKey, ConversationKeys, MAX_PLAINTEXT};
 use btcr2_agent::nostr::{RelayUrl, VerifiedEvent, advert, envelope};
+use btcr2_agent::protocol::deposit::{
+    DepositCode, DepositFault, Deposited, DepositedItem, MAX_DEPOSIT_BYTES, UpdateDeposit,
+    verify_deposit,
+};
 use btcr2_agent::protocol::evidence::{
     Blame, Evidence, Fault, LabelContext, Sighash, Signed, commitment, evidence_digest,
 };
 use btcr2_agent::protocol::message::{
     Accept, CasEntry, CohortAck, EndCause, Ended, Entries, Frozen, History, HistoryItem,
-    HistoryRequest, IndexChallenge, IndexOpening, IndexProof, Invite, Leave, Message, NonceRequest,
-    NonceUpdate, Nonces, Opening, OptIn, Partials, PrevoutInfo, Proofs, RawJson, RefusalCode,
-    Refused, Register, RegisterItem, Registered, RegisteredItem, Relays, Release, Response,
-    RoundCause, RoundFailed, RoundOpen, RoundRequest, RoundResult, SignRequest, SmtEntry,
-    Subscribe, ToSign, TxHex,
+    HistoryRequest, IndexChallenge, IndexOpening, IndexProof, Invite, Leave, MAX_RAW_DEPTH,
+    Message, NonceRequest, NonceUpdate, Nonces, Opening, OptIn, Partials, PrevoutInfo, Proofs,
+    RawJson, RefusalCode, Refused, Register, RegisterItem, Registered, RegisteredItem, Relays,
+    Release, Response, RoundCause, RoundFailed, RoundOpen, RoundRequest, RoundResult, SignRequest,
+    SmtEntry, Subscribe, ToSign, TxHex,
 };
 use btcr2_agent::protocol::registration::{MAX_GENESIS_BYTES, registration_digest, verify_opening};
 use btcr2_agent::protocol::set::CohortSet;
@@ -162,6 +170,28 @@ fn did(member: usize) -> Did {
         Network::Regtest,
         &key(&format!("did {member}")).public().even_point(),
     )
+}
+
+/// A signed update of did 0, deposited. Not the one that the other examples announce.
+fn deposit() -> UpdateDeposit {
+    let source = initial_key_document(&did(0)).unwrap();
+    let patch = json!([{
+        "op": "add",
+        "path": "/service/-",
+        "value": {
+            "id": format!("{}#files", did(0)),
+            "type": "LinkedDomains",
+            "serviceEndpoint": "https://example.com",
+        },
+    }]);
+    let patch = DocumentPatch::from_value(&patch).unwrap();
+    let update = UnsignedUpdate::new(&source, 1, &patch)
+        .unwrap()
+        .sign_with_aux(key("did 0").keypair(), "#initialKey", &[0; 32])
+        .unwrap();
+    let deposit = UpdateDeposit::new(&update, &source, None).unwrap();
+    verify_deposit(Network::Regtest, NOW, &deposit).unwrap();
+    deposit
 }
 
 impl Cohort {
@@ -366,8 +396,35 @@ fn messages() -> Vec<(&'static str, Message)> {
             index: index(0),
             leaf: Some(leaf(0).value()),
             idle: false,
+            opened: None,
         }]),
         nonces: nonces(0, 1),
+    };
+    let deposit = deposit();
+    let shown = Leaf {
+        nonce: Some(smt_nonce(0)),
+        update: Some(deposit.hash),
+    };
+    let opened_response = Response {
+        round: Round(1),
+        entries: Entries::Smt(vec![SmtEntry {
+            index: index(0),
+            leaf: Some(shown.value()),
+            idle: false,
+            opened: Some(shown.into()),
+        }]),
+        nonces: nonces(0, 1),
+    };
+    let fault = DepositFault::NotCurrent { version: 2 };
+    let deposited = |anchored, refused| {
+        Message::Deposited(Deposited {
+            items: vec![DepositedItem {
+                index: index(0),
+                update: deposit.hash,
+                anchored,
+                refused,
+            }],
+        })
     };
     let cas_response = Response {
         round: Round(1),
@@ -464,6 +521,13 @@ fn messages() -> Vec<(&'static str, Message)> {
             "response",
             Message::Response(signed(&smt.id, &member(0), response)),
         ),
+        (
+            "response:opened",
+            Message::Response(signed(&smt.id, &member(0), opened_response)),
+        ),
+        ("update_deposit", Message::UpdateDeposit(deposit.clone())),
+        ("deposited", deposited(Some(true), None)),
+        ("deposited:refused", deposited(None, Some(fault.refused()))),
         (
             "response:cas",
             Message::Response(signed(&cas.id, &member(0), cas_response)),
@@ -892,6 +956,10 @@ fn the_table_of_terms_names_every_term_and_its_default() {
         };
         assert_eq!(cells[4], expected, "default of {name}");
     }
+    // A term that is absent has this value.
+    assert!(value.get("deposits").is_none());
+    let cells = row("deposits");
+    assert_eq!(cells[4], format!("`\"{}\"`", terms.deposits));
     // Ranges written as two numbers are the ones that are enforced.
     let valid_with = |name: &str, number: u64| {
         let mut changed = value.clone();
@@ -938,9 +1006,37 @@ fn the_tables_of_codes_and_limits_agree_with_the_library() {
         Code::NoSuchRound,
         Code::TooMany,
         Code::WillNotSign,
+        Code::DepositRequired,
+        Code::WrongLeaf,
     ];
-    for code in codes {
-        let name = serde_json::to_value(code).unwrap();
+    let deposit_codes = [
+        DepositCode::NotTaken,
+        DepositCode::TooMany,
+        DepositCode::TooLarge,
+        DepositCode::NotRegistered,
+        DepositCode::OtherNetwork,
+        DepositCode::BadUpdate,
+        DepositCode::OtherHash,
+        DepositCode::BadSource,
+        DepositCode::NotInitial,
+        DepositCode::NotCurrent,
+        DepositCode::VersionTaken,
+        DepositCode::Deactivated,
+        DepositCode::SourceHash,
+        DepositCode::BadProof,
+        DepositCode::NotAuthorized,
+        DepositCode::BadSignature,
+        DepositCode::BadTimes,
+        DepositCode::BadPatch,
+        DepositCode::IdChanged,
+        DepositCode::BadTarget,
+        DepositCode::TargetHash,
+        DepositCode::NotDeposited,
+        DepositCode::WrongLeaf,
+    ];
+    let names = codes.iter().map(|code| serde_json::to_value(code).unwrap());
+    let deposit_names = deposit_codes.map(|code| serde_json::to_value(code).unwrap());
+    for name in names.chain(deposit_names) {
         let row = format!("| `{}` |", name.as_str().unwrap());
         assert!(text.contains(&row), "no row for {name}");
     }
@@ -959,6 +1055,18 @@ fn the_tables_of_codes_and_limits_agree_with_the_library() {
         (
             "genesis document in an opening, bytes",
             MAX_GENESIS_BYTES as u64,
+        ),
+        (
+            "update and source document of a deposit, bytes",
+            MAX_DEPOSIT_BYTES as u64,
+        ),
+        (
+            "levels of nesting in an update or document",
+            MAX_DEPTH as u64,
+        ),
+        (
+            "levels of nesting in a message that carries one",
+            MAX_RAW_DEPTH as u64,
         ),
         ("dust, sat", DUST_LIMIT.to_sat()),
         (

@@ -12,10 +12,10 @@ use btcr2_agent::network::Network;
 use btcr2_agent::nostr::{EventId, RelayUrl};
 use btcr2_agent::protocol::ids::Round;
 use btcr2_agent::store::{
-    ADVERT_BYTES_MAX, ADVERTS_PER_AUTHOR_MAX, AdvertPut, ArtifactKey, ArtifactKind, Binding,
-    DidRow, Follow, Lane, MetaKey, NewAdvert, NewArtifact, NewCohort, NewLogEntry, NewOutboxRow,
-    NewTransaction, NewUpdate, Put, RELAY_REASON_BYTES_MAX, RelayRow, Role, Store, StoreError,
-    Subject, Subscriber, Tx, UpdateRow,
+    ADVERT_BYTES_MAX, ADVERTS_PER_AUTHOR_MAX, AdoptedRow, AdvertPut, ArtifactKey, ArtifactKind,
+    Binding, DidKeyRow, DidRow, Follow, Lane, MetaKey, NewAdvert, NewArtifact, NewCohort,
+    NewLogEntry, NewOutboxRow, NewTransaction, NewUpdate, Put, RELAY_REASON_BYTES_MAX, RelayRow,
+    Role, Store, StoreError, Subject, Subscriber, Tx, UpdateRow,
 };
 use btcr2_agent::time::UnixTime;
 
@@ -114,6 +114,7 @@ fn update(bytes: &[u8]) -> NewUpdate<'_> {
         hash: UpdateHash::from_bytes(sha256(bytes)),
         bytes,
         cohort: Some(cohort(1)),
+        service: None,
         state: "queued",
         created: NOW,
     }

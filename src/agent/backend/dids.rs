@@ -8,13 +8,14 @@ use tokio::time::{Instant, timeout_at};
 use super::AgentBackend;
 use crate::agent::control::views as v;
 use crate::agent::control::{ErrorCode, Failure, request as r};
-use crate::agent::dids::{Change, did_state, update_state};
+use crate::agent::dids::{binding_state, did_state};
 use crate::agent::events::What;
 use crate::agent::launch::{agent_failure, store_failure};
 use crate::agent::node::Machine;
+use crate::agent::routing::lists_beacon_of;
 use crate::agent::runtime::Agent;
 use crate::did::{Did, Document};
-use crate::hash::SmtIndex;
+use crate::hash::{CohortId, SmtIndex};
 use crate::protocol::participant::{BindingState, IndexState};
 use crate::store::{DidRow, Role};
 
@@ -27,13 +28,19 @@ impl AgentBackend {
     pub(super) async fn create_did(&self, args: r::CreateDid) -> Result<v::DidView, Failure> {
         let Some(cohort) = args.cohort else {
             let network = args.network.unwrap_or(self.config().network);
+            let external = args.external;
             return self
                 .with(move |agent| {
                     agent
                         .gate
                         .permit(network)
                         .map_err(|refused| agent_failure(refused.into()))?;
-                    let did = agent.create_key_did(network).map_err(agent_failure)?;
+                    let did = if external {
+                        agent.create_external_did(network)
+                    } else {
+                        agent.create_key_did(network)
+                    }
+                    .map_err(agent_failure)?;
                     agent.did_view(did.as_str(), true)
                 })
                 .await;
@@ -99,37 +106,6 @@ impl Agent {
         self.did_view(did.as_str(), true)
     }
 
-    pub(super) fn update_with(&mut self, args: &r::UpdateDid) -> Result<v::DidUpdateView, Failure> {
-        let did = parse_did(&args.did)?;
-        let cohort = match &args.cohort {
-            Some(cohort) => Some(self.find_cohort(cohort, Some(Role::Participant))?.0),
-            None => None,
-        };
-        let changes: Vec<Change> = args.changes.iter().map(change).collect();
-        let queued = self
-            .update_did(&did, &changes, cohort)
-            .map_err(agent_failure)?;
-        let value = |document: &Document| {
-            serde_json::from_slice(&document.canonical_bytes()).unwrap_or_default()
-        };
-        Ok(v::DidUpdateView {
-            did: did.to_string(),
-            from_version: queued.target_version.saturating_sub(1),
-            update: v::PendingUpdateView {
-                to_version: queued.target_version,
-                hash: queued.hash,
-                stage: v::UpdateStage::Queued,
-                cohort: queued.cohort,
-                round: None,
-                txid: None,
-                confirmations: 0,
-            },
-            before: value(&queued.before),
-            after: value(&queued.after),
-            next_round_at: None,
-        })
-    }
-
     pub(super) fn did_list(&self) -> Result<v::DidListView, Failure> {
         let rows = self.store.view().dids().map_err(store_failure)?;
         let dids = rows
@@ -154,6 +130,8 @@ impl Agent {
     fn view_of(&self, row: &DidRow, with_document: bool) -> Result<v::DidView, Failure> {
         let did: Did = parse_did_text(&row.did)?;
         let index = did.smt_index();
+        let document = Document::parse(&row.document)
+            .map_err(|error| Failure::new(ErrorCode::Internal, error.to_string()))?;
         let bindings: Vec<v::DidBindingView> = self
             .store
             .view()
@@ -161,10 +139,8 @@ impl Agent {
             .map_err(store_failure)?
             .into_iter()
             .filter(|binding| binding.role == Role::Participant)
-            .map(|binding| self.binding_view(binding.cohort, index))
+            .map(|binding| self.binding_view(binding.cohort, index, &document))
             .collect();
-        let document = Document::parse(&row.document)
-            .map_err(|error| Failure::new(ErrorCode::Internal, error.to_string()))?;
         let beacons = document
             .beacons()
             .iter()
@@ -187,7 +163,7 @@ impl Agent {
             deactivated: row.state == did_state::DEACTIVATED,
             bindings,
             beacons,
-            pending: self.pending_update(row, index)?,
+            pending: self.pending_update(&row.did)?,
             document: if with_document {
                 serde_json::from_str(&row.document).ok()
             } else {
@@ -197,7 +173,12 @@ impl Agent {
         })
     }
 
-    fn binding_view(&self, cohort: crate::hash::CohortId, index: SmtIndex) -> v::DidBindingView {
+    fn binding_view(
+        &self,
+        cohort: CohortId,
+        index: SmtIndex,
+        document: &Document,
+    ) -> v::DidBindingView {
         let node = self.nodes.get(&(cohort, Role::Participant));
         let machine = match node.map(|node| &node.machine) {
             Some(Machine::Participant(machine)) => Some(machine),
@@ -208,7 +189,7 @@ impl Agent {
         let stage = match machine
             .map(|machine| (machine.index_state(&index), machine.binding_state(&index)))
         {
-            Some((_, Some(BindingState::Bound))) => v::BindingStage::Bound,
+            Some((_, Some(BindingState::Bound))) => self.bound_stage(cohort, index, document),
             Some((_, Some(BindingState::MayBind))) => v::BindingStage::Ready,
             Some((Some(IndexState::Covered(_)), _)) => v::BindingStage::History,
             _ => v::BindingStage::Registering,
@@ -218,6 +199,28 @@ impl Agent {
             stage,
             covered: count(have),
             signals: count(have.saturating_add(lack)),
+        }
+    }
+
+    /// A DID that counts as bound: by its document, by an earlier one, or by one that is on its way.
+    fn bound_stage(
+        &self,
+        cohort: CohortId,
+        index: SmtIndex,
+        document: &Document,
+    ) -> v::BindingStage {
+        let node = self.nodes.get(&(cohort, Role::Participant));
+        if node.is_some_and(|node| lists_beacon_of(document, node)) {
+            return v::BindingStage::Bound;
+        }
+        let stored = self.store.view().bindings_of(index).unwrap_or_default();
+        let pending = stored
+            .iter()
+            .any(|binding| binding.cohort == cohort && binding.state == binding_state::PENDING);
+        if pending {
+            v::BindingStage::Pending
+        } else {
+            v::BindingStage::Former
         }
     }
 
@@ -249,94 +252,17 @@ impl Agent {
             .iter()
             .find(|binding| binding.stage == v::BindingStage::Ready)?;
         Some(format!(
-            "covered by cohort {}: an update that adds its beacon may be announced, through a beacon the document lists already",
-            ready.cohort.short()
+            "covered by cohort {short}: `did update … --add-beacon cohort:{short} --via singleton` binds it to the beacon",
+            short = ready.cohort.short()
         ))
     }
-
-    /// The last update, unless it is on the chain.
-    fn pending_update(
-        &self,
-        row: &DidRow,
-        index: SmtIndex,
-    ) -> Result<Option<v::PendingUpdateView>, Failure> {
-        let updates = self
-            .store
-            .view()
-            .updates_of(&row.did)
-            .map_err(store_failure)?;
-        let Some(update) = updates.last() else {
-            return Ok(None);
-        };
-        let Some(cohort) = update.cohort else {
-            return Ok(None);
-        };
-        if update.state == update_state::CONFIRMED {
-            return Ok(None);
-        }
-        let mut view = v::PendingUpdateView {
-            to_version: update.target_version,
-            hash: update.hash,
-            stage: v::UpdateStage::Queued,
-            cohort,
-            round: None,
-            txid: None,
-            confirmations: 0,
-        };
-        let node = self.nodes.get(&(cohort, Role::Participant));
-        if let Some(node) = node
-            && let Machine::Participant(machine) = &node.machine
-        {
-            let open = machine.open_round_now().filter(|round| {
-                let mut said = round.said.iter();
-                round.responded
-                    && said.any(|(said, hash, _)| *said == index && *hash == Some(update.hash))
-            });
-            if let Some(round) = open {
-                view.stage = v::UpdateStage::Submitted;
-                view.round = Some(round.round);
-            }
-            if let Some(given) = machine.announcements(&index).last() {
-                view.stage = v::UpdateStage::Signed;
-                view.round = Some(given.round);
-                view.txid = Some(given.txid);
-                if let Some(seen) = machine.chain().signals.get(&given.txid) {
-                    view.stage = v::UpdateStage::Broadcast;
-                    if let Some(height) = seen.height {
-                        view.stage = v::UpdateStage::Confirmed;
-                        view.confirmations = machine.chain().confirmations(height);
-                    }
-                }
-            }
-        }
-        Ok(Some(view))
-    }
 }
 
-fn change(change: &r::DidChange) -> Change {
-    match change {
-        r::DidChange::Patch(operations) => {
-            Change::Patch(serde_json::Value::Array(operations.clone()))
-        }
-        r::DidChange::AddService {
-            id,
-            service_type,
-            endpoint,
-        } => Change::AddService {
-            id: id.clone(),
-            kind: service_type.clone(),
-            endpoint: serde_json::Value::String(endpoint.clone()),
-        },
-        r::DidChange::RemoveService { id } => Change::RemoveService { id: id.clone() },
-        r::DidChange::Deactivate => Change::Deactivate,
-    }
-}
-
-fn parse_did(did: &r::DidRef) -> Result<Did, Failure> {
+pub(super) fn parse_did(did: &r::DidRef) -> Result<Did, Failure> {
     parse_did_text(did.as_str())
 }
 
-fn parse_did_text(did: &str) -> Result<Did, Failure> {
+pub(super) fn parse_did_text(did: &str) -> Result<Did, Failure> {
     did.parse().map_err(|error: crate::did::InvalidDid| {
         Failure::new(ErrorCode::InvalidValue, format!("{did}: {error}"))
     })

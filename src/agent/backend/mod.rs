@@ -13,6 +13,8 @@
 //! | `joining` | `cohort terms`, `cohort join` |
 //! | `funding` | `cohort fund` |
 //! | `dids` | DIDs |
+//! | `updates` | their updates; what leaving a cohort means for them |
+//! | `publishing` | `did publish`: the artifacts |
 //! | `relays` | relays, and probing them, also without a running agent |
 //! | `follows` | whom this agent follows, and who follows it |
 
@@ -23,9 +25,11 @@ pub mod discover;
 mod follows;
 mod funding;
 mod joining;
+mod publishing;
 pub mod relays;
 mod status;
 mod terms;
+mod updates;
 
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -185,9 +189,8 @@ impl Backend for AgentBackend {
             .await
     }
 
-    async fn cohort_leave(&self, args: r::OneCohort) -> Result<v::CohortView, Failure> {
-        self.with(move |agent| agent.leave_cohort(&args.cohort))
-            .await
+    async fn cohort_leave(&self, args: r::LeaveCohort) -> Result<v::CohortView, Failure> {
+        self.with(move |agent| agent.leave_with(&args)).await
     }
 
     async fn cohort_invite(&self, args: r::Invite) -> Result<v::InviteView, Failure> {
@@ -203,7 +206,7 @@ impl Backend for AgentBackend {
     }
 
     async fn did_update(&self, args: r::UpdateDid) -> Result<v::DidUpdateView, Failure> {
-        self.with(move |agent| agent.update_with(&args)).await
+        self.update(args).await
     }
 
     async fn did_list(&self, _: r::NoArgs) -> Result<v::DidListView, Failure> {
@@ -213,6 +216,27 @@ impl Backend for AgentBackend {
     async fn did_show(&self, args: r::OneDid) -> Result<v::DidView, Failure> {
         self.with(move |agent| agent.did_view(args.did.as_str(), true))
             .await
+    }
+
+    async fn did_updates(&self, args: r::OneDid) -> Result<v::DidUpdatesView, Failure> {
+        self.with(move |agent| agent.updates_view(&args.did)).await
+    }
+
+    async fn did_withdraw(&self, args: r::WithdrawUpdate) -> Result<v::DidUpdatesView, Failure> {
+        self.with(move |agent| agent.withdraw_with(&args)).await
+    }
+
+    async fn cohort_exit_plan(&self, args: r::OneCohort) -> Result<v::ExitPlanView, Failure> {
+        self.with(move |agent| agent.exit_plan_of(&args.cohort))
+            .await
+    }
+
+    async fn cohort_remove_beacons(&self, args: r::OneCohort) -> Result<v::ExitPlanView, Failure> {
+        self.remove_beacons_of(args).await
+    }
+
+    async fn did_artifacts(&self, args: r::DidArtifacts) -> Result<v::DidArtifactsView, Failure> {
+        self.with(move |agent| agent.artifacts(&args)).await
     }
 
     async fn relay_list(&self, _: r::NoArgs) -> Result<v::RelayListView, Failure> {

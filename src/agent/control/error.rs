@@ -59,6 +59,12 @@ pub enum ErrorCode {
     RelaysUnreachable,
     /// The chain backend could not be used, or is on another chain.
     ChainUnreachable,
+    /// A DID does not resolve; the specification's error code is in the message and the result.
+    NotResolved,
+    /// Sets of a test suite have another result than expected.
+    NotConformant,
+    /// An IPFS node could not be used.
+    CasFailed,
     /// An answer did not arrive in time.
     Timeout,
     /// The disk is full or the store can not be written.

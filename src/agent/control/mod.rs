@@ -14,6 +14,8 @@ pub mod error;
 pub mod event;
 pub mod operations;
 pub mod request;
+mod request_publish;
+mod request_update;
 pub mod server;
 pub mod text;
 pub mod views;

@@ -75,7 +75,7 @@ operations! {
     /// Aggregator: ends the cohort; refused from the first partial signature on.
     CohortCancel = cohort_cancel(r::OneCohort) -> v::CohortView;
     /// Member: leaves; after the set froze this ends the beacon for all.
-    CohortLeave = cohort_leave(r::OneCohort) -> v::CohortView;
+    CohortLeave = cohort_leave(r::LeaveCohort) -> v::CohortView;
     /// Aggregator: sends the terms directly to more keys.
     CohortInvite = cohort_invite(r::Invite) -> v::InviteView;
     /// Creates a DID.
@@ -88,6 +88,8 @@ operations! {
     DidList = did_list(r::NoArgs) -> v::DidListView;
     /// One DID with its document.
     DidShow = did_show(r::OneDid) -> v::DidView;
+    /// Artifacts of a DID of this agent, as they can be published.
+    DidArtifacts = did_artifacts(r::DidArtifacts) -> v::DidArtifactsView;
     /// The configured relays and their connections.
     RelayList = relay_list(r::NoArgs) -> v::RelayListView;
     /// Adds or changes a relay.
@@ -104,4 +106,12 @@ operations! {
     Followed = followed(r::NoArgs) -> v::FollowedView;
     /// Who told this aggregator that they follow it.
     Subscribers = subscribers(r::NoArgs) -> v::SubscribersView;
+    /// Every update of a DID, and where each is.
+    DidUpdates = did_updates(r::OneDid) -> v::DidUpdatesView;
+    /// Takes back an update that nobody can announce yet.
+    DidWithdraw = did_withdraw(r::WithdrawUpdate) -> v::DidUpdatesView;
+    /// What leaving a cohort would mean for this agent's DIDs and for the other members.
+    CohortExitPlan = cohort_exit_plan(r::OneCohort) -> v::ExitPlanView;
+    /// Queues the updates that take a cohort's beacon out of this agent's DIDs.
+    CohortRemoveBeacons = cohort_remove_beacons(r::OneCohort) -> v::ExitPlanView;
 }

@@ -5,6 +5,11 @@ use std::str::FromStr;
 
 use serde::{Deserialize, Serialize};
 
+pub use super::request_publish::DidArtifacts;
+pub use super::request_update::{
+    AnnounceBy, BeaconSpec, CreateDid, DidChange, LeaveCohort, ParseBeaconError, UpdateDid,
+    WithdrawUpdate,
+};
 use super::views::{BeaconType, EmptyRounds, FeeRate, Span, TosHash};
 use crate::hash::CohortId;
 use crate::keys::NostrKey;
@@ -282,17 +287,6 @@ pub struct Invite {
     pub keys: Vec<KeyRef>,
 }
 
-/// Arguments of `did create`.
-#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields, default)]
-pub struct CreateDid {
-    /// Bind it to this cohort: register first, then an x1 DID whose genesis document lists the
-    /// beacon. Without: a k1 DID.
-    pub cohort: Option<CohortRef>,
-    /// The network; `None` is the cohort's, or the configured one.
-    pub network: Option<Network>,
-}
-
 /// Arguments of `did register`.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -301,44 +295,6 @@ pub struct RegisterDid {
     pub did: Option<DidRef>,
     /// The cohort whose beacon shall cover it.
     pub cohort: CohortRef,
-}
-
-/// One change of a DID document.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-#[serde(rename_all = "snake_case")]
-pub enum DidChange {
-    /// An RFC 6902 patch: an array of operations.
-    Patch(Vec<serde_json::Value>),
-    /// Adds (or replaces) a service.
-    AddService {
-        /// Fragment or full id.
-        id: String,
-        /// Its type.
-        #[serde(rename = "type")]
-        service_type: String,
-        /// Its endpoint, a URL.
-        endpoint: String,
-    },
-    /// Removes a service.
-    RemoveService {
-        /// Fragment or full id.
-        id: String,
-    },
-    /// Deactivates the DID, for ever.
-    Deactivate,
-}
-
-/// Arguments of `did update`.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct UpdateDid {
-    /// The DID.
-    pub did: DidRef,
-    /// What changes, in order; one signed update carries all of it.
-    pub changes: Vec<DidChange>,
-    /// The cohort to announce it; `None` when the DID is bound to one only.
-    #[serde(default)]
-    pub cohort: Option<CohortRef>,
 }
 
 /// Arguments of operations on one DID.

@@ -32,8 +32,7 @@ pub enum CohortCommand {
     #[command(after_help = "Example:\n  btcr2-agent cohort cancel 3f9a0c12 --yes")]
     Cancel(EndArgs),
     /// Member: leave; after the set froze this ends the beacon for all
-    #[command(after_help = "Example:\n  btcr2-agent cohort leave 3f9a0c12")]
-    Leave(EndArgs),
+    Leave(LeaveArgs),
     /// Aggregator: send the terms directly to keys
     Invite(InviteArgs),
 }
@@ -218,7 +217,30 @@ pub struct OneCohortArgs {
     pub cohort: CohortRef,
 }
 
-/// Arguments of `cohort cancel` and `cohort leave`.
+/// Arguments of `cohort leave`.
+#[derive(Debug, Clone, Args)]
+#[command(after_help = "Examples:\n  \
+    btcr2-agent cohort leave 3f9a0c12 --plan             which DIDs list its beacon, and what to do\n  \
+    btcr2-agent cohort leave 3f9a0c12 --remove-beacons   queue the updates that remove it\n  \
+    btcr2-agent cohort leave 3f9a0c12                    leave, after these are final")]
+pub struct LeaveArgs {
+    /// Cohort id, or the first four or more digits of it
+    pub cohort: CohortRef,
+    /// Only say what leaving means, and what has to be done before
+    #[arg(long)]
+    pub plan: bool,
+    /// Queue the updates that take its beacon out of this agent's DIDs; leave later
+    #[arg(long, conflicts_with = "plan")]
+    pub remove_beacons: bool,
+    /// Leave although a DID has no other beacon and could never be updated again
+    #[arg(long, conflicts_with_all = ["plan", "remove_beacons"])]
+    pub abandon_dids: bool,
+    /// Leave without asking
+    #[arg(long, short)]
+    pub yes: bool,
+}
+
+/// Arguments of `cohort cancel`.
 #[derive(Debug, Clone, Args)]
 pub struct EndArgs {
     /// Cohort id, or the first four or more digits of it

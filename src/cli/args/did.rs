@@ -1,10 +1,10 @@
 //! `did …`
 
-use std::path::PathBuf;
-
 use clap::{ArgGroup, Args, Subcommand};
 
-use super::values::ServiceArg;
+use super::publish::PublishArgs;
+use super::resolve::{ConformArgs, ResolveArgs};
+use super::update::{UpdateArgs, WithdrawArgs};
 use crate::agent::control::request::{CohortRef, DidRef};
 use crate::network::Network;
 
@@ -15,19 +15,31 @@ pub enum DidCommand {
     Create(CreateArgs),
     /// Register a DID (or one still to be created) with a cohort
     Register(RegisterArgs),
-    /// Sign an update and queue it for a cohort's next round
-    Update(UpdateArgs),
+    /// Sign an update and queue it for a cohort's next round, or announce it singly
+    Update(Box<UpdateArgs>),
+    /// Show every update of a DID, and where each is
+    #[command(after_help = "Example:\n  btcr2-agent did updates did:btcr2:x1…")]
+    Updates(ShowDidArgs),
+    /// Take back an update that is not in a round yet
+    Withdraw(WithdrawArgs),
     /// List the DIDs under this agent's control
     #[command(after_help = "Example:\n  btcr2-agent did list")]
     List,
     /// Show one DID: document, version, pending update, coverage
     Show(ShowDidArgs),
+    /// Publish artifacts of a DID to IPFS
+    Publish(PublishArgs),
+    /// Resolve any DID; needs no daemon
+    Resolve(ResolveArgs),
+    /// Run sets of the upstream test suite; needs no daemon and no network
+    Conform(ConformArgs),
 }
 
 /// Arguments of `did create`.
 #[derive(Debug, Clone, Args)]
 #[command(after_help = "Examples:\n  \
     btcr2-agent did create                       a k1 DID, from a key alone\n  \
+    btcr2-agent did create --x1                  an x1 DID with a key of its own for its beacons\n  \
     btcr2-agent did create --cohort 3f9a0c12     an x1 DID whose genesis document lists the cohort's beacon")]
 pub struct CreateArgs {
     /// Bind it to this cohort: registered first, created when its history is covered
@@ -36,6 +48,9 @@ pub struct CreateArgs {
     /// Network [default: the cohort's, or the configured one]
     #[arg(long, conflicts_with = "cohort")]
     pub network: Option<Network>,
+    /// Without a cohort: from a genesis document, with another key for its singleton beacons than for updates
+    #[arg(long, conflicts_with = "cohort")]
+    pub x1: bool,
 }
 
 /// Arguments of `did register`.
@@ -55,42 +70,6 @@ pub struct RegisterArgs {
     /// The cohort whose beacon shall cover it
     #[arg(long, value_name = "ID", required = true)]
     pub cohort: CohortRef,
-}
-
-/// Arguments of `did update`.
-#[derive(Debug, Clone, Args)]
-#[command(
-    group = ArgGroup::new("change")
-        .required(true)
-        .multiple(true)
-        .args(["patch", "add_service", "remove_service", "deactivate"]),
-    after_help = "Examples:\n  \
-        btcr2-agent did update did:btcr2:x1… --add-service files,LinkedDomains,https://example.org\n  \
-        btcr2-agent did update did:btcr2:x1… --patch patch.json --cohort 3f9a0c12\n  \
-        btcr2-agent did update did:btcr2:x1… --deactivate\n\n\
-        Several changes make one signed update: first the patch, then removed, then added services."
-)]
-pub struct UpdateArgs {
-    /// The DID
-    pub did: DidRef,
-    /// RFC 6902 patch: a JSON array of operations; `-` reads stdin
-    #[arg(long, value_name = "FILE")]
-    pub patch: Option<PathBuf>,
-    /// Add or replace a service (repeatable)
-    #[arg(long, value_name = "ID,TYPE,URL")]
-    pub add_service: Vec<ServiceArg>,
-    /// Remove a service (repeatable)
-    #[arg(long, value_name = "ID")]
-    pub remove_service: Vec<String>,
-    /// Deactivate the DID, for ever
-    #[arg(long, conflicts_with_all = ["patch", "add_service", "remove_service"])]
-    pub deactivate: bool,
-    /// The cohort that announces it [default: the only one the DID is bound to]
-    #[arg(long, value_name = "ID")]
-    pub cohort: Option<CohortRef>,
-    /// Do not ask before deactivating
-    #[arg(long, short)]
-    pub yes: bool,
 }
 
 /// Arguments of `did show`.

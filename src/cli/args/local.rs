@@ -35,8 +35,8 @@ pub struct DemoArgs {
     /// Members, each a full agent
     #[arg(long, value_name = "N", default_value_t = 3, value_parser = clap::value_parser!(u16).range(2..=1000))]
     pub members: u16,
-    /// Rounds
-    #[arg(long, value_name = "R", default_value_t = 2, value_parser = clap::value_parser!(u32).range(1..=1000))]
+    /// Rounds; the last of three or more deactivates a DID
+    #[arg(long, value_name = "R", default_value_t = 3, value_parser = clap::value_parser!(u32).range(1..=1000))]
     pub rounds: u32,
     /// Keep the agents' homes in this directory instead of deleting them
     #[arg(long, value_name = "DIR")]

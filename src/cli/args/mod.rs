@@ -6,7 +6,11 @@ mod cohort;
 mod did;
 mod keys;
 mod local;
+mod publish;
 mod relay;
+mod resolve;
+mod serve;
+mod update;
 pub mod values;
 
 use std::path::PathBuf;
@@ -14,13 +18,17 @@ use std::path::PathBuf;
 use clap::{Args, Parser, Subcommand};
 
 pub use cohort::{
-    AdvertiseArgs, CohortCommand, DiscoverArgs, EndArgs, FundArgs, InviteArgs, JoinArgs, ListArgs,
-    OneCohortArgs, ShowArgs,
+    AdvertiseArgs, CohortCommand, DiscoverArgs, EndArgs, FundArgs, InviteArgs, JoinArgs, LeaveArgs,
+    ListArgs, OneCohortArgs, ShowArgs,
 };
-pub use did::{CreateArgs, DidCommand, RegisterArgs, ShowDidArgs, UpdateArgs};
+pub use did::{CreateArgs, DidCommand, RegisterArgs, ShowDidArgs};
 pub use keys::{ExportArgs, ExportForm, InitArgs, KeyCommand, PassphraseArgs};
 pub use local::{ChainArgs, DemoArgs, DevCommand, DevRelayArgs, MineArgs, PayArgs, RunArgs};
+pub use publish::PublishArgs;
 pub use relay::{AddArgs, FollowArgs, ProbeArgs, RelayCommand, RemoveArgs, UnfollowArgs};
+pub use resolve::{ChainArg, ConformArgs, ResolveArgs};
+pub use serve::{NetworkChain, ResolverCommand, ServeArgs};
+pub use update::{UpdateArgs, ViaArg, WithdrawArgs};
 
 /// Update aggregation for did:btcr2 over Nostr.
 #[derive(Debug, Parser)]
@@ -110,6 +118,12 @@ pub enum Command {
     Subscribers,
     /// Show the daemon's state: relays, chain, cohorts, delivery of every message, alarms
     Status(StatusArgs),
+    /// Resolve DIDs for others
+    #[command(
+        subcommand,
+        after_help = "Example:\n  btcr2-agent resolver serve --listen 127.0.0.1:8080"
+    )]
+    Resolver(ResolverCommand),
     /// For local work: a relay and a chain on this machine
     #[command(
         subcommand,

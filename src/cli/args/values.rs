@@ -2,7 +2,9 @@
 
 use std::str::FromStr;
 
-use crate::agent::control::request::{JoinTarget, Naddr, ParseNameError};
+use crate::agent::control::request::{
+    BeaconSpec, JoinTarget, Naddr, ParseBeaconError, ParseNameError,
+};
 
 /// What `cohort join` may be given.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -97,6 +99,29 @@ impl FromStr for ServiceArg {
     }
 }
 
+/// A beacon to add, given as `BEACON` or `ID=BEACON`.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct NewBeaconArg {
+    /// The id of its service.
+    pub id: Option<String>,
+    /// Which.
+    pub beacon: BeaconSpec,
+}
+
+impl FromStr for NewBeaconArg {
+    type Err = ParseBeaconError;
+    fn from_str(text: &str) -> Result<Self, Self::Err> {
+        // No beacon has an equals sign, and neither has a fragment worth choosing.
+        let (id, beacon) = match text.split_once('=') {
+            Some((id, _)) if id.is_empty() => return Err(ParseBeaconError),
+            Some((id, beacon)) => (Some(id.to_owned()), beacon),
+            None => (None, text),
+        };
+        let beacon = beacon.parse()?;
+        Ok(Self { id, beacon })
+    }
+}
+
 /// Parses a relay address.
 pub fn relay_url(text: &str) -> Result<String, &'static str> {
     const WRONG: &str = "a relay is wss://host or ws://host, without user name, query or fragment";
@@ -188,6 +213,17 @@ mod tests {
             "a,b,not a url",
         ] {
             assert!(text.parse::<ServiceArg>().is_err(), "{text}");
+        }
+    }
+
+    #[test]
+    fn beacons_may_have_a_name() {
+        let beacon: NewBeaconArg = "home=singleton:p2wpkh".parse().unwrap();
+        assert_eq!(beacon.id.as_deref(), Some("home"));
+        assert_eq!(beacon.beacon.to_string(), "singleton:p2wpkh");
+        assert_eq!("cohort:3f9a".parse::<NewBeaconArg>().unwrap().id, None);
+        for text in ["", "=singleton", "home=", "home"] {
+            assert!(text.parse::<NewBeaconArg>().is_err(), "{text}");
         }
     }
 

@@ -4,14 +4,14 @@ use std::io::{self, Write as _};
 
 use super::Context;
 use crate::agent::control::request::{
-    Advertise, CohortRef, Discover, Fund, Invite, Join, JoinTarget, ListCohorts, OneCohort,
-    ShowCohort, Terms, TosArg,
+    Advertise, CohortRef, Discover, Fund, Invite, Join, JoinTarget, LeaveCohort, ListCohorts,
+    OneCohort, ShowCohort, Terms, TosArg,
 };
 use crate::agent::control::views::{AdvertStatus, AdvertView, CohortPhase};
 use crate::agent::control::{Backend as _, ErrorCode, Failure};
 use crate::cli::args::values::JoinArg;
 use crate::cli::args::{
-    AdvertiseArgs, CohortCommand, DiscoverArgs, EndArgs, FundArgs, JoinArgs, ShowArgs,
+    AdvertiseArgs, CohortCommand, DiscoverArgs, EndArgs, FundArgs, JoinArgs, LeaveArgs, ShowArgs,
 };
 use crate::cli::ask::confirm;
 use crate::cli::backend::{daemon, daemon_if_running};
@@ -180,11 +180,25 @@ impl Context {
             .view(&daemon.cohort_cancel(OneCohort { cohort }).await?)
     }
 
-    async fn leave(&self, args: EndArgs) -> Result<(), CliError> {
+    async fn leave(&self, args: LeaveArgs) -> Result<(), CliError> {
         let daemon = daemon(&self.home).await?;
+        let cohort = args.cohort;
+        let one = OneCohort {
+            cohort: cohort.clone(),
+        };
+        if args.remove_beacons {
+            return self.out.view(&daemon.cohort_remove_beacons(one).await?);
+        }
+        let plan = daemon.cohort_exit_plan(one).await?;
+        if args.plan {
+            return self.out.view(&plan);
+        }
         if !args.yes {
-            let phase = phase(&daemon, &args.cohort).await?;
-            let question = if phase.is_frozen() {
+            let mut page = Page::new(now());
+            plan.render(&mut page);
+            page.line("");
+            let _ = io::stderr().lock().write_all(page.as_str().as_bytes());
+            let question = if plan.ends_for_all {
                 "Without this seat nothing can be signed: the beacon ends for ALL members, and DIDs \
                  that list it need another one. Leave?"
             } else {
@@ -192,9 +206,11 @@ impl Context {
             };
             confirm(question, "--yes", "not left")?;
         }
-        let cohort = args.cohort;
-        self.out
-            .view(&daemon.cohort_leave(OneCohort { cohort }).await?)
+        let leave = LeaveCohort {
+            cohort,
+            abandon: args.abandon_dids,
+        };
+        self.out.view(&daemon.cohort_leave(leave).await?)
     }
 }
 

@@ -85,7 +85,7 @@ impl Context {
 }
 
 /// Resolves when the user (ctrl-c) or the system (SIGTERM) asks to stop.
-async fn interrupted() -> Result<(), Failure> {
+pub(super) async fn interrupted() -> Result<(), Failure> {
     let mut terminate = signal(SignalKind::terminate()).map_err(|error| no_signals(&error))?;
     tokio::select! {
         interrupted = tokio::signal::ctrl_c() => interrupted.map_err(|error| no_signals(&error)),

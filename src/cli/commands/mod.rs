@@ -4,7 +4,11 @@ mod cohort;
 mod did;
 mod keys;
 mod local;
+mod publish;
 mod relay;
+mod resolve;
+mod serve;
+mod update;
 
 use std::io;
 use std::path::PathBuf;
@@ -92,6 +96,7 @@ impl Context {
                 self.out.view(&daemon.subscribers(NoArgs {}).await?)
             }
             Command::Status(args) => self.status(&args).await,
+            Command::Resolver(command) => self.resolver(command).await,
             Command::Dev(command) => self.dev(command).await,
             Command::Completions(args) => completions(&args, self.out),
         }

@@ -2,6 +2,7 @@
 
 use super::{Align, Page, Render, Table, sat, thousands};
 use crate::agent::control::views::DemoReport;
+use crate::agent::timeline::short_did;
 
 impl Render for DemoReport {
     fn render(&self, page: &mut Page) {
@@ -78,6 +79,40 @@ impl Render for DemoReport {
                     "0".to_owned(),
                 ]);
             }
+        }
+        page.table(&table);
+        page.heading("DIDs, resolved from the chain and their sidecars");
+        let mut table = Table::new([
+            ("DID", Align::Left),
+            ("controller", Align::Left),
+            ("version", Align::Right),
+            ("confirmations", Align::Right),
+            ("signals explained", Align::Right),
+            ("sidecar", Align::Right),
+            ("what its updates did", Align::Left),
+        ]);
+        for did in &self.dids {
+            let mut done: Vec<String> = did
+                .services
+                .iter()
+                .map(|id| format!("added {id}"))
+                .collect();
+            if did.deactivated {
+                done.push("deactivated".to_owned());
+            }
+            table.row([
+                short_did(&did.did),
+                did.controller.clone(),
+                did.version.to_string(),
+                did.confirmations.to_string(),
+                did.signals.to_string(),
+                format!("{} B", thousands(did.sidecar_bytes)),
+                if done.is_empty() {
+                    "-".to_owned()
+                } else {
+                    done.join(", ")
+                },
+            ]);
         }
         page.table(&table);
     }

@@ -1,7 +1,8 @@
 //! DIDs and updates.
 
-use super::{Align, Page, Render, Table, when};
-use crate::agent::control::views::{DidListView, DidUpdateView, DidView, PendingUpdateView};
+use super::update::progress;
+use super::{Align, Page, Render, Table};
+use crate::agent::control::views::{DidListView, DidView};
 
 const NOT_CREATED: &str = "(not created yet)";
 
@@ -11,17 +12,6 @@ fn state(did: &DidView) -> String {
         (Some(_), true) => "deactivated".to_owned(),
         (Some(_), false) => format!("version {}", did.version),
     }
-}
-
-fn progress(update: &PendingUpdateView) -> String {
-    let mut text = format!("version {}: {}", update.to_version, update.stage);
-    if let Some(round) = update.round {
-        text.push_str(&format!(" in round {round}"));
-    }
-    if update.txid.is_some() {
-        text.push_str(&format!(", {} confirmations", update.confirmations));
-    }
-    text
 }
 
 impl Render for DidListView {
@@ -87,32 +77,12 @@ impl Render for DidView {
             page.field("pending", &progress(update));
             page.field("  hash", &update.hash.to_string());
             page.field_if("  transaction", update.txid.map(|txid| txid.to_string()));
+            page.field_if("  because", update.reason.clone());
         }
         page.field_if("next", self.next_step.clone());
         if let Some(document) = &self.document {
             page.heading("Document");
             page.document(document);
         }
-    }
-}
-
-impl Render for DidUpdateView {
-    fn render(&self, page: &mut Page) {
-        page.heading(&format!("Update of {}", self.did));
-        page.field(
-            "version",
-            &format!("{} to {}", self.from_version, self.update.to_version),
-        );
-        page.field("hash", &self.update.hash.to_string());
-        page.field("cohort", &self.update.cohort.short());
-        page.field("state", &progress(&self.update));
-        page.field_if(
-            "next round",
-            self.next_round_at.map(|at| when(page.now(), at)),
-        );
-        page.heading("Document before");
-        page.document(&self.before);
-        page.heading("Document after");
-        page.document(&self.after);
     }
 }

@@ -1,19 +1,28 @@
 //! Text for people, from the views.
 
 mod agent;
+mod changes;
 mod cohort;
 mod demo;
 mod did;
 mod page;
+mod publish;
 mod qr;
+mod resolve;
 mod round;
+mod serve;
 mod table;
 mod terms;
 mod units;
+mod update;
 
+pub use changes::{Difference, differences};
 pub use cohort::FundWithoutQr;
 pub use page::Page;
+pub use publish::{PublishPlan, PublishedArtifact, PublishedView};
 pub use qr::qr_code;
+pub use resolve::{explain, printable_json};
+pub use serve::{ServedNetwork, ServingView};
 pub use table::{Align, Table};
 pub use units::{absolute, duration, npub, relative, sat, short_npub, thousands, when};
 

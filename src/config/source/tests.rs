@@ -416,6 +416,62 @@ fn chain_rules_hold_for_every_network() {
     }
 }
 
+#[test]
+fn storage_is_set_by_hand_or_not_at_all() {
+    let none = Config::default().cas;
+    assert!(none.gateways.is_empty() && none.rpc.is_none() && none.rpc_auth_file.is_none());
+    let config = parse(
+        "[cas]\n\
+         gateways = [\"https://dweb.link\", \"http://127.0.0.1:8080/\"]\n\
+         rpc = \"http://127.0.0.1:5001\"\n\
+         rpc_auth_file = \"/home/alice/auth\"\n",
+    )
+    .unwrap();
+    let gateways: Vec<String> = config
+        .cas
+        .gateways
+        .iter()
+        .map(ToString::to_string)
+        .collect();
+    assert_eq!(gateways, ["https://dweb.link", "http://127.0.0.1:8080"]);
+    assert_eq!(config.cas.rpc.unwrap().to_string(), "http://127.0.0.1:5001");
+    for (text, expected) in [
+        ("gateway = []", "unknown field `gateway`"),
+        (
+            "gateways = [\"http://dweb.link\"]",
+            "line 2: cas.gateways: a public server needs https",
+        ),
+        (
+            "gateways = [\"https://a.example\", \"https://a.example/\"]",
+            "lists https://a.example twice",
+        ),
+        (
+            "gateways = [\"https://a.onion\"]",
+            "an onion service needs privacy.proxy",
+        ),
+        (
+            "rpc = \"http://ipfs.example\"",
+            "line 2: cas.rpc: a public server needs https",
+        ),
+        (
+            "rpc = \"\"",
+            "line 2: cas.rpc: \"\" is not the address of a service",
+        ),
+        (
+            "rpc = \"https://alice:hunter2@ipfs.example\"",
+            "line 2: cas.rpc: an address holds no user or password",
+        ),
+        (
+            "rpc_auth_file = \"auth\"",
+            "line 2: cas.rpc_auth_file: needs cas.rpc beside it",
+        ),
+    ] {
+        let error = parse(&format!("[cas]\n{text}\n")).unwrap_err();
+        assert!(error.contains(expected), "{text}: {error}");
+        assert!(!error.contains("hunter2"), "{error}");
+    }
+}
+
 proptest::proptest! {
     #[test]
     fn any_text_is_settings_or_one_line(text in "[a-z\\[\\]{}=\"'.,#0-9\n -]{0,80}") {

@@ -3,6 +3,7 @@
 //! `handle(now, input)` changes the state and returns what to do. Its state is a function of its inputs:
 //! replaying the logged inputs gives the same state, and the driver discards the effects of a replay.
 
+mod deposits;
 mod formation;
 mod registry;
 mod round;
@@ -24,6 +25,7 @@ use crate::keys::NostrKey;
 use crate::keys::musig::KeySet;
 use crate::time::UnixTime;
 
+use deposits::Deposits;
 use registry::Registry;
 use round::RoundState;
 pub use round::{OpenRefusal, OpenRound};
@@ -136,6 +138,7 @@ pub struct Aggregator {
     acks: BTreeMap<Seat, SchnorrSignature>,
     registry: Registry,
     chain: ChainView,
+    deposits: Deposits,
     last_round: u32,
     /// When the next scheduled round is due.
     next_open: Option<UnixTime>,
@@ -162,6 +165,7 @@ impl Aggregator {
             acks: BTreeMap::new(),
             registry: Registry::default(),
             chain: ChainView::default(),
+            deposits: Deposits::default(),
             last_round: 0,
             next_open: None,
             pending: BTreeMap::new(),
@@ -230,13 +234,15 @@ impl Aggregator {
             Message::Register(register) => self.register(now, from, register),
             Message::IndexOpening(opening) => self.index_opening(from, opening),
             Message::RoundRequest(request) => self.round_request(from, request),
+            Message::UpdateDeposit(deposit) => self.deposit(now, from, &deposit),
             Message::Response(response) => self.response(now, from, response),
             Message::NonceUpdate(update) => self.nonce_update(now, from, &update),
             Message::PartialSignature(partials) => self.partials(now, from, partials),
-            Message::HistoryRequest(request) => match self.seat_of(&from) {
-                Some(_) => Step::with(vec![Effect::AnswerHistory { to: from, request }]),
-                None => Step::ignored(Ignored::NotAMember),
-            },
+            // Anybody, about any index: whoever controls a DID that lists the beacon needs its proofs for
+            // ever, also without a seat. The driver bounds how many it answers.
+            Message::HistoryRequest(request) => {
+                Step::with(vec![Effect::AnswerHistory { to: from, request }])
+            }
             Message::Refused(refused) => self.member_refused(from, &refused),
             _ => Step::ignored(Ignored::WrongRole),
         }
@@ -492,6 +498,12 @@ impl Aggregator {
     #[must_use]
     pub const fn next_opening(&self) -> Option<UnixTime> {
         self.next_open
+    }
+
+    /// Deposited updates that were verified and wait to be announced.
+    #[must_use]
+    pub fn deposits_waiting(&self) -> usize {
+        self.deposits.waiting()
     }
 
     /// Indexes registered.

@@ -54,6 +54,11 @@ impl Registry {
         self.entries.values().filter(|e| e.seat == seat).count()
     }
 
+    /// Whether a seat holds an index.
+    pub(super) fn holds(&self, seat: Seat, index: &SmtIndex) -> bool {
+        self.entries.get(index).is_some_and(|e| e.seat == seat)
+    }
+
     pub(super) fn deadline(&self) -> Option<UnixTime> {
         self.challenges.values().map(|c| c.until.plus(1)).min()
     }

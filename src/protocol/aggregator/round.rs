@@ -5,6 +5,7 @@ use std::fmt;
 
 use bitcoin::{Amount, FeeRate, OutPoint, Transaction, Txid};
 
+use super::deposits::{self, Accepted};
 use super::session::Session;
 use super::{Aggregator, Phase, refuse};
 use crate::beacon::address::beacon_script;
@@ -32,6 +33,8 @@ const FALLBACK_FEE_RATE: u32 = 2;
 pub(super) struct Entered {
     leaves: Vec<(SmtIndex, LeafValue)>,
     updates: Vec<(Did, UpdateHash)>,
+    /// Which of them were deposited and verified.
+    deposited: Vec<(SmtIndex, Accepted)>,
     idle: bool,
 }
 
@@ -86,6 +89,14 @@ impl RoundState {
 
     pub(super) fn seats(&self) -> impl Iterator<Item = Seat> + use<> {
         (0..self.members).map(Seat)
+    }
+
+    /// The deposits that its signal announces.
+    pub(super) fn deposited(&self) -> Vec<(SmtIndex, Accepted)> {
+        let entered = self.responses.values();
+        entered
+            .flat_map(|entered| entered.deposited.clone())
+            .collect()
     }
 
     /// Seats this round waits for now.
@@ -317,7 +328,7 @@ impl Aggregator {
             return Step::ignored(Ignored::BadEvidence);
         }
         let refused = |code| refuse(from, "response", code, Some(signed.content.round));
-        let Some(state) = &mut self.round else {
+        let Some(state) = &self.round else {
             return refused(RefusalCode::NoSuchRound);
         };
         if state.round != signed.content.round {
@@ -330,10 +341,22 @@ impl Aggregator {
             return Step::ignored(Ignored::TooLate);
         }
         let expected = state.indexes.get(&seat);
-        let entered = match check_entries(self.terms.beacon, expected, &signed.content.entries) {
+        let entries = &signed.content.entries;
+        let mut entered = match check_entries(self.terms.beacon, expected, entries) {
             Ok(entered) => entered,
             Err(code) => return refused(code),
         };
+        match self.check_deposits(seat, entries) {
+            Ok(deposited) => entered.deposited = deposited,
+            Err((code, items)) => {
+                // First why, index by index: the member answers the refusal itself.
+                let mut step = refused(code);
+                if !items.is_empty() {
+                    step.effects.insert(0, deposits::tell(from, items));
+                }
+                return step;
+            }
+        }
         let nonces = signed.content.nonces.clone();
         if !nonces.keys().eq(Label::ALL.iter()) {
             return refused(RefusalCode::Malformed);
@@ -341,6 +364,9 @@ impl Aggregator {
         if !self.seen_nonces.insert_new(&nonces) {
             return refused(RefusalCode::NonceReused);
         }
+        let Some(state) = &mut self.round else {
+            return refused(RefusalCode::NoSuchRound);
+        };
         state.nonces.entry(1).or_default().insert(seat, nonces);
         state.responses.insert(seat, entered);
         let round = state.round;

@@ -441,6 +441,8 @@ impl Aggregator {
                 }),
             },
         ];
+        self.deposits
+            .announce(signed.txid, signed.input, state.deposited());
         self.signed.push(signed);
         self.signed_total = self.signed_total.saturating_add(1);
         self.round = None;

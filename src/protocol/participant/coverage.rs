@@ -5,17 +5,14 @@ use std::collections::BTreeSet;
 
 use super::{MemberPhase, Participant};
 use crate::beacon::cas::CasAnnouncement;
-use crate::beacon::smt::EMPTY_LEAF;
 use crate::did::Did;
 use crate::hash::{SignalBytes, SmtIndex, UpdateHash};
 use crate::protocol::aggregator::FINAL_DEPTH;
-use crate::protocol::effect::{Artifact, Effect, Ignored, Report, Step};
+use crate::protocol::effect::{Effect, Ignored, Report, Step};
 use crate::protocol::ids::Round;
 use crate::protocol::message::{
-    History, HistoryItem, HistoryRequest, IndexOpening, Message, Opening, RefusalCode, Register,
-    RegisterItem, Registered, RoundRequest,
+    IndexOpening, Message, Opening, RefusalCode, Register, RegisterItem, Registered, RoundRequest,
 };
-use crate::protocol::terms::CohortBeacon;
 use crate::time::UnixTime;
 
 /// Where a registration stands.
@@ -53,7 +50,7 @@ pub(super) struct MyIndex {
     pub(super) announced: BTreeSet<SignalBytes>,
     /// Signals for which a verified proof or announcement is kept.
     pub(super) proved: BTreeSet<SignalBytes>,
-    fetched: u32,
+    pub(super) fetched: u32,
 }
 
 impl MyIndex {
@@ -146,7 +143,7 @@ impl Participant {
 
     /// Signals that a DID which lists the beacon must be able to explain: all that the chain shows from
     /// this address, and all this member signed that may still confirm.
-    fn needed(&self) -> BTreeSet<SignalBytes> {
+    pub(super) fn needed(&self) -> BTreeSet<SignalBytes> {
         let on_chain = self.chain.signals.values().map(|seen| seen.signal);
         let signed = self.live(FINAL_DEPTH).map(|given| given.signal);
         on_chain.chain(signed).collect()
@@ -159,123 +156,6 @@ impl Participant {
             needed.retain(|signal| !mine.proved.contains(signal));
         }
         needed
-    }
-
-    pub(super) fn ask_for_history(&mut self) -> Vec<Effect> {
-        let wanting: Vec<SmtIndex> = self
-            .indexes
-            .iter()
-            .filter(|(index, mine)| {
-                matches!(mine.state, IndexState::Covered(_))
-                    && !self.asked.contains_key(*index)
-                    && !self.missing(index).is_empty()
-            })
-            .map(|(index, _)| *index)
-            .collect();
-        wanting
-            .into_iter()
-            .map(|index| self.ask_from(index, Round(1)))
-            .collect()
-    }
-
-    fn ask_from(&mut self, index: SmtIndex, from_round: Round) -> Effect {
-        self.asked.insert(index, from_round);
-        self.send(Message::HistoryRequest(HistoryRequest {
-            index,
-            from_round,
-        }))
-    }
-
-    pub(super) fn history(&mut self, history: History) -> Step {
-        let index = history.index;
-        let Some(asked_from) = self.asked.remove(&index) else {
-            return Step::ignored(Ignored::Unasked);
-        };
-        let mut effects = Vec::new();
-        let mut bad = false;
-        let mut missing = self.missing(&index);
-        for item in &history.items {
-            // Only what is needed is kept: an aggregator may name as many signals as it likes.
-            if !missing.contains(&item.signal) {
-                continue;
-            }
-            match self.history_artifact(&index, item) {
-                Some(artifact) => {
-                    missing.remove(&item.signal);
-                    if let Some(mine) = self.indexes.get_mut(&index) {
-                        mine.proved.insert(item.signal);
-                        mine.fetched = mine.fetched.saturating_add(1);
-                        effects.push(Effect::Save(artifact));
-                    }
-                }
-                None => bad = true,
-            }
-        }
-        // An answer that does not get further would be asked for again for ever.
-        let next = history.next.filter(|next| *next > asked_from);
-        if let Some(from_round) = next {
-            effects.push(self.ask_from(index, from_round));
-        } else if bad {
-            effects.push(Effect::Report(Report::Alarm {
-                text: format!("the history of index {index} does not verify"),
-            }));
-        }
-        // What is still missing is not asked for again at once: that would be a loop with an aggregator
-        // that does not have it. The next fact from the chain asks again.
-        let still_missing = next.is_none() && !missing.is_empty();
-        if still_missing {
-            self.asked.insert(index, asked_from);
-        }
-        effects.extend(self.after_facts());
-        if still_missing {
-            self.asked.remove(&index);
-        }
-        Step {
-            outcome: if bad {
-                crate::protocol::effect::Outcome::Ignored(Ignored::BadProof)
-            } else {
-                crate::protocol::effect::Outcome::Accepted
-            },
-            effects,
-        }
-    }
-
-    /// The artifact that proves "nothing was announced for this index", if the item proves it.
-    fn history_artifact(&self, index: &SmtIndex, item: &HistoryItem) -> Option<Artifact> {
-        let mine = self.indexes.get(index)?;
-        match self.terms.beacon {
-            CohortBeacon::Smt => {
-                let path = item.path.as_ref()?;
-                if item.leaf.is_some() {
-                    return None;
-                }
-                path.verify_leaf_value(index, &EMPTY_LEAF, &item.signal)
-                    .ok()?;
-                Some(Artifact::SmtProof {
-                    round: item.round,
-                    index: *index,
-                    signal: item.signal,
-                    txid: item.txid,
-                    nonce: None,
-                    update: None,
-                    path: path.clone(),
-                })
-            }
-            CohortBeacon::Cas => {
-                let text = item.announcement.as_ref()?;
-                let map = self.parse_announcement(text).ok()?;
-                let did = mine.did.as_ref()?;
-                if map.signal_bytes() != item.signal || map.update_of(did.as_str()).is_some() {
-                    return None;
-                }
-                Some(Artifact::Announcement {
-                    round: item.round,
-                    signal: item.signal,
-                    txid: item.txid,
-                    announcement: text.clone(),
-                })
-            }
-        }
     }
 
     /// Parses an announcement strictly: canonical, no duplicate keys, valid DIDs of the cohort's network.
@@ -385,7 +265,7 @@ impl Participant {
     }
 
     /// Whether the open round announces an update of this index: what was responded will be signed.
-    fn is_planned(&self, index: &SmtIndex) -> bool {
+    pub(super) fn is_planned(&self, index: &SmtIndex) -> bool {
         self.round
             .as_ref()
             .and_then(|round| round.plan.get(index))

@@ -5,7 +5,9 @@
 
 mod checks;
 mod coverage;
+mod deposits;
 mod formation;
+mod history;
 mod round;
 mod session;
 
@@ -15,10 +17,13 @@ use bitcoin::{OutPoint, ScriptBuf, Transaction, Txid};
 use serde::{Deserialize, Serialize};
 
 use super::chain_view::{ChainUpdate, ChainView};
+use super::deposit::UpdateDeposit;
 use super::effect::{Effect, Ignored, Prepared, Report, Step, To};
 use super::evidence::Sighash;
 use super::ids::{Label, Round, Seat, SessionId};
-use super::message::{EndCause, Message, Nonces, Opening, Refused, RegisterItem, RoundOpen};
+use super::message::{
+    EndCause, HistoryItem, Message, Nonces, Opening, Refused, RegisterItem, RoundOpen,
+};
 use super::set::CohortSet;
 use super::terms::Terms;
 use crate::hash::{CohortId, SignalBytes, SmtIndex, UpdateHash};
@@ -28,6 +33,10 @@ use crate::time::UnixTime;
 
 use coverage::MyIndex;
 pub use coverage::{BindingState, IndexState};
+pub use deposits::DepositState;
+use deposits::MyDeposit;
+use history::Asked;
+pub use history::Recalled;
 use round::MyRound;
 pub use round::OwnRound;
 
@@ -98,6 +107,8 @@ pub enum ParticipantInput {
         /// The index.
         index: SmtIndex,
     },
+    /// User: show the aggregator this update. Comes before the update is queued.
+    Deposit(Box<UpdateDeposit>),
     /// User: announce this update.
     Queue {
         /// The index.
@@ -114,6 +125,20 @@ pub enum ParticipantInput {
     Leave {
         /// Also when that ends the beacon for all.
         even_if_frozen: bool,
+    },
+    /// What came of [`Effect::Recall`].
+    Recalled(Recalled),
+    /// What was saved for these signals is gone from the store.
+    Lost {
+        /// The index.
+        index: SmtIndex,
+        /// The signals.
+        signals: Vec<SignalBytes>,
+    },
+    /// User: ask for what is missing of an index, now.
+    Fetch {
+        /// The index.
+        index: SmtIndex,
     },
     /// The process was restarted: all secret nonces are gone.
     Restarted,
@@ -185,13 +210,19 @@ pub struct Participant {
     script: ScriptBuf,
     chain: ChainView,
     indexes: BTreeMap<SmtIndex, MyIndex>,
+    /// The latest deposit of each index.
+    deposits: BTreeMap<SmtIndex, MyDeposit>,
     last_round: u32,
     /// An opening that came before what it depends on.
     early: Option<RoundOpen>,
     round: Option<MyRound>,
     given: Vec<GivenPartial>,
     /// Indexes whose history was asked for and has not come, with the first round asked for.
-    asked: BTreeMap<SmtIndex, Round>,
+    asked: BTreeMap<SmtIndex, Asked>,
+    /// Items of an answer that wait for what the driver remembers of their rounds.
+    recalling: BTreeMap<SmtIndex, Vec<HistoryItem>>,
+    /// The time of the input that is handled.
+    now: UnixTime,
     reported_spends: BTreeSet<Txid>,
 }
 
@@ -210,37 +241,64 @@ impl Participant {
             script: ScriptBuf::new(),
             chain: ChainView::default(),
             indexes: BTreeMap::new(),
+            deposits: BTreeMap::new(),
             last_round: 0,
             early: None,
             round: None,
             given: Vec::new(),
             asked: BTreeMap::new(),
+            recalling: BTreeMap::new(),
+            now: UnixTime(0),
             reported_spends: BTreeSet::new(),
         }
     }
 
+    /// When [`ParticipantInput::Tick`] is due, if anything waits: a history to be asked for again, or a response that
+    /// goes without a verdict on a deposit.
+    #[must_use]
+    pub fn deadline(&self) -> Option<UnixTime> {
+        let due = [self.history_due(), self.response_due()];
+        due.into_iter().flatten().min()
+    }
+
+    fn tick(&mut self, now: UnixTime) -> Step {
+        let mut step = self.history_timer();
+        step.effects.extend(self.try_respond(now));
+        step
+    }
+
     /// Handles one input at time `now`. Total: nothing from outside can make it fail.
     pub fn handle(&mut self, now: UnixTime, input: ParticipantInput) -> Step {
+        if let ParticipantInput::Message { from, .. } = &input
+            && *from != self.terms.aggregator
+        {
+            return Step::ignored(Ignored::NotTheAggregator);
+        }
+        self.now = now;
         match input {
             ParticipantInput::Join { payee } => self.join(payee),
-            ParticipantInput::Message { from, message } => {
-                if from == self.terms.aggregator {
-                    self.message(now, message)
-                } else {
-                    Step::ignored(Ignored::NotTheAggregator)
-                }
-            }
-            ParticipantInput::Tick => Step::accepted(),
+            ParticipantInput::Message { message, .. } => self.message(now, message),
+            ParticipantInput::Tick => self.tick(now),
             ParticipantInput::Chain(update) => self.chain_changed(&update),
-            ParticipantInput::Prepared(prepared) => self.prepared(prepared),
+            ParticipantInput::Prepared(prepared) => self.prepared(now, prepared),
             ParticipantInput::Signed(signed) => self.signed(signed),
             ParticipantInput::SignFailed { session } => self.sign_failed(session),
             ParticipantInput::Register { items } => self.register(items),
             ParticipantInput::Open { index, opening } => self.open_index(index, opening),
             ParticipantInput::Bound { index } => self.bound(index),
-            ParticipantInput::Queue { index, update } => self.queue(index, update),
+            ParticipantInput::Deposit(deposit) => self.deposit(*deposit),
+            ParticipantInput::Queue { index, update } => match self.undeposited(&index, update) {
+                Some(why) => Step::ignored(Ignored::Contradiction(why.into())),
+                None => {
+                    self.forget_refused(&index, update);
+                    self.queue(index, update)
+                }
+            },
             ParticipantInput::Withdraw { index } => self.withdraw(index),
             ParticipantInput::Leave { even_if_frozen } => self.leave(even_if_frozen),
+            ParticipantInput::Recalled(recalled) => self.recalled(&recalled),
+            ParticipantInput::Lost { index, signals } => self.lost(index, &signals),
+            ParticipantInput::Fetch { index } => self.fetch(index),
             ParticipantInput::Restarted => self.restarted(),
         }
     }
@@ -248,7 +306,8 @@ impl Participant {
     fn message(&mut self, now: UnixTime, message: Message) -> Step {
         match message {
             Message::Accept(accept) => self.accepted(accept.seat),
-            Message::Refused(refused) => self.refused(&refused),
+            Message::Refused(refused) => self.refused(now, &refused),
+            Message::Deposited(deposited) => self.deposited(now, deposited),
             Message::CohortSet(set) => self.cohort_set(set),
             Message::Frozen(frozen) => self.frozen(now, &frozen),
             Message::Registered(registered) => self.registered(now, registered),
@@ -309,6 +368,7 @@ impl Participant {
     /// What may have become possible through new facts.
     fn after_facts(&mut self) -> Vec<Effect> {
         let mut effects = self.ask_for_history();
+        effects.extend(self.give_back());
         effects.extend(self.binding_reports());
         effects.extend(self.try_sign());
         effects
@@ -322,18 +382,23 @@ impl Participant {
         })
     }
 
-    fn refused(&mut self, refused: &Refused) -> Step {
+    fn refused(&mut self, now: UnixTime, refused: &Refused) -> Step {
         use super::message::RefusalCode as Code;
+        if refused.of == "history_request" && refused.code == Code::TooMany {
+            return self.asked_too_often();
+        }
         if refused.of == "opt_in"
             && self.phase == MemberPhase::Asked
             && refused.code != Code::AlreadyAsked
         {
             self.phase = MemberPhase::Refused(refused.code);
         }
-        Step::with(vec![Effect::Report(Report::MyRequestRefused {
+        let mut effects = vec![Effect::Report(Report::MyRequestRefused {
             of: refused.of.chars().take(32).collect(),
             code: refused.code,
-        })])
+        })];
+        effects.extend(self.response_refused(now, refused));
+        Step::with(effects)
     }
 
     fn send(&self, message: Message) -> Effect {
@@ -398,6 +463,12 @@ impl Participant {
         self.round
             .as_ref()
             .map(|round| (round.round, round.responded, !round.sent.is_empty()))
+    }
+
+    /// Signals this member signed that are not on the chain and may still get there, with their transactions.
+    pub fn live_signals(&self) -> impl Iterator<Item = (SignalBytes, Txid)> + '_ {
+        self.live(super::aggregator::FINAL_DEPTH)
+            .map(|given| (given.signal, given.txid))
     }
 
     /// The partial signatures given, oldest first.

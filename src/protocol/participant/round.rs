@@ -3,9 +3,9 @@
 use std::collections::BTreeMap;
 
 use super::checks::Approved;
-use super::{Decline, MemberPhase, Participant};
+use super::{MemberPhase, Participant};
 use crate::beacon::smt::{Leaf, SmtPath};
-use crate::hash::{SmtIndex, UpdateHash};
+use crate::hash::{SmtIndex, SmtNonce, UpdateHash};
 use crate::protocol::effect::{Artifact, Effect, Ignored, Outcome, Prepared, Report, Step};
 use crate::protocol::evidence::{LabelContext, Signed};
 use crate::protocol::ids::{Label, Round, SessionId};
@@ -31,6 +31,12 @@ pub(super) struct MyRound {
     pub(super) opened: UnixTime,
     respond_by: UnixTime,
     pub(super) plan: BTreeMap<SmtIndex, Planned>,
+    /// SMT nonces of this round, once the driver derived them.
+    pub(super) smt_nonces: Option<BTreeMap<SmtIndex, SmtNonce>>,
+    /// Until when the response waits for verdicts on deposits.
+    pub(super) patience: UnixTime,
+    /// The aggregator refused a response over its deposits: this round announces none.
+    pub(super) without_deposits: bool,
     pub(super) responded: bool,
     /// My public nonces by attempt.
     pub(super) nonces: BTreeMap<u32, Nonces>,
@@ -107,9 +113,13 @@ impl Participant {
         if now > open.respond_by {
             // Without this member's response nothing comes out of the round: it is over before it began.
             self.last_round = open.round.0;
+            let mut effects = vec![Effect::Report(Report::RoundMissed { round: open.round })];
+            // What waits is asked for again: the aggregator may open the next round for it.
+            effects.extend(self.request_round());
+            effects.extend(self.after_facts());
             return Step {
                 outcome: Outcome::Ignored(Ignored::TooLate),
-                effects: self.after_facts(),
+                effects,
             };
         }
         let covered: Vec<SmtIndex> = self
@@ -141,6 +151,9 @@ impl Participant {
             opened: now,
             respond_by: open.respond_by,
             plan: BTreeMap::new(),
+            smt_nonces: None,
+            patience: MyRound::patience(now, open.respond_by),
+            without_deposits: false,
             responded: false,
             nonces: BTreeMap::new(),
             offered: 1,
@@ -171,7 +184,7 @@ impl Participant {
         }
     }
 
-    pub(super) fn prepared(&mut self, prepared: Prepared) -> Step {
+    pub(super) fn prepared(&mut self, now: UnixTime, prepared: Prepared) -> Step {
         let attempt = prepared.session.attempt;
         let Some(round) = self.round.as_ref().map(|state| state.round) else {
             return Step::ignored(Ignored::Unasked);
@@ -179,7 +192,6 @@ impl Participant {
         if prepared.session != self.session(round, attempt) {
             return Step::ignored(Ignored::Unasked);
         }
-        let plan = self.plan(&prepared);
         let Some(state) = &mut self.round else {
             return Step::ignored(Ignored::Unasked);
         };
@@ -194,8 +206,27 @@ impl Participant {
                 self.send(Message::NonceUpdate(Signed::unsigned(update))),
             ]);
         }
+        state.smt_nonces = Some(prepared.smt_nonces.into_iter().collect());
+        Step::with(self.try_respond(now))
+    }
+
+    /// Responds to the open round, if that is due, possible, and no verdict on a deposit is worth waiting for.
+    pub(super) fn try_respond(&mut self, now: UnixTime) -> Vec<Effect> {
+        let wait = self.awaits_verdict(now);
+        let plan = self.plan();
+        let Some(state) = self
+            .round
+            .as_mut()
+            .filter(|state| !state.responded && !wait)
+        else {
+            return Vec::new();
+        };
+        let (Some(plan), Some(nonces)) = (plan, state.nonces.get(&1).cloned()) else {
+            return Vec::new();
+        };
         state.plan = plan;
         state.responded = true;
+        let round = state.round;
         let updates = state.plan.values().filter(|p| p.update.is_some()).count();
         let declined = state.plan.len().saturating_sub(updates);
         let report = Effect::Report(Report::Responded {
@@ -207,37 +238,38 @@ impl Participant {
         let response = Response {
             round,
             entries,
-            nonces: prepared.nonces,
+            nonces,
         };
-        Step::with(vec![
+        vec![
             self.send(Message::Response(Signed::unsigned(response))),
             report,
-        ])
+        ]
     }
 
     /// Decides what to say for each index. An update that was signed before and may still confirm is
     /// announced again, byte for byte (rule 10).
-    fn plan(&self, prepared: &Prepared) -> BTreeMap<SmtIndex, Planned> {
-        let Some(round) = self.round.as_ref().map(|state| state.round) else {
-            return BTreeMap::new();
-        };
-        let nonces: BTreeMap<_, _> = prepared.smt_nonces.iter().copied().collect();
-        self.indexes
+    fn plan(&self) -> Option<BTreeMap<SmtIndex, Planned>> {
+        let state = self.round.as_ref()?;
+        let nonces = state.smt_nonces.as_ref()?;
+        let covered = self
+            .indexes
             .iter()
-            .filter(|(_, mine)| mine.covered_in(round))
-            .map(|(index, mine)| {
-                let update = mine.update.filter(|_| !self.update_confirmed(mine, 1));
-                let planned = Planned {
-                    leaf: Leaf {
-                        nonce: nonces.get(index).copied(),
-                        update,
-                    },
+            .filter(|(_, mine)| mine.covered_in(state.round));
+        let plan = covered.map(|(index, mine)| {
+            let update = mine.update.filter(|update| {
+                !self.update_confirmed(mine, 1) && self.may_announce(index, *update)
+            });
+            let planned = Planned {
+                leaf: Leaf {
+                    nonce: nonces.get(index).copied(),
                     update,
-                    idle: update.is_none() && self.policy.decline == Decline::Idle,
-                };
-                (*index, planned)
-            })
-            .collect()
+                },
+                update,
+                idle: self.says_idle(update),
+            };
+            (*index, planned)
+        });
+        Some(plan.collect())
     }
 
     fn entries(&self) -> Entries {
@@ -253,6 +285,7 @@ impl Participant {
                         index: *index,
                         leaf: (!planned.leaf.is_empty()).then(|| planned.leaf.value()),
                         idle: planned.idle,
+                        opened: self.opening_of(index, planned),
                     })
                     .collect(),
             ),

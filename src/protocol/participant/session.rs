@@ -150,8 +150,10 @@ impl Participant {
             return Vec::new();
         };
         let (round, signal, txid) = (state.round, approved.signal, approved.txid);
+        // An announcement explains every DID, also one that was not in the round: it was checked to be absent.
+        let explains_all = approved.announcement.is_some();
         for (index, mine) in &mut self.indexes {
-            if state.plan.contains_key(index) {
+            if state.plan.contains_key(index) || (explains_all && mine.did.is_some()) {
                 mine.proved.insert(signal);
             }
         }
@@ -277,6 +279,8 @@ impl Participant {
     /// Secret nonces live in memory only: after a restart the ones that were offered are gone, and fresh
     /// ones are offered where that still counts.
     pub(super) fn restarted(&mut self) -> Step {
+        // What was to be recalled is asked for again with the next fact.
+        self.recalling.clear();
         let Some(state) = &mut self.round else {
             return Step::accepted();
         };

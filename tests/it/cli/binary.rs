@@ -40,6 +40,12 @@ fn wrong_command_lines_exit_with_2() {
         "did update did:btcr2:k1q".to_owned(),
         "did update did:key:z --deactivate".to_owned(),
         "did update did:btcr2:k1q --deactivate --patch p.json".to_owned(),
+        "did resolve".to_owned(),
+        "did resolve did:btcr2:k1q --network-free".to_owned(),
+        "did resolve did:btcr2:k1q --chain ftp://example.org".to_owned(),
+        "did resolve did:btcr2:k1q --chain f --network-free --ipfs https://example.org".to_owned(),
+        "did resolve did:btcr2:k1q --timeout 0s".to_owned(),
+        "did conform".to_owned(),
         "relay add https://relay.example".to_owned(),
         "relay add wss://r.example --read-only --write-only".to_owned(),
         "init --no-passphrase --passphrase-file f".to_owned(),
@@ -84,7 +90,7 @@ fn every_command_has_help_with_an_example() {
     }
     let mut all = Vec::new();
     walk(&Cli::command(), &[], &mut all);
-    assert!(all.len() >= 41, "{}", all.len());
+    assert!(all.len() >= 43, "{}", all.len());
     let home = home();
     for path in all {
         let output = run(

@@ -3,9 +3,10 @@
 use btcr2_agent::agent::control::PeerText;
 use btcr2_agent::agent::control::views::{
     AlarmView, BeaconType, BindingStage, ChainView, CohortDeliveryView, CounterView, DemoAgent,
-    DemoReport, DemoRound, DemoTraffic, DidBindingView, DidKind, DidListView, DidView,
-    DiscoverView, FlawedAdvertView, OutboxView, PendingUpdateView, ProbeView, RelayAnswerView,
-    RelayProbeView, RelaySource, RelayState, RelayView, StatusView, UpdateStage,
+    DemoReport, DemoResolved, DemoRound, DemoTraffic, DidBindingView, DidKind, DidListView,
+    DidView, DiscoverView, FlawedAdvertView, OutboxView, ProbeView, RelayAnswerView,
+    RelayProbeView, RelaySource, RelayState, RelayView, RouteView, StatusView, UpdateStage,
+    UpdateView,
 };
 use btcr2_agent::cli::progress::{TimelineEvent, line};
 use btcr2_agent::cli::render::{Page, Render, short_npub};
@@ -69,6 +70,28 @@ fn the_demo_closes_with_two_tables() {
                 relays: Vec::new(),
             },
         ],
+        dids: vec![
+            DemoResolved {
+                did: "did:btcr2:x1q".to_owned(),
+                controller: "member 1".to_owned(),
+                version: 3,
+                deactivated: true,
+                confirmations: 6,
+                services: vec!["#files".to_owned()],
+                signals: 2,
+                sidecar_bytes: 4_018,
+            },
+            DemoResolved {
+                did: "did:btcr2:x1p".to_owned(),
+                controller: "member 1".to_owned(),
+                version: 1,
+                deactivated: false,
+                confirmations: 0,
+                services: Vec::new(),
+                signals: 2,
+                sidecar_bytes: 950,
+            },
+        ],
     };
     let signal = "22".repeat(32);
     let expected = format!(
@@ -80,7 +103,12 @@ fn the_demo_closes_with_two_tables() {
          \x20 agent       DIDs  announced  declined  proved  relay    events   bytes\n\
          \x20 aggregator     0          0         0       0  ws://a/      12  34,567\n\
          \x20                                                ws://b/       3       4\n\
-         \x20 member 1       2          1         1       2                0       0\n",
+         \x20 member 1       2          1         1       2                0       0\n\
+         \n\
+         DIDs, resolved from the chain and their sidecars\n\
+         \x20 DID            controller  version  confirmations  signals explained  sidecar  what its updates did\n\
+         \x20 did:btcr2:x1q  member 1          3              6                  2  4,018 B  added #files, deactivated\n\
+         \x20 did:btcr2:x1p  member 1          1              0                  2    950 B  -\n",
         "transaction", "signal bytes"
     );
     assert_eq!(page(&report), expected);
@@ -232,14 +260,18 @@ fn dids_show_how_far_binding_and_update_are() {
             signals: 7,
         }],
         beacons: Vec::new(),
-        pending: Some(PendingUpdateView {
+        pending: Some(UpdateView {
             to_version: 4,
             hash: UpdateHash::from_bytes([3; 32]),
             stage: UpdateStage::Broadcast,
-            cohort,
+            route: Some(RouteView::Cohort(cohort)),
             round: Some(Round(7)),
             txid: Some("22".repeat(32).parse().unwrap()),
+            height: None,
             confirmations: 0,
+            needed: 6,
+            reason: None,
+            created: UnixTime(1),
         }),
         document: Some(json!({ "id": "did:btcr2:x1qexample", "note": "a\u{9b}31mb\u{202e}c" })),
         next_step: None,
@@ -250,7 +282,7 @@ fn dids_show_how_far_binding_and_update_are() {
             "did:btcr2:x1qexample\n  kind              x1\n",
             "  state             version 3\n",
             "  cohort            abababab: bound, proofs for 6 of 7 signals\n",
-            "  pending           version 4: broadcast in round 7, 0 confirmations\n",
+            "  pending           version 4: broadcast in round 7, 0 of 6 confirmations\n",
             "\nDocument\n  {\n    \"id\": \"did:btcr2:x1qexample\",\n    \"note\": \"a31mbc\"\n  }\n",
         ],
     );
@@ -263,7 +295,7 @@ fn dids_show_how_far_binding_and_update_are() {
     assert_shows(
         &list,
         &[
-            "abababab bound  version 4: broadcast in round 7, 0 confirmations\n",
+            "abababab bound  version 4: broadcast in round 7, 0 of 6 confirmations\n",
             "  (not created yet)     x1    regtest  registered  abababab bound\n",
         ],
     );

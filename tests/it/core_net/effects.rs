@@ -10,7 +10,7 @@ use btcr2_agent::protocol::evidence::{Evidence, Signed};
 use btcr2_agent::protocol::history;
 use btcr2_agent::protocol::message::Message;
 use btcr2_agent::protocol::participant::{
-    IndexState, Participant, ParticipantInput, SignedSession,
+    IndexState, Participant, ParticipantInput, Recalled, SignedSession,
 };
 use btcr2_agent::protocol::{Label, Round, SessionId};
 
@@ -78,6 +78,19 @@ impl Net {
                 }
             }
             Effect::Save(artifact) => self.nodes[i].saved.push(stored(artifact)),
+            Effect::Recall { index, rounds } => {
+                let me = self.nodes[i].me();
+                let nonces = rounds
+                    .into_iter()
+                    .map(|round| (round, smt_nonce(me, round, &index)))
+                    .collect();
+                let recalled = Recalled {
+                    index,
+                    nonces,
+                    updates: self.nodes[i].updates.clone(),
+                };
+                self.input(i, ParticipantInput::Recalled(recalled));
+            }
             Effect::Report(report) => {
                 let binds = self.nodes[i].binds;
                 self.nodes[i].reports.push(report.clone());

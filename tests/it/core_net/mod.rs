@@ -3,10 +3,13 @@
 
 mod chain;
 mod coverage;
+mod deposits;
+mod deposits_refused;
 mod effects;
 mod fixed;
 mod formation;
 mod happy;
+mod history;
 mod net;
 mod node;
 mod order;

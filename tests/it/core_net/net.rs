@@ -252,6 +252,7 @@ impl Net {
     pub fn queue(&mut self, i: usize, j: usize, name: &str) -> Outcome {
         let index = self.nodes[i].dids[j].index;
         let update = update(name);
+        self.nodes[i].updates.push(update);
         self.input(i, ParticipantInput::Queue { index, update })
     }
 
@@ -303,10 +304,24 @@ impl Net {
     /// Lets time pass: ticks at every deadline on the way.
     pub fn advance(&mut self, seconds: u64) {
         let until = self.now.plus(seconds);
-        while let Some(at) = self.agg.deadline().filter(|at| *at <= until) {
+        loop {
+            let members = self.nodes.iter().map(|node| node.core.deadline());
+            let deadlines: Vec<_> = [self.agg.deadline()].into_iter().chain(members).collect();
+            let next = deadlines
+                .iter()
+                .enumerate()
+                .filter_map(|(who, at)| Some(((*at)?, who)));
+            let Some((at, who)) = next.min().filter(|(at, _)| *at <= until) else {
+                break;
+            };
             self.now = self.now.max(at);
-            self.agg_input(AggregatorInput::Tick);
-            let next = self.agg.deadline();
+            let next = if let Some(i) = who.checked_sub(1) {
+                self.input(i, ParticipantInput::Tick);
+                self.nodes[i].core.deadline()
+            } else {
+                self.agg_input(AggregatorInput::Tick);
+                self.agg.deadline()
+            };
             assert!(
                 next.is_none_or(|next| next > self.now),
                 "the deadline {at} was acted on, and the next is {next:?}"

@@ -35,7 +35,7 @@ pub struct MyDid {
     pub did: Did,
     pub index: SmtIndex,
     pub key: OwnKey,
-    genesis: Option<GenesisDocument>,
+    pub genesis: Option<GenesisDocument>,
 }
 
 impl MyDid {
@@ -101,6 +101,8 @@ pub struct Node {
     pub core: Participant,
     pub dids: Vec<MyDid>,
     pub saved: Vec<Artifact>,
+    /// Hashes of the updates it has stored.
+    pub updates: Vec<UpdateHash>,
     pub reports: Vec<Report>,
     /// What became of each message, with its type.
     pub outcomes: Vec<(&'static str, Outcome)>,
@@ -169,6 +171,7 @@ impl Node {
                 .map(|j| MyDid::k1(terms.network, &format!("did {i} {j}")))
                 .collect(),
             saved: Vec::new(),
+            updates: Vec::new(),
             reports: Vec::new(),
             outcomes: Vec::new(),
             sees_chain: true,

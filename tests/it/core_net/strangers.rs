@@ -117,10 +117,18 @@ fn harass(net: &mut Net, messages: &[Message]) {
     for message in messages {
         let name = message.type_name();
         let outcome = net.deliver(stranger, Dest::Aggregator, message.clone());
-        assert!(
-            matches!(outcome, Outcome::Ignored(_)),
-            "{name} of a stranger: {outcome:?}"
-        );
+        if matches!(message, Message::HistoryRequest(_)) {
+            // The past is told to anybody, and to nobody else.
+            assert_eq!(outcome, Outcome::Accepted);
+            let (to, answer) = net.elsewhere.pop().unwrap();
+            assert_eq!(to, stranger);
+            assert!(matches!(answer, Message::History(_)));
+        } else {
+            assert!(
+                matches!(outcome, Outcome::Ignored(_)),
+                "{name} of a stranger: {outcome:?}"
+            );
+        }
         for i in 0..net.nodes.len() {
             let fellow = net.nodes[(i + 1) % net.nodes.len()].me();
             for from in [stranger, fellow] {

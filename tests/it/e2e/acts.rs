@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 
 use bitcoin::{Address, OutPoint, Txid};
-use btcr2_agent::agent::dids::{Change, QueuedUpdate};
+use btcr2_agent::agent::dids::{Change, QueuedUpdate, Via};
 use btcr2_agent::agent::{AgentError, What};
 use btcr2_agent::demo::DemoError;
 use btcr2_agent::hash::UpdateHash;
@@ -96,17 +96,13 @@ impl Play {
             did,
             version,
         } = company.dids[place].clone();
-        let (id, service) = (company.id, service_name(version + 1));
-        self.stage
-            .ask(member, move |agent| {
-                let change = Change::AddService {
-                    id: service,
-                    kind: "LinkedDomains".into(),
-                    endpoint: serde_json::json!("https://example.com/"),
-                };
-                agent.update_did(&did, &[change], Some(id))
-            })
-            .await
+        let change = Change::AddService {
+            id: service_name(version + 1),
+            kind: "LinkedDomains".into(),
+            endpoint: serde_json::json!("https://example.com/"),
+        };
+        let via = Via::Cohort(Some(company.id));
+        self.stage.update(member, &did, vec![change], via).await
     }
 
     pub async fn open_round(&mut self, company: &mut Company) -> Round {

@@ -8,6 +8,7 @@ mod checks;
 pub mod company;
 mod formation;
 pub mod play;
+mod publishing;
 mod relays;
 mod restarts;
 mod rounds;

@@ -522,6 +522,91 @@ fn dids_keep_their_origin_and_change_their_document() {
 }
 
 #[test]
+fn keys_of_a_did_are_numbers_that_are_never_given_twice() {
+    let mut store = Store::open_in_memory().unwrap();
+    let key = |key_index, name: &str| DidKeyRow {
+        did: DID.to_owned(),
+        key_index,
+        name: format!("{DID}#{name}"),
+        created: NOW,
+    };
+    let orphan = store.transaction(|tx| tx.put_did_key(&key(0, "initialKey")));
+    assert!(matches!(orphan.unwrap_err(), StoreError::Rule { .. }));
+    store
+        .transaction(|tx| {
+            tx.put_did(&did())?;
+            tx.put_did_key(&key(9, "key-2"))?;
+            tx.put_did_key(&key(4, "initialKey"))?;
+            tx.put_did_key(&key(9, "another"))
+        })
+        .unwrap();
+    let keys = store.view().did_keys(DID).unwrap();
+    assert_eq!(keys, [key(4, "initialKey"), key(9, "key-2")]);
+    assert_eq!(store.view().next_key_index().unwrap(), 10);
+    assert_eq!(store.view().did_keys("did:btcr2:other").unwrap(), []);
+}
+
+#[test]
+fn what_is_adopted_replaces_what_was() {
+    let mut store = Store::open_in_memory().unwrap();
+    let adopted = |version| AdoptedRow {
+        did: DID.to_owned(),
+        version,
+        document: "{}".to_owned(),
+        adopted: NOW,
+    };
+    store
+        .transaction(|tx| {
+            tx.put_did(&did())?;
+            tx.adopt(&adopted(3))?;
+            tx.adopt(&adopted(4))
+        })
+        .unwrap();
+    assert_eq!(store.view().adopted(DID).unwrap(), Some(adopted(4)));
+    let text = AdoptedRow {
+        document: "not JSON".to_owned(),
+        ..adopted(5)
+    };
+    assert!(store.transaction(|tx| tx.adopt(&text)).is_err());
+}
+
+#[test]
+fn an_update_is_withdrawn_unless_it_is_pinned() {
+    let mut store = Store::open_in_memory().unwrap();
+    let two = |tx: &Tx<'_>| tx.withdraw_update(DID, 2);
+    assert!(matches!(
+        store.transaction(two).unwrap_err(),
+        StoreError::Missing { .. }
+    ));
+    store
+        .transaction(|tx| {
+            tx.put_did(&did())?;
+            tx.insert_update(&update(b"a"))?;
+            tx.withdraw_update(DID, 2)?;
+            let put = tx.insert_update(&NewUpdate {
+                cohort: None,
+                service: Some("did:btcr2:x#beacon"),
+                ..update(b"b")
+            })?;
+            assert_eq!(put, Put::Stored);
+            tx.pin_update(DID, 2, true)
+        })
+        .unwrap();
+    assert!(matches!(
+        store.transaction(two).unwrap_err(),
+        StoreError::Rule { .. }
+    ));
+    let mut row = store.view().update(DID, 2).unwrap().unwrap();
+    assert_eq!(
+        (row.cohort, row.service.as_deref()),
+        (None, Some("did:btcr2:x#beacon"))
+    );
+    (row.height, row.service) = (Some(7), None);
+    store.transaction(|tx| tx.set_update_state(&row)).unwrap();
+    assert_eq!(store.view().update(DID, 2).unwrap(), Some(row));
+}
+
+#[test]
 fn bindings_learn_a_did_and_keep_their_first_round() {
     let mut store = Store::open_in_memory().unwrap();
     let index = SmtIndex::from_bytes(sha256(DID.as_bytes()));

@@ -20,6 +20,29 @@ pub struct DemoReport {
     pub rounds: Vec<DemoRound>,
     /// The agents: the aggregator first, then the members by seat.
     pub agents: Vec<DemoAgent>,
+    /// Every DID, as whoever has the chain and its sidecar resolves it.
+    pub dids: Vec<DemoResolved>,
+}
+
+/// A DID of the demo, resolved.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct DemoResolved {
+    /// The DID.
+    pub did: String,
+    /// The member that controls it.
+    pub controller: String,
+    /// Its version.
+    pub version: u64,
+    /// Whether it is deactivated.
+    pub deactivated: bool,
+    /// Confirmations of its last update, 0 without one.
+    pub confirmations: u32,
+    /// Services that its updates added.
+    pub services: Vec<String>,
+    /// Signals of its cohort's beacon that its sidecar explains.
+    pub signals: u32,
+    /// Size of its sidecar.
+    pub sidecar_bytes: u64,
 }
 
 /// One round of the demo.

@@ -2,13 +2,11 @@
 
 use std::fmt;
 
-use bitcoin::Txid;
 use serde::{Deserialize, Serialize};
 
-use crate::hash::{CohortId, UpdateHash};
+use super::update::UpdateView;
+use crate::hash::CohortId;
 use crate::network::Network;
-use crate::protocol::Round;
-use crate::time::UnixTime;
 
 /// How a DID came to be.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
@@ -49,7 +47,7 @@ pub struct DidView {
     pub beacons: Vec<DidBeaconView>,
     /// An update that is not final.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub pending: Option<PendingUpdateView>,
+    pub pending: Option<UpdateView>,
     /// The current document (`did show`, `did create`).
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub document: Option<serde_json::Value>,
@@ -81,8 +79,12 @@ pub enum BindingStage {
     History,
     /// Covered from now on and backwards; the DID may list the beacon.
     Ready,
+    /// The update that lists the beacon is on its way.
+    Pending,
     /// The DID's document lists the beacon.
     Bound,
+    /// The DID's document listed the beacon: what explains its signals is still kept and needed.
+    Former,
 }
 
 impl fmt::Display for BindingStage {
@@ -91,7 +93,9 @@ impl fmt::Display for BindingStage {
             Self::Registering => "registering",
             Self::History => "fetching history",
             Self::Ready => "ready",
+            Self::Pending => "being bound",
             Self::Bound => "bound",
+            Self::Former => "left",
         })
     }
 }
@@ -106,76 +110,6 @@ pub struct DidBeaconView {
     pub beacon_type: String,
     /// The address of its endpoint.
     pub address: String,
-}
-
-/// How far an update got.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
-#[serde(rename_all = "snake_case")]
-pub enum UpdateStage {
-    /// Signed and stored; waits for a round.
-    Queued,
-    /// Sent in a response.
-    Submitted,
-    /// In the tree or map; the proof is verified and stored.
-    Proved,
-    /// This agent has co-signed the signal.
-    Signed,
-    /// The signal is in the mempool.
-    Broadcast,
-    /// The signal is in a block.
-    Confirmed,
-}
-
-impl fmt::Display for UpdateStage {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.pad(match self {
-            Self::Queued => "queued",
-            Self::Submitted => "submitted",
-            Self::Proved => "proved",
-            Self::Signed => "signed",
-            Self::Broadcast => "broadcast",
-            Self::Confirmed => "confirmed",
-        })
-    }
-}
-
-/// An update on its way.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct PendingUpdateView {
-    /// The version it makes.
-    pub to_version: u64,
-    /// Its hash.
-    pub hash: UpdateHash,
-    /// How far it got.
-    pub stage: UpdateStage,
-    /// The cohort that announces it.
-    pub cohort: CohortId,
-    /// The round it is in.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub round: Option<Round>,
-    /// The signal's transaction.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub txid: Option<Txid>,
-    /// Its confirmations.
-    pub confirmations: u32,
-}
-
-/// Answer of `did update`.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct DidUpdateView {
-    /// The DID.
-    pub did: String,
-    /// The version the update starts from.
-    pub from_version: u64,
-    /// The update.
-    pub update: PendingUpdateView,
-    /// The document before.
-    pub before: serde_json::Value,
-    /// The document after.
-    pub after: serde_json::Value,
-    /// When the next round opens, if that is known.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub next_round_at: Option<UnixTime>,
 }
 
 /// Answer of `did list`.

@@ -10,12 +10,16 @@ mod agent;
 mod cohort;
 mod demo;
 mod did;
+mod publish;
 mod round;
 mod terms;
+mod update;
 
 pub use agent::*;
 pub use cohort::*;
 pub use demo::*;
 pub use did::*;
+pub use publish::*;
 pub use round::*;
 pub use terms::*;
+pub use update::*;
