@@ -44,7 +44,7 @@ async fn a_life(setup: Setup, blocks_before: u32) {
     let coin = funded(&mut chain.lock().unwrap(), &wallet, 100_000);
     same(&esplora, &core, &wallet, 1).await;
     let first = wallet.spend(
-        &[coin.clone()],
+        std::slice::from_ref(&coin),
         vec![pay(wallet.script(), 99_000), signal_output([1; 32])],
     );
     let first_txid = chain.lock().unwrap().submit(&first).unwrap();

@@ -1,6 +1,7 @@
 //! The whole life of cohorts on a real node: every agent reads it by its RPC, and so do the checks.
 
 use btcr2_agent::agent::What;
+use btcr2_agent::chain::CoreLogin;
 use btcr2_agent::demo::ledger::Ledger;
 use btcr2_agent::demo::regtest_node::RegtestNode;
 use btcr2_agent::demo::stage::Part;
@@ -8,7 +9,7 @@ use btcr2_agent::protocol::effect::Report;
 use btcr2_agent::protocol::terms::CohortBeacon;
 use btcr2_agent::store::Role;
 
-use super::bitcoind;
+use super::{Node, bitcoind};
 use crate::e2e::company::Company;
 use crate::e2e::play::{POLL, Play};
 
@@ -133,4 +134,51 @@ async fn a_node_restarts_in_the_middle_of_a_round() {
     play.resume(&[3]).await;
     play.finish_round(&mut company, round, mark, updates).await;
     play.close().await;
+}
+
+/// Also resolves every DID, as a stranger would, with a backend of its own.
+#[tokio::test]
+async fn the_demo_plays_on_a_node_of_its_own_and_on_one_that_runs() {
+    let Some(binary) = bitcoind() else { return };
+    let demo = |arguments: &[&str]| {
+        std::process::Command::new(env!("CARGO_BIN_EXE_btcr2-agent"))
+            .args(["demo", "--members", "2", "--rounds", "1", "--json"])
+            .args(arguments)
+            .env("BITCOIND", &binary)
+            .output()
+            .unwrap()
+    };
+    let played = demo(&["--bitcoind"]);
+    let said = String::from_utf8_lossy(&played.stdout).into_owned();
+    assert!(played.status.success(), "{said}");
+    assert!(said.contains("\"step\":\"resolved\""), "{said}");
+
+    let node = Node::start(&[]).await.unwrap();
+    let CoreLogin::Cookie(cookie) = node.node.login() else {
+        panic!("a node of the tests has a cookie");
+    };
+    let height = node.node.height().unwrap();
+    let url = node.node.url();
+    let played = demo(&[
+        "--beacon",
+        "cas",
+        "--bitcoind",
+        url,
+        "--cookie-file",
+        cookie.to_str().unwrap(),
+    ]);
+    let said = String::from_utf8_lossy(&played.stdout).into_owned();
+    assert!(played.status.success(), "{said}");
+    // The miner's first blocks, the funding and the signal.
+    assert!(node.node.height().unwrap() >= height + 112);
+
+    let played = demo(&[
+        "--bitcoind",
+        "http://127.0.0.1:1",
+        "--cookie-file",
+        cookie.to_str().unwrap(),
+    ]);
+    assert!(!played.status.success());
+    let said = String::from_utf8_lossy(&played.stdout).into_owned();
+    assert!(said.contains("the node can not be asked"), "{said}");
 }
