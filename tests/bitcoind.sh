@@ -19,6 +19,7 @@ PACKAGE_SHA256=345d18a1ce19a1becfcaaa066e3a60e9c7813ef5c23ea8c20704ca4ba1a46339
 say() { printf 'bitcoind.sh: %s\n' "$*" >&2; }
 die() { say "$*"; exit 1; }
 
+can_install() { [ "$(id -u)" = 0 ] && command -v apt-get >/dev/null; }
 runs() { "$1" -version >/dev/null 2>&1; }
 
 if [ -n "${BITCOIND:-}" ]; then
@@ -41,11 +42,14 @@ fi
 missing=()
 command -v cmake >/dev/null || missing+=(cmake)
 command -v c++ >/dev/null || missing+=(g++)
-command -v ninja >/dev/null || command -v make >/dev/null || missing+=(ninja-build)
+# Ninja keeps all cores busy to the end; make does not.
+if ! command -v ninja >/dev/null; then
+    if can_install || ! command -v make >/dev/null; then missing+=(ninja-build); fi
+fi
 [ -e /usr/include/boost/version.hpp ] || [ -n "${BOOST_ROOT:-}" ] || [ "$(uname)" != Linux ] || missing+=(libboost-dev)
 command -v pkg-config >/dev/null || missing+=(pkg-config)
 if [ ${#missing[@]} -gt 0 ]; then
-    if [ "$(id -u)" = 0 ] && command -v apt-get >/dev/null; then
+    if can_install; then
         say "installing ${missing[*]}"
         { apt-get update -q && apt-get install -y -q --no-install-recommends "${missing[@]}"; } >&2
     else
