@@ -15,7 +15,7 @@ use crate::protocol::aggregator::AggregatorInput;
 use crate::protocol::effect::AdvertStatus;
 use crate::protocol::message::Invite;
 use crate::protocol::participant::ParticipantInput;
-use crate::protocol::terms::Terms;
+use crate::protocol::terms::{Deposits, Terms};
 use crate::store::{MetaKey, NewAdvert, NewCohort, Role, Subscriber};
 use crate::time::UnixTime;
 
@@ -294,6 +294,8 @@ impl Agent {
             && terms.seats_max <= standing.max_members
             && terms.max_fee_rate <= standing.max_fee_rate
             && terms.tos.is_none()
+            // Nobody agreed to disclose anything.
+            && (terms.deposits != Deposits::Required || standing.deposit_updates)
             && joined < standing.max_cohorts
             && !self
                 .nodes

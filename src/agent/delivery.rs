@@ -235,6 +235,14 @@ pub(super) fn expected_author(node: &Node) -> Option<NostrKey> {
     }
 }
 
+/// Whether pieces of long messages are kept that come from this key. A member hears its aggregator only.
+pub(super) fn may_send_chunks(node: &Node, from: NostrKey) -> bool {
+    match &node.machine {
+        Machine::Aggregator(machine) => machine.members().contains(&from),
+        Machine::Participant(_) => true,
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -9,12 +9,14 @@
 //! | `changes` | what its controller asks for becomes a patch |
 //! | `routing` | a beacon of its document is chosen |
 //! | `updating` | the update is signed and queued |
+//! | `depositing` | the aggregator is shown it, and says what it thinks |
 //! | `standing`, `settling` | updates and document follow the chain, forwards and back |
 //! | `leaving` | it leaves a cohort |
 
 use bitcoin::Address;
 
 pub use super::changes::{Change, NewBeacon};
+pub use super::depositing::Disclosure;
 use super::error::AgentError;
 use super::node::{Machine, NodeId};
 pub use super::routing::{Route, Via};
@@ -50,6 +52,8 @@ pub mod update_state {
     pub const CONFIRMED: &str = "confirmed";
     /// Its signal has the confirmations that the next update waits for.
     pub const FINAL: &str = "final";
+    /// The aggregator refused it when it was deposited: nothing announces it.
+    pub const REFUSED: &str = "refused";
     /// Its version is another update, which was announced elsewhere.
     pub const SUPERSEDED: &str = "superseded";
 

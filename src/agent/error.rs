@@ -14,6 +14,9 @@ pub enum AgentError {
     /// The store failed. What was not stored did not happen; the agent stops and resumes from the store.
     #[error(transparent)]
     Store(#[from] StoreError),
+    /// The encrypted bundle can not be kept.
+    #[error(transparent)]
+    Bundle(#[from] super::bundle::BundleError),
     /// The money gate is closed for this network.
     #[error(transparent)]
     Money(#[from] MoneyRefused),
@@ -53,6 +56,12 @@ pub enum AgentError {
     /// The chain could not be asked.
     #[error("the chain could not be asked: {0}")]
     Lookup(String),
+    /// The chain server could not be used.
+    #[error(transparent)]
+    Chain(#[from] crate::chain::ChainError),
+    /// A singleton signal can not be paid, or its fee is not allowed.
+    #[error(transparent)]
+    Spend(#[from] crate::beacon::singleton::SpendError),
     /// There is no chain backend for the network.
     #[error("no chain backend is configured for {0}: set [chain.{0}] esplora in config.toml")]
     NoChain(crate::network::Network),

@@ -45,6 +45,17 @@ pub enum What {
         /// Its version now.
         version: u64,
     },
+    /// A signal of a DID's own beacon moved.
+    Announcement {
+        /// The DID.
+        did: String,
+        /// The version its update leads to.
+        version: u64,
+        /// The transaction.
+        txid: bitcoin::Txid,
+        /// Where it stands.
+        standing: crate::store::SpendStanding,
+    },
     /// A relay connected or was lost.
     Relay {
         /// Its address.

@@ -442,6 +442,12 @@ impl Agent {
                 index, from_round, ..
             } if id.1 == Role::Participant => self.registered(id, *index, *from_round)?,
             Report::SignalFixed { .. } if id.1 == Role::Participant => self.pin_updates(id)?,
+            Report::MyDepositRefused {
+                index,
+                update,
+                reason,
+                ..
+            } => self.deposit_refused(*index, *update, reason)?,
             // Rule 9: these states are what the chain said, and move back when it changes its mind.
             Report::SignalBroadcast { txid, .. } | Report::SignalReorganised { txid, .. } => {
                 self.transaction_state(*txid, "broadcast", None)?;
@@ -603,6 +609,7 @@ fn kind_of(input: &NodeInput) -> &'static str {
             ParticipantInput::Lost { .. } => "lost",
             ParticipantInput::Fetch { .. } => "fetch",
             ParticipantInput::Restarted => "restarted",
+            ParticipantInput::Recovered => "recovered",
         },
     }
 }

@@ -8,7 +8,7 @@ use super::runtime::Agent;
 use super::standing::{Standing, not_final};
 use crate::did::{Did, Document};
 use crate::hash::UpdateHash;
-use crate::lookup::{ChainSource, Lookup};
+use crate::lookup::Lookup;
 use crate::resolver::{
     Foreseen, ResolutionOptions, Resolved, Said, Sidecar, SignalRef, Strictness, Walk, WalkStep,
 };
@@ -58,6 +58,16 @@ impl FreshResolution {
             applied,
             pending,
         }
+    }
+
+    /// Refuses it when it lay about for too long.
+    pub(super) fn require_recent(&self, now: UnixTime) -> Result<(), AgentError> {
+        if now.since(self.at) > FRESH_SECONDS {
+            return Err(AgentError::Refused(
+                "the resolution is older than ten minutes: resolve the DID again".into(),
+            ));
+        }
+        Ok(())
     }
 
     /// The DID.
@@ -130,13 +140,13 @@ impl AgentHandle {
 impl Agent {
     fn question(&self, did: &Did) -> Result<Question, AgentError> {
         let (sidecar, _) = self.sidecar_of(did)?;
-        let backend = self
-            .chains
+        let lookup = self
+            .lookups
             .get(&did.network())
-            .map(|watch| watch.backend.clone())
+            .cloned()
             .ok_or(AgentError::NoChain(did.network()))?;
         Ok(Question {
-            lookup: Lookup::new(ChainSource::Backend(backend)),
+            lookup,
             options: ResolutionOptions {
                 version: None,
                 min_conf: self.min_conf,
@@ -148,20 +158,25 @@ impl Agent {
     /// Refuses a further update of a DID while a resolution does not show all that was announced, or shows
     /// something else than what is stored (rule 10).
     pub(super) fn require_settled(&mut self, fresh: &FreshResolution) -> Result<(), AgentError> {
-        if self.now().since(fresh.at) > FRESH_SECONDS {
-            return Err(AgentError::Refused(
-                "the resolution is older than ten minutes: resolve the DID again".into(),
-            ));
-        }
-        let updates = self.store.view().updates_of(fresh.did.as_str())?;
+        fresh.require_recent(self.now())?;
+        let view = self.store.view();
+        let updates = view.updates_of(fresh.did.as_str())?;
+        let adopted = view.adopted(fresh.did.as_str())?;
         let stored = |hash: &UpdateHash| updates.iter().any(|row| row.hash == *hash);
-        if let Some((version, hash)) = fresh.applied.iter().find(|(_, hash)| !stored(hash)) {
+        let known = |version: u64, hash: &UpdateHash| {
+            stored(hash) || adopted.as_ref().is_some_and(|row| row.version >= version)
+        };
+        let news = fresh
+            .applied
+            .iter()
+            .find(|(version, hash)| !known(*version, hash));
+        if let Some((version, hash)) = news {
             return Err(self.adopt(fresh, *version, hash)?);
         }
         if let Some(earlier) = updates
             .iter()
             .rev()
-            .find(|row| row.target_version > fresh.version)
+            .find(|row| row.target_version > fresh.version && row.state != update_state::REFUSED)
         {
             return Err(self.in_the_way(earlier));
         }
@@ -210,24 +225,33 @@ impl Agent {
             document: super::dids::text(&fresh.document.canonical_bytes())?,
             adopted: self.now(),
         };
-        let in_the_way: Vec<UpdateRow> = self
+        let lost: Vec<UpdateRow> = self
             .store
             .view()
             .updates_of(fresh.did.as_str())?
             .into_iter()
             .filter(|row| {
-                let lost = |(version, hash): &(u64, UpdateHash)| {
+                let took_it = |(version, hash): &(u64, UpdateHash)| {
                     row.target_version == *version && row.hash != *hash
                 };
-                fresh.applied.iter().any(lost)
+                fresh.applied.iter().any(took_it)
             })
             .collect();
+        // Announced now, it would be another update for a version that there is: the end of the DID.
+        for cohort in lost.iter().filter_map(|row| row.cohort) {
+            let _ = self.take_back(&fresh.did, cohort)?;
+        }
         self.store.transaction::<_, AgentError>(|tx| {
             tx.adopt(&row)?;
-            for mut lost in in_the_way {
+            for mut lost in lost {
                 lost.state = update_state::SUPERSEDED.into();
+                let danger = if lost.pinned {
+                    "; it was signed for, and if its signal confirms the DID does not resolve any more"
+                } else {
+                    ""
+                };
                 lost.reason = Some(format!(
-                    "version {} is another update, which was announced elsewhere",
+                    "version {} is another update, which was announced elsewhere{danger}",
                     lost.target_version
                 ));
                 tx.set_update_state(&lost)?;
@@ -241,5 +265,277 @@ impl Agent {
              {}`, and repeat the update if it still fits",
             fresh.version, fresh.did
         )))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+
+    use serde_json::json;
+
+    use super::*;
+    use crate::agent::dids::Disclosure;
+    use crate::agent::dids::{Change, Via};
+    use crate::agent::{AgentOptions, StandingPolicy};
+    use crate::did::{DocumentPatch, SignedUpdate, UnsignedUpdate};
+    use crate::hash::SignalBytes;
+    use crate::keys::RootSecret;
+    use crate::network::Network;
+    use crate::nostr::link::LinkOptions;
+    use crate::protocol::participant::{Decline, SigningPolicy};
+    use crate::resolver::DocumentMetadata;
+    use crate::store::Store;
+
+    const NOW: UnixTime = UnixTime(1_800_000_000);
+    const SINGLY: Via = Via::Singleton { service: None };
+
+    fn agent() -> Agent {
+        let options = AgentOptions {
+            root: RootSecret::generate(&mut rand::rngs::OsRng),
+            store: Store::open_in_memory().unwrap(),
+            relays: Vec::new(),
+            link: LinkOptions::default(),
+            chains: Vec::new(),
+            policy: SigningPolicy {
+                max_fee_rate: 1,
+                decline: Decline::Idle,
+            },
+            standing: StandingPolicy::default(),
+            cas: None,
+            min_conf: 6,
+            bundle: None,
+            clock: Arc::new(|| NOW),
+        };
+        Agent::start(options).unwrap().0
+    }
+
+    fn add(id: &str) -> Change {
+        Change::AddService {
+            id: id.into(),
+            kind: "X".into(),
+            endpoint: json!("x:"),
+        }
+    }
+
+    /// An update that somebody else with the same keys made of the document.
+    fn elsewhere(
+        agent: &Agent,
+        source: &Document,
+        version: u64,
+        note: &str,
+    ) -> (SignedUpdate, Document) {
+        let patch = json!([{ "op": "add", "path": "/note", "value": note }]);
+        let patch = DocumentPatch::from_value(&patch).unwrap();
+        let unsigned = UnsignedUpdate::new(source, version, &patch).unwrap();
+        let target = unsigned.target().clone();
+        let (method, key) = agent.signing_key(source).unwrap();
+        (unsigned.sign(&key, &method).unwrap(), target)
+    }
+
+    fn resolved(document: &Document, applied: &[&SignedUpdate]) -> FreshResolution {
+        FreshResolution {
+            did: document.id().clone(),
+            document: document.clone(),
+            version: 1 + applied.len() as u64,
+            confirmations: 6,
+            at: NOW,
+            applied: applied
+                .iter()
+                .map(|u| (u.target_version(), u.hash()))
+                .collect(),
+            pending: Vec::new(),
+        }
+    }
+
+    fn initial(agent: &mut Agent) -> Document {
+        let did = agent.create_key_did(Network::Regtest).unwrap();
+        super::super::dids::parse_document(&agent.did_row(&did).unwrap().document).unwrap()
+    }
+
+    #[tokio::test]
+    async fn what_was_announced_elsewhere_is_taken_over_and_said() {
+        let mut agent = agent();
+        let first = initial(&mut agent);
+        let did = first.id().clone();
+        // An own update waits; another one to the same version was announced with the same key.
+        let own = agent
+            .update_did(
+                &resolved(&first, &[]),
+                &[add("a")],
+                &SINGLY,
+                Disclosure::HashOnly,
+            )
+            .unwrap();
+        let (update, second) = elsewhere(&agent, &first, 1, "by another agent");
+        let fresh = resolved(&second, &[&update]);
+        let refused = agent
+            .update_did(&fresh, &[add("b")], &SINGLY, Disclosure::HashOnly)
+            .unwrap_err()
+            .to_string();
+        assert!(
+            refused.contains("version 2 of the DID was announced elsewhere"),
+            "{refused}"
+        );
+        assert!(refused.contains(&update.hash().to_string()), "{refused}");
+        let row = agent.did_row(&did).unwrap();
+        assert_eq!(
+            (row.version, Document::parse(row.document).unwrap()),
+            (2, second.clone())
+        );
+        let lost = agent.store.view().update(did.as_str(), 2).unwrap().unwrap();
+        assert_eq!((lost.hash, lost.state.as_str()), (own.hash, "superseded"));
+        // It does not come back, and can not be announced any more.
+        agent.settle_did(None, did.as_str()).unwrap();
+        assert_eq!(agent.did_row(&did).unwrap().version, 2);
+        let error = agent
+            .reroute_update(&did, 2, &SINGLY)
+            .unwrap_err()
+            .to_string();
+        assert!(error.contains("superseded"), "{error}");
+
+        // Said once; then it goes on from there.
+        let next = agent
+            .update_did(&fresh, &[add("b")], &SINGLY, Disclosure::HashOnly)
+            .unwrap();
+        assert_eq!((next.target_version, &next.before), (3, &second));
+        let waits = agent
+            .update_did(&fresh, &[add("c")], &SINGLY, Disclosure::HashOnly)
+            .unwrap_err()
+            .to_string();
+        assert!(
+            waits.contains("an update to version 3 exists and is queued"),
+            "{waits}"
+        );
+        agent.withdraw_update(&did, 3).unwrap();
+        let (another, third) = elsewhere(&agent, &second, 2, "again");
+        let fresh = resolved(&third, &[&update, &another]);
+        let refused = agent
+            .update_did(&fresh, &[add("b")], &SINGLY, Disclosure::HashOnly)
+            .unwrap_err()
+            .to_string();
+        assert!(
+            refused.contains("version 3 of the DID was announced elsewhere"),
+            "{refused}"
+        );
+        assert_eq!(agent.did_row(&did).unwrap().version, 3);
+    }
+
+    #[tokio::test]
+    async fn a_signal_on_its_way_that_is_not_this_agent_s_is_waited_for() {
+        let mut agent = agent();
+        let first = initial(&mut agent);
+        let (update, _) = elsewhere(&agent, &first, 1, "x");
+        let with = |says| {
+            let mut fresh = resolved(&first, &[]);
+            let beacon = &first.beacons()[0];
+            let signal = SignalRef {
+                service: beacon.id.clone(),
+                kind: beacon.kind,
+                txid: "33".repeat(32).parse().unwrap(),
+                height: Some(7),
+                confirmations: 2,
+                signal: SignalBytes::from_bytes(update.hash().to_bytes()),
+            };
+            fresh.pending.push((signal, says));
+            fresh
+        };
+        let foreign = Foreseen::Update {
+            update: update.hash(),
+            target_version: None,
+        };
+        for (says, words) in [
+            (
+                foreign,
+                "announces an update that this agent does not have; not final yet: wait for 4",
+            ),
+            (Foreseen::Unknown, "may announce an update"),
+        ] {
+            let error = agent
+                .update_did(&with(says), &[add("a")], &SINGLY, Disclosure::HashOnly)
+                .unwrap_err();
+            assert!(error.to_string().contains(words), "{error}");
+        }
+        assert_eq!(
+            agent.store.view().updates_of(first.id().as_str()).unwrap(),
+            []
+        );
+        agent
+            .update_did(
+                &with(Foreseen::NoUpdate),
+                &[add("a")],
+                &SINGLY,
+                Disclosure::HashOnly,
+            )
+            .unwrap();
+    }
+
+    #[tokio::test]
+    async fn an_old_answer_is_not_fresh() {
+        let mut agent = agent();
+        let first = initial(&mut agent);
+        let mut fresh = resolved(&first, &[]);
+        fresh.at = NOW.minus(FRESH_SECONDS + 1);
+        let error = agent
+            .update_did(&fresh, &[add("a")], &SINGLY, Disclosure::HashOnly)
+            .unwrap_err();
+        assert!(
+            error.to_string().contains("resolve the DID again"),
+            "{error}"
+        );
+        fresh.at = NOW.minus(FRESH_SECONDS);
+        agent
+            .update_did(&fresh, &[add("a")], &SINGLY, Disclosure::HashOnly)
+            .unwrap();
+    }
+
+    #[test]
+    fn a_resolution_tells_what_it_applied_and_what_comes() {
+        let did = Did::from_key(
+            Network::Regtest,
+            &secp256k1::SecretKey::from_slice(&[1; 32])
+                .unwrap()
+                .public_key(secp256k1::SECP256K1),
+        );
+        let document = crate::did::initial_key_document(&did).unwrap();
+        let hash = UpdateHash::from_bytes([5; 32]);
+        let signal = SignalRef {
+            service: "s".into(),
+            kind: crate::did::BeaconKind::Singleton,
+            txid: "33".repeat(32).parse().unwrap(),
+            height: None,
+            confirmations: 0,
+            signal: SignalBytes::from_bytes([5; 32]),
+        };
+        let walk = Walk {
+            steps: vec![
+                WalkStep::Applied {
+                    version: 2,
+                    update: hash,
+                    signal: signal.clone(),
+                },
+                WalkStep::Signal {
+                    signal: signal.clone(),
+                    said: Said::Pending {
+                        min_conf: 6,
+                        announces: Foreseen::Unknown,
+                    },
+                },
+                WalkStep::Signal {
+                    signal: signal.clone(),
+                    said: Said::NoUpdate,
+                },
+            ],
+        };
+        let metadata = DocumentMetadata {
+            version_id: 2,
+            confirmations: 9,
+            deactivated: false,
+            updated: None,
+        };
+        let fresh = FreshResolution::new(did, Resolved { document, metadata }, &walk, NOW);
+        assert_eq!((fresh.version(), fresh.confirmations()), (2, 9));
+        assert_eq!(fresh.applied, [(2, hash)]);
+        assert_eq!(fresh.pending, [(signal, Foreseen::Unknown)]);
     }
 }

@@ -7,6 +7,7 @@ use super::node::{Machine, Node, NodeId};
 use super::runtime::Agent;
 use crate::hash::CohortId;
 use crate::keys::NostrKey;
+use crate::nostr::chunks::CHUNK;
 use crate::nostr::envelope::{ACK, Envelope};
 use crate::nostr::event::{Event, KIND_ADVERT, KIND_DIRECTED};
 use crate::nostr::lanes::{LaneId, Receipt};
@@ -122,6 +123,12 @@ impl Agent {
             recipient,
             cohort,
         };
+        // Pieces are kept until the last one is there: not those of somebody without a seat, for nothing that such
+        // a one may say is that long.
+        if envelope.kind == CHUNK && !delivery::may_send_chunks(node, from) {
+            self.count("chunk_of_a_stranger");
+            return Ok(());
+        }
         self.note_acks(id, from, &envelope.acks)?;
         if envelope.kind == ACK {
             return self.mark_seen(event, lane);

@@ -9,12 +9,14 @@ use std::path::Path;
 use std::time::Duration;
 
 use super::backend::AgentBackend;
+use super::bundle::{BundleError, BundleState};
 use super::chains::backend_of;
 use super::control::views::RelaySource;
 use super::control::{ErrorCode, Failure};
 use super::error::AgentError;
 use super::options::{AgentOptions, StandingPolicy, system_clock};
 use super::runtime::Agent;
+use crate::cas::{self, CasReader};
 use crate::chain::ChainBackend;
 use crate::config::{
     Config, ConfigError, Connections, Home, HomeError, HomeLock, Provenance, RelayEntry,
@@ -164,6 +166,19 @@ impl Opened {
         self.root.words().is_some()
     }
 
+    /// Writes the bundle of an agent that does not run, and copies it if a place is given.
+    pub fn write_bundle(&self, copy_to: Option<&Path>) -> Result<BundleState, Failure> {
+        super::bundle::write_bundle(
+            &self.home.bundle_path(),
+            &self.home.store_path(),
+            self.root.bundle_key(),
+            self.identity(),
+            system_clock(),
+            copy_to,
+        )
+        .map_err(bundle_failure)
+    }
+
     /// The relays of this home.
     pub fn relays(&self) -> Result<Vec<RelaySetting>, Failure> {
         let by_hand = self.store.view().relays().map_err(store_failure)?;
@@ -211,6 +226,8 @@ impl Opened {
             chains: chains(&config)?,
             policy: signing_policy(&config),
             standing: standing_policy(&config),
+            bundle: Some(home.bundle_path()),
+            cas: cas(&config)?,
             min_conf: DEFAULT_MIN_CONF,
             clock: system_clock(),
         };
@@ -326,11 +343,33 @@ fn chains(config: &Config) -> Result<Vec<(Network, ChainBackend, Duration)>, Fai
     networks
         .filter(|network| !network.carries_value())
         .map(|network| {
-            let chain = config.chain.of(network);
-            let poll = Duration::from_secs(chain.poll.seconds());
-            Ok((network, backend_of(chain, network, CHAIN_TIMEOUT)?, poll))
+            let backend = chain_of(config, network)?;
+            let poll = config.chain.of(network).poll.seconds();
+            Ok((network, backend, Duration::from_secs(poll)))
         })
         .collect()
+}
+
+/// The backend that is configured for a network.
+pub fn chain_of(config: &Config, network: Network) -> Result<ChainBackend, Failure> {
+    backend_of(config.chain.of(network), network, CHAIN_TIMEOUT)
+}
+
+/// A backend at a URL that a command named.
+pub fn chain_at(url: &str) -> Result<ChainBackend, Failure> {
+    ChainBackend::esplora(url, CHAIN_TIMEOUT)
+        .map_err(|error| Failure::new(ErrorCode::InvalidValue, error.to_string()))
+}
+
+/// Where objects are looked for that a resolution needs and that are not stored; nowhere unless it is configured.
+fn cas(config: &Config) -> Result<Option<CasReader>, Failure> {
+    let gateways = config.cas.gateways.iter();
+    let reader = CasReader::new(
+        gateways.map(|gateway| gateway.url().as_str()),
+        cas::DEFAULT_TIMEOUT,
+    )
+    .map_err(|error| Failure::new(ErrorCode::BadConfig, format!("cas.gateways: {error}")))?;
+    Ok((!reader.is_empty()).then_some(reader))
 }
 
 /// What these settings say is signed without asking.
@@ -354,6 +393,7 @@ fn standing_policy(config: &Config) -> StandingPolicy {
         max_members: u16::try_from(participant.max_members).unwrap_or(u16::MAX),
         max_fee_rate: participant.max_fee_rate,
         max_cohorts: usize::try_from(participant.max_cohorts).unwrap_or(usize::MAX),
+        deposit_updates: participant.deposit_updates,
     }
 }
 
@@ -415,6 +455,20 @@ pub fn store_failure(error: StoreError) -> Failure {
     split(ErrorCode::StoreFailed, &error.to_string())
 }
 
+/// A failure of the bundle.
+#[must_use]
+#[allow(clippy::needless_pass_by_value)] // for map_err
+pub fn bundle_failure(error: BundleError) -> Failure {
+    let text = error.to_string();
+    let code = match error {
+        BundleError::Store(error) => return store_failure(error),
+        BundleError::Io { .. } => ErrorCode::Io,
+        BundleError::WrongWords => ErrorCode::WrongPassphrase,
+        _ => ErrorCode::BadBundle,
+    };
+    split(code, &text)
+}
+
 /// A failure of the keystore.
 #[must_use]
 pub fn keystore_failure(home: &Home, error: &KeystoreError) -> Failure {
@@ -442,6 +496,7 @@ pub fn agent_failure(error: AgentError) -> Failure {
     let text = error.to_string();
     let code = match error {
         AgentError::Store(error) => return store_failure(error),
+        AgentError::Bundle(error) => return bundle_failure(error),
         AgentError::Money(_) => ErrorCode::RefusedByMoneyGate,
         AgentError::Log { .. } => ErrorCode::StoreFailed,
         AgentError::UnknownCohort(_) | AgentError::UnknownDid(_) | AgentError::UnknownRelay(_) => {
@@ -449,7 +504,18 @@ pub fn agent_failure(error: AgentError) -> Failure {
         }
         AgentError::Refused(_) => ErrorCode::WrongPhase,
         AgentError::Did { .. } => ErrorCode::InvalidValue,
-        AgentError::NoChain(_) | AgentError::Lookup(_) => ErrorCode::ChainUnreachable,
+        AgentError::Spend(crate::beacon::singleton::SpendError::Insufficient { .. }) => {
+            return Failure::new(ErrorCode::InsufficientFunds, text).remedy(
+                "`btcr2-agent did announce … --dry-run` shows what to pay, with a QR code",
+            );
+        }
+        AgentError::Spend(crate::beacon::singleton::SpendError::OverLimit { .. }) => {
+            ErrorCode::RefusedByPolicy
+        }
+        AgentError::Spend(_) => ErrorCode::InvalidValue,
+        AgentError::NoChain(_) | AgentError::Lookup(_) | AgentError::Chain(_) => {
+            ErrorCode::ChainUnreachable
+        }
         AgentError::Unresolvable { .. } => ErrorCode::NotResolved,
         AgentError::Stopped => {
             return Failure::new(ErrorCode::NotRunning, text)

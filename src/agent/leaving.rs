@@ -8,6 +8,7 @@ use super::node::{Machine, Node};
 use super::routing::{Route, Via, lists_beacon_of};
 use super::runtime::Agent;
 use super::settling::initial_document;
+use super::singleton::Announce;
 use crate::did::{Did, Document, SignedUpdate, VerifyOptions, verify};
 use crate::hash::CohortId;
 use crate::protocol::participant::MemberPhase;
@@ -59,8 +60,9 @@ pub enum ExitStep {
 }
 
 impl AgentHandle {
-    /// Signs and queues, for every DID that lists a cohort's beacon and can do without, the update that removes it.
-    /// Gives the plan as it is then, with the reasons why some could not.
+    /// Signs, for every DID that lists a cohort's beacon and can do without, the update that removes it, and queues
+    /// it for the next round; where the cohort has ended, announces it singly. Gives the plan as it is then, and
+    /// what went wrong with which DID.
     ///
     /// # Errors
     /// [`AgentError::UnknownCohort`] if this agent is no member of it.
@@ -74,6 +76,7 @@ impl AgentHandle {
             let ExitStep::Remove(route) = exiting.step else {
                 continue;
             };
+            let service = route.service().map(str::to_owned);
             let via = match route {
                 Route::Cohort(cohort) => Via::Cohort(Some(cohort)),
                 Route::Singleton(service) => Via::Singleton {
@@ -85,8 +88,17 @@ impl AgentHandle {
                 .into_iter()
                 .map(|beacon| Change::RemoveBeacon { beacon })
                 .collect();
-            if let Err(error) = self.update_did(&exiting.did, changes, via).await {
-                failed.push(format!("{}: {error}", exiting.did));
+            let did = &exiting.did;
+            if let Err(error) = self.update_did(did, changes, via).await {
+                failed.push(format!("{did}: {error}"));
+            } else if service.is_some() {
+                let announce = Announce {
+                    service,
+                    fee_rate: None,
+                };
+                if let Err(error) = self.announce_did(did, &announce).await {
+                    failed.push(format!("{did}: signed, and not announced: {error}"));
+                }
             }
         }
         let plan = self.with(move |agent| agent.exit_plan(cohort)).await??;

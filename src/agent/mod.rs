@@ -6,6 +6,7 @@
 
 pub mod adverts;
 pub mod backend;
+pub mod bundle;
 pub mod chains;
 mod changes;
 pub mod control;
@@ -28,15 +29,18 @@ pub mod options;
 pub mod outbound;
 pub mod publishing;
 mod quota;
+pub mod recovery;
 mod registering;
 mod relays;
 mod routing;
 pub mod runtime;
 mod settling;
 pub mod sidecar;
+pub mod singleton;
 mod standing;
 pub mod timeline;
 mod updating;
+mod verifying;
 mod watch;
 
 pub use backend::AgentBackend;

@@ -4,6 +4,7 @@ use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::time::Duration;
 
+use crate::cas::CasReader;
 use crate::chain::ChainBackend;
 use crate::keys::{NostrKey, RootSecret};
 use crate::network::Network;
@@ -28,6 +29,11 @@ pub struct AgentOptions {
     pub policy: SigningPolicy,
     /// What it joins and does by itself.
     pub standing: StandingPolicy,
+    /// Where to keep the encrypted bundle of a store that is a file; nowhere if there is none.
+    pub bundle: Option<std::path::PathBuf>,
+    /// Content-addressed storage to look for updates and announcements of this agent's DIDs that are not stored
+    /// here; it learns what is looked for.
+    pub cas: Option<CasReader>,
     /// Confirmations that the last update of a DID needs before the next one is signed. Rounds of a cohort ask
     /// for six whatever this says (spec.md §3.2, step 5).
     pub min_conf: u32,
@@ -50,6 +56,8 @@ pub struct StandingPolicy {
     pub max_fee_rate: u32,
     /// Most cohorts to be a member of at once.
     pub max_cohorts: usize,
+    /// Also cohorts that require deposits: updates are deposited anyway.
+    pub deposit_updates: bool,
 }
 
 /// Tells the time.

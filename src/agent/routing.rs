@@ -308,16 +308,15 @@ impl Agent {
         }
         self.may_queue(did, &route)?;
         if let Some(old) = row.cohort {
-            let index = did.smt_index();
             // Refused where it was signed for or submitted: then it stays there too.
-            let _ = self.feed(
-                (old, Role::Participant),
-                NodeInput::Participant(ParticipantInput::Withdraw { index }),
-            )?;
+            let _ = self.take_back(did, old)?;
         }
         row.cohort = route.cohort();
         row.service = route.service().map(str::to_owned);
         row.reason = None;
+        if row.state == update_state::REFUSED {
+            row.state = update_state::QUEUED.into();
+        }
         self.store
             .transaction::<_, AgentError>(|tx| Ok(tx.set_update_state(&row)?))?;
         if let Route::Cohort(cohort) = &route {

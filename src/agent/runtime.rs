@@ -16,8 +16,10 @@ use super::options::{AgentOptions, Clock, StandingPolicy};
 use super::outbound::Post;
 use super::watch::{ChainNews, Watch, chain_view};
 use crate::beacon::history::AddressHistory;
+use crate::chain::ChainBackend;
 use crate::hash::{CohortId, SmtIndex};
 use crate::keys::{NostrKey, OwnKey, RootSecret, Signer};
+use crate::lookup::Lookup;
 use crate::network::Network;
 use crate::nostr::envelope::Incarnation;
 use crate::nostr::link::{Link, LinkEvent};
@@ -55,6 +57,10 @@ pub(super) enum Internal {
         txid: Txid,
         error: Option<String>,
     },
+    Spend {
+        txid: Txid,
+        refused: Option<String>,
+    },
 }
 
 /// The agent. It is driven by [`Agent::run`]; everything else goes through its [`AgentHandle`].
@@ -62,6 +68,9 @@ pub struct Agent {
     pub(super) root: RootSecret,
     pub(super) identity: OwnKey,
     pub(super) signer: Signer,
+    /// Writes the encrypted bundle, if there is one. Before the store, so that it is dropped before: the last
+    /// connection to close puts SQLite's log away, and must be the one that writes.
+    pub(super) bundle: Option<super::bundle::BundleKeeper>,
     pub(super) store: Store,
     pub(super) conversations: ConversationKeys,
     pub(super) link: Arc<Link>,
@@ -69,8 +78,11 @@ pub struct Agent {
     pub(super) nodes: BTreeMap<NodeId, Node>,
     pub(super) chains: BTreeMap<Network, Watch>,
     pub(super) chain_states: BTreeMap<Network, ChainState>,
+    /// Resolves DIDs over the same backends; what it learned of blocks is kept.
+    pub(super) lookups: BTreeMap<Network, Lookup>,
     pub(super) histories: HashMap<String, (Arc<AddressHistory>, Option<u32>)>,
     pub(super) gate: MoneyGate,
+    pub(super) sending: super::singleton::Sending,
     pub(super) policy: SigningPolicy,
     pub(super) standing: StandingPolicy,
     pub(super) clock: Clock,
@@ -119,6 +131,18 @@ impl Agent {
             identity: identity.public(),
             traffic: Arc::clone(&traffic),
         };
+        let lookup = |backend: &ChainBackend| {
+            let lookup = Lookup::new(backend.clone());
+            match &options.cas {
+                Some(cas) => lookup.with_cas(cas.clone()),
+                None => lookup,
+            }
+        };
+        let lookups = options
+            .chains
+            .iter()
+            .map(|(network, backend, _)| (*network, lookup(backend)))
+            .collect();
         let chains = options
             .chains
             .into_iter()
@@ -129,6 +153,16 @@ impl Agent {
             .collect();
         let now = (options.clock)();
         let incarnation = options.store.view().incarnation()?;
+        let bundle = match (&options.bundle, options.store.path()) {
+            (Some(path), Some(store)) => Some(super::bundle::BundleKeeper::start(
+                path,
+                store,
+                options.root.bundle_key(),
+                identity.public(),
+                options.clock.clone(),
+            )?),
+            _ => None,
+        };
         let mut agent = Self {
             post: Post::load(&options.store, Incarnation(incarnation), now)?,
             root: options.root,
@@ -140,8 +174,10 @@ impl Agent {
             nodes: BTreeMap::new(),
             chains,
             chain_states: BTreeMap::new(),
+            lookups,
             histories: HashMap::new(),
             gate: MoneyGate::new(),
+            sending: super::singleton::Sending::default(),
             policy: options.policy,
             standing: options.standing,
             clock: options.clock,
@@ -154,6 +190,7 @@ impl Agent {
             arrived: None,
             refusals: (now, 0),
             history_quota: super::quota::HistoryQuota::default(),
+            bundle,
             broken: false,
             inputs: Some(Inputs {
                 jobs: job_receiver,
@@ -296,6 +333,8 @@ impl Agent {
         for id in restarted {
             self.feed(id, NodeInput::Participant(ParticipantInput::Restarted))?;
         }
+        self.resume_recovered()?;
+        self.reconcile_artifacts()?;
         self.resume_bindings()?;
         let ids: Vec<NodeId> = self.nodes.keys().copied().collect();
         for id in ids {
@@ -360,12 +399,14 @@ impl Agent {
     pub(super) fn refresh_inbox(&mut self) {
         let mut keys = BTreeSet::from([self.identity.public()]);
         let mut since = self.started;
-        for node in self.nodes.values().filter(|node| !node.is_over()) {
+        for node in self.nodes.values().filter(|node| node.reads_inbox()) {
             keys.insert(node.own.public());
             if let Machine::Participant(_) = node.machine {
                 keys.extend(delivery::channel_of(node));
             }
-            since = since.min(node.last);
+            if !node.is_over() {
+                since = since.min(node.last);
+            }
         }
         let keys: Vec<NostrKey> = keys.into_iter().collect();
         // "Since" moves with the work done; asking again for the same keys only costs the relays.
@@ -376,7 +417,7 @@ impl Agent {
         }
     }
 
-    /// Watches the beacon addresses of all cohorts.
+    /// Watches the beacon addresses of all cohorts, and of singleton beacons with a signal on its way.
     pub(super) fn refresh_watch(&self) {
         for (network, watch) in &self.chains {
             let addresses = self
@@ -384,6 +425,7 @@ impl Agent {
                 .values()
                 .filter(|node| node.terms().network == *network && node.watches_chain())
                 .filter_map(Node::address)
+                .chain(self.spend_addresses(*network))
                 .collect::<BTreeSet<_>>();
             watch.set(addresses.into_iter().collect());
         }
@@ -407,7 +449,8 @@ impl Agent {
             } => {
                 self.chain_state(network, Ok(history.tip_height()));
                 let address = address.to_string();
-                self.histories.insert(address.clone(), (history, fee_rate));
+                self.histories
+                    .insert(address.clone(), (Arc::clone(&history), fee_rate));
                 let ids: Vec<NodeId> = self
                     .nodes
                     .values()
@@ -417,7 +460,7 @@ impl Agent {
                 for id in ids {
                     self.sync_chain(id, false)?;
                 }
-                Ok(())
+                self.follow_spends(network, &address, &history)
             }
         }
     }
@@ -468,6 +511,7 @@ impl Agent {
 
     fn internal(&mut self, internal: Internal) -> Result<(), AgentError> {
         match internal {
+            Internal::Spend { txid, refused } => self.spend_sent(txid, refused),
             Internal::Broadcast { id, txid, error } => {
                 let sent = error.is_none();
                 if let Some(Machine::Aggregator(_)) = self.nodes.get(&id).map(|node| &node.machine)

@@ -18,7 +18,7 @@ use crate::store::{Binding, DidRow, Role, UpdateRow};
 
 /// Earlier updates of a DID that are looked at again: of those that are final, the last ones may be part of a
 /// reorg that nobody expects.
-const LOOKED_AT: usize = 3;
+const LOOKED_AT: u32 = 3;
 
 impl Agent {
     /// Updates that a signed signal announces are pinned: only these bytes may ever be announced for that
@@ -70,12 +70,14 @@ impl Agent {
 
     /// Moves the updates of a DID to what the chain says, and its document and bindings with them.
     pub(super) fn settle_did(&mut self, id: Option<NodeId>, did: &str) -> Result<(), AgentError> {
-        let updates = self.store.view().updates_of(did)?;
-        let settled = |row: &UpdateRow| row.state == update_state::FINAL;
-        let old = updates.len().saturating_sub(LOOKED_AT);
+        let settled = (update_state::FINAL, update_state::SUPERSEDED);
+        let watched = self
+            .store
+            .view()
+            .updates_to_watch(did, settled, LOOKED_AT)?;
         let mut moved = false;
-        for (place, row) in updates.into_iter().enumerate() {
-            if (settled(&row) && place < old) || row.state == update_state::SUPERSEDED {
+        for row in watched {
+            if row.state == update_state::SUPERSEDED {
                 continue;
             }
             let Some(new) = self
@@ -135,6 +137,7 @@ impl Agent {
         };
         let waiting = |row: &UpdateRow| {
             row.cohort == Some(id.0)
+                && row.state != update_state::REFUSED
                 && !update_state::is_on_chain(&row.state)
                 && (round.is_none() || row.round == round)
         };

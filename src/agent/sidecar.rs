@@ -38,6 +38,8 @@ pub struct AddressFacts {
     pub signed: Vec<(SignalBytes, Txid)>,
     /// The cohort whose beacon it is, if this agent knows it.
     pub cohort: Option<CohortId>,
+    /// The chain was asked for its history just now, in vain.
+    pub unreadable: bool,
 }
 
 /// What is known, by address.
@@ -193,7 +195,8 @@ pub fn export(view: &View<'_>, did: &Did, facts: &Facts) -> Result<Export, Agent
     walk.documents(&row, &updates)?;
     // Those that were signed for may be announced in a transaction that nobody has seen yet.
     for row in &updates {
-        if row.pinned || row.state != update_state::QUEUED {
+        let announced = row.state != update_state::QUEUED && row.state != update_state::SUPERSEDED;
+        if row.pinned || announced {
             walk.take_update(row);
         }
     }
@@ -341,7 +344,8 @@ impl Walk<'_> {
                 );
             }
             // Singleton beacons need no proofs, and are not watched: what they announced is in the updates.
-            None if kind == BeaconKind::Singleton => {}
+            None if kind == BeaconKind::Singleton
+                && !known.is_some_and(|known| known.unreadable) => {}
             None => {
                 self.miss(MissingKind::Signals, Some(&name), None, None, false);
                 self.take_all(kind, cohort)?;

@@ -158,11 +158,6 @@ impl Agent {
             .chain(self.announced_singly(row))
             .max()
     }
-
-    /// Where the transaction stands that announces an update singly, if there is one.
-    const fn announced_singly(&self, _row: &UpdateRow) -> Option<Standing> {
-        None
-    }
 }
 
 /// What one cohort says of an update.

@@ -1,5 +1,6 @@
 //! Reports as lines of a timeline: sentences for people, stable step codes and particulars for programs.
 
+use bitcoin::Txid;
 use serde_json::json;
 
 use super::control::TimelineEvent;
@@ -7,7 +8,7 @@ use super::events::{AgentEvent, What};
 use crate::protocol::effect::Report;
 use crate::protocol::ids::Seat;
 use crate::protocol::message::{EndCause, RefusalCode, RoundCause};
-use crate::store::Role;
+use crate::store::{Role, SpendStanding, SpendState};
 
 /// The line of an event; `None` for what is not worth one. `actor` names whose event it is.
 #[must_use]
@@ -23,6 +24,15 @@ pub fn of_event(at_ms: u64, actor: Option<String>, event: &AgentEvent) -> Option
         What::DidUpdated { did, version } => (
             "did_updated",
             format!("{} is at version {version} on the chain", short_did(did)),
+        ),
+        What::Announcement {
+            did,
+            version,
+            txid,
+            standing,
+        } => (
+            "announcement",
+            announcement(&short_did(did), *version, txid, standing),
         ),
         What::AdvertFound { aggregator, status } => (
             "advert_found",
@@ -56,6 +66,20 @@ pub fn of_event(at_ms: u64, actor: Option<String>, event: &AgentEvent) -> Option
         What::Report(report) => line.with(serde_json::to_value(report).unwrap_or_default()),
         What::DidReady { did } => line.with(json!({ "did": did })),
         What::DidUpdated { did, version } => line.with(json!({ "did": did, "version": version })),
+        What::Announcement {
+            did,
+            version,
+            txid,
+            standing,
+        } => line.with(json!({
+            "did": did,
+            "version": version,
+            "txid": txid,
+            "state": standing.state.name(),
+            "height": standing.height,
+            "conflict": standing.conflict,
+            "reason": standing.reason,
+        })),
         What::AdvertFound { aggregator, status } => {
             line.with(json!({ "aggregator": aggregator, "status": status }))
         }
@@ -112,6 +136,10 @@ fn of_report(report: &Report, is_aggregator: bool) -> Option<(&'static str, Stri
         Report::MayBind { proofs, .. } => (
             "history_complete",
             format!("has the whole history of the beacon ({proofs} proofs fetched)"),
+        ),
+        Report::HistoryFetched { proofs, .. } => (
+            "history_fetched",
+            format!("saved {proofs} proofs of earlier signals"),
         ),
         Report::TipChanged { value_sat, ready } => (
             "tip",
@@ -269,6 +297,28 @@ pub fn short_did(did: &str) -> String {
     }
     let (head, tail) = (did.get(..20), did.get(did.len().saturating_sub(6)..));
     format!("{}…{}", head.unwrap_or_default(), tail.unwrap_or_default())
+}
+
+/// Where a signal of a DID's own beacon stands.
+fn announcement(did: &str, version: u64, txid: &Txid, standing: &SpendStanding) -> String {
+    let what = format!("{txid}, which announces version {version} of {did},");
+    match (
+        standing.state,
+        standing.conflict,
+        standing.height,
+        &standing.reason,
+    ) {
+        (SpendState::Signed, _, _, Some(reason)) => format!("{what} was not taken: {reason}"),
+        (SpendState::Signed, ..) => format!("{what} is not on the chain"),
+        (SpendState::Broadcast, ..) => format!("{what} waits for a block"),
+        (SpendState::Confirmed, _, Some(height), _) => format!("{what} is in block {height}"),
+        (SpendState::Confirmed, ..) => format!("{what} is in a block"),
+        (SpendState::Final, ..) => format!("{what} is final"),
+        (SpendState::Conflicted, Some(by), ..) => format!("{what} conflicts with {by}"),
+        (SpendState::Conflicted, ..) => format!("{what} is in conflict"),
+        (SpendState::Dead, Some(by), ..) => format!("{what} will never confirm: {by} did instead"),
+        (SpendState::Dead, ..) => format!("{what} will never confirm"),
+    }
 }
 
 fn seats(seats: &[Seat]) -> String {

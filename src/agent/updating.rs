@@ -1,14 +1,19 @@
 //! Signing updates and queueing them (DESIGN §6, rule 10; spec.md §3.2).
 
 use super::changes::{Change, Draft};
+use super::depositing::Disclosure;
 use super::dids::{binding_state, did_state, update_state};
 use super::error::AgentError;
 use super::fresh::FreshResolution;
 use super::handle::AgentHandle;
+use super::node::{Machine, NodeInput};
 use super::routing::{Route, Via};
 use super::runtime::Agent;
+use super::standing::Standing;
 use crate::did::{BeaconKind, Did, Document, ErrorCode, UnsignedUpdate};
 use crate::hash::{CohortId, SignalBytes, UpdateHash};
+use crate::protocol::effect::Outcome;
+use crate::protocol::participant::ParticipantInput;
 use crate::store::{ArtifactKey, ArtifactKind, Binding, NewArtifact, NewUpdate, Role, Subject};
 
 /// An update that was signed and queued.
@@ -54,6 +59,10 @@ struct Plan {
     route: Route,
     /// Cohorts whose beacon it adds.
     binds: Vec<CohortId>,
+    /// Whether the aggregator is shown it.
+    deposits: bool,
+    /// The version of an earlier update that was refused, whose place it takes.
+    refused: Option<u64>,
     notes: Vec<String>,
 }
 
@@ -69,8 +78,23 @@ impl AgentHandle {
         changes: Vec<Change>,
         via: Via,
     ) -> Result<QueuedUpdate, AgentError> {
+        self.disclose_update(did, changes, via, Disclosure::HashOnly)
+            .await
+    }
+
+    /// Like [`Self::update_did`], and shows the aggregator the update if that is said.
+    ///
+    /// # Errors
+    /// The same; [`AgentError::Refused`] also where the cohort's terms do not go with what is to be disclosed.
+    pub async fn disclose_update(
+        &self,
+        did: &Did,
+        changes: Vec<Change>,
+        via: Via,
+        disclosure: Disclosure,
+    ) -> Result<QueuedUpdate, AgentError> {
         let fresh = self.resolve_fresh(did).await?;
-        self.with(move |agent| agent.update_did(&fresh, &changes, &via))
+        self.with(move |agent| agent.update_did(&fresh, &changes, &via, disclosure))
             .await?
     }
 
@@ -83,9 +107,10 @@ impl AgentHandle {
         did: &Did,
         changes: Vec<Change>,
         via: Via,
+        disclosure: Disclosure,
     ) -> Result<ProposedUpdate, AgentError> {
         let fresh = self.resolve_fresh(did).await?;
-        self.with(move |agent| agent.propose_update(&fresh, &changes, &via))
+        self.with(move |agent| agent.propose_update(&fresh, &changes, &via, disclosure))
             .await?
     }
 }
@@ -97,8 +122,9 @@ impl Agent {
         fresh: &FreshResolution,
         changes: &[Change],
         via: &Via,
+        disclosure: Disclosure,
     ) -> Result<ProposedUpdate, AgentError> {
-        let plan = self.plan_update(fresh, changes, via)?;
+        let plan = self.plan_update(fresh, changes, via, disclosure)?;
         Ok(ProposedUpdate {
             did: fresh.did().clone(),
             target_version: plan.unsigned.target_version(),
@@ -115,8 +141,9 @@ impl Agent {
         fresh: &FreshResolution,
         changes: &[Change],
         via: &Via,
+        disclosure: Disclosure,
     ) -> Result<QueuedUpdate, AgentError> {
-        let plan = self.plan_update(fresh, changes, via)?;
+        let plan = self.plan_update(fresh, changes, via, disclosure)?;
         let did = fresh.did().clone();
         let after = plan.unsigned.target().clone();
         let target_version = plan.unsigned.target_version();
@@ -126,6 +153,10 @@ impl Agent {
             .sign(&key, &method)
             .map_err(|error| invalid_update(&error))?;
         let (hash, bytes) = (signed.hash(), signed.canonical_bytes());
+        let deposit = match plan.deposits {
+            true => Some(self.deposit_of(fresh, &signed)?),
+            false => None,
+        };
         // From before it can be announced on, no signal is signed that does not cover the DID (rule 13).
         self.begin_binding(&did, &plan.binds)?;
         let pending = self.pending_bindings(&did, &plan.binds)?;
@@ -137,6 +168,10 @@ impl Agent {
             }
             for binding in &pending {
                 tx.put_binding(binding)?;
+            }
+            // One that was refused, and so never announced, makes room.
+            if let Some(refused) = &plan.refused {
+                tx.withdraw_update(did.as_str(), *refused)?;
             }
             tx.insert_update(&NewUpdate {
                 did: did.as_str(),
@@ -163,6 +198,9 @@ impl Agent {
             Ok(())
         })?;
         if let Route::Cohort(cohort) = &plan.route {
+            if let Some(deposit) = deposit {
+                self.deposit_in(*cohort, deposit)?;
+            }
             self.queue_in(&did, hash, *cohort)?;
         }
         Ok(QueuedUpdate {
@@ -182,6 +220,7 @@ impl Agent {
         fresh: &FreshResolution,
         changes: &[Change],
         via: &Via,
+        disclosure: Disclosure,
     ) -> Result<Plan, AgentError> {
         let before = fresh.document();
         let row = self.did_row(fresh.did())?;
@@ -194,6 +233,8 @@ impl Agent {
         self.require_settled(fresh)?;
         let route = self.route(before, via)?;
         self.may_queue(fresh.did(), &route)?;
+        let deposits = self.deposits(&route, disclosure)?;
+        let refused = self.refused_update(fresh)?;
         let draft = self.draft(before, changes)?;
         let unsigned = UnsignedUpdate::new(before, fresh.version(), &draft.patch)
             .map_err(|error| invalid_update(&error))?;
@@ -204,14 +245,30 @@ impl Agent {
         self.require_control(after, &draft, changes)?;
         self.signing_key(before)?;
         let binds = self.new_bindings(before, after)?;
-        let notes = self.notes(before, after)?;
+        let mut notes = self.notes(before, after)?;
+        notes.extend(self.round_under_way(&route));
         Ok(Plan {
             unsigned,
             draft,
             route,
             binds,
+            deposits,
+            refused,
             notes,
         })
+    }
+
+    /// Says that the round a user may see is not the one that announces the update.
+    fn round_under_way(&self, route: &Route) -> Option<String> {
+        let node = self.nodes.get(&(route.cohort()?, Role::Participant))?;
+        let Machine::Participant(machine) = &node.machine else {
+            return None;
+        };
+        let open = machine.open_round_now().filter(|round| round.responded)?;
+        Some(format!(
+            "round {} is under way and has this agent's response: the update goes into the one after it",
+            open.round
+        ))
     }
 
     fn pending_bindings(
@@ -302,7 +359,7 @@ impl Agent {
     pub fn withdraw_update(&mut self, did: &Did, target_version: u64) -> Result<(), AgentError> {
         let row = self.waiting_update(did, target_version)?;
         let standing = self.standing_of(&row);
-        let waits = standing.is_none_or(|standing| standing == super::standing::Standing::Queued);
+        let waits = standing.is_none_or(|standing| standing == Standing::Queued);
         if row.pinned || !waits {
             return Err(AgentError::Refused(format!(
                 "the update to version {target_version} can not be taken back: it is {}",
@@ -310,16 +367,33 @@ impl Agent {
             )));
         }
         if let Some(cohort) = row.cohort {
-            let index = did.smt_index();
-            let input = super::node::NodeInput::Participant(
-                crate::protocol::participant::ParticipantInput::Withdraw { index },
-            );
-            let outcome = self.feed((cohort, Role::Participant), input)?;
+            let outcome = self.take_back(did, cohort)?;
             super::dids::refused(outcome)?;
         }
+        // Machines that were told to count the DID as bound go on doing so, which costs nothing.
+        let bindings = self.store.view().bindings_of(did.smt_index())?;
+        let unbound = bindings
+            .into_iter()
+            .filter(|binding| binding.state == binding_state::PENDING)
+            .map(|binding| Binding {
+                state: binding_state::MAY_BIND.into(),
+                ..binding
+            });
         self.store.transaction::<_, AgentError>(|tx| {
+            for binding in unbound {
+                tx.put_binding(&binding)?;
+            }
             Ok(tx.withdraw_update(did.as_str(), target_version)?)
         })
+    }
+
+    /// Has a cohort's machine forget the update of a DID that waits there.
+    pub(super) fn take_back(&mut self, did: &Did, cohort: CohortId) -> Result<Outcome, AgentError> {
+        let index = did.smt_index();
+        self.feed(
+            (cohort, Role::Participant),
+            NodeInput::Participant(ParticipantInput::Withdraw { index }),
+        )
     }
 }
 

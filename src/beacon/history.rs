@@ -8,6 +8,9 @@ use bitcoin::{Amount, OutPoint, Script, Transaction, Txid};
 use super::signal::{BeaconOutput, signal_of};
 use crate::hash::SignalBytes;
 
+/// Confirmations after which the output of a coinbase can be spent: 100 blocks on top of its own.
+const COINBASE_MATURITY: u32 = 101;
+
 /// A transaction that pays to the address or spends from it.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct AddressTx {
@@ -177,6 +180,53 @@ impl AddressHistory {
                 spent_by: self.spenders.get(&output.outpoint).copied(),
             })
             .collect()
+    }
+
+    /// The confirmed outputs at the address that nothing known here spends, a coinbase only once it is mature, in
+    /// the order of [`Self::outputs`]. Their amounts are in transactions whose id commits to them.
+    #[must_use]
+    pub fn spendable(&self, script: &Script) -> Vec<BeaconOutput> {
+        let ripe = |entry: &&Entry| {
+            let needed = if entry.tx.is_coinbase() {
+                COINBASE_MATURITY
+            } else {
+                1
+            };
+            self.confirmations(entry.height) >= needed
+        };
+        self.txs
+            .iter()
+            .filter(ripe)
+            .flat_map(|entry| entry.outputs_at(script))
+            .filter(|output| !self.spenders.contains_key(&output.outpoint))
+            .collect()
+    }
+
+    /// What lies at the address unspent and can not be spent yet: unconfirmed, or of a coinbase that is not
+    /// mature.
+    #[must_use]
+    pub fn not_yet_spendable(&self, script: &Script) -> Amount {
+        let ripe = self.spendable(script);
+        self.outputs(script)
+            .iter()
+            .filter(|output| output.spent_by.is_none() && !ripe.contains(&output.output))
+            .try_fold(Amount::ZERO, |sum, output| {
+                sum.checked_add(output.output.value)
+            })
+            .unwrap_or(Amount::MAX_MONEY)
+    }
+
+    /// Where a transaction of this history is: `Some(None)` in the mempool; `None` if it is not in it.
+    #[must_use]
+    pub fn height_of(&self, txid: &Txid) -> Option<Option<u32>> {
+        let found = self.txs.iter().find(|entry| entry.txid == *txid);
+        found.map(|entry| entry.height)
+    }
+
+    /// The transaction of this history that spends an output, with its height (`None` in the mempool).
+    #[must_use]
+    pub fn spender(&self, outpoint: &OutPoint) -> Option<(Txid, Option<u32>)> {
+        self.spenders.get(outpoint).copied()
     }
 
     /// Every signal of the beacon: a transaction that spends an output of the address and whose last output

@@ -5,6 +5,7 @@
 mod daemon;
 mod dev;
 mod home;
+mod recover;
 mod relays;
 
 use std::future::Future;
@@ -25,6 +26,7 @@ use crate::network::Network;
 pub use daemon::run;
 pub use dev::{dev_chain, dev_mine, dev_pay, dev_relay};
 pub use home::{init, key_export, key_show, keystore_state};
+pub use recover::{check_empty, key_backup, recover};
 pub use relays::{discover, relay_add, relay_list, relay_probe, relay_remove};
 
 /// The home directory when neither `--home` nor `BTCR2_AGENT_HOME` names one: the platform's place
@@ -66,6 +68,29 @@ pub struct InitPlan {
     pub passphrase: Option<Secret>,
     /// `None` generates a root secret.
     pub import: Option<ImportedRoot>,
+}
+
+/// What `recover` is to make, and out of what.
+#[derive(Debug)]
+pub struct RecoverPlan {
+    /// The home directory, which must have no keystore and no store.
+    pub home: PathBuf,
+    /// The network for new cohorts and DIDs; `None` keeps the configuration's default.
+    pub network: Option<Network>,
+    /// The root secret.
+    pub import: ImportedRoot,
+    /// The bundle; without one, only what the root secret restores.
+    pub bundle: Option<PathBuf>,
+    /// Take a bundle that ends within a write.
+    pub accept_truncated: bool,
+    /// DIDs that are the root secret's.
+    pub dids: Vec<crate::agent::control::request::DidRef>,
+    /// Look on the chain for k1 DIDs that were used.
+    pub scan: bool,
+    /// The Esplora server to look on; `None` is the configured one.
+    pub chain: Option<String>,
+    /// `None` leaves the keystore unprotected, as the user asked.
+    pub passphrase: Option<Secret>,
 }
 
 pub use crate::demo::DemoPlan;

@@ -183,6 +183,12 @@ impl Home {
         self.root.join("store.sqlite")
     }
 
+    /// The encrypted bundle of what the recovery words do not restore: `bundle.enc`.
+    #[must_use]
+    pub fn bundle_path(&self) -> PathBuf {
+        self.root.join("bundle.enc")
+    }
+
     /// The socket on which a running agent takes commands: `agent.sock`, or, when that path is
     /// longer than a Unix socket's can be, a path under the user's runtime directory (else the
     /// system's temporary one) that is named after the home. Creates nothing.

@@ -254,6 +254,8 @@ pub struct Aggregator {
     pub depth: u32,
     /// What happens to a round in which everybody is idle.
     pub empty_rounds: EmptyRounds,
+    /// Whether members may, or must, deposit the updates they want announced.
+    pub deposits: DepositsChoice,
     /// Most a signal's transaction may pay, in sat/vB.
     pub max_fee_rate: u32,
     /// Times in one round a member may have lost its nonces.
@@ -277,6 +279,7 @@ impl Default for Aggregator {
             signing: Span::from_hours(2),
             depth: 1,
             empty_rounds: EmptyRounds::Skip,
+            deposits: DepositsChoice::None,
             max_fee_rate: 50,
             max_nonce_losses: 3,
             pow_bits: 0,
@@ -305,6 +308,18 @@ pub enum EmptyRounds {
     Signal,
 }
 
+/// Whether members may, or must, deposit the updates they want announced.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum DepositsChoice {
+    /// Hashes only.
+    None,
+    /// A member may; this agent verifies and keeps what it gets.
+    Accepted,
+    /// Every announced update is deposited.
+    Required,
+}
+
 /// What this agent joins and signs as a participant. A cohort outside of it is refused with the
 /// setting that refused it.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -319,6 +334,9 @@ pub struct Participant {
     pub auto_join: bool,
     /// What a round is answered with when there is no update.
     pub when_no_update: WhenNoUpdate,
+    /// Whether updates are deposited with aggregators that take deposits, where `did update` does not say: the
+    /// aggregator sees DID, document and update, and verifies them.
+    pub deposit_updates: bool,
     /// Fewest members a cohort may be set to have.
     pub min_members: u32,
     /// Most members a cohort may be set to have.
@@ -339,6 +357,7 @@ impl Default for Participant {
             allowed_aggregators: Vec::new(),
             auto_join: false,
             when_no_update: WhenNoUpdate::NoUpdate,
+            deposit_updates: false,
             min_members: 2,
             max_members: 50,
             max_fee_rate: 100,

@@ -7,7 +7,7 @@ use bitcoin::{Amount, Block, OutPoint, Script, Transaction, Txid};
 
 use super::regtest_node::{RegtestNode, find_bitcoind};
 use super::{DemoChain, DemoError};
-use crate::chain::{AddressTx, ChainBackend, CoreLogin, RegtestServer};
+use crate::chain::{AddressTx, ChainBackend, CoreLogin, RegtestServer, SharedChain};
 
 /// How long an agent's backend waits for the chain.
 const CHAIN_TIMEOUT: Duration = Duration::from_secs(10);
@@ -49,6 +49,15 @@ impl Ledger {
                 node.map(Self::Node)
                     .map_err(|error| setup(error.to_string()))
             }
+        }
+    }
+
+    /// The chain itself, if it is in this process: for tests that reorganise it or empty its mempool.
+    #[must_use]
+    pub fn in_process(&self) -> Option<SharedChain> {
+        match self {
+            Self::InProcess(server) => Some(server.chain()),
+            Self::Node(_) => None,
         }
     }
 

@@ -41,6 +41,8 @@ pub struct Part {
     pub policy: SigningPolicy,
     /// What it joins by itself.
     pub standing: StandingPolicy,
+    /// Whether it keeps the encrypted bundle, as a daemon does.
+    pub bundle: bool,
     /// Confirmations the last update of a DID needs before the next one.
     pub min_conf: u32,
 }
@@ -58,6 +60,7 @@ impl Part {
                 decline: Decline::Idle,
             },
             standing: StandingPolicy::default(),
+            bundle: false,
             min_conf: DEFAULT_MIN_CONF,
         }
     }
@@ -182,6 +185,8 @@ impl Stage {
             chains: vec![(Network::Regtest, backend, part.poll)],
             policy: part.policy,
             standing: part.standing.clone(),
+            bundle: part.bundle.then(|| home.bundle_path()),
+            cas: None,
             min_conf: part.min_conf,
             clock: system_clock(),
         };

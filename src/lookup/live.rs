@@ -45,7 +45,7 @@ impl Blocks {
 /// Why reading stopped.
 #[derive(Debug)]
 pub(super) enum Stopped {
-    /// A block that was there is gone: begin again.
+    /// A block that was there is gone, or not there yet: begin again.
     Moved,
     /// The server could not be asked.
     Failed(ChainError),
@@ -62,6 +62,8 @@ impl From<ChainError> for Stopped {
 pub(super) struct Live<'a> {
     backend: &'a ChainBackend,
     blocks: &'a Blocks,
+    /// The tip that the resolution is as of.
+    height: u32,
     /// The blocks that were the end of the best chain while something was read.
     tips: BTreeSet<(u32, BlockHash)>,
 }
@@ -76,6 +78,7 @@ impl<'a> Live<'a> {
         let live = Self {
             backend,
             blocks,
+            height: tip.height,
             tips: BTreeSet::from([(tip.height, tip.hash)]),
         };
         let tip = BlockRef {
@@ -88,6 +91,10 @@ impl<'a> Live<'a> {
     /// Every signal ever sent from an address, those still unconfirmed too.
     pub(super) async fn signals(&mut self, address: &Address) -> Result<Vec<ChainSignal>, Stopped> {
         let history = self.backend.address_history(address).await?;
+        if history.tip_height < self.height {
+            // Another server of the same name, which lags behind: what it does not know yet may matter.
+            return Err(Stopped::Moved);
+        }
         self.tips.insert((history.tip_height, history.tip_hash));
         let seen =
             AddressHistory::new(history.tip_height, history.txs).signals(&address.script_pubkey());

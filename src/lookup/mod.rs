@@ -95,7 +95,7 @@ pub enum LookupError {
         /// Why not.
         error: CasError,
     },
-    /// The chain was reorganised during each of several attempts.
+    /// The chain was reorganised, or a part of the server lagged behind, during each of several attempts.
     #[error(
         "the chain server {host} changed its chain during each of {attempts} attempts; try again when it has settled"
     )]

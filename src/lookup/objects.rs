@@ -4,6 +4,7 @@ use std::collections::HashMap;
 use std::fmt;
 use std::future::{Future, ready};
 use std::pin::Pin;
+use std::sync::Arc;
 
 use crate::cas::{CasError, CasReader};
 use crate::hash::sha256;
@@ -21,6 +22,12 @@ pub trait CasSource: fmt::Debug + Send + Sync {
     /// # Errors
     /// The storage could not be asked: whether it has the object is unknown.
     fn get<'a>(&'a self, hash: &'a [u8; 32], limit: usize) -> CasAnswer<'a>;
+}
+
+impl<T: CasSource + ?Sized> CasSource for Arc<T> {
+    fn get<'a>(&'a self, hash: &'a [u8; 32], limit: usize) -> CasAnswer<'a> {
+        (**self).get(hash, limit)
+    }
 }
 
 impl CasSource for CasReader {

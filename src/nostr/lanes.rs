@@ -58,6 +58,9 @@ struct Incoming {
     above: BTreeSet<u64>,
     /// Something arrived, or arrived again, since the author was last told.
     untold: bool,
+    /// What is known is as old as the bundle this store was restored from: the author may be far ahead.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    resumed: bool,
 }
 
 /// What is known of one lane, so that a store can keep lanes one by one.
@@ -98,6 +101,21 @@ pub enum OwnSighting {
     Earlier,
     /// Another copy of this agent is running with our keys: stop, and raise an alarm.
     Foreign,
+}
+
+impl LaneState {
+    /// The state after the store was restored from a bundle: own numbers start again, under a higher incarnation,
+    /// and others may have counted on meanwhile.
+    #[must_use]
+    pub fn resumed(self) -> Self {
+        Self {
+            sent: 0,
+            incoming: self.incoming.map(|incoming| Incoming {
+                resumed: true,
+                ..incoming
+            }),
+        }
+    }
 }
 
 impl Lanes {
@@ -180,7 +198,8 @@ impl Lanes {
             Some(state) if !reset => state.upto,
             _ => 0,
         };
-        if seq > base.saturating_add(WINDOW) {
+        let resumed = !reset && known.is_some_and(|state| state.resumed);
+        if seq > base.saturating_add(WINDOW) && !resumed {
             return Receipt::Refused;
         }
         if reset {
@@ -191,8 +210,14 @@ impl Lanes {
             upto: 0,
             above: BTreeSet::new(),
             untold: false,
+            resumed: false,
         });
         state.untold = true;
+        if seq > state.upto.saturating_add(WINDOW) {
+            // What lies that far back was for the copy that is gone.
+            state.upto = seq.saturating_sub(WINDOW);
+            state.above = state.above.split_off(&state.upto.saturating_add(1));
+        }
         if seq <= state.upto || !state.above.insert(seq) {
             return Receipt::Duplicate;
         }
@@ -407,6 +432,35 @@ mod tests {
         assert_eq!(lanes.receive(lane, INC, 3 + WINDOW), Receipt::New);
         assert_eq!(lanes.receive(lane, INC, 0), Receipt::Refused);
         assert_eq!(lanes.receive(lane, INC, u64::MAX), Receipt::Refused);
+    }
+
+    /// A store restored from an old bundle: own numbers begin again, and the author may have counted on far beyond
+    /// the window.
+    #[test]
+    fn a_resumed_lane_catches_up_with_its_author() {
+        let mut before = lanes();
+        let (theirs, ours) = (lane(2, 1), lane(1, 2));
+        for seq in 1..=5 {
+            assert_eq!(before.receive(theirs, INC, seq), Receipt::New);
+        }
+        assert_eq!(before.next_seq(ours), 1);
+        let mut after = Lanes::new(Incarnation(9_999), NOW);
+        for lane in [theirs, ours] {
+            let json = serde_json::to_string(&before.state(&lane).resumed()).unwrap();
+            after.restore_lane(lane, serde_json::from_str(&json).unwrap());
+        }
+        assert_eq!(after.next_seq(ours), 1, "under another incarnation");
+        assert_eq!(after.receive(theirs, INC, 5), Receipt::Duplicate);
+        assert_eq!(after.receive(theirs, INC, 6), Receipt::New);
+        let far = 5_000;
+        assert_eq!(after.receive(theirs, INC, far), Receipt::New);
+        assert_eq!(after.receive(theirs, INC, far), Receipt::Duplicate);
+        assert_eq!(after.receive(theirs, INC, far - 1), Receipt::New);
+        let back = after.receive(theirs, INC, far - WINDOW);
+        assert_eq!(back, Receipt::Duplicate, "for the copy that is gone");
+        assert_eq!(after.receive(theirs, INC, far + 1), Receipt::New);
+        let ack = after.acks_to(key(1), key(2), None, cohort()).remove(0);
+        assert_eq!(ack.upto, far + 1 - WINDOW);
     }
 
     #[test]

@@ -375,6 +375,13 @@ pub enum Report {
         /// Proofs of past signals that were fetched for it.
         proofs: u32,
     },
+    /// Member: proofs of past signals came and are saved.
+    HistoryFetched {
+        /// The index.
+        index: SmtIndex,
+        /// How many.
+        proofs: u32,
+    },
     /// The tip of the beacon changed.
     TipChanged {
         /// Its value in sat, 0 if there is none.

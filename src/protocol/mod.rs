@@ -13,6 +13,7 @@ pub mod ids;
 pub mod message;
 pub mod money;
 pub mod participant;
+pub mod raw_json;
 pub mod registration;
 pub mod set;
 pub mod terms;

@@ -390,7 +390,7 @@ mod tests {
         ] {
             let mut changed = terms();
             changed.deposits = deposits;
-            let member = format!(r#""depth":1,"deposits":"{name}","#);
+            let member = format!(r#""deposits":"{name}","depth":1,"#);
             let text = without.replacen(r#""depth":1,"#, &member, 1);
             assert_eq!(changed.canonical(), text);
             let (parsed, id) = Terms::parse(&text).unwrap();
@@ -398,9 +398,9 @@ mod tests {
             assert_ne!(id, terms().cohort_id());
             assert_eq!(deposits.to_string(), name);
         }
-        let spelled = without.replacen(r#""depth":1,"#, r#""depth":1,"deposits":"none","#, 1);
+        let spelled = without.replacen(r#""depth":1,"#, r#""deposits":"none","depth":1,"#, 1);
         assert_eq!(Terms::parse(&spelled), Err(TermsError::NotCanonical));
-        let unknown = without.replacen(r#""depth":1,"#, r#""depth":1,"deposits":"some","#, 1);
+        let unknown = without.replacen(r#""depth":1,"#, r#""deposits":"some","depth":1,"#, 1);
         assert!(matches!(
             Terms::parse(&unknown),
             Err(TermsError::Malformed(_))

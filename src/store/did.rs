@@ -251,6 +251,28 @@ impl View<'_> {
         )
     }
 
+    /// The updates of a DID whose standing may still change, by version: those in none of the states `settled`,
+    /// and the last `last` whatever their state.
+    ///
+    /// # Errors
+    /// [`StoreError`] if reading fails.
+    pub fn updates_to_watch(
+        &self,
+        did: &str,
+        settled: (&str, &str),
+        last: u32,
+    ) -> Result<Vec<UpdateRow>, StoreError> {
+        self.rows(
+            select_updates!(
+                "WHERE did = ?1 AND (state NOT IN (?2, ?3) OR target_version >
+                     (SELECT max(target_version) FROM updates WHERE did = ?1) - ?4)
+                 ORDER BY target_version"
+            ),
+            params![did, settled.0, settled.1, last],
+            UpdateRow::read,
+        )
+    }
+
     /// The updates in a state, oldest first.
     ///
     /// # Errors

@@ -79,6 +79,12 @@ pub enum StoreError {
     /// A statement of this transaction had failed before, so that it must not be committed.
     #[error("a statement of this transaction failed earlier: nothing of it was written")]
     Abandoned,
+    /// A dumped row is not one that this program writes.
+    #[error("the dump has {what}, which is none of this program's")]
+    Foreign {
+        /// What it has.
+        what: String,
+    },
     /// Other bytes are stored under the key of an artifact.
     #[error(
         "other bytes are already stored as {kind} of {subject} under the signal {signal}: artifacts never change"

@@ -20,16 +20,19 @@
 //! | `artifact` | `artifacts` |
 //! | `did` | `dids`, `did_bindings`, `updates` |
 //! | `did_key` | `did_keys`, `did_adopted` |
+//! | `singleton` | `singleton_spends` |
 //! | `advert` | `adverts`, `follows`, `subscribers` |
 //! | `seen` | `seen_events` |
 //! | `relay` | `relays`, `relay_health` |
 //! | `meta` | `meta`: the incarnation, and small facts |
+//! | `dump` | rows of many tables as JSON, for the bundle |
 
 mod advert;
 mod artifact;
 mod cohort;
 mod did;
 mod did_key;
+mod dump;
 mod error;
 mod log;
 mod meta;
@@ -37,6 +40,7 @@ mod outbox;
 mod relay;
 mod schema;
 mod seen;
+mod singleton;
 mod value;
 
 use std::cell::Cell;
@@ -54,12 +58,14 @@ pub use artifact::{Artifact, ArtifactKey, ArtifactKind, NewArtifact, Put, Subjec
 pub use cohort::{CohortRow, NewCohort, NewTransaction, TransactionRow};
 pub use did::{Binding, DidRow, NewUpdate, UpdateRow};
 pub use did_key::{AdoptedRow, DidKeyRow};
+pub use dump::{DUMP_TABLES, DumpRow, DumpTable, Restoring, dump_table};
 pub use error::StoreError;
 pub use log::{LogEntry, NewLogEntry};
 pub use meta::MetaKey;
 pub use outbox::{Lane, LaneRow, NewOutboxRow, OutboxRow};
 pub use relay::{RELAY_REASON_BYTES_MAX, RelayHealth, RelayRow};
 pub use seen::SEEN_EVENTS_MAX;
+pub use singleton::{SpendRow, SpendStanding, SpendState};
 pub use value::Role;
 
 /// How long a statement waits for another program that holds the file.

@@ -1,10 +1,12 @@
 //! The command line, by the real binary; the control socket, in this process.
 
+mod announce;
 mod bad_input;
 mod binary;
 mod conform;
 mod control;
 mod daemon;
+mod keeping;
 mod processes;
 mod publishing;
 mod render;

@@ -9,24 +9,22 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use bitcoin::{Address, OutPoint, TxOut};
-use btcr2_agent::beacon::cas::CasAnnouncement;
-use btcr2_agent::beacon::smt::{Leaf, SmtProof, SmtTree};
+use btcr2_agent::beacon::smt::{Leaf, SmtProof};
 use btcr2_agent::chain::{
     ChainBackend, RegtestChain, RegtestServer, ServerSettings, SharedChain, stepping_clock,
 };
 use btcr2_agent::did::{
-    BeaconKind, Did, Document, GenesisBuilder, GenesisDocument, KeyAddress, PatchBuilder,
-    SignedUpdate, UnsignedUpdate, initial_key_document,
+    BeaconKind, Did, GenesisBuilder, GenesisDocument, KeyAddress, SignedUpdate,
 };
-use btcr2_agent::hash::{SignalBytes, SmtNonce, UpdateHash};
+use btcr2_agent::hash::{SignalBytes, SmtNonce};
 use btcr2_agent::lookup::{Lookup, LookupError, Recording};
 use btcr2_agent::network::Network;
 use btcr2_agent::resolver::{Resolution, ResolutionOptions, Resolved, Sidecar, Strictness};
 use btcr2_agent::time::UnixTime;
-use secp256k1::{Keypair, PublicKey, SECP256K1, SecretKey};
-use serde_json::json;
+use secp256k1::PublicKey;
 
 use crate::chain::{LOCALHOST, Wallet, funded, pay, signal_output};
+use crate::synthetic::{Controller, announcing, cas_announcement, keypair, smt_signal};
 
 /// Time of the first block after the ones the chain is born with.
 const START: UnixTime = UnixTime(1_760_000_000);
@@ -96,108 +94,49 @@ pub(crate) fn backend(url: &str) -> ChainBackend {
     ChainBackend::esplora(url, Duration::from_secs(10)).unwrap()
 }
 
-pub(crate) fn keypair(number: u8) -> Keypair {
-    let secret = SecretKey::from_slice(&[number; 32]).unwrap();
-    Keypair::from_secret_key(SECP256K1, &secret)
-}
-
 pub(crate) fn public_key(number: u8) -> PublicKey {
     keypair(number).public_key()
 }
 
-/// A DID with what its controller keeps. Its `#initialP2TR` address is that of the wallet of the same number.
-#[derive(Clone)]
-pub(crate) struct Controller {
-    pub(crate) key: Keypair,
-    pub(crate) document: Document,
-    pub(crate) version: u64,
-    pub(crate) sidecar: Sidecar,
+/// An `x1` DID with a singleton beacon at its key, and further beacons. The `#initialP2TR` address of either kind of
+/// DID is that of the wallet of the same number.
+pub(crate) fn external(
+    network: Network,
+    number: u8,
+    beacons: &[(&str, BeaconKind, Address)],
+) -> (Controller, GenesisDocument) {
+    let form = KeyAddress::P2tr;
+    let singleton = form.of(network, &public_key(number));
+    let mut builder = GenesisBuilder::new(network)
+        .key("initialKey", &public_key(number))
+        .beacon(form.fragment(), BeaconKind::Singleton, &singleton);
+    for (fragment, kind, address) in beacons {
+        builder = builder.beacon(fragment, *kind, address);
+    }
+    let genesis = builder.build().unwrap();
+    let controller = Controller::with_genesis(network, number, &genesis);
+    (controller, genesis)
 }
 
-impl Controller {
-    pub(crate) fn key_based(network: Network, number: u8) -> Self {
-        let did = Did::from_key(network, &public_key(number));
-        Self {
-            key: keypair(number),
-            document: initial_key_document(&did).unwrap(),
-            version: 1,
-            sidecar: Sidecar::default(),
-        }
-    }
+/// Resolves the DID with the sidecar its controller keeps.
+pub(crate) async fn ask(
+    controller: &Controller,
+    lookup: &Lookup,
+) -> Result<Resolution, LookupError> {
+    let recorded = ask_recorded(controller, lookup);
+    recorded.await.map(|(resolution, _)| resolution)
+}
 
-    /// With a singleton beacon at its key, and further beacons.
-    pub(crate) fn external(
-        network: Network,
-        number: u8,
-        beacons: &[(&str, BeaconKind, Address)],
-    ) -> (Self, GenesisDocument) {
-        let form = KeyAddress::P2tr;
-        let singleton = form.of(network, &public_key(number));
-        let mut builder = GenesisBuilder::new(network)
-            .key("initialKey", &public_key(number))
-            .beacon(form.fragment(), BeaconKind::Singleton, &singleton);
-        for (fragment, kind, address) in beacons {
-            builder = builder.beacon(fragment, *kind, address);
-        }
-        let genesis = builder.build().unwrap();
-        let mut sidecar = Sidecar::default();
-        sidecar.set_genesis(genesis.value());
-        let controller = Self {
-            key: keypair(number),
-            document: genesis.document(network).unwrap(),
-            version: 1,
-            sidecar,
-        };
-        (controller, genesis)
-    }
-
-    pub(crate) fn did(&self) -> &Did {
-        self.document.id()
-    }
-
-    /// Makes the next update: adds a service of this name.
-    pub(crate) fn add_service(&mut self, name: &str) -> SignedUpdate {
-        let endpoint = json!(format!("https://{name}.example"));
-        let patch = PatchBuilder::on(&self.document)
-            .unwrap()
-            .add_service(name, "LinkedDomains", &endpoint)
-            .unwrap();
-        self.update(patch)
-    }
-
-    pub(crate) fn deactivate(&mut self) -> SignedUpdate {
-        let patch = PatchBuilder::on(&self.document).unwrap();
-        self.update(patch.deactivate().unwrap())
-    }
-
-    fn update(&mut self, patch: PatchBuilder) -> SignedUpdate {
-        let patch = patch.finish().unwrap();
-        let update = UnsignedUpdate::new(&self.document, self.version, &patch).unwrap();
-        self.document = update.target().clone();
-        self.version += 1;
-        let update = update
-            .sign_with_aux(&self.key, "#initialKey", &[7; 32])
-            .unwrap();
-        self.sidecar.add_update(&update);
-        update
-    }
-
-    pub(crate) async fn ask(&self, lookup: &Lookup) -> Result<Resolution, LookupError> {
-        self.ask_recorded(lookup)
-            .await
-            .map(|(resolution, _)| resolution)
-    }
-
-    pub(crate) async fn ask_recorded(
-        &self,
-        lookup: &Lookup,
-    ) -> Result<(Resolution, Recording), LookupError> {
-        let options = ResolutionOptions::default();
-        let (did, sidecar) = (self.did(), self.sidecar.clone());
-        lookup
-            .resolve_recorded(did, options, sidecar, Strictness::default())
-            .await
-    }
+/// Like [`ask`], with the recording.
+pub(crate) async fn ask_recorded(
+    controller: &Controller,
+    lookup: &Lookup,
+) -> Result<(Resolution, Recording), LookupError> {
+    let options = ResolutionOptions::default();
+    let (did, sidecar) = (controller.did(), controller.sidecar.clone());
+    lookup
+        .resolve_recorded(did, options, sidecar, Strictness::default())
+        .await
 }
 
 pub(crate) fn resolved(resolution: Resolution) -> Resolved {
@@ -206,45 +145,28 @@ pub(crate) fn resolved(resolution: Resolution) -> Resolved {
         .unwrap_or_else(|failure| panic!("{failure}"))
 }
 
-pub(crate) fn announcing(update: &SignedUpdate) -> SignalBytes {
-    SignalBytes::from_bytes(update.hash().to_bytes())
-}
-
-/// What an SMT beacon signals for these members, and the proof of each.
-pub(crate) fn smt_signal(
-    members: &[(&Did, Option<&SignedUpdate>)],
-) -> (SignalBytes, Vec<SmtProof>) {
-    let leaf = |number: usize, update: Option<&SignedUpdate>| Leaf {
-        nonce: Some(SmtNonce::from_bytes(
-            [u8::try_from(number).unwrap() + 1; 32],
-        )),
-        update: update.map(SignedUpdate::hash),
-    };
-    let leaves: Vec<_> = (members.iter().enumerate())
-        .map(|(number, (did, update))| (did.smt_index(), leaf(number, *update)))
+/// What an SMT beacon signals for these members, each with a nonce, and the proof of each.
+pub(crate) fn smt_round(members: &[(&Did, Option<&SignedUpdate>)]) -> (SignalBytes, Vec<SmtProof>) {
+    let leaves: Vec<_> = (1..)
+        .zip(members)
+        .map(|(number, (did, update))| {
+            let leaf = Leaf {
+                nonce: Some(SmtNonce::from_bytes([number; 32])),
+                update: update.map(SignedUpdate::hash),
+            };
+            (*did, leaf)
+        })
         .collect();
-    let tree = SmtTree::new(leaves.iter().map(|(index, leaf)| (*index, leaf.value()))).unwrap();
-    let proofs = leaves
-        .iter()
-        .map(|(index, leaf)| SmtProof::from_parts(tree.root(), leaf, tree.prove(index)))
-        .collect();
-    (tree.root(), proofs)
+    smt_signal(&leaves)
 }
 
-pub(crate) fn cas_announcement(entries: &[(&Did, &SignedUpdate)]) -> CasAnnouncement {
-    let entries = entries
-        .iter()
-        .map(|(did, update)| (did.to_string(), update.hash()));
-    CasAnnouncement::new(entries.collect::<Vec<(String, UpdateHash)>>(), |_| true).unwrap()
-}
-
-/// What a proxy does when a path is asked for, before the request is passed on.
-type Hook = Arc<dyn Fn(&str) + Send + Sync>;
+/// What a proxy does when a path is asked for: it answers itself, or passes the request on.
+type Hook = Arc<dyn Fn(&str) -> Option<String> + Send + Sync>;
 
 /// A server in front of another one, that sees every request first. Gives its URL and the paths asked for.
 pub(crate) async fn watched(
     upstream: &str,
-    hook: impl Fn(&str) + Send + Sync + 'static,
+    hook: impl Fn(&str) -> Option<String> + Send + Sync + 'static,
 ) -> (String, Arc<Mutex<Vec<String>>>) {
     let (upstream, hook): (String, Hook) = (upstream.to_owned(), Arc::new(hook));
     let paths = Arc::new(Mutex::new(Vec::new()));
@@ -254,7 +176,9 @@ pub(crate) async fn watched(
         async move {
             let path = request.uri().path().to_owned();
             seen.lock().unwrap().push(path.clone());
-            hook(&path);
+            if let Some(answer) = hook(&path) {
+                return (axum::http::StatusCode::OK, answer.into_bytes());
+            }
             let answer = bitreq::get(format!("{upstream}{path}"))
                 .send_async()
                 .await

@@ -14,6 +14,7 @@ mod core_net;
 mod did_vectors;
 mod e2e;
 mod entry_points;
+mod keep;
 mod lookup;
 mod musig_vectors;
 mod node;

@@ -67,7 +67,7 @@ fn lenient() -> ServeSettings {
 }
 
 async fn serve(lookup: Lookup, settings: ServeSettings) -> ResolverServer {
-    let lookups = BTreeMap::from([(Network::Regtest, lookup)]);
+    let lookups = BTreeMap::from([(Network::Regtest, vec![lookup])]);
     ResolverServer::start(ANY_PORT, lookups, settings)
         .await
         .unwrap()

@@ -2,6 +2,7 @@
 
 mod file;
 mod rows;
+mod spends;
 mod strangers;
 
 use std::path::Path;

@@ -14,6 +14,7 @@ use crate::agent::launch::{agent_failure, store_failure};
 use crate::agent::node::Machine;
 use crate::agent::routing::lists_beacon_of;
 use crate::agent::runtime::Agent;
+use crate::agent::singleton::Step;
 use crate::did::{Did, Document};
 use crate::hash::{CohortId, SmtIndex};
 use crate::protocol::participant::{BindingState, IndexState};
@@ -213,6 +214,10 @@ impl Agent {
         if node.is_some_and(|node| lists_beacon_of(document, node)) {
             return v::BindingStage::Bound;
         }
+        let step = self.joining_step(document.id(), cohort);
+        if matches!(step, Ok(Step::Stored { .. } | Step::Announced { .. })) {
+            return v::BindingStage::Pending;
+        }
         let stored = self.store.view().bindings_of(index).unwrap_or_default();
         let pending = stored
             .iter()
@@ -248,13 +253,19 @@ impl Agent {
                 "still registering: do not use it yet; `did show` says when it is bound".to_owned(),
             );
         }
-        let ready = bindings
+        let did: Did = row.did.parse().ok()?;
+        bindings
             .iter()
-            .find(|binding| binding.stage == v::BindingStage::Ready)?;
-        Some(format!(
-            "covered by cohort {short}: `did update … --add-beacon cohort:{short} --via singleton` binds it to the beacon",
-            short = ready.cohort.short()
-        ))
+            .filter(|binding| {
+                !matches!(
+                    binding.stage,
+                    v::BindingStage::Bound | v::BindingStage::Former
+                )
+            })
+            .find_map(|binding| {
+                let step = self.joining_step(&did, binding.cohort).ok()?;
+                Some(step.told(binding.cohort))
+            })
     }
 }
 

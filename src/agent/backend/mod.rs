@@ -13,6 +13,8 @@
 //! | `joining` | `cohort terms`, `cohort join` |
 //! | `funding` | `cohort fund` |
 //! | `dids` | DIDs |
+//! | `keeping` | `did sidecar`, `did verify`, `key backup` |
+//! | `singleton` | announcing updates by a transaction of their own |
 //! | `updates` | their updates; what leaving a cohort means for them |
 //! | `publishing` | `did publish`: the artifacts |
 //! | `relays` | relays, and probing them, also without a running agent |
@@ -25,8 +27,10 @@ pub mod discover;
 mod follows;
 mod funding;
 mod joining;
+pub(in crate::agent) mod keeping;
 mod publishing;
 pub mod relays;
+mod singleton;
 mod status;
 mod terms;
 mod updates;
@@ -209,6 +213,14 @@ impl Backend for AgentBackend {
         self.update(args).await
     }
 
+    async fn did_announce(&self, args: r::AnnounceDid) -> Result<v::AnnouncementView, Failure> {
+        self.announce_did(args).await
+    }
+
+    async fn did_bind(&self, args: r::BindDid) -> Result<v::JoiningView, Failure> {
+        self.bind_did(args).await
+    }
+
     async fn did_list(&self, _: r::NoArgs) -> Result<v::DidListView, Failure> {
         self.with(|agent| agent.did_list()).await
     }
@@ -216,6 +228,18 @@ impl Backend for AgentBackend {
     async fn did_show(&self, args: r::OneDid) -> Result<v::DidView, Failure> {
         self.with(move |agent| agent.did_view(args.did.as_str(), true))
             .await
+    }
+
+    async fn did_sidecar(&self, args: r::SidecarOf) -> Result<v::SidecarView, Failure> {
+        self.sidecar(args).await
+    }
+
+    async fn did_verify(&self, args: r::VerifyDids) -> Result<v::VerifyView, Failure> {
+        self.verify(args).await
+    }
+
+    async fn key_backup(&self, args: r::Backup) -> Result<v::BackupView, Failure> {
+        self.backup(args).await
     }
 
     async fn did_updates(&self, args: r::OneDid) -> Result<v::DidUpdatesView, Failure> {

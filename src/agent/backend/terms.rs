@@ -7,7 +7,9 @@ use crate::agent::control::{ErrorCode, Failure, PeerText, request as r};
 use crate::config::{self, Config};
 use crate::keys::NostrKey;
 use crate::nostr::RelayUrl;
-use crate::protocol::terms::{CohortBeacon, EmptyRounds, Salt, Terms, TermsOfService, TextHash};
+use crate::protocol::terms::{
+    CohortBeacon, Deposits, EmptyRounds, Salt, Terms, TermsOfService, TextHash,
+};
 use crate::time::UnixTime;
 
 /// The longest time to sign: secret nonces are destroyed after a day (DESIGN §5).
@@ -92,6 +94,16 @@ pub(super) fn build_terms(
                 config::EmptyRounds::Signal => EmptyRounds::Signal,
             },
         },
+        deposits: match args.deposits {
+            Some(v::Deposits::None) => Deposits::None,
+            Some(v::Deposits::Accepted) => Deposits::Accepted,
+            Some(v::Deposits::Required) => Deposits::Required,
+            None => match settings.deposits {
+                config::DepositsChoice::None => Deposits::None,
+                config::DepositsChoice::Accepted => Deposits::Accepted,
+                config::DepositsChoice::Required => Deposits::Required,
+            },
+        },
         max_fee_rate,
         cost_enrolment_sat: args.cost_enrolment_sat.unwrap_or(0),
         cost_signal_sat: args.cost_announcement_sat.unwrap_or(0),
@@ -141,6 +153,11 @@ pub(super) fn terms_view(terms: &Terms, relays: &[RelayUrl]) -> v::TermsView {
         empty_rounds: match terms.empty_rounds {
             EmptyRounds::Skip => v::EmptyRounds::Skip,
             EmptyRounds::Signal => v::EmptyRounds::Signal,
+        },
+        deposits: match terms.deposits {
+            Deposits::None => v::Deposits::None,
+            Deposits::Accepted => v::Deposits::Accepted,
+            Deposits::Required => v::Deposits::Required,
         },
         cost_enrolment_sat: cost(terms.cost_enrolment_sat),
         cost_announcement_sat: cost(terms.cost_signal_sat),
@@ -239,6 +256,23 @@ mod tests {
         assert_eq!(u64::from(terms.cadence_seconds), settings.cadence.seconds());
         assert_eq!(terms.join_by, UnixTime(1_000).plus(7 * 86_400));
         assert_eq!(terms.sessions_max, 4);
+        assert_eq!(terms.deposits, Deposits::None);
+        let mut config = Config::default();
+        config.aggregator.deposits = config::DepositsChoice::Accepted;
+        let by = |deposits| r::Advertise {
+            deposits,
+            ..r::Advertise::default()
+        };
+        for (args, expected) in [
+            (by(None), Deposits::Accepted),
+            (by(Some(v::Deposits::None)), Deposits::None),
+            (by(Some(v::Deposits::Required)), Deposits::Required),
+        ] {
+            let terms = build_terms(&args, &config, key(), [7; 16], UnixTime(1_000)).unwrap();
+            assert_eq!(terms.deposits, expected);
+            let shown = terms_view(&terms, &[]).deposits;
+            assert_eq!(shown.to_string(), expected.to_string());
+        }
 
         let terms = build(&r::Advertise {
             name: Some("garden".into()),

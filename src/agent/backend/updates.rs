@@ -6,7 +6,7 @@ use super::AgentBackend;
 use super::dids::parse_did;
 use crate::agent::control::views as v;
 use crate::agent::control::{ErrorCode, Failure, request as r};
-use crate::agent::dids::{Change, NewBeacon, Route, Standing, Via, update_state};
+use crate::agent::dids::{Change, Disclosure, NewBeacon, Route, Standing, Via, update_state};
 use crate::agent::launch::{agent_failure, store_failure};
 use crate::agent::leaving::{ExitPlan, ExitStep, ExitingDid};
 use crate::agent::runtime::Agent;
@@ -25,6 +25,12 @@ impl AgentBackend {
     pub(super) async fn update(&self, args: r::UpdateDid) -> Result<v::DidUpdateView, Failure> {
         let did = parse_did(&args.did)?;
         let network = did.network();
+        let disclosure = match args.disclose {
+            Some(r::Disclose::Hash) => Disclosure::HashOnly,
+            Some(r::Disclose::Update) => Disclosure::Deposit,
+            None if self.config().participant.deposit_updates => Disclosure::DepositWhereTaken,
+            None => Disclosure::HashOnly,
+        };
         let changes = args.changes;
         let (via, changes) = self
             .with(move |agent| {
@@ -42,7 +48,7 @@ impl AgentBackend {
         if args.dry_run {
             let proposed = self
                 .handle()
-                .propose_update(&did, changes, via)
+                .propose_update(&did, changes, via, disclosure)
                 .await
                 .map_err(agent_failure)?;
             return Ok(v::DidUpdateView {
@@ -55,11 +61,12 @@ impl AgentBackend {
                 after: value_of(&proposed.after),
                 notes: proposed.notes,
                 next_round_at: None,
+                announcement: None,
             });
         }
         let queued = self
             .handle()
-            .update_did(&did, changes, via)
+            .disclose_update(&did, changes, via, disclosure)
             .await
             .map_err(agent_failure)?;
         let update = self
@@ -75,6 +82,7 @@ impl AgentBackend {
             after: value_of(&queued.after),
             notes: queued.notes,
             next_round_at: None,
+            announcement: None,
         })
     }
 
@@ -94,9 +102,12 @@ impl AgentBackend {
         if let Some(first) = failed.first() {
             return Err(Failure::new(
                 ErrorCode::WrongPhase,
-                format!("the beacon was not removed from every DID: {first}"),
+                format!("the beacon could not be removed from every DID: {first}"),
             )
-            .remedy("`btcr2-agent cohort leave --plan` shows where each DID stands"));
+            .remedy(
+                "`btcr2-agent cohort leave --plan` shows where each DID stands; `btcr2-agent did announce` \
+                 announces what is signed",
+            ));
         }
         Ok(plan_view(&plan))
     }
@@ -195,6 +206,10 @@ impl Agent {
         let standing = self.standing_of(row);
         let (stage, confirmations) = match standing {
             _ if row.state == update_state::SUPERSEDED => (v::UpdateStage::Superseded, 0),
+            // It can be announced in another way, and then it stands elsewhere.
+            None | Some(Standing::Queued) if row.state == update_state::REFUSED => {
+                (v::UpdateStage::Refused, 0)
+            }
             Some(Standing::Queued) => (v::UpdateStage::Queued, 0),
             Some(Standing::Submitted { .. }) => (v::UpdateStage::Submitted, 0),
             Some(Standing::Signed { .. }) => (v::UpdateStage::Signed, 0),
@@ -230,6 +245,7 @@ impl Agent {
                 .or(row.height),
             confirmations,
             needed: FINAL_DEPTH,
+            deposit: self.deposit_view(row),
             reason: row.reason.clone(),
             created: row.created,
         }

@@ -51,6 +51,8 @@ pub enum ErrorCode {
     RefusedByPeer,
     /// This agent's own policy forbids it.
     RefusedByPolicy,
+    /// The address does not hold what a transaction costs.
+    InsufficientFunds,
     /// The money gate forbids it (DESIGN §6, rule 11).
     RefusedByMoneyGate,
     /// An advert is malformed, expired, or not signed by whom it names.
@@ -69,6 +71,10 @@ pub enum ErrorCode {
     Timeout,
     /// The disk is full or the store can not be written.
     StoreFailed,
+    /// A bundle is none, was altered, or is not whole.
+    BadBundle,
+    /// Something a resolver needs is missing, or a DID is at risk.
+    Incomplete,
     /// A file can not be read or written.
     Io,
     /// This build does not connect the command to anything yet.

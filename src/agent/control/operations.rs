@@ -90,6 +90,12 @@ operations! {
     DidShow = did_show(r::OneDid) -> v::DidView;
     /// Artifacts of a DID of this agent, as they can be published.
     DidArtifacts = did_artifacts(r::DidArtifacts) -> v::DidArtifactsView;
+    /// What a resolver needs of a DID, as the chain is now.
+    DidSidecar = did_sidecar(r::SidecarOf) -> v::SidecarView;
+    /// Compares what is stored of DIDs with the chain, and asks for what is missing.
+    DidVerify = did_verify(r::VerifyDids) -> v::VerifyView;
+    /// Brings the encrypted bundle up to date, and copies it.
+    KeyBackup = key_backup(r::Backup) -> v::BackupView;
     /// The configured relays and their connections.
     RelayList = relay_list(r::NoArgs) -> v::RelayListView;
     /// Adds or changes a relay.
@@ -106,6 +112,10 @@ operations! {
     Followed = followed(r::NoArgs) -> v::FollowedView;
     /// Who told this aggregator that they follow it.
     Subscribers = subscribers(r::NoArgs) -> v::SubscribersView;
+    /// Announces the pending update of a DID through one of its own beacons.
+    DidAnnounce = did_announce(r::AnnounceDid) -> v::AnnouncementView;
+    /// Registers a DID with a cohort, and adds the cohort's beacon to its document by an update announced singly.
+    DidBind = did_bind(r::BindDid) -> v::JoiningView;
     /// Every update of a DID, and where each is.
     DidUpdates = did_updates(r::OneDid) -> v::DidUpdatesView;
     /// Takes back an update that nobody can announce yet.

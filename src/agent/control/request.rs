@@ -5,12 +5,14 @@ use std::str::FromStr;
 
 use serde::{Deserialize, Serialize};
 
+pub use super::request_keeping::{Backup, SidecarOf, VerifyDids};
 pub use super::request_publish::DidArtifacts;
+pub use super::request_singleton::{AnnounceDid, BindDid};
 pub use super::request_update::{
-    AnnounceBy, BeaconSpec, CreateDid, DidChange, LeaveCohort, ParseBeaconError, UpdateDid,
-    WithdrawUpdate,
+    AnnounceBy, BeaconSpec, CreateDid, DidChange, Disclose, LeaveCohort, ParseBeaconError,
+    UpdateDid, WithdrawUpdate,
 };
-use super::views::{BeaconType, EmptyRounds, FeeRate, Span, TosHash};
+use super::views::{BeaconType, Deposits, EmptyRounds, FeeRate, Span, TosHash};
 use crate::hash::CohortId;
 use crate::keys::NostrKey;
 use crate::network::Network;
@@ -166,6 +168,8 @@ pub struct Advertise {
     pub max_fee_rate: Option<FeeRate>,
     /// What a round without updates does.
     pub empty_rounds: Option<EmptyRounds>,
+    /// Whether members may, or must, deposit the updates they want announced.
+    pub deposits: Option<Deposits>,
     /// Price of a seat, in sat (advertised, not settled by this program).
     pub cost_enrolment_sat: Option<u64>,
     /// Price of one announcement, in sat (advertised, not settled by this program).

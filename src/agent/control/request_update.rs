@@ -166,6 +166,16 @@ pub enum AnnounceBy {
     },
 }
 
+/// What the aggregator is shown of an update.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Disclose {
+    /// Its hash.
+    Hash,
+    /// All of it, with what it is verified against.
+    Update,
+}
+
 /// Arguments of `did update`.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -177,6 +187,9 @@ pub struct UpdateDid {
     /// What announces it.
     #[serde(default)]
     pub via: AnnounceBy,
+    /// What the aggregator is shown; `None` is the configured choice.
+    #[serde(default)]
+    pub disclose: Option<Disclose>,
     /// Only say what would come of it: nothing is signed or stored.
     #[serde(default)]
     pub dry_run: bool,

@@ -4,7 +4,7 @@ use clap::{Args, Subcommand};
 
 use super::values::{JoinArg, http_url, relay_url, seconds};
 use crate::agent::control::request::{CohortRef, KeyRef, SeatKey};
-use crate::agent::control::views::{BeaconType, EmptyRounds, FeeRate, Span, TosHash};
+use crate::agent::control::views::{BeaconType, Deposits, EmptyRounds, FeeRate, Span, TosHash};
 use crate::network::Network;
 
 /// Commands on cohorts.
@@ -81,6 +81,9 @@ pub struct AdvertiseArgs {
     /// A round without updates: no transaction, or a signal all the same
     #[arg(long, value_enum)]
     pub empty_rounds: Option<EmptyRounds>,
+    /// Whether members may, or must, show you the updates they want announced: you verify and keep them
+    #[arg(long, value_enum)]
+    pub deposits: Option<Deposits>,
     /// Price of a seat, in sat (advertised; this program settles nothing)
     #[arg(long, value_name = "SAT")]
     pub cost_enrolment: Option<u64>,

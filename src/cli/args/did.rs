@@ -2,10 +2,13 @@
 
 use clap::{ArgGroup, Args, Subcommand};
 
+use super::announce::{AnnounceArgs, RegisterVia};
+use super::keeping::{SidecarArgs, VerifyArgs};
 use super::publish::PublishArgs;
 use super::resolve::{ConformArgs, ResolveArgs};
 use super::update::{UpdateArgs, WithdrawArgs};
 use crate::agent::control::request::{CohortRef, DidRef};
+use crate::agent::control::views::FeeRate;
 use crate::network::Network;
 
 /// Commands on DIDs.
@@ -25,8 +28,14 @@ pub enum DidCommand {
     /// List the DIDs under this agent's control
     #[command(after_help = "Example:\n  btcr2-agent did list")]
     List,
+    /// Announce the signed update of a DID by a transaction of its own
+    Announce(AnnounceArgs),
     /// Show one DID: document, version, pending update, coverage
     Show(ShowDidArgs),
+    /// Export what a resolver needs: genesis document, updates, announcements, proofs
+    Sidecar(SidecarArgs),
+    /// Compare what is stored with the chain, and resolve with it; fetch what is missing
+    Verify(VerifyArgs),
     /// Publish artifacts of a DID to IPFS
     Publish(PublishArgs),
     /// Resolve any DID; needs no daemon
@@ -59,7 +68,10 @@ pub struct CreateArgs {
     group = ArgGroup::new("what").required(true).args(["did", "new"]),
     after_help = "Examples:\n  \
         btcr2-agent did register did:btcr2:k1… --cohort 3f9a0c12\n  \
-        btcr2-agent did register --new --cohort 3f9a0c12"
+        btcr2-agent did register --new --cohort 3f9a0c12\n  \
+        btcr2-agent did register did:btcr2:k1… --cohort 3f9a0c12 --via singleton\n\n\
+        With --via singleton the cohort's beacon is added to the document as well, by an update that the DID\n\
+        announces and pays itself. Called again, it goes on where it stands."
 )]
 pub struct RegisterArgs {
     /// The DID
@@ -70,6 +82,18 @@ pub struct RegisterArgs {
     /// The cohort whose beacon shall cover it
     #[arg(long, value_name = "ID", required = true)]
     pub cohort: CohortRef,
+    /// Also add the beacon to the document, by an update announced this way
+    #[arg(long, value_name = "WAY", conflicts_with = "new")]
+    pub via: Option<RegisterVia>,
+    /// The singleton beacon that announces it, by its service id [default: the first that can pay]
+    #[arg(long, value_name = "ID", requires = "via")]
+    pub service: Option<String>,
+    /// Fee rate in sat/vB [default: the chain's estimate, within participant.max_fee_rate]
+    #[arg(long, value_name = "RATE", requires = "via")]
+    pub fee_rate: Option<FeeRate>,
+    /// Do not ask before paying
+    #[arg(long, short, requires = "via")]
+    pub yes: bool,
 }
 
 /// Arguments of `did show`.

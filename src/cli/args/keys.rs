@@ -46,6 +46,8 @@ pub enum KeyCommand {
     /// Show the public key and how it is stored
     #[command(after_help = "Example:\n  btcr2-agent key show --json")]
     Show,
+    /// Bring the encrypted bundle up to date, and copy it
+    Backup(super::keeping::BackupArgs),
     /// Print the secret: anyone who has it is this agent
     Export(ExportArgs),
 }

@@ -2,8 +2,10 @@
 //!
 //! Values are parsed here, once; a wrong one is a usage error (exit status 2) before anything runs.
 
+mod announce;
 mod cohort;
 mod did;
+mod keeping;
 mod keys;
 mod local;
 mod publish;
@@ -17,11 +19,13 @@ use std::path::PathBuf;
 
 use clap::{Args, Parser, Subcommand};
 
+pub use announce::{AnnounceArgs, RegisterVia};
 pub use cohort::{
     AdvertiseArgs, CohortCommand, DiscoverArgs, EndArgs, FundArgs, InviteArgs, JoinArgs, LeaveArgs,
     ListArgs, OneCohortArgs, ShowArgs,
 };
 pub use did::{CreateArgs, DidCommand, RegisterArgs, ShowDidArgs};
+pub use keeping::{BackupArgs, RecoverArgs, SidecarArgs, VerifyArgs};
 pub use keys::{ExportArgs, ExportForm, InitArgs, KeyCommand, PassphraseArgs};
 pub use local::{ChainArgs, DemoArgs, DevCommand, DevRelayArgs, MineArgs, PayArgs, RunArgs};
 pub use publish::PublishArgs;
@@ -90,6 +94,8 @@ pub struct GlobalArgs {
 pub enum Command {
     /// Make the agent's key and home directory
     Init(InitArgs),
+    /// Make a home again on a new machine: out of the recovery words and the bundle
+    Recover(RecoverArgs),
     /// Run the daemon: aggregator and participant at once
     Run(RunArgs),
     /// Show a whole cohort at work: relay, chain, aggregator and members, all in this process

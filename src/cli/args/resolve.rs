@@ -41,7 +41,8 @@ pub struct ResolveArgs {
     /// Contact nothing and nobody: chain data must come from a file
     #[arg(long, requires = "chain", conflicts_with = "ipfs")]
     pub network_free: bool,
-    /// An IPFS gateway to read objects from that the sidecar lacks (repeatable). It learns what is looked for
+    /// An IPFS gateway to read objects from that the sidecar lacks (repeatable) [default: the
+    /// configured ones]. It learns what is looked for
     #[arg(long, value_name = "URL", value_parser = http_url)]
     pub ipfs: Vec<String>,
     /// Accept proofs without invocationTarget, as they were before October 2026. Not for DIDs of today

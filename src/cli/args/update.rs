@@ -6,6 +6,7 @@ use clap::{ArgGroup, Args, ValueEnum};
 
 use super::values::{NewBeaconArg, ServiceArg};
 use crate::agent::control::request::{CohortRef, DidRef};
+use crate::agent::control::views::FeeRate;
 
 /// What announces an update.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, ValueEnum)]
@@ -39,6 +40,7 @@ pub enum ViaArg {
         btcr2-agent did update did:btcr2:x1… --rotate-key initialKey --dry-run\n  \
         btcr2-agent did update did:btcr2:k1… --add-beacon cohort:3f9a0c12 --via singleton\n  \
         btcr2-agent did update did:btcr2:x1… --patch patch.json --cohort 3f9a0c12\n  \
+        btcr2-agent did update did:btcr2:x1… --remove-service files --deposit\n  \
         btcr2-agent did update did:btcr2:x1… --deactivate\n\n\
         Several changes make one signed update: first the patch, then what is removed, then rotated, then \
         added. Ids are fragments (files), relative (#files) or whole DID URLs. The DID is resolved first; \
@@ -92,13 +94,22 @@ pub struct UpdateArgs {
     /// With --via singleton: the singleton beacon [default: the one that costs least]
     #[arg(long, value_name = "ID", conflicts_with = "cohort")]
     pub service: Option<String>,
+    /// Show the aggregator the update and the document it starts from: it verifies them before it announces
+    #[arg(long, conflicts_with_all = ["hash_only", "service"])]
+    pub deposit: bool,
+    /// Show the aggregator the update's hash only [default: unless participant.deposit_updates is set]
+    #[arg(long)]
+    pub hash_only: bool,
+    /// With --via singleton: the fee rate in sat/vB [default: the chain's estimate, within the policy]
+    #[arg(long, value_name = "RATE", conflicts_with = "cohort")]
+    pub fee_rate: Option<FeeRate>,
     /// Show what would come of it; sign and store nothing
     #[arg(long)]
     pub dry_run: bool,
     /// Also when no key of this agent could update the DID afterwards
     #[arg(long)]
     pub hand_over: bool,
-    /// Do not ask before deactivating
+    /// Do not ask before deactivating, or before paying
     #[arg(long, short)]
     pub yes: bool,
 }
@@ -111,5 +122,5 @@ pub struct WithdrawArgs {
     pub did: DidRef,
     /// The version the update leads to [default: the last one]
     #[arg(long, value_name = "N")]
-    pub version: Option<u64>,
+    pub version_id: Option<u64>,
 }

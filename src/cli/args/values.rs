@@ -113,7 +113,7 @@ impl FromStr for NewBeaconArg {
     fn from_str(text: &str) -> Result<Self, Self::Err> {
         // No beacon has an equals sign, and neither has a fragment worth choosing.
         let (id, beacon) = match text.split_once('=') {
-            Some((id, _)) if id.is_empty() => return Err(ParseBeaconError),
+            Some(("", _)) => return Err(ParseBeaconError),
             Some((id, beacon)) => (Some(id.to_owned()), beacon),
             None => (None, text),
         };

@@ -189,11 +189,11 @@ impl Context {
         if args.remove_beacons {
             return self.out.view(&daemon.cohort_remove_beacons(one).await?);
         }
-        let plan = daemon.cohort_exit_plan(one).await?;
         if args.plan {
-            return self.out.view(&plan);
+            return self.out.view(&daemon.cohort_exit_plan(one).await?);
         }
         if !args.yes {
+            let plan = daemon.cohort_exit_plan(one).await?;
             let mut page = Page::new(now());
             plan.render(&mut page);
             page.line("");
@@ -275,6 +275,7 @@ fn advertise(args: AdvertiseArgs) -> Advertise {
         depth: args.depth,
         max_fee_rate: args.max_fee_rate,
         empty_rounds: args.empty_rounds,
+        deposits: args.deposits,
         cost_enrolment_sat: args.cost_enrolment,
         cost_announcement_sat: args.cost_announcement,
         tos: args

@@ -49,8 +49,9 @@ impl Context {
         self.out.view(&view)
     }
 
-    pub(super) fn key(&self, command: KeyCommand) -> Result<(), CliError> {
+    pub(super) async fn key(&self, command: KeyCommand) -> Result<(), CliError> {
         match command {
+            KeyCommand::Backup(args) => self.backup(args).await,
             KeyCommand::Show => self.out.view(&local::key_show(&self.home)?),
             KeyCommand::Export(args) => self.export(&args),
         }

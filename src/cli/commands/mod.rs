@@ -1,7 +1,9 @@
 //! The commands: from typed arguments to a view that is printed.
 
+mod announce;
 mod cohort;
 mod did;
+mod keeping;
 mod keys;
 mod local;
 mod publish;
@@ -79,11 +81,12 @@ impl Context {
     async fn command(&self, command: Command) -> Result<(), CliError> {
         match command {
             Command::Init(args) => self.init(args),
+            Command::Recover(args) => self.recover(args).await,
             Command::Run(args) => self.run(&args).await,
             Command::Demo(args) => self.demo(args).await,
             Command::Cohort(command) => self.cohort(command).await,
             Command::Did(command) => self.did(command).await,
-            Command::Key(command) => self.key(command),
+            Command::Key(command) => self.key(command).await,
             Command::Relay(command) => self.relay(command).await,
             Command::Follow(args) => self.follow(args).await,
             Command::Unfollow(args) => self.unfollow(args).await,

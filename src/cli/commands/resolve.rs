@@ -98,8 +98,9 @@ impl Context {
         };
         let mut lookup =
             Lookup::new(self.chain(args, &did)?).with_deadline(Duration::from_secs(args.timeout));
-        if !args.ipfs.is_empty() {
-            let reader = CasReader::new(&args.ipfs, DEFAULT_TIMEOUT);
+        let gateways = self.gateways(args)?;
+        if !gateways.is_empty() {
+            let reader = CasReader::new(&gateways, DEFAULT_TIMEOUT);
             lookup = lookup.with_cas(
                 reader.map_err(|error| Failure::new(ErrorCode::Usage, error.to_string()))?,
             );
@@ -108,6 +109,16 @@ impl Context {
         let found = lookup.resolve_recorded(&did, options, sidecar, strictness);
         let (resolution, recording) = found.await.map_err(|error| unreachable(&error, args))?;
         Ok(Ok((resolution, Some(recording))))
+    }
+
+    /// The gateways that are named, else the configured ones.
+    fn gateways(&self, args: &ResolveArgs) -> Result<Vec<String>, Failure> {
+        if args.network_free || !args.ipfs.is_empty() {
+            return Ok(args.ipfs.clone());
+        }
+        let config = launch::load_config(&launch::home(&self.home)?)?;
+        let configured = config.cas.gateways.iter();
+        Ok(configured.map(ToString::to_string).collect())
     }
 
     /// Where chain data comes from. Opens no connection.

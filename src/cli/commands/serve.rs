@@ -18,6 +18,10 @@ use crate::lookup::serve::{ResolverServer, ServeError, ServeSettings};
 use crate::network::Network;
 use crate::resolver::Strictness;
 
+/// Connections to each chain server, opened when there is that much to do. A connection has one request under
+/// way at a time; public servers count the connections of a client.
+const CONNECTIONS: usize = 4;
+
 /// Longest time for one request to a chain server, in seconds.
 const CHAIN_TIMEOUT_S: u64 = 20;
 
@@ -35,16 +39,24 @@ impl Context {
             .map_err(|error| Failure::new(ErrorCode::InvalidValue, error.to_string()))?;
         let mut networks = Vec::new();
         let mut lookups = BTreeMap::new();
-        for (network, backend) in chains {
-            networks.push(ServedNetwork {
-                network,
-                chain: backend.host().to_owned(),
-            });
-            let mut lookup = Lookup::new(backend);
-            if !reader.is_empty() {
-                lookup = lookup.with_cas(reader.clone());
-            }
-            lookups.insert(network, lookup);
+        for (network, backends) in chains {
+            let chain = backends
+                .first()
+                .map(|backend| backend.host().to_owned())
+                .unwrap_or_default();
+            let lines = backends
+                .into_iter()
+                .map(|backend| {
+                    let lookup = Lookup::new(backend);
+                    if reader.is_empty() {
+                        lookup
+                    } else {
+                        lookup.with_cas(reader.clone())
+                    }
+                })
+                .collect();
+            networks.push(ServedNetwork { network, chain });
+            lookups.insert(network, lines);
         }
         let settings = ServeSettings {
             max_body: usize::try_from(args.max_body)
@@ -86,17 +98,19 @@ impl Context {
     fn sources(
         &self,
         args: &ServeArgs,
-    ) -> Result<(BTreeMap<Network, ChainBackend>, Vec<String>), Failure> {
+    ) -> Result<(BTreeMap<Network, Vec<ChainBackend>>, Vec<String>), Failure> {
         let patience = Duration::from_secs(CHAIN_TIMEOUT_S.min(args.timeout));
         let mut chains = BTreeMap::new();
         for chain in &args.chain {
-            let backend = ChainBackend::esplora(&chain.url, patience).map_err(|error| {
-                Failure::new(
-                    ErrorCode::InvalidValue,
-                    format!("{}: {error}", chain.network),
-                )
+            let backends = lines(|| {
+                ChainBackend::esplora(&chain.url, patience).map_err(|error| {
+                    Failure::new(
+                        ErrorCode::InvalidValue,
+                        format!("{}: {error}", chain.network),
+                    )
+                })
             })?;
-            if chains.insert(chain.network, backend).is_some() {
+            if chains.insert(chain.network, backends).is_some() {
                 return Err(Failure::new(
                     ErrorCode::Usage,
                     format!("--chain names {} twice", chain.network),
@@ -108,8 +122,9 @@ impl Context {
             let config = launch::load_config(&launch::home(&self.home)?)?;
             if chains.is_empty() {
                 for network in Network::ALL {
-                    let backend = backend_of(config.chain.of(network), network, patience)?;
-                    chains.insert(network, backend);
+                    let chain = config.chain.of(network);
+                    let backends = lines(|| backend_of(chain, network, patience))?;
+                    chains.insert(network, backends);
                 }
             }
             if gateways.is_empty() {
@@ -119,6 +134,13 @@ impl Context {
         }
         Ok((chains, gateways))
     }
+}
+
+/// The backends of one network, each with a connection of its own.
+fn lines(
+    backend: impl Fn() -> Result<ChainBackend, Failure>,
+) -> Result<Vec<ChainBackend>, Failure> {
+    (0..CONNECTIONS).map(|_| backend()).collect()
 }
 
 fn warnings(args: &ServeArgs, server: &ResolverServer) -> Vec<String> {

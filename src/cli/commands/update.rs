@@ -4,7 +4,7 @@ use std::io::Read;
 use std::path::Path;
 
 use super::Context;
-use crate::agent::control::request::{AnnounceBy, DidChange, UpdateDid};
+use crate::agent::control::request::{AnnounceBy, AnnounceDid, DidChange, Disclose, UpdateDid};
 use crate::agent::control::{Backend as _, ErrorCode, Failure, MAX_REQUEST_BYTES};
 use crate::cli::args::{UpdateArgs, ViaArg};
 use crate::cli::ask::confirm;
@@ -29,9 +29,25 @@ impl Context {
             did: args.did,
             changes,
             via,
+            disclose: match (args.deposit, args.hash_only) {
+                (true, _) => Some(Disclose::Update),
+                (false, true) => Some(Disclose::Hash),
+                (false, false) => None,
+            },
             dry_run: args.dry_run,
             hand_over: args.hand_over,
         };
+        if let AnnounceBy::Singleton { service } = &update.via {
+            let announce = AnnounceDid {
+                did: update.did.clone(),
+                service: service.clone(),
+                fee_rate: args.fee_rate,
+                dry_run: true,
+            };
+            return self
+                .update_singly(&daemon, update, announce, args.yes)
+                .await;
+        }
         self.out.view(&daemon.did_update(update).await?)
     }
 }

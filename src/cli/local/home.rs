@@ -26,6 +26,12 @@ pub(super) struct Identity {
     origin: KeyOrigin,
 }
 
+impl Identity {
+    pub(super) const fn of(identity: NostrKey, origin: KeyOrigin) -> Self {
+        Self { identity, origin }
+    }
+}
+
 /// Looks whether there is a keystore, without opening it.
 pub fn keystore_state(home: &Path) -> Result<KeystoreState, Failure> {
     let home = launch::home(home)?;
@@ -99,7 +105,7 @@ pub fn init(plan: InitPlan) -> Result<(InitView, Option<Secret>), Failure> {
 }
 
 /// Writes the settings, unless there are some already: those are the user's.
-fn write_config(home: &Home, network: Option<Network>) -> Result<Config, Failure> {
+pub(super) fn write_config(home: &Home, network: Option<Network>) -> Result<Config, Failure> {
     let path = home.config_path();
     if !path.exists() {
         let text = Config::default_toml();
@@ -124,7 +130,7 @@ fn write_config(home: &Home, network: Option<Network>) -> Result<Config, Failure
     }
 }
 
-fn write_identity(home: &Home, identity: Identity) -> Result<(), Failure> {
+pub(super) fn write_identity(home: &Home, identity: Identity) -> Result<(), Failure> {
     let mut json = serde_json::to_string(&identity)
         .map_err(|error| Failure::new(ErrorCode::Internal, error.to_string()))?;
     json.push('\n');

@@ -77,6 +77,7 @@ impl Render for DidView {
             page.field("pending", &progress(update));
             page.field("  hash", &update.hash.to_string());
             page.field_if("  transaction", update.txid.map(|txid| txid.to_string()));
+            page.field_if("  deposit", update.deposit.map(|stage| stage.to_string()));
             page.field_if("  because", update.reason.clone());
         }
         page.field_if("next", self.next_step.clone());

@@ -5,12 +5,14 @@ mod changes;
 mod cohort;
 mod demo;
 mod did;
+mod keeping;
 mod page;
 mod publish;
 mod qr;
 mod resolve;
 mod round;
 mod serve;
+mod singleton;
 mod table;
 mod terms;
 mod units;
@@ -18,11 +20,13 @@ mod update;
 
 pub use changes::{Difference, differences};
 pub use cohort::FundWithoutQr;
+pub use keeping::missing_line;
 pub use page::Page;
 pub use publish::{PublishPlan, PublishedArtifact, PublishedView};
 pub use qr::qr_code;
 pub use resolve::{explain, printable_json};
 pub use serve::{ServedNetwork, ServingView};
+pub use singleton::AnnouncementWithoutQr;
 pub use table::{Align, Table};
 pub use units::{absolute, duration, npub, relative, sat, short_npub, thousands, when};
 

@@ -4,7 +4,7 @@ use super::{
     Align, Page, Render, Table, absolute, duration, npub, relative, sat, short_npub, when,
 };
 use crate::agent::control::views::{
-    AdvertStatus, AdvertView, BeaconType, DiscoverView, EmptyRounds, TermsView,
+    AdvertStatus, AdvertView, BeaconType, Deposits, DiscoverView, EmptyRounds, TermsView,
 };
 
 impl Render for TermsView {
@@ -40,6 +40,18 @@ impl Render for TermsView {
             match self.empty_rounds {
                 EmptyRounds::Skip => "no transaction",
                 EmptyRounds::Signal => "a signal all the same",
+            },
+        );
+        page.field(
+            "updates",
+            match self.deposits {
+                Deposits::None => "by their hashes only",
+                Deposits::Accepted => {
+                    "by their hashes; a member may deposit one, and the aggregator verifies and keeps it"
+                }
+                Deposits::Required => {
+                    "all deposited: the aggregator sees DIDs, documents and updates, verifies and keeps them"
+                }
             },
         );
         let or_free = |price: Option<u64>| price.map_or_else(|| "none".to_owned(), sat);
@@ -120,7 +132,10 @@ impl Render for DiscoverView {
                         .map(ToString::to_string)
                         .unwrap_or_default(),
                     terms.network.to_string(),
-                    terms.beacon.to_string(),
+                    match terms.deposits {
+                        Deposits::None => terms.beacon.to_string(),
+                        deposits => format!("{}, deposits {deposits}", terms.beacon),
+                    },
                     format!("{taken} of {}", terms.seats),
                     status(advert),
                     relative(page.now(), terms.opt_in_until),

@@ -38,6 +38,7 @@ impl Render for DidUpdateView {
             Some(update) => {
                 page.field("hash", &update.hash.to_string());
                 page.field("state", &progress(update));
+                page.field_if("deposit", update.deposit.map(|stage| stage.to_string()));
             }
             None => page.field("state", "dry run: nothing was signed or stored"),
         }
@@ -57,6 +58,9 @@ impl Render for DidUpdateView {
             for note in &self.notes {
                 page.line(&format!("  {note}"));
             }
+        }
+        if let Some(announcement) = &self.announcement {
+            announcement.render(page);
         }
     }
 }

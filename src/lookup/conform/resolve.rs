@@ -1,5 +1,7 @@
 //! `resolve`: from a DID, options and the signals of the set to a DID Resolution result.
 
+use std::sync::Arc;
+
 use serde_json::{Value, json};
 
 use super::set::{Case, Kind, Library, Set};
@@ -125,12 +127,12 @@ impl Asked {
     async fn resolve(
         &self,
         recording: &Recording,
-        shelf: Option<&Objects>,
+        shelf: Option<&Arc<Objects>>,
         strictness: Strictness,
     ) -> Result<Resolution, String> {
         let mut lookup = Lookup::new(recording.clone());
         if let Some(objects) = shelf {
-            lookup = lookup.with_cas(objects.clone());
+            lookup = lookup.with_cas(Arc::clone(objects));
         }
         lookup
             .resolve(&self.did, self.options, self.sidecar.clone(), strictness)

@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 use std::fs;
 use std::io::Read as _;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use serde_json::Value;
 
@@ -243,24 +244,24 @@ fn read_file(path: &Path) -> Result<Option<Vec<u8>>, String> {
 #[derive(Debug, Default)]
 pub(super) struct Library {
     /// Genesis documents.
-    pub(super) genesis: Objects,
+    pub(super) genesis: Arc<Objects>,
     /// Genesis documents, signed updates and announcements.
-    pub(super) all: Objects,
+    pub(super) all: Arc<Objects>,
 }
 
 impl Library {
     pub(super) fn of(sets: &[Set]) -> Self {
-        let mut library = Self::default();
+        let (mut geneses, mut all) = (Objects::default(), Objects::default());
         // Who announced what in one signal: members of a cohort are sets of their own.
         let mut announced: BTreeMap<SignalBytes, BTreeMap<String, UpdateHash>> = BTreeMap::new();
         for set in sets {
             if let Some(genesis) = set.other.as_ref().and_then(|o| o.get("genesisDocument")) {
-                library.genesis.insert(bytes(genesis));
-                library.all.insert(bytes(genesis));
+                geneses.insert(bytes(genesis));
+                all.insert(bytes(genesis));
             }
             let updates = set.updates();
             for update in updates.iter().flatten() {
-                library.all.insert(bytes(update));
+                all.insert(bytes(update));
             }
             let Some(did) = set.did() else { continue };
             for (signal, update) in set.announcements() {
@@ -277,10 +278,13 @@ impl Library {
             if let Ok(announcement) = announcement
                 && announcement.signal_bytes() == signal
             {
-                library.all.insert(announcement.canonical_bytes());
+                all.insert(announcement.canonical_bytes());
             }
         }
-        library
+        Self {
+            genesis: Arc::new(geneses),
+            all: Arc::new(all),
+        }
     }
 }
 

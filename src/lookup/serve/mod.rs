@@ -86,16 +86,19 @@ pub struct ResolverServer {
 impl ResolverServer {
     /// Serves the DIDs of these networks at `address`; port 0 takes a free one.
     ///
+    /// A chain backend has one request under way at a time. A network with several lookups, each with a
+    /// backend of its own, resolves as many DIDs at once; the first that is least busy is used.
+    ///
     /// It speaks HTTP without TLS: on another address than loopback, something in front has to add it.
     ///
     /// # Errors
     /// [`ServeError`]: the address is taken, or there is no network.
     pub async fn start(
         address: SocketAddr,
-        lookups: BTreeMap<Network, Lookup>,
+        lookups: BTreeMap<Network, Vec<Lookup>>,
         settings: ServeSettings,
     ) -> Result<Self, ServeError> {
-        if lookups.is_empty() {
+        if lookups.values().all(Vec::is_empty) {
             return Err(ServeError::NoChain);
         }
         let failed = |source| ServeError::Listen { address, source };

@@ -1,5 +1,6 @@
 //! Paths and methods.
 
+use std::cmp::Reverse;
 use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
@@ -29,8 +30,18 @@ use crate::resolver::{Failure, ResolutionOptions, Sidecar};
 /// How much longer than the lookup its request may take: the lookup stops by itself.
 const MARGIN: Duration = Duration::from_secs(5);
 
+/// The lookups of the networks.
+type Lines = BTreeMap<Network, Vec<Line>>;
+
+/// One of the lookups of a network.
+struct Line {
+    lookup: Lookup,
+    /// A place for every resolution there could be: those that are taken are under way on this line.
+    free: Semaphore,
+}
+
 struct Shared {
-    lookups: BTreeMap<Network, Lookup>,
+    lines: Lines,
     settings: ServeSettings,
     places: Semaphore,
 }
@@ -38,13 +49,17 @@ struct Shared {
 type Ctx = State<Arc<Shared>>;
 type Identifier = Result<Path<String>, PathRejection>;
 
-pub(super) fn router(lookups: BTreeMap<Network, Lookup>, settings: ServeSettings) -> Router {
-    let deadline = settings.request_time;
-    let lookups = lookups
+pub(super) fn router(lookups: BTreeMap<Network, Vec<Lookup>>, settings: ServeSettings) -> Router {
+    let line = |lookup: Lookup| Line {
+        lookup: lookup.with_deadline(settings.request_time),
+        free: Semaphore::new(settings.max_resolutions),
+    };
+    let lines = lookups
         .into_iter()
-        .map(|(network, lookup)| (network, lookup.with_deadline(deadline)));
+        .filter(|(_, lookups)| !lookups.is_empty())
+        .map(|(network, lookups)| (network, lookups.into_iter().map(line).collect()));
     let shared = Arc::new(Shared {
-        lookups: lookups.collect(),
+        lines: lines.collect(),
         places: Semaphore::new(settings.max_resolutions),
         settings,
     });
@@ -94,10 +109,10 @@ async fn asked_by_get(
     let form = form(&headers)?;
     let did = did(identifier)?;
     let options = asked::query(query.as_deref().unwrap_or(""))?;
-    let lookup = shared.lookup(&did)?;
+    let lines = shared.lines(&did)?;
     let _place = shared.places.try_acquire().map_err(|_| Refusal::busy())?;
     shared
-        .resolve(lookup, &did, options, Sidecar::default(), form)
+        .resolve(lines, &did, options, Sidecar::default(), form)
         .await
 }
 
@@ -116,19 +131,19 @@ async fn asked_by_post(
         )
         .into());
     }
-    let lookup = shared.lookup(&did)?;
+    let lines = shared.lines(&did)?;
     // Before a byte of the body is read: what bodies take is bounded by the places there are.
     let _place = shared.places.try_acquire().map_err(|_| Refusal::busy())?;
     let bytes = shared.read(request.into_body()).await?;
     let (options, sidecar) = asked::body(&bytes, &did)?;
     drop(bytes);
-    shared.resolve(lookup, &did, options, sidecar, form).await
+    shared.resolve(lines, &did, options, sidecar, form).await
 }
 
 impl Shared {
-    fn lookup(&self, did: &Did) -> Result<&Lookup, Refusal> {
+    fn lines(&self, did: &Did) -> Result<&[Line], Refusal> {
         let network = did.network();
-        self.lookups.get(&network).ok_or_else(|| {
+        self.lines.get(&network).map(Vec::as_slice).ok_or_else(|| {
             Refusal::Unsupported(
                 Unsupported::Feature,
                 format!("this server does not read the chain of {network}"),
@@ -172,14 +187,17 @@ impl Shared {
 
     async fn resolve(
         &self,
-        lookup: &Lookup,
+        lines: &[Line],
         did: &Did,
         options: ResolutionOptions,
         sidecar: Sidecar,
         form: Representation,
     ) -> Result<Response, Refusal> {
         let strictness = self.settings.strictness;
-        let work = lookup.resolve(did, options, sidecar, strictness);
+        let quietest = |line: &&Line| Reverse(line.free.available_permits());
+        let line = lines.iter().min_by_key(quietest).ok_or(Refusal::busy())?;
+        let _turn = line.free.try_acquire();
+        let work = line.lookup.resolve(did, options, sidecar, strictness);
         let resolution = timeout(self.settings.request_time.saturating_add(MARGIN), work)
             .await
             .map_err(|_| {
@@ -224,11 +242,7 @@ async fn methods() -> Response {
 /// What this resolver is set to, as the Universal Resolver shows it. No addresses: they are nobody's
 /// business.
 async fn properties(State(shared): Ctx) -> Response {
-    let networks: Vec<&str> = shared
-        .lookups
-        .keys()
-        .map(|network| network.name())
-        .collect();
+    let networks: Vec<&str> = shared.lines.keys().map(|network| network.name()).collect();
     let settings = &shared.settings;
     let properties = json!({
         "btcr2": {

@@ -29,8 +29,12 @@ const QUOTA_SECONDS: u64 = 3_600;
 /// Deposits of a seat within [`QUOTA_SECONDS`] beside two for each of its DIDs: an update and a correction.
 const QUOTA_BASE: usize = 8;
 
-/// Bytes a seat may deposit within [`QUOTA_SECONDS`]. Each is logged.
-const QUOTA_BYTES: usize = 32 * MAX_DEPOSIT_BYTES;
+/// Bytes a seat may deposit within [`QUOTA_SECONDS`], beside [`QUOTA_BYTES_PER_DID`] for each of its DIDs: all of
+/// them are logged.
+const QUOTA_BYTES: usize = 4 * MAX_DEPOSIT_BYTES;
+
+/// Twenty times what an update and a document need.
+const QUOTA_BYTES_PER_DID: usize = 65_536;
 
 /// Times within [`QUOTA_SECONDS`] that a seat is told of its quota: an answer to each would be another thing to
 /// exhaust.
@@ -75,6 +79,20 @@ pub(super) struct Deposits {
     latest: BTreeMap<SmtIndex, Accepted>,
     announced: BTreeMap<SmtIndex, Vec<Announced>>,
     quotas: BTreeMap<Seat, Quota>,
+}
+
+/// Why a response is refused over its deposits.
+pub(super) struct Unshown {
+    pub(super) code: RefusalCode,
+    /// What to say of single indexes.
+    pub(super) items: Vec<DepositedItem>,
+}
+
+impl Unshown {
+    const fn all(code: RefusalCode) -> Self {
+        let items = Vec::new();
+        Self { code, items }
+    }
 }
 
 /// Whether a seat may deposit more now.
@@ -130,12 +148,17 @@ impl Deposits {
             *quota = fresh;
         }
         let deposits = quota.deposits.saturating_add(1);
-        let bytes = quota.bytes.saturating_add(bytes);
-        if deposits <= dids.saturating_mul(2).saturating_add(QUOTA_BASE) && bytes <= QUOTA_BYTES {
-            (quota.deposits, quota.bytes) = (deposits, bytes);
+        let total = quota.bytes.saturating_add(bytes);
+        let most_deposits = dids.saturating_mul(2).saturating_add(QUOTA_BASE);
+        let most_bytes = dids
+            .saturating_mul(QUOTA_BYTES_PER_DID)
+            .saturating_add(QUOTA_BYTES);
+        if deposits <= most_deposits && total <= most_bytes {
+            (quota.deposits, quota.bytes) = (deposits, total);
             return Admission::Yes;
         }
-        if quota.told >= QUOTA_ANSWERS {
+        // What is answered is logged, too.
+        if quota.told >= QUOTA_ANSWERS || bytes > MAX_DEPOSIT_BYTES {
             return Admission::No;
         }
         quota.told = quota.told.saturating_add(1);
@@ -292,7 +315,7 @@ impl Aggregator {
         &self,
         seat: Seat,
         entries: &Entries,
-    ) -> Result<Vec<(SmtIndex, Accepted)>, (RefusalCode, Vec<DepositedItem>)> {
+    ) -> Result<Vec<(SmtIndex, Accepted)>, Unshown> {
         let term = self.terms.deposits;
         let required = term == Term::Required;
         // Index, the update that is claimed to be deposited, and whether the leaf bears the claim out.
@@ -302,19 +325,19 @@ impl Aggregator {
                 for entry in entries {
                     match (&entry.opened, entry.leaf) {
                         (Some(_), _) if term == Term::None => {
-                            return Err((RefusalCode::WrongEntries, Vec::new()));
+                            return Err(Unshown::all(RefusalCode::WrongEntries));
                         }
                         (Some(opened), leaf) => {
                             let opens = leaf.is_some_and(|leaf| opened.opens(leaf));
                             match opened.update {
                                 Some(update) => claims.push((entry.index, update, opens)),
                                 None if opens => {}
-                                None => return Err((RefusalCode::WrongLeaf, Vec::new())),
+                                None => return Err(Unshown::all(RefusalCode::WrongLeaf)),
                             }
                         }
                         // A leaf hides whether there is an update: unopened, nothing is shown.
                         (None, Some(_)) if required => {
-                            return Err((RefusalCode::WrongLeaf, Vec::new()));
+                            return Err(Unshown::all(RefusalCode::WrongLeaf));
                         }
                         (None, _) => {}
                     }
@@ -355,7 +378,10 @@ impl Aggregator {
         if refused.is_empty() {
             Ok(deposited)
         } else {
-            Err((code, refused))
+            Err(Unshown {
+                code,
+                items: refused,
+            })
         }
     }
 }

@@ -5,7 +5,7 @@ use std::fmt;
 
 use bitcoin::{Amount, FeeRate, OutPoint, Transaction, Txid};
 
-use super::deposits::{self, Accepted};
+use super::deposits::{self, Accepted, Unshown};
 use super::session::Session;
 use super::{Aggregator, Phase, refuse};
 use crate::beacon::address::beacon_script;
@@ -348,7 +348,7 @@ impl Aggregator {
         };
         match self.check_deposits(seat, entries) {
             Ok(deposited) => entered.deposited = deposited,
-            Err((code, items)) => {
+            Err(Unshown { code, items }) => {
                 // First why, index by index: the member answers the refusal itself.
                 let mut step = refused(code);
                 if !items.is_empty() {

@@ -33,7 +33,8 @@ pub enum BindingState {
     NotYet,
     /// The DID may be created with, or updated to list, the beacon.
     MayBind,
-    /// The DID lists the beacon.
+    /// The DID lists the beacon, or an update that adds it is about to be announced: from then on no signal is
+    /// signed that does not cover the index.
     Bound,
 }
 
@@ -51,6 +52,8 @@ pub(super) struct MyIndex {
     /// Signals for which a verified proof or announcement is kept.
     pub(super) proved: BTreeSet<SignalBytes>,
     pub(super) fetched: u32,
+    /// `update` comes from a bundle: whether a copy that is gone announced it is not known.
+    pub(super) restored: bool,
 }
 
 impl MyIndex {
@@ -74,6 +77,7 @@ impl Participant {
                 announced: BTreeSet::new(),
                 proved: BTreeSet::new(),
                 fetched: 0,
+                restored: false,
             });
             if matches!(index.state, IndexState::Refused(_)) {
                 index.state = IndexState::Requested;
@@ -247,6 +251,7 @@ impl Participant {
         if let Some(mine) = self.indexes.get_mut(&index) {
             mine.update = Some(update);
             mine.announced.clear();
+            mine.restored = false;
         }
         Step::with(self.request_round())
     }
@@ -259,7 +264,8 @@ impl Participant {
             return Some("the DID is not registered");
         };
         // Bytes that were signed may confirm; nothing else may be announced until they are final.
-        let locked = !mine.announced.is_empty() && !self.update_confirmed(mine, FINAL_DEPTH);
+        let announced = mine.restored || !mine.announced.is_empty();
+        let locked = announced && !self.update_confirmed(mine, FINAL_DEPTH);
         (locked || self.is_planned(index))
             .then_some("an earlier update of this DID is being announced and not final yet")
     }
@@ -275,7 +281,7 @@ impl Participant {
     pub(super) fn withdraw(&mut self, index: SmtIndex) -> Step {
         let planned = self.is_planned(&index);
         match self.indexes.get_mut(&index) {
-            Some(mine) if mine.announced.is_empty() && !planned => {
+            Some(mine) if mine.announced.is_empty() && !mine.restored && !planned => {
                 mine.update = None;
                 Step::accepted()
             }

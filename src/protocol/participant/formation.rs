@@ -17,13 +17,30 @@ impl Participant {
             return Step::ignored(Ignored::WrongPhase);
         }
         self.phase = MemberPhase::Asked;
-        self.payee.clone_from(&payee);
-        let opt_in = OptIn {
+        self.payee = payee;
+        Step::with(vec![self.opt_in()])
+    }
+
+    fn opt_in(&self) -> Effect {
+        self.send(Message::OptIn(OptIn {
             terms: self.cohort,
             tos: self.terms.tos.as_ref().map(|tos| tos.sha256),
-            payee,
-        };
-        Step::with(vec![self.send(Message::OptIn(opt_in))])
+            payee: self.payee.clone(),
+        }))
+    }
+
+    /// Says again what the aggregator waits for, if it does: it may not have arrived.
+    pub(super) fn repeat_formation(&self) -> Vec<Effect> {
+        match (&self.phase, &self.set) {
+            (MemberPhase::Asked, _) => vec![self.opt_in()],
+            (MemberPhase::Acknowledged, Some((set, _))) => {
+                let ack = CohortAck {
+                    set: set.hash(&self.cohort),
+                };
+                vec![self.send(Message::CohortAck(Signed::unsigned(ack)))]
+            }
+            _ => Vec::new(),
+        }
     }
 
     pub(super) fn accepted(&mut self, seat: Seat) -> Step {

@@ -46,10 +46,18 @@ pub struct Recalled {
     pub updates: Vec<UpdateHash>,
 }
 
+/// Says how much was saved, if anything.
+fn fetched_report(index: SmtIndex, effects: &[Effect]) -> Option<Effect> {
+    let saved = effects.iter();
+    let saved = saved.filter(|effect| matches!(effect, Effect::Save(_)));
+    let proofs = u32::try_from(saved.count()).unwrap_or(u32::MAX);
+    (proofs > 0).then_some(Effect::Report(Report::HistoryFetched { index, proofs }))
+}
+
 /// What an item of an answer is worth.
 enum Verdict {
     /// It proves what happened to the index.
-    Proved(Artifact),
+    Proved(Box<Artifact>),
     /// It belongs to the signal; only what this member did in that round can tell what it means.
     Recall,
     /// It proves nothing.
@@ -156,12 +164,13 @@ impl Participant {
             match self.judge(&index, &item) {
                 Verdict::Proved(artifact) => {
                     missing.remove(&item.signal);
-                    effects.extend(self.fetched(&index, artifact));
+                    effects.extend(self.fetched(&index, *artifact));
                 }
                 Verdict::Recall => recall.push(item),
                 Verdict::Bad => bad = true,
             }
         }
+        effects.extend(fetched_report(index, &effects));
         // An answer that does not get further would be asked for again for ever.
         let next = history.next.filter(|next| *next > asked.from);
         if let Some(from_round) = next {
@@ -205,6 +214,7 @@ impl Participant {
                 None => foreign.push(item.round),
             }
         }
+        effects.extend(fetched_report(index, &effects));
         for round in &foreign {
             effects.push(Effect::Report(Report::Alarm {
                 text: format!(
@@ -276,9 +286,22 @@ impl Participant {
         else {
             return None;
         };
+        let announces = match &artifact {
+            Artifact::SmtProof { update, .. } => *update,
+            Artifact::Announcement { announcement, .. } => {
+                let did = self.indexes.get(index)?.did.as_ref()?;
+                let map = self.parse_announcement(announcement).ok()?;
+                map.update_of(did.as_str())
+            }
+            _ => None,
+        };
         let mine = self.indexes.get_mut(index)?;
         mine.proved.insert(*signal);
         mine.fetched = mine.fetched.saturating_add(1);
+        if announces.is_some() && announces == mine.update {
+            // A copy of this agent that is gone announced it.
+            mine.announced.insert(*signal);
+        }
         Some(Effect::Save(artifact))
     }
 
@@ -314,7 +337,7 @@ impl Participant {
                     return Verdict::Recall;
                 }
                 self.proof(index, item, None, None)
-                    .map_or(Verdict::Bad, Verdict::Proved)
+                    .map_or(Verdict::Bad, |artifact| Verdict::Proved(Box::new(artifact)))
             }
             CohortBeacon::Cas => {
                 let mine = self.indexes.get(index).and_then(|mine| mine.did.as_ref());
@@ -330,7 +353,7 @@ impl Participant {
                     _ => return Verdict::Bad,
                 }
                 self.announcement(item)
-                    .map_or(Verdict::Bad, Verdict::Proved)
+                    .map_or(Verdict::Bad, |artifact| Verdict::Proved(Box::new(artifact)))
             }
         }
     }

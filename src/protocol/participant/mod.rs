@@ -142,6 +142,8 @@ pub enum ParticipantInput {
     },
     /// The process was restarted: all secret nonces are gone.
     Restarted,
+    /// The store was made again out of a bundle: it may be older than what this member did last.
+    Recovered,
 }
 
 /// The driver's answer to [`Effect::Sign`].
@@ -300,6 +302,7 @@ impl Participant {
             ParticipantInput::Lost { index, signals } => self.lost(index, &signals),
             ParticipantInput::Fetch { index } => self.fetch(index),
             ParticipantInput::Restarted => self.restarted(),
+            ParticipantInput::Recovered => self.recovered(),
         }
     }
 

@@ -276,6 +276,26 @@ impl Participant {
         ]
     }
 
+    /// The store was made again out of a bundle. What this member did after that was written is not known, and
+    /// what it sent last may not have arrived.
+    ///
+    /// An open round is left: the copy that is gone may have responded and signed in it. Updates stay what they are,
+    /// for they may have been announced (rule 10). That no two signals can both confirm does not depend on memory:
+    /// what is signed from now on spends the tip that the chain shows (rule 4).
+    pub(super) fn recovered(&mut self) -> Step {
+        self.round = None;
+        self.early = None;
+        self.asked.clear();
+        self.recalling.clear();
+        for mine in self.indexes.values_mut() {
+            mine.restored = mine.update.is_some();
+        }
+        let mut effects = self.repeat_formation();
+        effects.extend(self.request_round());
+        effects.extend(self.after_facts());
+        Step::with(effects)
+    }
+
     /// Secret nonces live in memory only: after a restart the ones that were offered are gone, and fresh
     /// ones are offered where that still counts.
     pub(super) fn restarted(&mut self) -> Step {

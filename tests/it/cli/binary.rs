@@ -218,12 +218,21 @@ fn completions_name_the_commands() {
 fn a_wrong_patch_is_refused_before_anything_is_sent() {
     let home = home();
     let patch = home.path().join("patch.json");
+    let add = |value: &str| format!(r#"[{{"op":"add","path":"/a","value":{value}}}]"#);
+    let deep = add(&format!("{}1{}", "[".repeat(80), "]".repeat(80)));
+    let long = add(&format!("\"{}\"", "x".repeat(300_000)));
     for (text, why) in [
         ("", "not an RFC 6902 patch"),
         ("{}", "not an RFC 6902 patch"),
         ("[]", "no operations"),
         (r#"[{"op":"explode","path":"/a"}]"#, "not an RFC 6902 patch"),
         (r#"[{"op":"add","path":"/a"}]"#, "not an RFC 6902 patch"),
+        (
+            r#"[{"op":"remove","path":"/a","path":"/b"}]"#,
+            "\"path\" occurs twice",
+        ),
+        (&deep, "nested deeper"),
+        (&long, "has 262144 bytes or more"),
     ] {
         std::fs::write(&patch, text).unwrap();
         let args = ["did", "update", "did:btcr2:k1q", "--patch"];

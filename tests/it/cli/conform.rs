@@ -13,7 +13,8 @@ use btcr2_agent::time::UnixTime;
 use serde_json::{Value, json};
 
 use super::{home, run, stderr, stdout};
-use crate::lookup::{Controller, announcing, cas_announcement, keypair, public_key};
+use crate::lookup::{external, public_key};
+use crate::synthetic::{Controller, announcing, cas_announcement, keypair};
 
 const BEFORE_OCTOBER: &str = "--allow-missing-invocation-target";
 
@@ -564,7 +565,7 @@ fn stored_and_withheld(root: &Path, network: Network) {
     let shared = KeyAddress::P2wpkh.of(network, &public_key(50));
     let beacons = [("cohortBeacon", BeaconKind::Cas, shared.clone())];
     let mut members: Vec<_> = [51, 52]
-        .map(|number| (number, Controller::external(network, number, &beacons)))
+        .map(|number| (number, external(network, number, &beacons)))
         .into();
     let updates: Vec<_> = members
         .iter_mut()
@@ -576,9 +577,9 @@ fn stored_and_withheld(root: &Path, network: Network) {
     let entries: Vec<_> = members
         .iter()
         .zip(&updates)
-        .map(|((_, (member, _)), (_, update))| (member.did(), update))
+        .map(|((_, (member, _)), (_, update))| (member.did(), update.hash()))
         .collect();
-    let signal = cas_announcement(&entries).signal_bytes();
+    let signal = cas_announcement(entries).signal_bytes();
     for ((number, (member, genesis)), (before, update)) in members.iter().zip(&updates) {
         let name = format!("09-{number}");
         let id = format!("qstored{number}");
@@ -589,7 +590,7 @@ fn stored_and_withheld(root: &Path, network: Network) {
         set.resolve(None, member.did().as_str(), json!({}), output);
     }
 
-    let (mut carol, genesis) = Controller::external(network, 53, &[]);
+    let (mut carol, genesis) = external(network, 53, &[]);
     let before = carol.document.clone();
     let update = carol.add_service("files");
     let mut set = Making::new(root, "qwithheld", "n05", carol.did(), Some(genesis.value()));
@@ -644,7 +645,7 @@ fn failures_and_the_end(root: &Path, network: Network) {
     let address = KeyAddress::P2tr.of(network, &public_key(63));
     let mut set = Making::new(root, "qended", "21", carol.did(), None);
     let before = carol.document.clone();
-    let end = carol.deactivate();
+    let end = carol.update(PatchBuilder::deactivate);
     set.update(63, &before, 1, &end);
     set.signal(1, &address, 800, announcing(&end));
     let ended = carol.document.clone();

@@ -3,8 +3,9 @@
 use btcr2_agent::agent::control::request::{DidChange, Discover};
 use btcr2_agent::agent::control::views::{
     AdvertStatus, AdvertView, BeaconType, BeaconView, CohortPhase, CohortSummaryView, CohortView,
-    DeliveryView, DiscoverView, EmptyRounds, FeeRate, FundState, FundView, MemberState, MemberView,
-    Recipient, RelayReceipt, RelayReceiptView, Role, RoundState, RoundView, Span, Tally, TermsView,
+    DeliveryView, Deposits, DiscoverView, EmptyRounds, ExitPlanView, ExitState, ExitingDidView,
+    FeeRate, FundState, FundView, MemberState, MemberView, Recipient, RelayReceipt,
+    RelayReceiptView, Role, RoundState, RoundView, RouteView, Span, Tally, TermsView,
 };
 use btcr2_agent::agent::control::{ErrorCode, Failure, PeerText, Request, Response};
 use btcr2_agent::hash::CohortId;
@@ -38,6 +39,7 @@ fn terms() -> TermsView {
         depth: 1,
         max_fee_rate: FeeRate(2500),
         empty_rounds: EmptyRounds::Skip,
+        deposits: Deposits::Required,
         cost_enrolment_sat: Some(12_345),
         cost_announcement_sat: None,
         tos: None,
@@ -377,7 +379,35 @@ async fn without_a_terminal_and_without_yes_nothing_is_joined_or_ended() {
     );
 
     let id = CohortId::from_bytes([0xab; 32]);
-    let daemon = Daemon::start(move |_| done(&cohort_view(id)));
+    let plan = ExitPlanView {
+        cohort: id,
+        ends_for_all: true,
+        members: 3,
+        dids: vec![ExitingDidView {
+            did: "did:btcr2:x1qexample".to_owned(),
+            version: 2,
+            state: ExitState::Listed,
+            services: vec!["did:btcr2:x1qexample#cohortBeacon".to_owned()],
+            route: Some(RouteView::Cohort(id)),
+            reason: None,
+        }],
+        keep: vec!["the proofs".to_owned()],
+    };
+    let daemon = Daemon::start(move |request| match request {
+        Request::CohortExitPlan(_) => done(&plan),
+        _ => done(&cohort_view(id)),
+    });
+    // Whoever is asked has seen what leaving means, for others and for the own DIDs.
+    let asked = daemon.run("cohort leave abab").await;
+    let told = stderr(&asked);
+    for text in [
+        "the beacon ends for all 3 members",
+        "did:btcr2:x1qexample        2  lists the beacon  cohort abababab",
+        "--remove-beacons",
+        "Keep afterwards\n  the proofs",
+    ] {
+        assert!(told.contains(text), "{text:?} in {told}");
+    }
     for line in ["cohort leave abab", "cohort cancel abab"] {
         let refused = daemon.run(&format!("{line} --json")).await;
         assert_eq!(refused.status.code(), Some(1), "{line}");
@@ -388,8 +418,15 @@ async fn without_a_terminal_and_without_yes_nothing_is_joined_or_ended() {
         daemon
             .seen()
             .iter()
-            .all(|r| matches!(r, Request::CohortShow(_)))
+            .all(|r| matches!(r, Request::CohortShow(_) | Request::CohortExitPlan(_)))
     );
+    let planned = daemon.run("cohort leave abab --plan").await;
+    assert!(stdout(&planned).contains("lists the beacon"));
+    daemon.run("cohort leave abab --remove-beacons").await;
+    assert!(matches!(
+        daemon.seen().last(),
+        Some(Request::CohortRemoveBeacons(_))
+    ));
     assert_eq!(
         daemon.run("cohort leave abab --yes").await.status.code(),
         Some(0)
@@ -432,6 +469,7 @@ async fn every_term_and_change_reaches_the_daemon() {
             "cohort advertise --name garden --network regtest --beacon cas --seats 3-10 \
              --dids-per-seat 2 --cadence 7d --pending-trigger 4 --response-deadline 6h \
              --sign-deadline 30m --depth 2 --max-fee-rate 2.5 --empty-rounds signal \
+             --deposits accepted \
              --cost-enrolment 1000 --cost-announcement 21 --tos-sha256 {tos} \
              --tos-link https://example.org/tos --opt-in-deadline 3d --invite {npub}"
         ))
@@ -462,6 +500,7 @@ async fn every_term_and_change_reaches_the_daemon() {
             "depth": 2,
             "max_fee_rate": 2500,
             "empty_rounds": "signal",
+            "deposits": "accepted",
             "cost_enrolment_sat": 1000,
             "cost_announcement_sat": 21,
             "tos": { "sha256": tos, "link": "https://example.org/tos" },

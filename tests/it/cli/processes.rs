@@ -83,6 +83,11 @@ impl Agent {
         agent
     }
 
+    /// An agent whose home is there already.
+    pub(super) const fn at(home: PathBuf) -> Self {
+        Self { home, daemon: None }
+    }
+
     /// Starts the daemon and waits until it answers.
     pub(super) fn start(&mut self) {
         let log = File::options()
@@ -100,7 +105,7 @@ impl Agent {
         wait("the daemon answers", || self.ask("status"));
     }
 
-    fn stop(&mut self) {
+    pub(super) fn stop(&mut self) {
         let status = self.daemon.take().unwrap().terminate();
         assert_eq!(status.code(), Some(0), "{}", self.log());
         assert!(self.ask("status").unwrap_err().contains("not_running"));
@@ -238,6 +243,25 @@ fn a_cohort_forms_announces_and_survives_restarts() {
     assert!(idle.contains("no update of this agent waits"), "{idle}");
     let update =
         format!("did update {first} --add-service files,LinkedDomains,https://example.org");
+    let dry = one.done(&format!("{update} --dry-run"));
+    assert_eq!(
+        (&dry["to_version"], &dry["update"]),
+        (&2.into(), &Value::Null)
+    );
+    assert_eq!(dry["before"]["service"].as_array().unwrap().len(), 2);
+    assert_eq!(dry["after"]["service"].as_array().unwrap().len(), 3);
+    let updates = format!("did updates {first}");
+    assert_eq!(one.done(&updates)["updates"], serde_json::json!([]));
+    // Signed, taken back, and signed again.
+    one.done(&format!("did update {first} --rotate-key initialKey"));
+    assert_eq!(one.done(&updates)["updates"][0]["stage"], "queued");
+    let left = one.done(&format!("did withdraw {first}"));
+    assert_eq!(left["updates"], serde_json::json!([]));
+    let text_of = one.text(&format!("{update} --dry-run"));
+    assert!(
+        text_of.contains("+ service  {\"id\":\"#files\","),
+        "{text_of}"
+    );
     let queued = one.done(&update);
     assert_eq!(queued["update"]["to_version"], 2);
     let twice = one.ask(&update).unwrap_err();
@@ -258,6 +282,20 @@ fn a_cohort_forms_announces_and_survives_restarts() {
         assert_eq!(view["past_rounds"][0]["confirmations"], 1);
     }
     one.wait(&format!("did show {first}"), |v| v["version"] == 2);
+    let confirmed = one.done(&updates);
+    let update_now = &confirmed["updates"][0];
+    assert_eq!(update_now["stage"], "confirmed");
+    assert_eq!(update_now["txid"], txid.as_str());
+    assert_eq!(
+        (&update_now["confirmations"], &update_now["needed"]),
+        (&1.into(), &6.into())
+    );
+    assert_eq!(update_now["route"]["cohort"], cohort.as_str());
+    let waits = one.ask(&update.replace("files", "more")).unwrap_err();
+    assert!(
+        waits.contains("not final yet: wait for 5 more blocks"),
+        "{waits}"
+    );
     assert_eq!(two.done(&format!("did show {second}"))["version"], 1);
 
     // Delivery is visible: to whom, who took it, who acknowledged.
@@ -325,7 +363,13 @@ fn a_cohort_forms_announces_and_survives_restarts() {
     stranger.done(&format!("dev mine --chain {chain}"));
     two.wait(&format!("did show {second}"), |v| v["version"] == 2);
 
-    // Leaving now ends the beacon for all, and all know why.
+    // Leaving now ends the beacon for all, and all know why. What it means is said before.
+    let plan = two.done(&format!("cohort leave {cohort} --plan"));
+    assert_eq!(
+        (&plan["ends_for_all"], &plan["members"]),
+        (&true.into(), &2.into())
+    );
+    assert_eq!(plan["dids"][0]["state"], "listed");
     two.done(&format!("cohort leave {cohort} --yes"));
     for agent in [&aggregator, &one] {
         let view = agent.wait(&show, |v| phase(v) == "ended");

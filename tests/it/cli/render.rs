@@ -3,8 +3,8 @@
 use btcr2_agent::agent::control::PeerText;
 use btcr2_agent::agent::control::views::{
     AlarmView, BeaconType, BindingStage, ChainView, CohortDeliveryView, CounterView, DemoAgent,
-    DemoReport, DemoResolved, DemoRound, DemoTraffic, DidBindingView, DidKind, DidListView,
-    DidView, DiscoverView, FlawedAdvertView, OutboxView, ProbeView, RelayAnswerView,
+    DemoReport, DemoResolved, DemoRound, DemoTraffic, DepositStage, DidBindingView, DidKind,
+    DidListView, DidView, DiscoverView, FlawedAdvertView, OutboxView, ProbeView, RelayAnswerView,
     RelayProbeView, RelaySource, RelayState, RelayView, RouteView, StatusView, UpdateStage,
     UpdateView,
 };
@@ -270,6 +270,7 @@ fn dids_show_how_far_binding_and_update_are() {
             height: None,
             confirmations: 0,
             needed: 6,
+            deposit: Some(DepositStage::VerifiedNotAnchored),
             reason: None,
             created: UnixTime(1),
         }),
@@ -283,6 +284,7 @@ fn dids_show_how_far_binding_and_update_are() {
             "  state             version 3\n",
             "  cohort            abababab: bound, proofs for 6 of 7 signals\n",
             "  pending           version 4: broadcast in round 7, 0 of 6 confirmations\n",
+            "deposit         verified by the aggregator, which can not know",
             "\nDocument\n  {\n    \"id\": \"did:btcr2:x1qexample\",\n    \"note\": \"a31mbc\"\n  }\n",
         ],
     );

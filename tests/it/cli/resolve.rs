@@ -10,7 +10,8 @@ use serde_json::{Value, json};
 
 use super::{home, run, stderr, stdout, words};
 use crate::chain::Wallet;
-use crate::lookup::{Controller, World, announcing, cas_announcement};
+use crate::lookup::{World, external};
+use crate::synthetic::{Controller, announcing, cas_announcement};
 
 const SET: &str = "tests/vectors/conform/regtest/k1/qgph7nre";
 
@@ -350,9 +351,9 @@ async fn objects_are_read_from_a_gateway_only_when_it_is_named() {
     let world = World::new().await;
     let cas = Wallet::new(72);
     let beacons = [("cas", BeaconKind::Cas, cas.address())];
-    let (mut bob, genesis) = Controller::external(Network::Regtest, 73, &beacons);
+    let (mut bob, genesis) = external(Network::Regtest, 73, &beacons);
     let update = bob.add_service("files");
-    let announcement = cas_announcement(&[(bob.did(), &update)]);
+    let announcement = cas_announcement([(bob.did(), update.hash())]);
     world.signal(&cas, announcement.signal_bytes());
     world.mine(6);
     let stored: std::collections::HashMap<_, _> = [

@@ -427,13 +427,10 @@ fn an_aggregator_that_lost_a_deposit_gets_it_again() {
         net.open();
         // The round did not wait for anybody.
         assert_eq!(net.agg.signals_signed(), 1);
-        assert_eq!(
-            net.nodes[0].reports.contains(&Report::MyRequestRefused {
-                of: "response".into(),
-                code: RefusalCode::DepositRequired,
-            }),
-            true
-        );
+        assert!(net.nodes[0].reports.contains(&Report::MyRequestRefused {
+            of: "response".into(),
+            code: RefusalCode::DepositRequired,
+        }));
         net.mine(1);
         assert_eq!(
             net.deposit_state(0, hash),

@@ -9,11 +9,11 @@ use btcr2_agent::protocol::effect::{Artifact, Effect, Ignored, Outcome, Report};
 use btcr2_agent::protocol::message::{
     History, HistoryRequest, Leave, Message, RefusalCode, Refused,
 };
-use btcr2_agent::protocol::participant::{Decline, ParticipantInput};
+use btcr2_agent::protocol::participant::{BindingState, Decline, ParticipantInput};
 use btcr2_agent::protocol::terms::CohortBeacon;
 
 use super::net::{Dest, Net, Setup};
-use super::node::{key, update};
+use super::node::{MyDid, key, update};
 
 const BEACONS: [CohortBeacon; 2] = [CohortBeacon::Smt, CohortBeacon::Cas];
 
@@ -61,7 +61,12 @@ fn lost_proofs_of_own_updates_and_private_silence_are_had_again() {
             net.run();
             assert_eq!(net.proved(0, 0), expected(), "{beacon:?} {decline:?}");
             assert_eq!(saved(&net), before, "the same bytes as before");
-            assert_eq!(net.nodes[0].core.proof_counts(&index), (3, 0));
+            // Without any update, announcements of two rounds are the same bytes, and so one signal.
+            let signals = match beacon {
+                CohortBeacon::Smt => 3,
+                CohortBeacon::Cas => 2,
+            };
+            assert_eq!(net.nodes[0].core.proof_counts(&index), (signals, 0));
             assert!(net.nodes[0].alarms().is_empty());
             if decline == Decline::NoUpdate {
                 net.next_round_works();
@@ -342,4 +347,56 @@ fn a_user_may_ask_at_any_time() {
     let before = requests(&net);
     net.input(0, ParticipantInput::Fetch { index });
     assert_eq!(requests(&net), before, "nothing is missing");
+}
+
+/// One that waits to be bound, one that was registered while a round was open, one that is bound: each has a proof
+/// of every signal, with an update or without.
+#[test]
+fn every_registered_did_is_complete_whatever_its_state() {
+    for beacon in BEACONS {
+        let mut net = Net::ready(Setup::new(beacon, 2).decline(Decline::NoUpdate));
+        net.nodes[0].binds = false;
+        let network = net.agg.terms().network;
+        net.nodes[0].dids.push(MyDid::k1(network, "waiting"));
+        net.register(0, &[1]);
+        net.run();
+        let state = |net: &Net, j: usize| {
+            let node = &net.nodes[0];
+            node.core.binding_state(&node.dids[j].index)
+        };
+        assert_eq!(state(&net, 1), Some(BindingState::MayBind));
+        net.round();
+        net.queue(0, 0, "one");
+        net.hold = Some("sign_request");
+        net.open();
+        net.nodes[0].dids.push(MyDid::k1(network, "late"));
+        net.register(0, &[2]);
+        net.run();
+        assert_eq!(state(&net, 2), Some(BindingState::NotYet));
+        net.release();
+        net.mine(1);
+        net.round();
+        for j in 0..3 {
+            let update = Some(update("one")).filter(|_| j == 0);
+            assert_eq!(
+                net.proved(0, j),
+                [Some(None), Some(update), Some(None)],
+                "{beacon:?}: DID {j}"
+            );
+            let index = net.nodes[0].dids[j].index;
+            // Without any update, announcements of two rounds are the same bytes, and so one signal.
+            let signals = match beacon {
+                CohortBeacon::Smt => 3,
+                CohortBeacon::Cas => 2,
+            };
+            assert_eq!(net.nodes[0].core.proof_counts(&index), (signals, 0));
+        }
+        for j in 1..3 {
+            assert_eq!(state(&net, j), Some(BindingState::MayBind));
+            let index = net.nodes[0].dids[j].index;
+            let bound = net.input(0, ParticipantInput::Bound { index });
+            assert_eq!(bound, Outcome::Accepted);
+        }
+        net.next_round_works();
+    }
 }

@@ -4,6 +4,7 @@
 mod chain;
 mod coverage;
 mod deposits;
+mod deposits_bounds;
 mod deposits_refused;
 mod effects;
 mod fixed;
@@ -13,6 +14,7 @@ mod history;
 mod net;
 mod node;
 mod order;
+mod recovered;
 mod requests;
 mod responses;
 mod rounds;

@@ -13,7 +13,7 @@ use btcr2_agent::protocol::participant::{Decline, ParticipantInput};
 use btcr2_agent::protocol::terms::CohortBeacon;
 use btcr2_agent::protocol::{Label, Round, Seat};
 
-use super::net::{Net, Setup};
+use super::net::{Dest, Net, Setup};
 use super::node::{key, update};
 
 const BEACONS: [CohortBeacon; 2] = [CohortBeacon::Smt, CohortBeacon::Cas];
@@ -89,16 +89,23 @@ fn who_does_not_sign_is_named() {
 #[test]
 fn an_opening_that_comes_too_late_is_not_answered() {
     let mut net = Net::ready(Setup::smt(2).terms(|terms| terms.response_seconds = 60));
+    net.queue(0, 0, "a");
     net.hold = Some("round_open");
     net.open();
-    let late = net.held.remove(0);
-    net.release();
+    let late = net.keep_back(Dest::Member(0));
     net.advance(61);
+    assert!(net.on_its_way("round_request").is_none());
     assert_eq!(
         net.deliver(late.from, late.to, late.message),
         Outcome::Ignored(Ignored::TooLate)
     );
+    let missed = Report::RoundMissed { round: Round(1) };
+    assert!(net.nodes[0].reports.contains(&missed));
+    assert!(!net.nodes[1].reports.contains(&missed));
+    // What waits is asked for again, and the next round announces it.
+    assert!(net.on_its_way("round_request").is_some());
     net.next_round_works();
+    assert_eq!(net.proved(0, 0)[0], Some(Some(update("a"))));
 }
 
 #[test]

@@ -6,11 +6,16 @@
 mod acts;
 mod checks;
 pub mod company;
+mod deposits;
 mod formation;
+mod joining;
+mod keeping;
+mod life;
 pub mod play;
 mod publishing;
 mod relays;
 mod restarts;
 mod rounds;
 mod secrets;
+mod singly;
 mod strangers;

@@ -29,6 +29,13 @@ fn message(from: &OwnKey, to: NostrKey, cohort: CohortId, kind: &str, seq: u64) 
         "ended" => json!({ "why": "cancelled" }),
         "round_request" => json!({ "pending": 3 }),
         "release" => json!({ "reason": "go" }),
+        // The first of many pieces that never come.
+        "chunk" => json!({
+            "sha256": "5a".repeat(32),
+            "index": 0,
+            "count": 100,
+            "data": "A".repeat(36_000),
+        }),
         _ => unreachable!(),
     };
     let message = Message::new(kind, &body).unwrap();
@@ -106,7 +113,10 @@ async fn forgeries_and_replays_in_mid_round_count_for_nothing() {
                 link.publish(&event).unwrap();
             }
         }
+        let piece = message(&stranger, aggregator, company.id, "chunk", 3);
+        link.publish(&piece).unwrap();
         play.ignored(0, "not_a_member", 2).await;
+        play.ignored(0, "chunk_of_a_stranger", 1).await;
         play.ignored(1, "not_the_aggregator", 2).await;
         play.ignored(2, "not_the_aggregator", 2).await;
 

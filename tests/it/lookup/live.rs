@@ -1,7 +1,7 @@
 //! From chain and sidecar to the document.
 
 use btcr2_agent::chain::ChainError;
-use btcr2_agent::did::ErrorCode;
+use btcr2_agent::did::{ErrorCode, PatchBuilder};
 use btcr2_agent::resolver::{Said, VersionChoice, WalkStep};
 
 use super::*;
@@ -14,20 +14,20 @@ async fn a_key_based_did_resolves_from_its_singleton_signals() {
     let initial = alice.document.clone();
     let lookup = world.lookup();
     assert_eq!(
-        resolved(alice.ask(&lookup).await.unwrap()).document,
+        resolved(ask(&alice, &lookup).await.unwrap()).document,
         initial
     );
 
     let first = alice.add_service("first");
     let second_document = alice.document.clone();
     world.signal(&wallet, announcing(&first));
-    let pending = resolved(alice.ask(&lookup).await.unwrap());
+    let pending = resolved(ask(&alice, &lookup).await.unwrap());
     assert_eq!(pending.metadata.version_id, 1, "unconfirmed");
 
     world.mine(1);
     let height = world.height();
     world.mine(4);
-    let shallow = alice.ask(&lookup).await.unwrap();
+    let shallow = ask(&alice, &lookup).await.unwrap();
     assert!(shallow.walk.steps.iter().any(|step| matches!(
         step,
         WalkStep::Signal { signal, said: Said::Pending { .. } }
@@ -40,16 +40,16 @@ async fn a_key_based_did_resolves_from_its_singleton_signals() {
     );
 
     world.mine(1);
-    let found = resolved(alice.ask(&lookup).await.unwrap());
+    let found = resolved(ask(&alice, &lookup).await.unwrap());
     assert_eq!(found.document, second_document);
     assert_eq!(found.metadata.version_id, 2);
     assert_eq!(found.metadata.confirmations, 6);
     assert_eq!(found.metadata.updated, Some(world.time_of(height)));
 
-    let last = alice.deactivate();
+    let last = alice.update(PatchBuilder::deactivate);
     world.signal(&wallet, announcing(&last));
     world.mine(6);
-    let found = resolved(alice.ask(&lookup).await.unwrap());
+    let found = resolved(ask(&alice, &lookup).await.unwrap());
     assert_eq!(found.document, alice.document);
     assert!(found.metadata.deactivated);
     assert_eq!(found.metadata.version_id, 3);
@@ -78,7 +78,7 @@ async fn a_key_based_did_resolves_from_its_singleton_signals() {
         sidecar: Sidecar::default(),
         ..alice
     };
-    let failure = without.ask(&lookup).await.unwrap().outcome.unwrap_err();
+    let failure = ask(&without, &lookup).await.unwrap().outcome.unwrap_err();
     assert_eq!(failure.code, ErrorCode::MissingUpdateData);
 }
 
@@ -90,40 +90,44 @@ async fn an_external_did_resolves_from_smt_and_cas_signals() {
         ("smt", BeaconKind::Smt, smt.address()),
         ("cas", BeaconKind::Cas, cas.address()),
     ];
-    let (mut bob, _) = Controller::external(Network::Regtest, 2, &beacons);
+    let (mut bob, _) = external(Network::Regtest, 2, &beacons);
     let other = Controller::key_based(Network::Regtest, 3);
 
     // A round of the SMT cohort with an update, and one of the CAS cohort without.
     let first = bob.add_service("first");
-    let (root, proofs) = smt_signal(&[(other.did(), None), (bob.did(), Some(&first))]);
+    let (root, proofs) = smt_round(&[(other.did(), None), (bob.did(), Some(&first))]);
     bob.sidecar.add_proof(&proofs[1]);
     world.signal(&smt, root);
     let foreign = {
         let mut other = other.clone();
         other.add_service("foreign")
     };
-    let announcement = cas_announcement(&[(other.did(), &foreign)]);
+    let announcement = cas_announcement([(other.did(), foreign.hash())]);
     bob.sidecar.add_announcement(&announcement);
     world.signal(&cas, announcement.signal_bytes());
     world.mine(6);
     // The other way round.
-    let (root, proofs) = smt_signal(&[(other.did(), Some(&foreign)), (bob.did(), None)]);
+    let (root, proofs) = smt_round(&[(other.did(), Some(&foreign)), (bob.did(), None)]);
     bob.sidecar.add_proof(&proofs[1]);
     world.signal(&smt, root);
     let second = bob.add_service("second");
-    let announcement = cas_announcement(&[(bob.did(), &second)]);
+    let announcement = cas_announcement([(bob.did(), second.hash())]);
     bob.sidecar.add_announcement(&announcement);
     world.signal(&cas, announcement.signal_bytes());
     world.mine(6);
 
-    let found = resolved(bob.ask(&world.lookup()).await.unwrap());
+    let found = resolved(ask(&bob, &world.lookup()).await.unwrap());
     assert_eq!(found.metadata.version_id, 3);
     assert_eq!(found.document, bob.document);
 
     // A round nobody told about makes the DID unresolvable.
     world.signal(&smt, SignalBytes::from_bytes([9; 32]));
     world.mine(6);
-    let failure = bob.ask(&world.lookup()).await.unwrap().outcome.unwrap_err();
+    let failure = ask(&bob, &world.lookup())
+        .await
+        .unwrap()
+        .outcome
+        .unwrap_err();
     assert_eq!(failure.code, ErrorCode::MissingUpdateData);
 }
 
@@ -145,7 +149,7 @@ async fn each_block_is_asked_for_once() {
     });
     world.mine(10);
 
-    let (url, paths) = watched(&world.server.url(), |_| {}).await;
+    let (url, paths) = watched(&world.server.url(), |_| None).await;
     let lookup = Lookup::new(backend(&url));
     let asked_for = |hash: &bitcoin::BlockHash| {
         let path = format!("/block/{hash}");
@@ -157,13 +161,13 @@ async fn each_block_is_asked_for_once() {
             .count()
     };
     for _ in 0..2 {
-        let found = resolved(carol.ask(&lookup).await.unwrap());
+        let found = resolved(ask(&carol, &lookup).await.unwrap());
         assert_eq!(found.metadata.version_id, 3);
         for hash in &blocks {
             assert_eq!(asked_for(hash), 1, "a clone shares what it learned");
         }
         let clone = lookup.clone();
-        assert_eq!(resolved(carol.ask(&clone).await.unwrap()), found);
+        assert_eq!(resolved(ask(&carol, &clone).await.unwrap()), found);
     }
 }
 
@@ -172,8 +176,8 @@ async fn a_server_of_another_network_is_refused_before_it_is_believed() {
     let world = World::new().await;
     for network in [Network::Signet, Network::Bitcoin, Network::Mutinynet] {
         let alice = Controller::key_based(network, 1);
-        let (url, paths) = watched(&world.server.url(), |_| {}).await;
-        let error = alice.ask(&Lookup::new(backend(&url))).await.unwrap_err();
+        let (url, paths) = watched(&world.server.url(), |_| None).await;
+        let error = ask(&alice, &Lookup::new(backend(&url))).await.unwrap_err();
         assert!(
             matches!(&error, LookupError::Chain(ChainError::WrongNetwork { .. })),
             "{error}"
@@ -192,7 +196,7 @@ async fn an_unreachable_server_says_nothing_about_the_did() {
         url
     };
     let alice = Controller::key_based(Network::Regtest, 1);
-    let error = alice.ask(&Lookup::new(backend(&url))).await.unwrap_err();
+    let error = ask(&alice, &Lookup::new(backend(&url))).await.unwrap_err();
     assert!(
         matches!(&error, LookupError::Chain(ChainError::Unreachable { .. })),
         "{error}"

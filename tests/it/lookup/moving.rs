@@ -43,9 +43,10 @@ async fn a_reorganisation_between_two_scans_starts_again() {
             chain.mine_empty(8);
             chain.mine(6);
         }
+        None
     })
     .await;
-    let found = resolved(alice.ask(&Lookup::new(backend(&url))).await.unwrap());
+    let found = resolved(ask(&alice, &Lookup::new(backend(&url))).await.unwrap());
     assert_eq!(found.document, document);
     assert_eq!(found.metadata.version_id, 2);
     assert_eq!(found.metadata.confirmations, 6);
@@ -73,9 +74,10 @@ async fn a_reorganisation_that_takes_the_signal_away_takes_the_version_away() {
                 chain.mine_empty(7);
             }
         }
+        None
     })
     .await;
-    let resolution = alice.ask(&Lookup::new(backend(&url))).await.unwrap();
+    let resolution = ask(&alice, &Lookup::new(backend(&url))).await.unwrap();
     assert_eq!(resolved(resolution).metadata.version_id, 1);
 }
 
@@ -89,13 +91,14 @@ async fn a_block_that_is_added_does_not_start_it_again() {
         if path.starts_with(&address) && mined.fetch_add(1, Ordering::SeqCst) == 0 {
             chain.lock().unwrap().mine(1);
         }
+        None
     })
     .await;
-    let found = resolved(alice.ask(&Lookup::new(backend(&url))).await.unwrap());
+    let found = resolved(ask(&alice, &Lookup::new(backend(&url))).await.unwrap());
     // As of the tip it began with.
     assert_eq!(found.metadata.confirmations, 6);
     assert_eq!(count(&paths, "/block-height/0"), 1);
-    let later = resolved(alice.ask(&Lookup::new(backend(&url))).await.unwrap());
+    let later = resolved(ask(&alice, &Lookup::new(backend(&url))).await.unwrap());
     assert_eq!(later.metadata.confirmations, 7);
 }
 
@@ -109,9 +112,10 @@ async fn a_chain_that_does_not_settle_is_an_error() {
             chain.invalidate_tip(1);
             chain.mine(2);
         }
+        None
     })
     .await;
-    let error = alice.ask(&Lookup::new(backend(&url))).await.unwrap_err();
+    let error = ask(&alice, &Lookup::new(backend(&url))).await.unwrap_err();
     assert!(
         matches!(&error, LookupError::Unsettled { attempts: 4, .. }),
         "{error}"
@@ -122,4 +126,36 @@ async fn a_chain_that_does_not_settle_is_an_error() {
         4,
         "one check an attempt"
     );
+}
+
+#[tokio::test]
+async fn a_part_of_the_server_that_lags_behind_is_asked_again() {
+    let world = World::new().await;
+    let (mut alice, _) = external(Network::Regtest, 8, &[]);
+    let update = alice.add_service("files");
+    world.signal(&Wallet::new(8), announcing(&update));
+    let before = world.chain.lock().unwrap().tip().hash.to_string();
+    world.mine(1);
+    // After the tip was told, the only address is read where the last block is not known yet.
+    let tips = AtomicU32::new(0);
+    let (url, paths) = watched(&world.server.url(), move |path| {
+        let is_tip = path == "/blocks/tip/hash";
+        let told = tips.fetch_add(u32::from(is_tip), Ordering::SeqCst) + u32::from(is_tip);
+        match told {
+            2 | 3 if is_tip => Some(before.clone()),
+            2 if path.starts_with("/address/") => Some("[]".to_owned()),
+            _ => None,
+        }
+    })
+    .await;
+    let options = ResolutionOptions {
+        min_conf: 1,
+        ..ResolutionOptions::default()
+    };
+    let sidecar = alice.sidecar.clone();
+    let found = Lookup::new(backend(&url))
+        .resolve(alice.did(), options, sidecar, Strictness::default())
+        .await;
+    assert_eq!(resolved(found.unwrap()).metadata.version_id, 2);
+    assert!(count(&paths, "/blocks/tip/hash") > 3, "it began again");
 }

@@ -48,9 +48,9 @@ async fn stored() -> (World, Controller, Objects) {
     let world = World::new().await;
     let cas = Wallet::new(21);
     let beacons = [("cas", BeaconKind::Cas, cas.address())];
-    let (mut bob, genesis) = Controller::external(Network::Regtest, 5, &beacons);
+    let (mut bob, genesis) = external(Network::Regtest, 5, &beacons);
     let update = bob.add_service("files");
-    let announcement = cas_announcement(&[(bob.did(), &update)]);
+    let announcement = cas_announcement([(bob.did(), update.hash())]);
     world.signal(&cas, announcement.signal_bytes());
     world.mine(6);
     let mut objects = Objects::default();
@@ -65,11 +65,10 @@ async fn stored() -> (World, Controller, Objects) {
 async fn what_the_sidecar_lacks_comes_from_storage() {
     let (world, bob, objects) = stored().await;
     let lookup = world.lookup();
-    let failure = bob.ask(&lookup).await.unwrap().outcome.unwrap_err();
+    let failure = ask(&bob, &lookup).await.unwrap().outcome.unwrap_err();
     assert_eq!(failure.code, ErrorCode::NotFound, "without any storage");
 
-    let (resolution, recording) = bob
-        .ask_recorded(&lookup.clone().with_cas(objects))
+    let (resolution, recording) = ask_recorded(&bob, &lookup.clone().with_cas(objects))
         .await
         .unwrap();
     let found = resolved(resolution);
@@ -78,17 +77,16 @@ async fn what_the_sidecar_lacks_comes_from_storage() {
 
     // The recording holds what came from there.
     let offline = Lookup::new(recording);
-    assert_eq!(resolved(bob.ask(&offline).await.unwrap()), found);
+    assert_eq!(resolved(ask(&bob, &offline).await.unwrap()), found);
     // And is preferred to a storage that would fail.
     let offline = offline.with_cas(Unreachable);
-    assert_eq!(resolved(bob.ask(&offline).await.unwrap()), found);
+    assert_eq!(resolved(ask(&bob, &offline).await.unwrap()), found);
 }
 
 #[tokio::test]
 async fn a_storage_that_cannot_be_asked_is_no_missing_object() {
     let (world, bob, _) = stored().await;
-    let error = bob
-        .ask(&world.lookup().with_cas(Unreachable))
+    let error = ask(&bob, &world.lookup().with_cas(Unreachable))
         .await
         .unwrap_err();
     assert!(matches!(&error, LookupError::Cas { .. }), "{error}");
@@ -103,14 +101,13 @@ async fn a_storage_that_cannot_be_asked_is_no_missing_object() {
 #[tokio::test]
 async fn a_storage_that_gives_something_else_is_not_believed() {
     let (world, bob, _) = stored().await;
-    let (resolution, recording) = bob
-        .ask_recorded(&world.lookup().with_cas(Lying))
+    let (resolution, recording) = ask_recorded(&bob, &world.lookup().with_cas(Lying))
         .await
         .unwrap();
     assert!(resolution.outcome.is_err());
     // What is recorded resolves to the same error, without what was not believed.
     assert!(!recording.to_json().contains("objects"));
-    let again = bob.ask(&Lookup::new(recording)).await.unwrap();
+    let again = ask(&bob, &Lookup::new(recording)).await.unwrap();
     assert_eq!(
         again.outcome.unwrap_err().code,
         ErrorCode::NotFound,
@@ -123,7 +120,7 @@ async fn the_deadline_ends_what_does_not_end_itself() {
     let (world, bob, _) = stored().await;
     let deadline = Duration::from_millis(200);
     let lookup = world.lookup().with_cas(Silent).with_deadline(deadline);
-    let error = bob.ask(&lookup).await.unwrap_err();
+    let error = ask(&bob, &lookup).await.unwrap_err();
     assert!(matches!(&error, LookupError::Deadline { .. }), "{error}");
     assert!(error.is_transient());
 }

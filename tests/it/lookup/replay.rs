@@ -12,14 +12,14 @@ async fn busy() -> (World, Controller) {
         ("smt", BeaconKind::Smt, smt.address()),
         ("cas", BeaconKind::Cas, cas.address()),
     ];
-    let (mut bob, _) = Controller::external(Network::Regtest, 6, &beacons);
+    let (mut bob, _) = external(Network::Regtest, 6, &beacons);
     let first = bob.add_service("first");
-    let (root, proofs) = smt_signal(&[(bob.did(), Some(&first))]);
+    let (root, proofs) = smt_round(&[(bob.did(), Some(&first))]);
     bob.sidecar.add_proof(&proofs[0]);
     world.signal(&smt, root);
     world.mine(6);
     let second = bob.add_service("second");
-    let announcement = cas_announcement(&[(bob.did(), &second)]);
+    let announcement = cas_announcement([(bob.did(), second.hash())]);
     bob.sidecar.add_announcement(&announcement);
     world.signal(&cas, announcement.signal_bytes());
     world.signal(&single, announcing(&second));
@@ -34,7 +34,7 @@ async fn busy() -> (World, Controller) {
 #[tokio::test]
 async fn a_recording_replays_to_the_identical_result() {
     let (world, bob) = busy().await;
-    let (live, recording) = bob.ask_recorded(&world.lookup()).await.unwrap();
+    let (live, recording) = ask_recorded(&bob, &world.lookup()).await.unwrap();
     assert_eq!(live.outcome.as_ref().unwrap().metadata.version_id, 3);
     let text = recording.to_json();
     // The world goes on; the recording does not.
@@ -44,7 +44,7 @@ async fn a_recording_replays_to_the_identical_result() {
     let read = Recording::parse(text.as_bytes(), Network::Regtest).unwrap();
     assert_eq!(read, recording);
     let offline = Lookup::new(read);
-    let (again, recorded) = bob.ask_recorded(&offline).await.unwrap();
+    let (again, recorded) = ask_recorded(&bob, &offline).await.unwrap();
     assert_eq!(again, live, "document, metadata and walk");
     assert_eq!(recorded.to_json(), text);
 
@@ -63,9 +63,9 @@ async fn a_recording_replays_to_the_identical_result() {
 #[tokio::test]
 async fn a_recording_of_other_beacons_is_no_empty_chain() {
     let (world, bob) = busy().await;
-    let (_, recording) = bob.ask_recorded(&world.lookup()).await.unwrap();
+    let (_, recording) = ask_recorded(&bob, &world.lookup()).await.unwrap();
     let other = Controller::key_based(Network::Regtest, 7);
-    let error = other.ask(&Lookup::new(recording)).await.unwrap_err();
+    let error = ask(&other, &Lookup::new(recording)).await.unwrap_err();
     let LookupError::NotRecorded { address } = &error else {
         panic!("{error}");
     };
@@ -76,11 +76,11 @@ async fn a_recording_of_other_beacons_is_no_empty_chain() {
 #[tokio::test]
 async fn a_recording_of_another_network_is_refused() {
     let (world, bob) = busy().await;
-    let (_, recording) = bob.ask_recorded(&world.lookup()).await.unwrap();
+    let (_, recording) = ask_recorded(&bob, &world.lookup()).await.unwrap();
     // Signet and mutinynet write the same addresses: the network is compared, not only they.
     for network in [Network::Signet, Network::Mutinynet, Network::Bitcoin] {
         let other = Controller::key_based(network, 1);
-        let error = other.ask(&Lookup::new(recording.clone())).await;
+        let error = ask(&other, &Lookup::new(recording.clone())).await;
         let error = error.unwrap_err();
         assert!(
             matches!(error, LookupError::OtherNetwork { found: Network::Regtest, expected }

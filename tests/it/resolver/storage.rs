@@ -267,11 +267,12 @@ fn nothing_is_asked_for_on_behalf_of_what_can_not_matter() {
         height: 60,
         hash: crate::synthetic::block(60).hash,
     };
-    // Two updates that nobody has; one unconfirmed, and one too young.
+    // Three updates that nobody has; one unconfirmed, and one too young.
     let mut chain = SyntheticChain::at(60);
     chain.signal_at(10, &own, announcing(&added));
     chain.signal_at(20, &own, hash_of(1));
     chain.signal_at(30, &own, hash_of(2));
+    chain.signal_at(40, &own, hash_of(5));
     chain.signal_at(58, &own, hash_of(3));
     chain.unconfirmed(&own, hash_of(4));
     let mut resolver = Resolver::new(
@@ -303,8 +304,8 @@ fn nothing_is_asked_for_on_behalf_of_what_can_not_matter() {
         hash: [byte; 32],
         kind: CasKind::Update,
     };
-    assert_eq!(resolver.poll(), need(&[update(1), update(2)]));
-    // The second is known to fail; the first, which decides, is still asked for.
+    assert_eq!(resolver.poll(), need(&[update(1), update(2), update(5)]));
+    // The second is known to fail: the first is still asked for, the third can not matter any more.
     resolver.object(&[2; 32], None);
     assert_eq!(resolver.poll(), need(&[update(1)]));
     resolver.object(&[1; 32], None);

@@ -4,8 +4,10 @@ use std::io::{BufRead as _, BufReader};
 use std::process::{Child, Command, Stdio};
 
 use btcr2_agent::chain::RegtestServer;
+use btcr2_agent::did::json::canonicalize;
 
 use super::*;
+use crate::cas::ipfs::Ipfs;
 
 /// Ends with the test.
 struct Process(Child);
@@ -82,6 +84,52 @@ async fn it_serves_without_home_or_daemon_until_it_is_stopped() {
     let pid = process.0.id().to_string();
     assert!(Command::new("kill").arg(&pid).status().unwrap().success());
     assert_eq!(process.0.wait().unwrap().code(), Some(0));
+}
+
+/// `did resolve` and `resolver serve` read the same gateways.
+#[tokio::test(flavor = "multi_thread")]
+async fn configured_gateways_are_read_unless_the_network_is_not_to_be_used() {
+    let ipfs = Ipfs::start().await;
+    let set = set(CAS);
+    let sidecar = sidecar_of(&set);
+    let updates = sidecar["updates"].as_array().unwrap().iter();
+    let announcements = sidecar["casUpdates"].as_array().unwrap().iter();
+    for object in updates
+        .chain(announcements)
+        .chain([&sidecar["genesisDocument"]])
+    {
+        ipfs.put(&canonicalize(object).unwrap());
+    }
+    let home = tempfile::tempdir().unwrap();
+    let config = format!("[cas]\ngateways = [\"{}\"]\n", ipfs.url());
+    std::fs::write(home.path().join("config.toml"), config).unwrap();
+    let signals = home.path().join("signals.json");
+    std::fs::write(&signals, json!([set["signal"]]).to_string()).unwrap();
+    let resolve = async |network_free: bool| {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_btcr2-agent"));
+        command
+            .env_clear()
+            .env("BTCR2_AGENT_HOME", home.path())
+            .args([
+                "did",
+                "resolve",
+                &did_of(&set),
+                "--allow-missing-invocation-target",
+            ])
+            .arg("--chain")
+            .arg(&signals)
+            .args(network_free.then_some("--network-free"));
+        let output = tokio::task::spawn_blocking(move || command.output().unwrap())
+            .await
+            .unwrap();
+        serde_json::from_slice::<Value>(&output.stdout).unwrap()
+    };
+    let alone = resolve(true).await;
+    assert_eq!(alone["didResolutionMetadata"]["error"], json!("NOT_FOUND"));
+    assert_eq!(ipfs.seen(), [""; 0]);
+    let found = resolve(false).await;
+    assert_eq!(found["didDocument"], set["expect"]["didDocument"]);
+    assert_eq!(ipfs.seen().len(), 3);
 }
 
 #[test]

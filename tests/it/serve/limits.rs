@@ -83,6 +83,24 @@ async fn only_so_many_resolutions_are_under_way() {
 }
 
 #[tokio::test]
+async fn a_slow_resolution_does_not_hold_up_the_next() {
+    let mut chain = SilentChain::start().await;
+    let lookups = BTreeMap::from([(Network::Regtest, vec![chain.lookup(), chain.lookup()])]);
+    let server = ResolverServer::start(ANY_PORT, lookups, lenient())
+        .await
+        .unwrap();
+    let url = at(&server, &did_of(&set(UPDATED)));
+    let first = tokio::spawn(send(bitreq::get(url.clone())));
+    chain.asked().await;
+    // Over a connection of its own: the first is still waited for.
+    let second = tokio::spawn(send(bitreq::get(url)));
+    chain.asked().await;
+    chain.refuse().await;
+    assert_eq!(first.await.unwrap().status, 502);
+    assert_eq!(second.await.unwrap().status, 502);
+}
+
+#[tokio::test]
 async fn a_chain_that_says_nothing_is_not_waited_for() {
     let chain = SilentChain::start().await;
     let settings = settings(|settings| settings.request_time = Duration::from_secs(1));

@@ -30,9 +30,10 @@ fn own_did(network: Network) -> String {
 async fn each_did_is_resolved_on_its_own_chain() {
     let chain = chain().await;
     let lookups = BTreeMap::from([
-        (Network::Regtest, reading(&chain.url())),
+        (Network::Regtest, vec![reading(&chain.url())]),
         // Set to the wrong server: its answers must not count.
-        (Network::Signet, reading(&chain.url())),
+        (Network::Signet, vec![reading(&chain.url())]),
+        (Network::Testnet4, Vec::new()),
     ]);
     let server = ResolverServer::start(ANY_PORT, lookups, ServeSettings::default())
         .await
@@ -72,7 +73,7 @@ async fn a_server_without_any_chain_does_not_start() {
         .unwrap_err();
     assert!(error.to_string().contains("no chain is served"), "{error}");
     let taken = recorded().await;
-    let lookups = BTreeMap::from([(Network::Regtest, Lookup::new(recording()))]);
+    let lookups = BTreeMap::from([(Network::Regtest, vec![Lookup::new(recording())])]);
     let error = ResolverServer::start(taken.address(), lookups, ServeSettings::default())
         .await
         .unwrap_err();

@@ -45,7 +45,6 @@ async fn options_that_are_not_understood() {
     let server = recorded().await;
     let did = did_of(&set(UPDATED));
     for query in [
-        "versionId=-1",
         "versionId=two",
         "versionId=1&versionTime=2026-09-16T14:58:57Z",
         "versionTime=yesterday",

@@ -607,6 +607,40 @@ fn an_update_is_withdrawn_unless_it_is_pinned() {
 }
 
 #[test]
+fn updates_that_may_move_are_watched() {
+    let mut store = Store::open_in_memory().unwrap();
+    store
+        .transaction(|tx| {
+            tx.put_did(&did())?;
+            for (version, state) in [
+                (2, "final"),
+                (3, "signed"),
+                (4, "dead"),
+                (5, "final"),
+                (6, "final"),
+            ] {
+                tx.insert_update(&NewUpdate {
+                    target_version: version,
+                    state,
+                    ..update(b"a")
+                })?;
+            }
+            Ok::<_, StoreError>(())
+        })
+        .unwrap();
+    let watched = |last| -> Vec<u64> {
+        let rows = store
+            .view()
+            .updates_to_watch(DID, ("final", "dead"), last)
+            .unwrap();
+        rows.iter().map(|row| row.target_version).collect()
+    };
+    assert_eq!(watched(0), [3]);
+    assert_eq!(watched(1), [3, 6]);
+    assert_eq!(watched(9), [2, 3, 4, 5, 6]);
+}
+
+#[test]
 fn bindings_learn_a_did_and_keep_their_first_round() {
     let mut store = Store::open_in_memory().unwrap();
     let index = SmtIndex::from_bytes(sha256(DID.as_bytes()));

@@ -60,6 +60,31 @@ impl fmt::Display for EmptyRounds {
     }
 }
 
+/// Whether members deposit the updates they want announced.
+#[derive(
+    Debug, Clone, Copy, Default, PartialEq, Eq, Hash, Serialize, Deserialize, clap::ValueEnum,
+)]
+#[serde(rename_all = "lowercase")]
+pub enum Deposits {
+    /// Hashes only.
+    #[default]
+    None,
+    /// A member may: the aggregator verifies the update before it announces its hash.
+    Accepted,
+    /// Every announced update.
+    Required,
+}
+
+impl fmt::Display for Deposits {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.pad(match self {
+            Self::None => "none",
+            Self::Accepted => "accepted",
+            Self::Required => "required",
+        })
+    }
+}
+
 /// Fewest and most of something, both inclusive.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub struct Span<T> {
@@ -183,6 +208,9 @@ pub struct TermsView {
     pub max_fee_rate: FeeRate,
     /// What a round without updates does.
     pub empty_rounds: EmptyRounds,
+    /// Whether members may, or must, show the aggregator the updates they want announced.
+    #[serde(default)]
+    pub deposits: Deposits,
     /// Price of a seat, in sat.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub cost_enrolment_sat: Option<u64>,

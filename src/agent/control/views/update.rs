@@ -5,6 +5,7 @@ use std::fmt;
 use bitcoin::Txid;
 use serde::{Deserialize, Serialize};
 
+use super::singleton::AnnouncementView;
 use crate::hash::{CohortId, UpdateHash};
 use crate::protocol::Round;
 use crate::time::UnixTime;
@@ -27,6 +28,8 @@ pub enum UpdateStage {
     Final,
     /// Another update took its version.
     Superseded,
+    /// The aggregator refused it when it was deposited: nothing announces it.
+    Refused,
 }
 
 impl fmt::Display for UpdateStage {
@@ -39,6 +42,34 @@ impl fmt::Display for UpdateStage {
             Self::Confirmed => "confirmed",
             Self::Final => "final",
             Self::Superseded => "superseded",
+            Self::Refused => "refused",
+        })
+    }
+}
+
+/// What became of the deposit of an update.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum DepositStage {
+    /// Sent; it is announced once the aggregator has verified it.
+    Sent,
+    /// Verified.
+    Verified,
+    /// Verified, but for one thing: the aggregator can not know that the source document is the current one.
+    VerifiedNotAnchored,
+    /// Refused.
+    Refused,
+}
+
+impl fmt::Display for DepositStage {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.pad(match self {
+            Self::Sent => "sent to the aggregator, which has not answered yet",
+            Self::Verified => "verified by the aggregator",
+            Self::VerifiedNotAnchored => {
+                "verified by the aggregator, which can not know whether the source document is the current one"
+            }
+            Self::Refused => "refused by the aggregator",
         })
     }
 }
@@ -87,6 +118,9 @@ pub struct UpdateView {
     pub confirmations: u32,
     /// The confirmations after which it is final.
     pub needed: u32,
+    /// What became of its deposit; absent when only its hash is announced.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub deposit: Option<DepositStage>,
     /// Why it is where it is, where there is more to say.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub reason: Option<String>,
@@ -129,6 +163,9 @@ pub struct DidUpdateView {
     /// When the next round opens, if that is known.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub next_round_at: Option<UnixTime>,
+    /// Of an update that is announced singly: what that costs or lacks, or what was sent.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub announcement: Option<AnnouncementView>,
 }
 
 /// What leaving a cohort means, and what has to be done before and after.

@@ -1,0 +1,346 @@
+//! Making a store again on a new machine: out of the words and the bundle, or out of the words alone.
+//!
+//! With the bundle the store is what it was when that was last written, but for three things. Its incarnation is
+//! raised above any that was used, so that peers take its numbers for new ones. Its memberships go on, but leave an
+//! open round: what the former copy did last is not known. And cohorts it was the aggregator of have ended, because
+//! the log of an aggregator is not in the bundle; their past rounds are proved on.
+//!
+//! Secret nonces are never part of any of this: they live in memory, and a new process begins without.
+
+use std::path::{Path, PathBuf};
+
+use serde_json::Value;
+
+use super::bundle::{BundleEnd, BundleError, BundleReader, inspect_bundle, read_bundle};
+use super::error::AgentError;
+use super::node::NodeInput;
+use super::runtime::Agent;
+use crate::did::initial::INITIAL_KEY;
+use crate::did::{Did, GenesisDocument, initial_key_document};
+use crate::hash::CohortId;
+use crate::keys::RootSecret;
+use crate::keys::root::CounterTooLarge;
+use crate::network::Network;
+use crate::nostr::lanes::LaneState;
+use crate::protocol::aggregator::AggregatorInput;
+use crate::protocol::participant::{IndexState, ParticipantInput};
+use crate::store::{DidKeyRow, DidRow, MetaKey, NewLogEntry, Restoring, Role, Store, StoreError};
+use crate::time::UnixTime;
+
+/// Set while a store that was restored has not been used.
+const RECOVERED: MetaKey = MetaKey::new("recovered");
+
+/// Numbers of DID keys that are tried to find the one of a DID.
+pub const KEYS_TRIED: u32 = 1_000;
+
+/// How a DID came back.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct RecoveredDid {
+    /// The DID.
+    pub did: String,
+    /// Its version, as far as it is known.
+    pub version: u64,
+    /// What the words alone could not restore.
+    pub lacks: Vec<Lack>,
+}
+
+/// What the words do not restore.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
+#[serde(rename_all = "snake_case")]
+#[non_exhaustive]
+pub enum Lack {
+    /// The genesis document: without it the DID does not resolve, and its key is not known.
+    GenesisDocument,
+    /// Updates that its beacons announced.
+    Updates,
+    /// No key of these words is the DID's.
+    Key,
+}
+
+/// A cohort in a bundle.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct RecoveredCohort {
+    /// The cohort.
+    pub cohort: CohortId,
+    /// The part this agent plays, or played, in it.
+    pub role: Role,
+    /// Its state when the bundle was written.
+    pub state: String,
+    /// Whether it goes on.
+    pub resumes: bool,
+}
+
+/// What came back.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Recovered {
+    /// How the bundle ended.
+    pub end: BundleEnd,
+    /// The new incarnation.
+    pub inc: u64,
+    /// The DIDs.
+    pub dids: Vec<RecoveredDid>,
+    /// The cohorts.
+    pub cohorts: Vec<RecoveredCohort>,
+    /// Rows restored.
+    pub rows: u64,
+}
+
+/// Makes the store at `path`, which must not exist, out of a bundle. It is there whole or not at all.
+///
+/// # Errors
+/// [`BundleError`]: see there; nothing was written then.
+pub fn restore_bundle(
+    path: &Path,
+    bundle: &Path,
+    root: &RootSecret,
+    accept_truncated: bool,
+    now: UnixTime,
+) -> Result<Recovered, BundleError> {
+    let key = root.bundle_key();
+    let end = inspect_bundle(bundle, &key)?;
+    if end.lost > 0 && !accept_truncated {
+        return Err(BundleError::Truncated { lost: end.lost });
+    }
+    if path.exists() {
+        return Err(BundleError::Store(StoreError::CannotOpen {
+            path: path.to_owned(),
+            reason: "a store is already there".to_owned(),
+        }));
+    }
+    let beside = beside(path);
+    clear(&beside);
+    let restored = restore_into(&beside, bundle, root, end, now);
+    let restored = restored.and_then(|restored| {
+        std::fs::rename(&beside, path).map_err(|source| BundleError::Io {
+            action: "write",
+            path: path.to_owned(),
+            source,
+        })?;
+        Ok(restored)
+    });
+    if restored.is_err() {
+        clear(&beside);
+    }
+    restored
+}
+
+fn restore_into(
+    path: &Path,
+    bundle: &Path,
+    root: &RootSecret,
+    end: BundleEnd,
+    now: UnixTime,
+) -> Result<Recovered, BundleError> {
+    let restoring = Restoring::begin(path, end.mark.schema)?;
+    let mut rows = Rows(restoring);
+    read_bundle(bundle, &root.bundle_key(), &end, &mut rows)?;
+    let Rows(mut restoring) = rows;
+    for row in restoring.rows_of("lanes") {
+        let state = row.get("state").and_then(Value::as_str);
+        let state: Option<LaneState> = state.and_then(|json| serde_json::from_str(json).ok());
+        let resumed = state.unwrap_or_default().resumed();
+        let json = serde_json::to_string(&resumed)
+            .map_err(|_| BundleError::Content("a lane has no JSON".to_owned()))?;
+        row.insert("state".to_owned(), Value::String(json));
+    }
+    let count = restoring.finish()?;
+    let mut store = Store::open(path)?;
+    let cohorts = store.view().cohorts()?;
+    let cancel = serde_json::to_string(&AggregatorInput::Cancel)
+        .map_err(|_| BundleError::Content("an input has no JSON".to_owned()))?;
+    let seen = end.mark.inc.max(now.0.saturating_sub(1));
+    let inc = store.transaction::<_, StoreError>(|tx| {
+        for row in cohorts.iter().filter(|row| row.role == Role::Aggregator) {
+            tx.append(&NewLogEntry {
+                cohort: row.cohort,
+                role: row.role,
+                at: now,
+                kind: "cancel",
+                input: &cancel,
+                outcome: "\"accepted\"",
+            })?;
+            let why = "\"restored from a bundle, which has no log of aggregators\"";
+            tx.end_cohort(row.cohort, row.role, "ended", now, why)?;
+        }
+        tx.set_meta(RECOVERED, "1")?;
+        tx.raise_incarnation(seen)
+    })?;
+    let dids = store
+        .view()
+        .dids()?
+        .iter()
+        .map(check_did)
+        .collect::<Result<_, _>>()?;
+    let cohorts = cohorts
+        .into_iter()
+        .map(|row| RecoveredCohort {
+            cohort: row.cohort,
+            role: row.role,
+            resumes: row.role == Role::Participant && row.ended.is_none(),
+            state: row.state,
+        })
+        .collect();
+    Ok(Recovered {
+        end,
+        inc,
+        dids,
+        cohorts,
+        rows: count,
+    })
+}
+
+/// A DID of a bundle is what its identifier says, or the bundle is not one to go on with.
+fn check_did(row: &DidRow) -> Result<RecoveredDid, BundleError> {
+    let wrong = |what: &str| BundleError::Content(format!("{what} of {}", row.did));
+    let did: Did = row.did.parse().map_err(|_| wrong("the identifier"))?;
+    let known = match &row.genesis {
+        Some(genesis) => GenesisDocument::parse(genesis).is_ok_and(|genesis| genesis.matches(&did)),
+        None => initial_key_document(&did).is_some(),
+    };
+    if !known {
+        return Err(wrong("the genesis document"));
+    }
+    Ok(RecoveredDid {
+        did: row.did.clone(),
+        version: row.version,
+        lacks: Vec::new(),
+    })
+}
+
+struct Rows(Restoring);
+
+impl BundleReader for Rows {
+    fn row(&mut self, table: &str, key: &str, row: Option<&str>) -> Result<(), BundleError> {
+        Ok(self.0.row(table, key, row)?)
+    }
+}
+
+fn beside(path: &Path) -> PathBuf {
+    let mut beside = path.as_os_str().to_owned();
+    beside.push(".recovering");
+    PathBuf::from(beside)
+}
+
+/// Removes what an attempt left, SQLite's companions included.
+fn clear(path: &Path) {
+    for suffix in ["", "-wal", "-shm", "-journal"] {
+        let mut file = path.as_os_str().to_owned();
+        file.push(suffix);
+        let _ = std::fs::remove_file(PathBuf::from(file));
+    }
+}
+
+/// The number of the key of a k1 DID, if it is one of these words.
+#[must_use]
+pub fn key_number(root: &RootSecret, did: &Did) -> Option<u32> {
+    (0..KEYS_TRIED).find(|number| key_did(root, did.network(), *number).as_ref() == Ok(did))
+}
+
+/// The k1 DID of a key.
+///
+/// # Errors
+/// [`CounterTooLarge`] above 2³¹.
+pub fn key_did(root: &RootSecret, network: Network, number: u32) -> Result<Did, CounterTooLarge> {
+    let key = root.did_key(network, number)?;
+    Ok(Did::from_key(network, &key.public().even_point()))
+}
+
+/// Makes the store at `path`, which must not exist, out of the words alone: with these k1 DIDs, by the numbers of
+/// their keys.
+///
+/// # Errors
+/// [`StoreError`]; nothing was written then.
+pub fn restore_words(
+    path: &Path,
+    root: &RootSecret,
+    dids: &[(Network, u32)],
+    now: UnixTime,
+) -> Result<u64, BundleError> {
+    let beside = beside(path);
+    clear(&beside);
+    let made = (|| {
+        let mut store = Store::open(&beside)?;
+        store.transaction::<_, BundleError>(|tx| {
+            for (network, number) in dids {
+                let unknown = |_| BundleError::Content(format!("there is no key number {number}"));
+                let did = key_did(root, *network, *number).map_err(unknown)?;
+                let document = initial_key_document(&did).ok_or_else(|| {
+                    BundleError::Content("a k1 DID without a document".to_owned())
+                })?;
+                let document = String::from_utf8(document.canonical_bytes())
+                    .map_err(|_| BundleError::Content("a document that is no text".to_owned()))?;
+                let name = format!("{did}#{INITIAL_KEY}");
+                tx.put_did(&DidRow {
+                    did: did.to_string(),
+                    network: *network,
+                    kind: "k1".into(),
+                    key_index: Some(*number),
+                    genesis: None,
+                    document,
+                    version: 1,
+                    state: super::dids::did_state::ACTIVE.into(),
+                    created: now,
+                })?;
+                tx.put_did_key(&DidKeyRow {
+                    did: did.to_string(),
+                    key_index: *number,
+                    name,
+                    created: now,
+                })?;
+            }
+            Ok(tx.raise_incarnation(now.0.saturating_sub(1))?)
+        })
+    })();
+    let made = made.and_then(|inc| {
+        std::fs::rename(&beside, path).map_err(|source| BundleError::Io {
+            action: "write",
+            path: path.to_owned(),
+            source,
+        })?;
+        Ok(inc)
+    });
+    if made.is_err() {
+        clear(&beside);
+    }
+    made
+}
+
+impl Agent {
+    /// After the first start of a restored store: memberships are told, and what may not have arrived is said again.
+    pub(super) fn resume_recovered(&mut self) -> Result<(), AgentError> {
+        if self.store.view().meta(RECOVERED)?.as_deref() != Some("1") {
+            return Ok(());
+        }
+        let members: Vec<CohortId> = self
+            .nodes
+            .values()
+            .filter(|node| node.id.1 == Role::Participant)
+            .map(|node| node.id.0)
+            .collect();
+        for cohort in members {
+            let recovered = NodeInput::Participant(ParticipantInput::Recovered);
+            self.feed((cohort, Role::Participant), recovered)?;
+            for did in self.unregistered(cohort)? {
+                self.register_did(&did, cohort)?;
+            }
+        }
+        self.store
+            .transaction::<_, AgentError>(|tx| Ok(tx.set_meta(RECOVERED, "0")?))
+    }
+
+    /// DIDs whose registration with a cohort was not answered.
+    fn unregistered(&self, cohort: CohortId) -> Result<Vec<Did>, AgentError> {
+        let Some(machine) = self.member(cohort) else {
+            return Ok(Vec::new());
+        };
+        let bindings = self
+            .store
+            .view()
+            .bindings_of_cohort(cohort, Role::Participant)?;
+        Ok(bindings
+            .into_iter()
+            .filter(|binding| machine.index_state(&binding.index) == Some(IndexState::Requested))
+            .filter_map(|binding| binding.did?.parse().ok())
+            .collect())
+    }
+}
