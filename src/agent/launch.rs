@@ -10,6 +10,7 @@ use std::time::Duration;
 
 use super::backend::AgentBackend;
 use super::bundle::{BundleError, BundleState};
+use super::chains::backend_of;
 use super::control::views::RelaySource;
 use super::control::{ErrorCode, Failure};
 use super::error::AgentError;
@@ -18,7 +19,7 @@ use super::runtime::Agent;
 use crate::cas::{self, CasReader};
 use crate::chain::ChainBackend;
 use crate::config::{
-    Backend, Config, ConfigError, Connections, Home, HomeError, HomeLock, Provenance, RelayEntry,
+    Config, ConfigError, Connections, Home, HomeError, HomeLock, Provenance, RelayEntry,
     RelayError, RelayList, WhenNoUpdate,
 };
 use crate::keys::keystore::{self, KeystoreError};
@@ -29,7 +30,7 @@ use crate::protocol::participant::{Decline, SigningPolicy};
 use crate::resolver::DEFAULT_MIN_CONF;
 use crate::store::{RelayRow, Store, StoreError};
 
-/// Time for one request to a chain server.
+/// How long a chain backend waits for one answer.
 const CHAIN_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// A home that this process holds, with everything in it open.
@@ -351,11 +352,7 @@ fn chains(config: &Config) -> Result<Vec<(Network, ChainBackend, Duration)>, Fai
 
 /// The backend that is configured for a network.
 pub fn chain_of(config: &Config, network: Network) -> Result<ChainBackend, Failure> {
-    let chain = config.chain.of(network);
-    ChainBackend::esplora(&chain.url_for(network), CHAIN_TIMEOUT).map_err(|error| {
-        let key = format!("chain.{network}.url");
-        Failure::new(ErrorCode::BadConfig, format!("{key}: {error}"))
-    })
+    backend_of(config.chain.of(network), network, CHAIN_TIMEOUT)
 }
 
 /// A backend at a URL that a command named.
@@ -410,12 +407,6 @@ fn check_supported(config: &Config) -> Result<(), Failure> {
         )
         .remedy("remove the setting"))
     };
-    for network in Network::ALL {
-        if config.chain.of(network).backend == Backend::Bitcoind {
-            let key = format!("chain.{network}.backend");
-            return refused(key, "only esplora is supported");
-        }
-    }
     if config.privacy.proxy.is_some() {
         return refused("privacy.proxy".into(), "a proxy is not supported");
     }

@@ -7,6 +7,7 @@
 pub mod adverts;
 pub mod backend;
 pub mod bundle;
+pub mod chains;
 mod changes;
 pub mod control;
 mod creating;

@@ -16,6 +16,7 @@ use bitcoin::{Address, BlockHash, FeeRate, ScriptBuf, Transaction, Txid};
 use esplora_client::{AsyncClient, Builder, EsploraTx};
 use url::Url;
 
+use super::error::printable;
 use super::reading::Reading;
 use super::{AddressHistory, BlockFacts, BroadcastError, ChainError, Tip, TxStatus};
 use crate::time::UnixTime;
@@ -37,9 +38,6 @@ const MAX_SPEND_LOOKUPS: usize = 200;
 /// Retries after HTTP 429, 500 and 503, with 0.25 s and 0.5 s between. The caller retries at its own,
 /// slower pace.
 const RETRIES: usize = 2;
-
-/// Longest part of a server's own words that goes into an error.
-const MAX_DETAIL: usize = 200;
 
 /// An Esplora HTTP server.
 ///
@@ -69,6 +67,18 @@ impl EsploraBackend {
     /// # Errors
     /// [`ChainError::Url`]: not an http or https URL, or one with a user name, query or fragment.
     pub fn new(base_url: &str, timeout: Duration) -> Result<Self, ChainError> {
+        Self::through(base_url, timeout, None)
+    }
+
+    /// As [`Self::new`], by way of an HTTP proxy (`http://host:port`), which is asked to `CONNECT`.
+    ///
+    /// # Errors
+    /// [`ChainError::Url`], as [`Self::new`].
+    pub fn through(
+        base_url: &str,
+        timeout: Duration,
+        proxy: Option<&str>,
+    ) -> Result<Self, ChainError> {
         let bad = |problem| ChainError::Url { problem };
         let url = Url::parse(base_url.trim()).map_err(|_| bad("is not a URL"))?;
         if !matches!(url.scheme(), "http" | "https") {
@@ -87,7 +97,11 @@ impl EsploraBackend {
             Some(port) => format!("{name}:{port}"),
             None => name.to_owned(),
         };
-        let client = Builder::new(url.as_str().trim_end_matches('/'))
+        let mut builder = Builder::new(url.as_str().trim_end_matches('/'));
+        if let Some(proxy) = proxy {
+            builder = builder.proxy(proxy.trim_end_matches('/'));
+        }
+        let client = builder
             .timeout(timeout.max(Duration::from_secs(1)))
             .max_retries(RETRIES)
             .header(
@@ -450,24 +464,10 @@ fn node_reason(message: &str) -> String {
     printable(inner.as_ref().map_or(message, |error| &error.message))
 }
 
-/// A stranger's text made fit for one line of a log.
-fn printable(text: &str) -> String {
-    let line: String = text
-        .chars()
-        .map(|c| if c.is_control() { ' ' } else { c })
-        .take(MAX_DETAIL)
-        .collect();
-    let line = line.trim();
-    if line.is_empty() {
-        "no reason given".to_owned()
-    } else {
-        line.to_owned()
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::chain::error::MAX_DETAIL;
 
     #[test]
     fn unusable_urls_are_refused_with_the_reason() {

@@ -1,15 +1,19 @@
 //! Chain backends, and the in-process regtest chain.
 //!
 //! A [`ChainBackend`] answers what the agent asks of Bitcoin: the tip, the complete history of an
-//! address, the state of a transaction, a fee estimate, and broadcast. One backend exists,
-//! [`EsploraBackend`]; Bitcoin Core RPC becomes a second variant. The demo and the tests run against
-//! [`RegtestServer`], which serves a [`RegtestChain`] over the same Esplora API on loopback, so that
-//! the backend they exercise is the one real users have.
+//! address, the state of a transaction, a fee estimate, and broadcast. It speaks the Esplora HTTP API
+//! ([`EsploraBackend`]) or the JSON-RPC of Bitcoin Core ([`CoreBackend`]), or asks several servers and
+//! compares what they say ([`ComparedBackend`]). The demo and most tests run against
+//! [`RegtestServer`], which serves a [`RegtestChain`] over the Esplora API on loopback, so that the
+//! backend they exercise is the one real users have; some run against a real node.
 //!
 //! Nothing here remembers what it was told. After a reorganisation the next answer differs, and the
 //! caller moves its own states back (design rule 9). [`Tip::hash`] tells that one happened.
 
 mod acceptance;
+mod bitcoind;
+mod compared;
+mod error;
 mod esplora;
 mod esplora_json;
 mod faucet;
@@ -19,7 +23,6 @@ mod regtest;
 mod server;
 
 use std::collections::BTreeMap;
-use std::fmt;
 use std::str::FromStr;
 use std::time::Duration;
 
@@ -31,6 +34,9 @@ use crate::time::UnixTime;
 pub use crate::beacon::history::AddressTx;
 
 pub use self::acceptance::Reject;
+pub use self::bitcoind::{CoreBackend, CoreLogin};
+pub use self::compared::ComparedBackend;
+pub use self::error::{BroadcastError, ChainError, Rejection};
 pub use self::esplora::EsploraBackend;
 pub use self::faucet::FundError;
 pub use self::regtest::{Clock, RegtestChain, stepping_clock, system_clock};
@@ -110,6 +116,10 @@ pub struct AddressHistory {
 pub enum ChainBackend {
     /// An Esplora HTTP server.
     Esplora(EsploraBackend),
+    /// A Bitcoin Core node.
+    Core(CoreBackend),
+    /// Several of these, which have to agree.
+    Compared(ComparedBackend),
 }
 
 impl ChainBackend {
@@ -121,11 +131,42 @@ impl ChainBackend {
         EsploraBackend::new(base_url, timeout).map(Self::Esplora)
     }
 
+    /// The same by way of an HTTP proxy, see [`EsploraBackend::through`].
+    ///
+    /// # Errors
+    /// [`ChainError::Url`] when `base_url` cannot be used.
+    pub fn esplora_through(
+        base_url: &str,
+        timeout: Duration,
+        proxy: Option<&str>,
+    ) -> Result<Self, ChainError> {
+        EsploraBackend::through(base_url, timeout, proxy).map(Self::Esplora)
+    }
+
+    /// The backend of a Bitcoin Core node, see [`CoreBackend::new`].
+    ///
+    /// # Errors
+    /// [`ChainError::Url`] when `url` cannot be used.
+    pub fn core(url: &str, login: CoreLogin, timeout: Duration) -> Result<Self, ChainError> {
+        CoreBackend::new(url, login, timeout).map(Self::Core)
+    }
+
+    /// `primary`, with every fact that moves money compared with what `checks` say.
+    #[must_use]
+    pub fn compared(primary: Self, checks: Vec<Self>) -> Self {
+        if checks.is_empty() {
+            return primary;
+        }
+        Self::Compared(ComparedBackend::new(primary, checks))
+    }
+
     /// The name of the server for messages: host and port, never a path (paths carry access tokens).
     #[must_use]
     pub fn host(&self) -> &str {
         match self {
             Self::Esplora(backend) => backend.host(),
+            Self::Core(backend) => backend.host(),
+            Self::Compared(backend) => backend.host(),
         }
     }
 
@@ -136,6 +177,8 @@ impl ChainBackend {
     pub async fn tip(&self) -> Result<Tip, ChainError> {
         match self {
             Self::Esplora(backend) => backend.tip().await,
+            Self::Core(backend) => backend.tip().await,
+            Self::Compared(backend) => Box::pin(backend.tip()).await,
         }
     }
 
@@ -149,6 +192,8 @@ impl ChainBackend {
     pub async fn address_history(&self, address: &Address) -> Result<AddressHistory, ChainError> {
         match self {
             Self::Esplora(backend) => backend.address_history(address).await,
+            Self::Core(backend) => backend.address_history(address).await,
+            Self::Compared(backend) => Box::pin(backend.address_history(address)).await,
         }
     }
 
@@ -159,6 +204,8 @@ impl ChainBackend {
     pub async fn tx_status(&self, txid: Txid) -> Result<TxStatus, ChainError> {
         match self {
             Self::Esplora(backend) => backend.tx_status(txid).await,
+            Self::Core(backend) => backend.tx_status(txid).await,
+            Self::Compared(backend) => Box::pin(backend.tx_status(txid)).await,
         }
     }
 
@@ -170,6 +217,8 @@ impl ChainBackend {
     pub async fn fee_rate(&self, target_blocks: u16) -> Result<Option<FeeRate>, ChainError> {
         match self {
             Self::Esplora(backend) => backend.fee_rate(target_blocks).await,
+            Self::Core(backend) => backend.fee_rate(target_blocks).await,
+            Self::Compared(backend) => Box::pin(backend.fee_rate(target_blocks)).await,
         }
     }
 
@@ -183,6 +232,8 @@ impl ChainBackend {
     pub async fn broadcast(&self, tx: &Transaction) -> Result<(), BroadcastError> {
         match self {
             Self::Esplora(backend) => backend.broadcast(tx).await,
+            Self::Core(backend) => backend.broadcast(tx).await,
+            Self::Compared(backend) => Box::pin(backend.broadcast(tx)).await,
         }
     }
 
@@ -193,6 +244,8 @@ impl ChainBackend {
     pub async fn block_hash(&self, height: u32) -> Result<Option<BlockHash>, ChainError> {
         match self {
             Self::Esplora(backend) => backend.block_hash(height).await,
+            Self::Core(backend) => backend.block_hash(height).await,
+            Self::Compared(backend) => Box::pin(backend.block_hash(height)).await,
         }
     }
 
@@ -206,6 +259,8 @@ impl ChainBackend {
     pub async fn block(&self, hash: BlockHash) -> Result<Option<BlockFacts>, ChainError> {
         match self {
             Self::Esplora(backend) => backend.block(hash).await,
+            Self::Core(backend) => backend.block(hash).await,
+            Self::Compared(backend) => Box::pin(backend.block(hash)).await,
         }
     }
 
@@ -216,6 +271,9 @@ impl ChainBackend {
     /// # Errors
     /// [`ChainError::WrongNetwork`], or why the server could not be asked.
     pub async fn prove_network(&self, network: Network) -> Result<(), ChainError> {
+        if let Self::Compared(backend) = self {
+            return Box::pin(backend.prove_network(network)).await;
+        }
         for (height, expected) in network_markers(network) {
             let found = self.block_hash(height).await?;
             if found != Some(expected) {
@@ -252,190 +310,6 @@ fn network_markers(network: Network) -> Vec<(u32, BlockHash)> {
     markers
 }
 
-/// Why a question to the chain has no answer. Names the server by host and port.
-#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-#[non_exhaustive]
-pub enum ChainError {
-    /// The URL cannot be used. It is not repeated: it may carry an access token.
-    #[error(
-        "the chain server's URL {problem}: give an Esplora base URL such as https://mempool.space/signet/api"
-    )]
-    Url {
-        /// What is wrong with it.
-        problem: &'static str,
-    },
-    /// No connection, or no answer in time.
-    #[error(
-        "cannot reach the chain server {host}: {detail}; check the URL, that the server runs, and this machine's network"
-    )]
-    Unreachable {
-        /// Host and port.
-        host: String,
-        /// The system's words.
-        detail: String,
-    },
-    /// The server answered with an HTTP error.
-    #[error("the chain server {host} refused the request with HTTP {status}: {detail}; {}", refusal_remedy(*status))]
-    Refused {
-        /// Host and port.
-        host: String,
-        /// The HTTP status code.
-        status: u16,
-        /// The first words of the answer.
-        detail: String,
-    },
-    /// The answer is not what the Esplora API says, or contradicts itself.
-    #[error(
-        "the chain server {host} gave an unusable answer: {detail}; check that the URL is an Esplora base URL (most end in /api), or use another server"
-    )]
-    BadAnswer {
-        /// Host and port.
-        host: String,
-        /// What is wrong with it.
-        detail: String,
-    },
-    /// The chain moved in each of several attempts to read one history.
-    #[error(
-        "the chain server {host} changed its tip {attempts} times while one address was read; try again, or use a server whose index keeps up"
-    )]
-    Unsettled {
-        /// Host and port.
-        host: String,
-        /// How often it was tried.
-        attempts: u32,
-    },
-    /// An address has more transactions than the agent is ready to read.
-    #[error(
-        "the history of {address} on the chain server {host} has more than {limit} transactions; such an address cannot serve as a beacon"
-    )]
-    TooLong {
-        /// Host and port.
-        host: String,
-        /// The address.
-        address: String,
-        /// The most that are read.
-        limit: usize,
-    },
-    /// The server follows another chain.
-    #[error(
-        "the chain server {host} is not on {network}: its block {height} is {}, expected {expected}; set the URL of a {network} server",
-        Found(found)
-    )]
-    WrongNetwork {
-        /// Host and port.
-        host: String,
-        /// The network it should be on.
-        network: Network,
-        /// The height of the block that gives it away.
-        height: u32,
-        /// The hash `network` has there.
-        expected: BlockHash,
-        /// The hash the server has there.
-        found: Option<BlockHash>,
-    },
-}
-
-impl ChainError {
-    /// Whether the same question may well be answered later, without anybody changing anything.
-    #[must_use]
-    pub const fn is_transient(&self) -> bool {
-        match self {
-            Self::Unreachable { .. } | Self::Unsettled { .. } => true,
-            Self::Refused { status, .. } => matches!(*status, 429 | 500..=599),
-            Self::Url { .. }
-            | Self::BadAnswer { .. }
-            | Self::TooLong { .. }
-            | Self::WrongNetwork { .. } => false,
-        }
-    }
-}
-
-const fn refusal_remedy(status: u16) -> &'static str {
-    match status {
-        401 | 403 => "the server wants permission: use another server or your own",
-        404 => "check that the URL is an Esplora base URL (most end in /api)",
-        429 => "too many requests: wait, or use your own server",
-        500..=599 => "the server has a problem: try again later or use another server",
-        _ => "check that the URL is an Esplora base URL, or use another server",
-    }
-}
-
-struct Found<'a>(&'a Option<BlockHash>);
-
-impl fmt::Display for Found<'_> {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self.0 {
-            Some(hash) => hash.fmt(f),
-            None => f.write_str("missing"),
-        }
-    }
-}
-
-/// Why a broadcast did not succeed.
-#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-#[non_exhaustive]
-pub enum BroadcastError {
-    /// The node looked at the transaction and refused it.
-    #[error("the node behind {host} rejected transaction {txid}: {reason}")]
-    Rejected {
-        /// Host and port of the chain server.
-        host: String,
-        /// The transaction.
-        txid: Txid,
-        /// The node's reason in its own words, such as `txn-mempool-conflict`.
-        reason: String,
-    },
-    /// It is unknown whether the network has the transaction.
-    #[error(transparent)]
-    Chain(#[from] ChainError),
-}
-
-impl BroadcastError {
-    /// What a rejection means for the sender; `None` when there was none.
-    #[must_use]
-    pub fn rejection(&self) -> Option<Rejection> {
-        match self {
-            Self::Rejected { reason, .. } => Some(Rejection::of(reason)),
-            Self::Chain(_) => None,
-        }
-    }
-}
-
-/// Bitcoin Core's reasons for a rejection, grouped by what can be done.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-#[non_exhaustive]
-pub enum Rejection {
-    /// It pays too little, to be relayed or to replace what it conflicts with: pay more.
-    FeeTooLow,
-    /// A conflicting transaction that does not allow replacement waits in the mempool.
-    Conflict,
-    /// An input is unknown or spent: look at the address again.
-    InputsMissingOrSpent,
-    /// A time lock has not run out: wait.
-    NotYet,
-    /// Anything else, bad signatures included: the transaction must change.
-    Invalid,
-}
-
-impl Rejection {
-    fn of(reason: &str) -> Self {
-        const BY_WORD: [(&str, Rejection); 8] = [
-            ("insufficient fee", Rejection::FeeTooLow),
-            ("min relay fee not met", Rejection::FeeTooLow),
-            ("mempool min fee not met", Rejection::FeeTooLow),
-            ("mempool full", Rejection::FeeTooLow),
-            ("txn-mempool-conflict", Rejection::Conflict),
-            ("missingorspent", Rejection::InputsMissingOrSpent),
-            ("non-final", Rejection::NotYet),
-            ("non-BIP68-final", Rejection::NotYet),
-        ];
-        BY_WORD
-            .iter()
-            .find(|(word, _)| reason.contains(word))
-            .map_or(Self::Invalid, |(_, kind)| *kind)
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -462,28 +336,5 @@ mod tests {
         assert_eq!(status.confirmations(12), 6);
         assert_eq!(status.confirmations(6), 0);
         assert_eq!(TxStatus::Mempool.confirmations(12), 0);
-    }
-
-    #[test]
-    fn rejections_are_grouped_by_what_can_be_done() {
-        for (reason, kind) in [
-            ("min relay fee not met, 10 < 141", Rejection::FeeTooLow),
-            (
-                "insufficient fee, rejecting replacement",
-                Rejection::FeeTooLow,
-            ),
-            ("txn-mempool-conflict", Rejection::Conflict),
-            (
-                "bad-txns-inputs-missingorspent",
-                Rejection::InputsMissingOrSpent,
-            ),
-            ("non-final", Rejection::NotYet),
-            (
-                "mandatory-script-verify-flag-failed (Invalid Schnorr signature)",
-                Rejection::Invalid,
-            ),
-        ] {
-            assert_eq!(Rejection::of(reason), kind, "{reason}");
-        }
     }
 }

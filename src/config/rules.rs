@@ -113,6 +113,9 @@ impl Fault {
 /// Most relays in `relays`, and most aggregators in `participant.allowed_aggregators`.
 const LIST_MAX: usize = 64;
 
+/// Longest name of a node's RPC user.
+const USER_MAX: usize = 100;
+
 /// The rule of a key.
 pub(super) fn rule_for(key: &str) -> Option<&'static Rule> {
     let general = match key.split('.').collect::<Vec<_>>().as_slice() {
@@ -246,22 +249,64 @@ impl Config {
                 message.to_owned(),
             ))
         };
-        match (chain.backend, &chain.cookie_file) {
-            (Backend::Bitcoind, None) => {
+        let given = [
+            ("cookie_file", chain.cookie_file.is_some()),
+            ("user", chain.user.is_some()),
+            ("password_file", chain.password_file.is_some()),
+        ];
+        match (chain.backend, given.map(|(_, given)| given)) {
+            (Backend::Bitcoind, [true, false, false] | [false, true, true]) => {}
+            (Backend::Bitcoind, [false, false, false]) => {
                 return fault(
                     "backend",
-                    "needs cookie_file beside it: a file with the line user:password, like Bitcoin Core's .cookie",
+                    "needs cookie_file beside it: a file with the line user:password, like Bitcoin Core's .cookie; or user and password_file",
                 );
             }
-            (Backend::Esplora, Some(_)) => {
-                return fault("cookie_file", "is for backend = \"bitcoind\" only");
+            (Backend::Bitcoind, [true, _, _]) => {
+                return fault("cookie_file", "goes without user and password_file");
             }
-            _ => {}
+            (Backend::Bitcoind, [_, true, _]) => return fault("user", "needs password_file"),
+            (Backend::Bitcoind, _) => return fault("password_file", "needs user"),
+            (Backend::Esplora, _) => {
+                if let Some((key, _)) = given.into_iter().find(|(_, given)| *given) {
+                    return fault(key, "is for backend = \"bitcoind\" only");
+                }
+            }
         }
-        match &chain.url {
-            Some(url) => self.check_service(&format!("chain.{network}.url"), url),
-            None => Ok(()),
+        if chain.user.as_ref().is_some_and(|user| {
+            user.is_empty()
+                || user.len() > USER_MAX
+                || user.contains(|c: char| c == ':' || c.is_control())
+        }) {
+            return fault("user", "is 1 to 100 characters without a colon");
         }
+        self.check_list(&format!("chain.{network}.check"), &chain.check)?;
+        let urls = chain.url.iter().map(|url| ("url", url));
+        let checks = chain.check.iter().map(|url| ("check", url));
+        for (key, url) in urls.chain(checks) {
+            self.check_service(&format!("chain.{network}.{key}"), url)?;
+        }
+        if chain
+            .url
+            .as_ref()
+            .is_some_and(|url| chain.check.contains(url))
+        {
+            return fault(
+                "check",
+                "names the server of url: a server always agrees with itself",
+            );
+        }
+        if chain
+            .http_proxy
+            .as_ref()
+            .is_some_and(|proxy| proxy.url().scheme() != "http")
+        {
+            return fault(
+                "http_proxy",
+                "is the address of an HTTP proxy, like http://127.0.0.1:8118",
+            );
+        }
+        Ok(())
     }
 
     fn check_cas(&self) -> Result<(), Fault> {

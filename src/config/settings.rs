@@ -97,6 +97,14 @@ pub struct Chain {
     pub url: Option<ServiceUrl>,
     /// For `bitcoind`: a file with one line `user:password`, like Bitcoin Core's `.cookie`.
     pub cookie_file: Option<PathBuf>,
+    /// For `bitcoind` without a cookie: the user that its `rpcauth` or `rpcuser` names.
+    pub user: Option<String>,
+    /// The file whose first line is that user's password.
+    pub password_file: Option<PathBuf>,
+    /// Esplora servers that have to agree with `url` on every fact that moves money.
+    pub check: Vec<ServiceUrl>,
+    /// An HTTP proxy for the Esplora servers.
+    pub http_proxy: Option<ServiceUrl>,
     /// Time between two looks at the chain.
     pub poll: Span,
 }
@@ -107,6 +115,10 @@ impl Default for Chain {
             backend: Backend::Esplora,
             url: None,
             cookie_file: None,
+            user: None,
+            password_file: None,
+            check: Vec::new(),
+            http_proxy: None,
             poll: Span::from_seconds(30),
         }
     }

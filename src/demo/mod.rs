@@ -1,9 +1,11 @@
 //! The demo: a relay, a regtest chain, one aggregator and n participants, in one process.
 //!
 //! Every agent is a full agent with its own keys, home and database. They talk to each other through
-//! the relay only, and to the chain through their own Esplora backends only. The demo itself does what
+//! the relay only, and to the chain through their own backends only. The demo itself does what
 //! people would: it joins, funds, asks for DIDs and updates, and mines.
 
+pub mod ledger;
+pub mod regtest_node;
 mod resolving;
 mod rounds;
 pub mod stage;
@@ -27,6 +29,25 @@ pub struct DemoPlan {
     pub rounds: u32,
     /// Where to keep the agents' homes; `None` removes them at the end.
     pub keep: Option<PathBuf>,
+    /// What plays the chain.
+    pub chain: DemoChain,
+}
+
+/// What plays the chain in a demo.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub enum DemoChain {
+    /// A regtest chain in this process.
+    #[default]
+    InProcess,
+    /// A `bitcoind -regtest` of its own, found in `BITCOIND` or on `PATH`.
+    OwnNode,
+    /// A running `bitcoind -regtest`.
+    Node {
+        /// Address of its RPC.
+        url: String,
+        /// Its cookie file.
+        cookie: PathBuf,
+    },
 }
 
 /// Why the demo stopped.

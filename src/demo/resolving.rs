@@ -6,7 +6,6 @@ use super::DemoError;
 use super::story::{DemoDid, SHOWN, Story};
 use crate::agent::control::views::DemoResolved;
 use crate::agent::timeline::short_did;
-use crate::chain::ChainBackend;
 use crate::lookup::Lookup;
 use crate::resolver::{Resolution, ResolutionOptions, Resolved, Sidecar, Strictness};
 
@@ -14,9 +13,7 @@ impl Story<'_> {
     /// Resolves every DID from the chain and what its controller exports, and checks the result.
     pub(super) async fn resolve_all(&mut self) -> Result<Vec<DemoResolved>, DemoError> {
         // Not an agent's backend: a stranger asks, with a connection of its own.
-        let backend = ChainBackend::esplora(&self.stage.chain.url(), super::stage::CHAIN_TIMEOUT)
-            .map_err(|error| DemoError::Setup(error.to_string()))?;
-        let lookup = Lookup::new(backend);
+        let lookup = Lookup::new(self.stage.chain.backend()?);
         let mut table = Vec::new();
         for known in &self.dids {
             let (bytes, signals) = self.exported(known).await?;

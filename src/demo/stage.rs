@@ -10,11 +10,12 @@ use tokio::sync::{mpsc, watch};
 use tokio::task::JoinHandle;
 
 use super::DemoError;
+use super::ledger::Ledger;
 use crate::agent::dids::{Change, QueuedUpdate, Via};
 use crate::agent::{
     Agent, AgentError, AgentEvent, AgentHandle, AgentOptions, StandingPolicy, system_clock,
 };
-use crate::chain::{ChainBackend, RegtestServer};
+use crate::chain::RegtestServer;
 use crate::config::{Home, write_private};
 use crate::did::Did;
 use crate::keys::{RootSecret, keystore};
@@ -26,9 +27,6 @@ use crate::resolver::DEFAULT_MIN_CONF;
 use crate::store::Store;
 
 const LOOPBACK: SocketAddr = SocketAddr::new(std::net::IpAddr::V4(Ipv4Addr::LOCALHOST), 0);
-
-/// How long an agent's backend waits for the chain.
-pub(super) const CHAIN_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// How an agent is to play, besides its name and home.
 #[derive(Debug, Clone)]
@@ -90,8 +88,8 @@ struct Running {
 pub struct Stage {
     /// The relay.
     pub relay: DevRelay,
-    /// The chain and its Esplora API.
-    pub chain: RegtestServer,
+    /// The chain.
+    pub chain: Ledger,
     /// The agents, in the order in which they entered.
     pub actors: Vec<Actor>,
     events: mpsc::UnboundedSender<(usize, AgentEvent)>,
@@ -104,12 +102,20 @@ impl Stage {
         events: mpsc::UnboundedSender<(usize, AgentEvent)>,
     ) -> Result<Self, DemoError> {
         let setup = |error: String| DemoError::Setup(error);
-        let relay = DevRelay::start(LOOPBACK)
-            .await
-            .map_err(|error| setup(error.to_string()))?;
         let chain = RegtestServer::start(LOOPBACK)
             .await
             .map_err(|error| setup(error.to_string()))?;
+        Self::open_on(Ledger::InProcess(chain), events).await
+    }
+
+    /// The same on a chain that is there already.
+    pub async fn open_on(
+        chain: Ledger,
+        events: mpsc::UnboundedSender<(usize, AgentEvent)>,
+    ) -> Result<Self, DemoError> {
+        let relay = DevRelay::start(LOOPBACK)
+            .await
+            .map_err(|error| DemoError::Setup(error.to_string()))?;
         Ok(Self {
             relay,
             chain,
@@ -162,8 +168,7 @@ impl Stage {
         };
         let store = Store::open(&home.store_path())
             .map_err(|error| agent_error(AgentError::from(error)))?;
-        let backend = ChainBackend::esplora(&self.chain.url(), CHAIN_TIMEOUT)
-            .map_err(|error| DemoError::Setup(format!("{name}: {error}")))?;
+        let backend = self.chain.backend()?;
         let relays = if part.relays.is_empty() {
             vec![RelayConfig::configured(self.relay.url().clone())]
         } else {
@@ -296,25 +301,13 @@ impl Stage {
 
     /// Pays an address from the miner, and mines.
     pub fn fund(&self, address: &Address, amount: Amount) -> Result<u32, DemoError> {
-        let chain = self.chain.chain();
-        let mut chain = chain
-            .lock()
-            .map_err(|_| DemoError::Wrong("the chain is poisoned".into()))?;
-        chain
-            .fund(&address.script_pubkey(), amount)
-            .map_err(|error| DemoError::Setup(error.to_string()))?;
-        chain.mine(1);
-        Ok(chain.height())
+        self.chain.fund(&address.script_pubkey(), amount)?;
+        self.chain.mine(1)
     }
 
     /// Mines blocks; says the new height.
     pub fn mine(&self, blocks: u32) -> Result<u32, DemoError> {
-        let chain = self.chain.chain();
-        let mut chain = chain
-            .lock()
-            .map_err(|_| DemoError::Wrong("the chain is poisoned".into()))?;
-        chain.mine(blocks);
-        Ok(chain.height())
+        self.chain.mine(blocks)
     }
 
     /// Stops the agents and waits for them.

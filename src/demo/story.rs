@@ -9,6 +9,7 @@ use rand::rngs::OsRng;
 use serde_json::json;
 use tokio::sync::mpsc;
 
+use super::ledger::Ledger;
 use super::stage::Stage;
 use super::world::World;
 use super::{DemoError, DemoPlan};
@@ -39,6 +40,7 @@ pub(super) async fn tell(plan: DemoPlan, reporter: &dyn Reporter) -> Result<Demo
         ));
     }
     let scratch = Scratch::new(plan.keep.clone())?;
+    let chain = Ledger::open(&plan.chain, &scratch.path().join("bitcoind")).await?;
     let (sender, events) = mpsc::unbounded_channel();
     let started = Instant::now();
     let names: Vec<String> = std::iter::once("aggregator".to_owned())
@@ -49,7 +51,7 @@ pub(super) async fn tell(plan: DemoPlan, reporter: &dyn Reporter) -> Result<Demo
         steps: 6 + u64::from(plan.rounds),
         done: 0,
         world: World::new(started, names, events, reporter, SHOWN),
-        stage: Stage::open(sender).await?,
+        stage: Stage::open_on(chain, sender).await?,
         plan,
         dids: Vec::new(),
     };

@@ -1,6 +1,9 @@
 //! The chain backends against the in-process regtest chain: over HTTP on loopback, as users have it.
 
 mod blocks;
+mod compared;
+mod core_rpc;
+mod core_server;
 mod erring_servers;
 mod esplora;
 mod regtest;
@@ -80,7 +83,7 @@ impl Wallet {
         )
     }
 
-    fn spend_with(
+    pub fn spend_with(
         &self,
         inputs: &[(OutPoint, TxOut)],
         outputs: Vec<TxOut>,
@@ -141,7 +144,7 @@ pub(crate) fn funded(chain: &mut RegtestChain, wallet: &Wallet, value: u64) -> (
     (outpoint, pay(wallet.script(), value))
 }
 
-fn by_txid(history: &AddressHistory) -> HashMap<Txid, (Transaction, Option<u32>)> {
+pub fn by_txid(history: &AddressHistory) -> HashMap<Txid, (Transaction, Option<u32>)> {
     let map: HashMap<_, _> = history
         .txs
         .iter()

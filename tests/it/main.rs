@@ -17,6 +17,7 @@ mod entry_points;
 mod keep;
 mod lookup;
 mod musig_vectors;
+mod node;
 mod nostr;
 mod protocol_doc;
 mod resolver;

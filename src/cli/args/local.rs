@@ -8,6 +8,7 @@ use clap::{Args, Subcommand};
 use super::keys::PassphraseArgs;
 use super::values::{http_url, seconds};
 use crate::agent::control::views::BeaconType;
+use crate::demo::DemoChain;
 
 /// Arguments of `run`.
 #[derive(Debug, Clone, Args)]
@@ -25,6 +26,7 @@ pub struct RunArgs {
 #[command(after_help = "Examples:\n  \
     btcr2-agent demo\n  \
     btcr2-agent demo --beacon cas --members 7 --rounds 3\n  \
+    btcr2-agent demo --bitcoind                      on a bitcoind -regtest of its own\n  \
     btcr2-agent demo --json | jq -r .step")]
 pub struct DemoArgs {
     /// Beacon type
@@ -39,6 +41,42 @@ pub struct DemoArgs {
     /// Keep the agents' homes in this directory instead of deleting them
     #[arg(long, value_name = "DIR")]
     pub keep: Option<PathBuf>,
+    /// Use a real node instead of the chain in this process: a bitcoind of its own, found in BITCOIND or on
+    /// PATH, or the one with this RPC address; regtest only
+    #[arg(long, value_name = "URL", num_args = 0..=1, default_missing_value = "", value_parser = node_url)]
+    pub bitcoind: Option<String>,
+    /// The cookie file of the node at --bitcoind URL
+    #[arg(long, value_name = "FILE", requires = "bitcoind")]
+    pub cookie_file: Option<PathBuf>,
+}
+
+impl DemoArgs {
+    /// What plays the chain.
+    #[must_use]
+    pub fn chain(&self) -> DemoChain {
+        match self.bitcoind.as_deref() {
+            None => DemoChain::InProcess,
+            Some("") => DemoChain::OwnNode,
+            Some(url) => DemoChain::Node {
+                url: url.to_owned(),
+                cookie: self.cookie_file.clone().unwrap_or_else(default_cookie),
+            },
+        }
+    }
+}
+
+/// Where Bitcoin Core keeps the cookie of its regtest chain by default.
+fn default_cookie() -> PathBuf {
+    let home = directories::UserDirs::new().map(|dirs| dirs.home_dir().to_owned());
+    home.unwrap_or_default().join(".bitcoin/regtest/.cookie")
+}
+
+/// An address, or nothing.
+fn node_url(text: &str) -> Result<String, &'static str> {
+    if text.is_empty() {
+        return Ok(String::new());
+    }
+    http_url(text)
 }
 
 /// Commands for work on one machine.

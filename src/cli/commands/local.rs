@@ -40,6 +40,7 @@ impl Context {
             beacon: args.beacon,
             members: args.members,
             rounds: args.rounds,
+            chain: args.chain(),
             keep: args.keep,
         };
         let report = tokio::select! {

@@ -7,6 +7,7 @@ use std::time::Duration;
 use serde_json::json;
 
 use super::Context;
+use crate::agent::chains::backend_of;
 use crate::agent::control::{ErrorCode, Failure};
 use crate::agent::launch;
 use crate::cas::{CasReader, DEFAULT_TIMEOUT};
@@ -146,18 +147,13 @@ impl Context {
             Some(ChainArg::Url(url)) => url.clone(),
             // The settings of the home, where there is one: a server that was chosen is not to be replaced by
             // one that was not.
-            None => launch::load_config(&launch::home(&self.home)?)?
-                .chain
-                .of(network)
-                .url_for(network),
+            None => {
+                let config = launch::load_config(&launch::home(&self.home)?)?;
+                return Ok(backend_of(config.chain.of(network), network, CHAIN_TIMEOUT)?.into());
+            }
         };
-        let backend = ChainBackend::esplora(&url, CHAIN_TIMEOUT).map_err(|error| {
-            let code = match &args.chain {
-                Some(_) => ErrorCode::Usage,
-                None => ErrorCode::BadConfig,
-            };
-            Failure::new(code, error.to_string())
-        })?;
+        let backend = ChainBackend::esplora(&url, CHAIN_TIMEOUT)
+            .map_err(|error| Failure::new(ErrorCode::Usage, error.to_string()))?;
         Ok(backend.into())
     }
 

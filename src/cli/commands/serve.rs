@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use super::Context;
 use super::local::interrupted;
+use crate::agent::chains::backend_of;
 use crate::agent::control::{ErrorCode, Failure};
 use crate::agent::launch;
 use crate::cas::{CasReader, DEFAULT_TIMEOUT};
@@ -38,22 +39,22 @@ impl Context {
             .map_err(|error| Failure::new(ErrorCode::InvalidValue, error.to_string()))?;
         let mut networks = Vec::new();
         let mut lookups = BTreeMap::new();
-        for (network, url) in chains {
-            let patience = Duration::from_secs(CHAIN_TIMEOUT_S).min(time);
-            let mut lines = Vec::new();
-            let mut chain = String::new();
-            for _ in 0..CONNECTIONS {
-                let backend = ChainBackend::esplora(&url, patience).map_err(|error| {
-                    Failure::new(ErrorCode::InvalidValue, format!("{network}: {error}"))
-                })?;
-                backend.host().clone_into(&mut chain);
-                let lookup = Lookup::new(backend);
-                lines.push(if reader.is_empty() {
-                    lookup
-                } else {
-                    lookup.with_cas(reader.clone())
-                });
-            }
+        for (network, backends) in chains {
+            let chain = backends
+                .first()
+                .map(|backend| backend.host().to_owned())
+                .unwrap_or_default();
+            let lines = backends
+                .into_iter()
+                .map(|backend| {
+                    let lookup = Lookup::new(backend);
+                    if reader.is_empty() {
+                        lookup
+                    } else {
+                        lookup.with_cas(reader.clone())
+                    }
+                })
+                .collect();
             networks.push(ServedNetwork { network, chain });
             lookups.insert(network, lines);
         }
@@ -97,10 +98,19 @@ impl Context {
     fn sources(
         &self,
         args: &ServeArgs,
-    ) -> Result<(BTreeMap<Network, String>, Vec<String>), Failure> {
+    ) -> Result<(BTreeMap<Network, Vec<ChainBackend>>, Vec<String>), Failure> {
+        let patience = Duration::from_secs(CHAIN_TIMEOUT_S.min(args.timeout));
         let mut chains = BTreeMap::new();
         for chain in &args.chain {
-            if chains.insert(chain.network, chain.url.clone()).is_some() {
+            let backends = lines(|| {
+                ChainBackend::esplora(&chain.url, patience).map_err(|error| {
+                    Failure::new(
+                        ErrorCode::InvalidValue,
+                        format!("{}: {error}", chain.network),
+                    )
+                })
+            })?;
+            if chains.insert(chain.network, backends).is_some() {
                 return Err(Failure::new(
                     ErrorCode::Usage,
                     format!("--chain names {} twice", chain.network),
@@ -111,10 +121,11 @@ impl Context {
         if chains.is_empty() || gateways.is_empty() {
             let config = launch::load_config(&launch::home(&self.home)?)?;
             if chains.is_empty() {
-                let url_of = |network: Network| config.chain.of(network).url_for(network);
-                chains = Network::ALL
-                    .map(|network| (network, url_of(network)))
-                    .into();
+                for network in Network::ALL {
+                    let chain = config.chain.of(network);
+                    let backends = lines(|| backend_of(chain, network, patience))?;
+                    chains.insert(network, backends);
+                }
             }
             if gateways.is_empty() {
                 let configured = config.cas.gateways.iter();
@@ -123,6 +134,13 @@ impl Context {
         }
         Ok((chains, gateways))
     }
+}
+
+/// The backends of one network, each with a connection of its own.
+fn lines(
+    backend: impl Fn() -> Result<ChainBackend, Failure>,
+) -> Result<Vec<ChainBackend>, Failure> {
+    (0..CONNECTIONS).map(|_| backend()).collect()
 }
 
 fn warnings(args: &ServeArgs, server: &ResolverServer) -> Vec<String> {

@@ -236,6 +236,38 @@ fn malformed_files_say_line_key_and_what_is_allowed() {
             "[chain.signet]\ncookie_file = \"x\"",
             "is for backend = \"bitcoind\" only",
         ),
+        (
+            "[chain.signet]\npassword_file = \"x\"",
+            "line 2: chain.signet.password_file: is for backend = \"bitcoind\" only",
+        ),
+        (
+            "[chain.signet]\nbackend = \"bitcoind\"\nuser = \"u\"",
+            "chain.signet.user: needs password_file",
+        ),
+        (
+            "[chain.signet]\nbackend = \"bitcoind\"\npassword_file = \"p\"",
+            "chain.signet.password_file: needs user",
+        ),
+        (
+            "[chain.signet]\nbackend = \"bitcoind\"\ncookie_file = \"c\"\nuser = \"u\"\npassword_file = \"p\"",
+            "goes without user and password_file",
+        ),
+        (
+            "[chain.signet]\nbackend = \"bitcoind\"\nuser = \"a:b\"\npassword_file = \"p\"",
+            "without a colon",
+        ),
+        (
+            "[chain.signet]\ncheck = [\"http://a.example\"]",
+            "line 2: chain.signet.check: a public server needs https",
+        ),
+        (
+            "[chain.signet]\nurl = \"https://a.example\"\ncheck = [\"https://a.example/\"]",
+            "names the server of url",
+        ),
+        (
+            "[chain.signet]\nhttp_proxy = \"https://127.0.0.1:1\"",
+            "is the address of an HTTP proxy",
+        ),
         ("[privacy]\nproxy = \"localhost\"", "like 127.0.0.1:9050"),
         ("[limits]\nstore_mib = 1", "use 64 to 1048576 MiB"),
         (

@@ -6,7 +6,7 @@ use super::*;
 type Tamper = Arc<dyn Fn(&str, serde_json::Value) -> serde_json::Value + Send + Sync>;
 
 /// A server that passes requests on to `server` and tampers with histories on the way back.
-async fn tampering(
+pub async fn tampering(
     server: &RegtestServer,
     tamper: impl Fn(&str, serde_json::Value) -> serde_json::Value + Send + Sync + 'static,
 ) -> ChainBackend {

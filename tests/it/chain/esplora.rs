@@ -476,3 +476,49 @@ async fn one_connection_serves_many_requests() {
     assert!(answers.contains("\"network\":\"regtest\""), "{answers}");
     server.shutdown().await;
 }
+
+/// Every request goes by the proxy, which is told the server's name and nothing else.
+#[tokio::test]
+async fn an_http_proxy_is_used_when_one_is_set() {
+    let (server, direct) = serve(ServerSettings::default()).await;
+    let listener = tokio::net::TcpListener::bind(LOCALHOST).await.unwrap();
+    let proxy = format!("http://{}", listener.local_addr().unwrap());
+    let asked = Arc::new(Mutex::new(Vec::new()));
+    let heard = Arc::clone(&asked);
+    tokio::spawn(async move {
+        loop {
+            let (mut client, _) = listener.accept().await.unwrap();
+            let mut head = Vec::new();
+            while !head.ends_with(b"\r\n\r\n") {
+                head.push(client.read_u8().await.unwrap());
+            }
+            let head = String::from_utf8(head).unwrap();
+            let target = head.split(' ').nth(1).unwrap().to_owned();
+            heard.lock().unwrap().push(head);
+            client.write_all(b"HTTP/1.1 200 OK\r\n\r\n").await.unwrap();
+            let mut upstream = TcpStream::connect(target).await.unwrap();
+            tokio::spawn(async move {
+                let _ = tokio::io::copy_bidirectional(&mut client, &mut upstream).await;
+            });
+        }
+    });
+    let backend =
+        ChainBackend::esplora_through(&server.url(), Duration::from_secs(10), Some(&proxy))
+            .unwrap();
+    assert_eq!(backend.tip().await.unwrap(), direct.tip().await.unwrap());
+    let asked = asked.lock().unwrap().clone();
+    assert!(!asked.is_empty());
+    let host = server.url().trim_start_matches("http://").to_owned();
+    for head in asked {
+        assert!(head.starts_with(&format!("CONNECT {host} ")), "{head}");
+    }
+    server.shutdown().await;
+
+    let nobody = ChainBackend::esplora_through(
+        "http://127.0.0.1:1",
+        Duration::from_secs(2),
+        Some("http://127.0.0.1:1"),
+    );
+    let error = nobody.unwrap().tip().await.unwrap_err();
+    assert!(matches!(error, ChainError::Unreachable { .. }), "{error}");
+}

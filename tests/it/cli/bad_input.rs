@@ -91,7 +91,7 @@ fn settings_that_are_not_understood_refuse_to_start() {
         ("relays = [\"https://relay.example\"]", "wss://"),
         ("[chain.regtest]\nurl = \"ftp://x\"", "chain.regtest.url"),
         (
-            "[chain.regtest]\nbackend = \"bitcoind\"\ncookie_file = \"c\"",
+            "[chain.regtest]\nbackend = \"bitcoind\"",
             "chain.regtest.backend",
         ),
         ("[privacy]\nproxy = \"127.0.0.1:9050\"", "privacy.proxy"),

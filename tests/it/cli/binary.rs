@@ -52,6 +52,8 @@ fn wrong_command_lines_exit_with_2() {
         "init --import-nsec --import-words f".to_owned(),
         "demo --members 1".to_owned(),
         "demo --rounds 0".to_owned(),
+        "demo --cookie-file f".to_owned(),
+        "demo --bitcoind localhost".to_owned(),
         "follow nsec1qqqqqqqq".to_owned(),
         "status --no-such-flag".to_owned(),
     ] {

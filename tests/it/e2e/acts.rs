@@ -221,8 +221,7 @@ impl Play {
             })
         })
         .await;
-        let chain = self.stage.chain.chain();
-        let tx = chain.lock().unwrap().transaction(&txid).cloned();
+        let tx = self.stage.chain.transaction(&txid).unwrap();
         company.signals.push(Announced {
             round,
             txid,
@@ -275,10 +274,8 @@ impl Play {
 
     /// Every transaction at the address, the mempool's included.
     fn transactions(&self, address: &Address) -> Vec<Txid> {
-        let chain = self.stage.chain.chain();
-        let chain = chain.lock().unwrap();
-        let history = chain.history(&address.script_pubkey());
-        history.txs.iter().map(|at| at.tx.compute_txid()).collect()
+        let history = self.stage.chain.history(&address.script_pubkey()).unwrap();
+        history.iter().map(|at| at.tx.compute_txid()).collect()
     }
 }
 

@@ -5,7 +5,6 @@ use std::collections::{BTreeMap, BTreeSet};
 use bitcoin::consensus::encode::serialize;
 use bitcoin::{OutPoint, Transaction, TxOut};
 use btcr2_agent::beacon::smt::{Leaf, SmtTree};
-use btcr2_agent::chain::TxStatus;
 use btcr2_agent::did::{Document, GenesisDocument, SignedUpdate, VerifyOptions, verify};
 use btcr2_agent::hash::{SignalBytes, SmtIndex, UpdateHash, sha256};
 use btcr2_agent::network::Network;
@@ -65,27 +64,27 @@ impl Play {
     /// The signals are one chain of transactions at the beacon address, each in its block and each valid
     /// to Bitcoin Core, and there is nothing else.
     fn check_chain(&self, company: &Company) {
-        let chain = self.stage.chain.chain();
-        let chain = chain.lock().unwrap();
+        let chain = &self.stage.chain;
         let script = company.address.script_pubkey();
-        let history = chain.history(&script);
-        assert_eq!(history.txs.len(), company.signals.len() + 1);
+        let history = chain.history(&script).unwrap();
+        assert_eq!(history.len(), company.signals.len() + 1);
         let mut tip: Option<OutPoint> = None;
         for signal in &company.signals {
-            let block = chain.block(signal.height).expect("the block is there");
+            let block = chain.block(signal.height).unwrap();
             assert!(
                 block.txdata.contains(&signal.tx),
                 "in the block it should be in"
             );
-            assert!(matches!(chain.tx_status(&signal.txid),
-                TxStatus::Confirmed { height, .. } if height == signal.height));
+            assert!(history.iter().any(|entry| {
+                entry.height == Some(signal.height) && entry.tx.compute_txid() == signal.txid
+            }));
             let tx = &signal.tx;
             assert_eq!(tx.input.len(), 1);
             let input = tx.input[0].previous_output;
             if let Some(tip) = tip {
                 assert_eq!(input, tip, "spends the change of the signal before");
             }
-            let former = chain.transaction(&input.txid).unwrap();
+            let former = chain.transaction(&input.txid).unwrap().unwrap();
             let prevout = &former.output[usize::try_from(input.vout).unwrap()];
             assert_eq!(prevout.script_pubkey, script);
             check_spend(tx, prevout);

@@ -129,12 +129,10 @@ impl Play {
 
     /// The one output at the address.
     fn funding_output(&self, address: &Address) -> OutPoint {
-        let chain = self.stage.chain.chain();
-        let chain = chain.lock().unwrap();
         let script = address.script_pubkey();
-        let history = chain.history(&script);
-        assert_eq!(history.txs.len(), 1, "funded once");
-        let tx = &history.txs[0].tx;
+        let history = self.stage.chain.history(&script).unwrap();
+        assert_eq!(history.len(), 1, "funded once");
+        let tx = &history[0].tx;
         let vout = tx.output.iter().position(|o| o.script_pubkey == script);
         OutPoint::new(tx.compute_txid(), u32::try_from(vout.unwrap()).unwrap())
     }

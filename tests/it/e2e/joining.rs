@@ -57,7 +57,7 @@ impl Play {
     }
 
     fn height(&self) -> u32 {
-        self.stage.chain.chain().lock().unwrap().height()
+        self.stage.chain.in_process().unwrap().lock().unwrap().height()
     }
 
     async fn step(&self, company: &Company, actor: usize, did: &Did) -> Step {
@@ -333,7 +333,7 @@ async fn a_cohort_that_stopped_in_the_middle_holds_nobody() {
     play.broadcast(&company, round, mark).await;
     play.stage.kill(0).await.unwrap();
     {
-        let chain = play.stage.chain.chain();
+        let chain = play.stage.chain.in_process().unwrap();
         let mut chain = chain.lock().unwrap();
         for txid in chain.mempool_txids() {
             chain.evict(&txid);
@@ -400,7 +400,7 @@ async fn a_reorg_of_the_binding_leaves_the_did_resolvable() {
     play.stage.mine(1).unwrap();
     play.reaches(1, mark, &did, 2).await;
     {
-        let chain = play.stage.chain.chain();
+        let chain = play.stage.chain.in_process().unwrap();
         let mut chain = chain.lock().unwrap();
         chain.invalidate_tip(1);
         chain.evict(&spend.row.txid);

@@ -5,13 +5,13 @@
 
 mod acts;
 mod checks;
-mod company;
+pub mod company;
 mod deposits;
 mod formation;
 mod joining;
 mod keeping;
 mod life;
-mod play;
+pub mod play;
 mod publishing;
 mod relays;
 mod restarts;

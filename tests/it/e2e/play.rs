@@ -1,8 +1,10 @@
 //! A stage full of agents: starting and stopping them, and waiting for what they report.
 
+use std::path::Path;
 use std::time::Duration;
 
 use btcr2_agent::agent::{Agent, AgentError, AgentEvent, What, timeline};
+use btcr2_agent::demo::ledger::Ledger;
 use btcr2_agent::demo::stage::{Part, Stage};
 use btcr2_agent::hash::CohortId;
 use btcr2_agent::protocol::effect::Report;
@@ -40,6 +42,21 @@ impl Play {
             expects_trouble: false,
             forgiving: false,
             homes: tempfile::tempdir().unwrap(),
+        }
+    }
+
+    /// A stage without agents on a chain that is made in a directory which is removed at the end.
+    pub async fn on(chain: impl AsyncFnOnce(&Path) -> Ledger) -> Self {
+        let (sender, events) = unbounded_channel();
+        let homes = tempfile::tempdir().unwrap();
+        let chain = chain(homes.path()).await;
+        Self {
+            stage: Stage::open_on(chain, sender).await.unwrap(),
+            seen: Vec::new(),
+            events,
+            expects_trouble: false,
+            forgiving: false,
+            homes,
         }
     }
 
@@ -127,11 +144,35 @@ impl Play {
         mark: usize,
         done: impl Fn(&[(usize, AgentEvent)]) -> bool,
     ) {
+        self.wait(what, mark, false, done).await;
+    }
+
+    /// The same while the chain is reorganised, which agents report.
+    pub async fn until_despite(
+        &mut self,
+        what: &str,
+        mark: usize,
+        done: impl Fn(&[(usize, AgentEvent)]) -> bool,
+    ) {
+        self.wait(what, mark, true, done).await;
+    }
+
+    async fn wait(
+        &mut self,
+        what: &str,
+        mark: usize,
+        reorganised: bool,
+        done: impl Fn(&[(usize, AgentEvent)]) -> bool,
+    ) {
         let deadline = Instant::now() + PATIENCE;
         while !done(&self.seen[mark..]) {
             match tokio::time::timeout_at(deadline, self.events.recv()).await {
                 Ok(Some((actor, event))) => {
-                    self.dismay(actor, &event, what);
+                    let expected = reorganised
+                        && matches!(event.what, What::Report(Report::SignalReorganised { .. }));
+                    if !expected {
+                        self.dismay(actor, &event, what);
+                    }
                     self.seen.push((actor, event));
                 }
                 Ok(None) => panic!("every agent stopped before {what}"),

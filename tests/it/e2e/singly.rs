@@ -119,7 +119,7 @@ impl Play {
     }
 
     pub fn tx_status(&self, txid: &Txid) -> TxStatus {
-        let chain = self.stage.chain.chain();
+        let chain = self.stage.chain.in_process().unwrap();
         let chain = chain.lock().unwrap();
         chain.tx_status(txid)
     }
@@ -270,7 +270,7 @@ async fn what_lacks_is_said_and_nothing_is_signed() {
     let error = play.announce_singly(0, &did, &named).await.unwrap_err();
     assert!(error.to_string().contains(&other.to_string()), "{error}");
     // What waits for a block is said, not spent.
-    let chain = play.stage.chain.chain();
+    let chain = play.stage.chain.in_process().unwrap();
     let paid = Amount::from_sat(10_000);
     chain
         .lock()
@@ -329,7 +329,7 @@ async fn what_was_stored_is_sent_by_the_next_start() {
         .unwrap();
     assert_eq!((again.spend.tx, again.refused), (signed.tx, None));
     // Nodes may forget it.
-    let chain = play.stage.chain.chain();
+    let chain = play.stage.chain.in_process().unwrap();
     assert!(chain.lock().unwrap().evict(&signed.row.txid));
     let mark = play.mark();
     play.stands(0, mark, signed.row.txid, SpendState::Signed)
@@ -405,7 +405,7 @@ async fn a_reorg_moves_it_back_and_it_confirms_again() {
     play.reaches(0, mark, &did, 2).await;
     let mark = play.mark();
     {
-        let chain = play.stage.chain.chain();
+        let chain = play.stage.chain.in_process().unwrap();
         let mut chain = chain.lock().unwrap();
         chain.invalidate_tip(1);
         chain.mine_empty(2);
@@ -542,7 +542,7 @@ impl Play {
         let root = keystore::open(&sealed, None).unwrap();
         let key = root.did_key(Network::Regtest, 0).unwrap();
         let beacon = SingletonBeacon::new(address.clone()).unwrap();
-        let chain = self.stage.chain.chain();
+        let chain = self.stage.chain.in_process().unwrap();
         let mut chain = chain.lock().unwrap();
         let input = tx.input[0].previous_output;
         let coin = BeaconOutput {

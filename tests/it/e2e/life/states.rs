@@ -94,7 +94,7 @@ async fn a_reorg_takes_an_update_back() {
     play.expects_trouble = true;
     let mark = play.mark();
     {
-        let chain = play.stage.chain.chain();
+        let chain = play.stage.chain.in_process().unwrap();
         let mut chain = chain.lock().unwrap();
         assert_eq!(chain.invalidate_tip(2), 2);
         chain.mine_empty(3);
