@@ -5,6 +5,7 @@
 
 mod deposits;
 mod formation;
+mod money;
 mod registry;
 mod round;
 mod session;
@@ -79,6 +80,11 @@ pub enum AggregatorInput {
     },
     /// Operator: end the cohort.
     Cancel,
+    /// The money gate: whether it permits money on the cohort's network.
+    Money {
+        /// Whether it does.
+        permitted: bool,
+    },
 }
 
 /// The phase of a cohort.
@@ -149,6 +155,8 @@ pub struct Aggregator {
     /// Signals signed so far that are not final, oldest first.
     signed: Vec<SignedSignal>,
     signed_total: u32,
+    /// The gate permits no money.
+    money_stopped: bool,
 }
 
 impl Aggregator {
@@ -173,6 +181,7 @@ impl Aggregator {
             seen_nonces: session::SeenNonces::default(),
             signed: Vec::new(),
             signed_total: 0,
+            money_stopped: false,
         }
     }
 
@@ -197,6 +206,7 @@ impl Aggregator {
             },
             AggregatorInput::Release { member, reason } => self.release(member, &reason),
             AggregatorInput::Cancel => self.cancel(),
+            AggregatorInput::Money { permitted } => self.money(permitted),
         };
         self.timers(now, &mut step.effects);
         step

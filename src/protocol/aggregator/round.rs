@@ -154,6 +154,8 @@ pub enum OpenRefusal {
         /// What a signal needs in sat.
         need_sat: u64,
     },
+    /// The money gate permits none.
+    MoneyStopped,
     /// Nobody registered a DID.
     NothingRegistered,
     /// A seat has fewer DIDs registered than the terms ask for.
@@ -175,6 +177,7 @@ impl fmt::Display for OpenRefusal {
                     "the beacon holds {have_sat} sat, a signal needs {need_sat}"
                 )
             }
+            Self::MoneyStopped => f.write_str("money is stopped: see `btcr2-agent money status`"),
             Self::NothingRegistered => f.write_str("no DID is registered"),
             Self::TooFewDids(seat) => {
                 write!(
@@ -192,6 +195,9 @@ impl Aggregator {
     pub fn open_refusal(&self) -> Option<OpenRefusal> {
         if !matches!(self.phase, Phase::Active) {
             return Some(OpenRefusal::NotActive);
+        }
+        if self.money_stopped {
+            return Some(OpenRefusal::MoneyStopped);
         }
         if let Some(round) = &self.round {
             return Some(OpenRefusal::RoundOpen(round.round));

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use bitcoin::{Amount, FeeRate, OutPoint, Transaction, Txid};
+use bitcoin::{Amount, OutPoint, Transaction, Txid};
 use secp256k1::XOnlyPublicKey;
 
 use super::Participant;
@@ -131,15 +131,15 @@ impl Participant {
             value: Amount::from_sat(value_sat),
             height: None,
         };
-        let rate = self.policy.max_fee_rate.min(self.terms.max_fee_rate);
-        let max_fee_rate = FeeRate::from_sat_per_vb(rate.into()).unwrap_or(FeeRate::BROADCAST_MIN);
+        let max_fee_rate = self.policy.fee_rate_under(self.terms.max_fee_rate);
         let limits = SignalLimits {
             max_fee_rate,
             // Without change the remainder goes to the miner; it is dust at most.
             max_fee: max_fee_rate
                 .fee_wu(WEIGHT_WITH_CHANGE)
                 .and_then(|fee| fee.checked_add(DUST_LIMIT))
-                .unwrap_or(Amount::MAX_MONEY),
+                .unwrap_or(Amount::MAX_MONEY)
+                .min(self.policy.max_fee()),
         };
         check_signal(tx, &tip, &self.script, &limits).map_err(|fault| match fault {
             // The own backend may lag behind the aggregator's by a block.

@@ -8,6 +8,7 @@ mod coverage;
 mod deposits;
 mod formation;
 mod history;
+mod policy;
 mod round;
 mod session;
 
@@ -38,27 +39,8 @@ use deposits::MyDeposit;
 use history::Asked;
 pub use history::Recalled;
 use round::MyRound;
+pub use policy::{Decline, SigningPolicy};
 pub use round::OwnRound;
-
-/// What this member says for a DID that has nothing to announce.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, Default)]
-#[serde(rename_all = "snake_case")]
-pub enum Decline {
-    /// "Nothing, and skip the round if nobody has anything": costs nobody anything, tells the aggregator.
-    #[default]
-    Idle,
-    /// "No update", which with an SMT beacon looks like an update to everybody.
-    NoUpdate,
-}
-
-/// What this member signs without asking anybody.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
-pub struct SigningPolicy {
-    /// Highest fee rate in sat/vB; the terms' ceiling applies too.
-    pub max_fee_rate: u32,
-    /// What to say for DIDs without an update.
-    pub decline: Decline,
-}
 
 /// Something that happened to a member of a cohort. The log stores it as JSON; the tag is outside because
 /// serde can not read raw JSON and numeric map keys back through an inner one.
@@ -140,6 +122,8 @@ pub enum ParticipantInput {
         /// The index.
         index: SmtIndex,
     },
+    /// From now on this is signed without asking. Comes first, and again when the settings changed.
+    Policy(SigningPolicy),
     /// The process was restarted: all secret nonces are gone.
     Restarted,
     /// The store was made again out of a bundle: it may be older than what this member did last.
@@ -206,6 +190,7 @@ pub struct Participant {
     cohort: CohortId,
     me: NostrKey,
     policy: SigningPolicy,
+    policy_is_stated: bool,
     phase: MemberPhase,
     payee: Option<ScriptBuf>,
     set: Option<(CohortSet, KeySet)>,
@@ -237,6 +222,7 @@ impl Participant {
             terms,
             me,
             policy,
+            policy_is_stated: false,
             phase: MemberPhase::New,
             payee: None,
             set: None,
@@ -301,6 +287,7 @@ impl Participant {
             ParticipantInput::Recalled(recalled) => self.recalled(&recalled),
             ParticipantInput::Lost { index, signals } => self.lost(index, &signals),
             ParticipantInput::Fetch { index } => self.fetch(index),
+            ParticipantInput::Policy(policy) => self.follow_policy(policy),
             ParticipantInput::Restarted => self.restarted(),
             ParticipantInput::Recovered => self.recovered(),
         }
