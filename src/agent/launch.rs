@@ -399,7 +399,8 @@ fn money_options(
 }
 
 /// What the gate may permit, where the command asked for mainnet or did not.
-pub(super) const fn money_rules(config: &Config, asked: bool) -> MoneyRules {
+#[must_use]
+pub const fn money_rules(config: &Config, asked: bool) -> MoneyRules {
     let money = &config.money;
     MoneyRules {
         mainnet: asked && money.mainnet,
@@ -410,7 +411,8 @@ pub(super) const fn money_rules(config: &Config, asked: bool) -> MoneyRules {
 }
 
 /// The bounds of fee rates on a network.
-pub(super) const fn fee_policy(config: &Config, network: Network) -> FeePolicy {
+#[must_use]
+pub const fn fee_policy(config: &Config, network: Network) -> FeePolicy {
     let fee = config.fees.of(network);
     FeePolicy {
         floor: fee.floor,
