@@ -9,6 +9,7 @@ pub mod deposit;
 pub mod effect;
 pub mod evidence;
 pub mod fees;
+pub mod funding;
 pub mod history;
 pub mod ids;
 pub mod message;

@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 
-use bitcoin::{Amount, FeeRate, OutPoint, Transaction, Txid};
+use bitcoin::{Amount, FeeRate, OutPoint, Transaction, TxOut, Txid};
 
 use super::deposits::{self, Accepted, Unshown};
 use super::session::Session;
@@ -449,7 +449,7 @@ impl Aggregator {
         };
         let script = beacon_script(keys.output_key());
         let transaction = |signal| {
-            build_signal(&tip, &script, signal, self.fee_rate()).map_err(|_| RoundCause::NoFunds)
+            build_signal(&[tip], &script, signal, self.fee_rate()).map_err(|_| RoundCause::NoFunds)
         };
         let round = state.round;
         match self.terms.beacon {
@@ -546,7 +546,8 @@ impl Aggregator {
 }
 
 fn built(unsigned: UnsignedSignal, announcement: Option<String>) -> Built {
-    let sighash = Sighash::from_bytes(unsigned.sighash());
+    let first = unsigned.sighashes().first().copied();
+    let sighash = Sighash::from_bytes(first.unwrap_or_default());
     let input = unsigned
         .tx
         .input
@@ -555,7 +556,7 @@ fn built(unsigned: UnsignedSignal, announcement: Option<String>) -> Built {
     Built {
         txid: unsigned.tx.compute_txid(),
         input,
-        prevout: unsigned.prevout,
+        prevout: unsigned.prevouts.first().cloned().unwrap_or(TxOut::NULL),
         signal: unsigned.signal,
         sighash,
         announcement,

@@ -410,7 +410,7 @@ impl Aggregator {
             return self.fail_round(RoundCause::Operator);
         };
         let round = state.round;
-        let tx = finalize(built.tx.clone(), &signature);
+        let tx = finalize(built.tx.clone(), &[signature]);
         let signed = SignedSignal {
             round,
             signal: built.signal,

@@ -101,7 +101,7 @@ impl Participant {
         self.check_signal_bytes(state, request, &checked.signal)
             .map_err(Verdict::Never)?;
         self.check_coverage(state)?;
-        let sighash = Sighash::from_bytes(checked.sighash);
+        let sighash = Sighash::from_bytes(checked.sighashes.first().copied().unwrap_or_default());
         let context = LabelContext {
             aggregate_nonce: to_sign.aggregate_nonce,
             sighash,
@@ -144,7 +144,7 @@ impl Participant {
                 .unwrap_or(Amount::MAX_MONEY)
                 .min(self.policy.max_fee()),
         };
-        check_signal(tx, &tip, &self.script, &limits).map_err(|fault| match fault {
+        check_signal(tx, &tip, &[], &self.script, &limits).map_err(|fault| match fault {
             // The own backend may lag behind the aggregator's by a block.
             SignalFault::NotTip { .. } => Verdict::Wait(fault.to_string()),
             _ => Verdict::Never(fault.to_string()),
