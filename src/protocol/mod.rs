@@ -10,6 +10,7 @@ pub mod effect;
 pub mod evidence;
 pub mod history;
 pub mod ids;
+pub mod ladder;
 pub mod message;
 pub mod money;
 pub mod participant;
