@@ -11,8 +11,8 @@ use super::delivery;
 use super::error::AgentError;
 use super::events::{AgentEvent, ChainState, What};
 use super::handle::{AgentHandle, Job, Traffic};
-use super::node::{Machine, Node, NodeId, NodeInput};
 use super::money::MoneyOptions;
+use super::node::{Machine, Node, NodeId, NodeInput};
 use super::options::{AgentOptions, Clock, StandingPolicy};
 use super::outbound::Post;
 use super::watch::{ChainNews, Watch, chain_view};
@@ -26,6 +26,7 @@ use crate::nostr::envelope::Incarnation;
 use crate::nostr::link::{Link, LinkEvent};
 use crate::nostr::seal::{ChannelKey, ConversationKeys};
 use crate::protocol::aggregator::{Aggregator, AggregatorInput};
+use crate::protocol::funding::FundingWatch;
 use crate::protocol::money::MoneyGate;
 use crate::protocol::participant::{Participant, ParticipantInput, SigningPolicy};
 use crate::protocol::terms::Terms;
@@ -57,6 +58,7 @@ pub(super) enum Internal {
         id: NodeId,
         txid: Txid,
         error: Option<String>,
+        fee_too_low: bool,
     },
     Spend {
         txid: Txid,
@@ -83,6 +85,8 @@ pub struct Agent {
     pub(super) lookups: BTreeMap<Network, Lookup>,
     pub(super) histories: HashMap<String, (Arc<AddressHistory>, Option<u32>)>,
     pub(super) gate: MoneyGate,
+    /// Payments to beacons, as they come and go.
+    pub(super) payments: BTreeMap<NodeId, FundingWatch>,
     pub(super) money: MoneyOptions,
     /// Whether it was said that money is stopped.
     pub(super) money_told: bool,
@@ -184,6 +188,7 @@ impl Agent {
             histories: HashMap::new(),
             gate: options.money.gate(),
             money: options.money,
+            payments: BTreeMap::new(),
             money_told: false,
             money_synced: false,
             sending: super::singleton::Sending::default(),
@@ -471,6 +476,7 @@ impl Agent {
                     .map(|node| node.id)
                     .collect();
                 for id in ids {
+                    self.watch_payments(id, &history);
                     self.sync_chain(id, false)?;
                 }
                 self.follow_spends(network, &address, &history)
@@ -515,9 +521,12 @@ impl Agent {
         let Some(update) = node.chain().diff(&view) else {
             return Ok(());
         };
-        let only_height =
-            update.signals.is_empty() && update.spends.is_empty() && update.tip == node.chain().tip;
-        if only_height && !height_too && !node.counts_blocks() {
+        let quiet = update.signals.is_empty()
+            && update.spends.is_empty()
+            && update.extra.is_none()
+            && update.tip == node.chain().tip
+            && !is_other_rate(node, rate);
+        if quiet && !height_too && !node.counts_blocks() {
             return Ok(());
         }
         let input = node.chain_input(update);
@@ -528,11 +537,20 @@ impl Agent {
     fn internal(&mut self, internal: Internal) -> Result<(), AgentError> {
         match internal {
             Internal::Spend { txid, refused } => self.spend_sent(txid, refused),
-            Internal::Broadcast { id, txid, error } => {
+            Internal::Broadcast {
+                id,
+                txid,
+                error,
+                fee_too_low,
+            } => {
                 let sent = error.is_none();
                 if let Some(Machine::Aggregator(_)) = self.nodes.get(&id).map(|node| &node.machine)
                 {
-                    let input = AggregatorInput::Broadcast { txid, error };
+                    let input = AggregatorInput::Broadcast {
+                        txid,
+                        error,
+                        fee_too_low,
+                    };
                     self.feed(id, NodeInput::Aggregator(input))?;
                 }
                 if sent {
@@ -579,4 +597,10 @@ impl Agent {
     pub(super) fn queue_of(id: NodeId, input: NodeInput) -> VecDeque<(NodeId, NodeInput)> {
         VecDeque::from([(id, input)])
     }
+}
+
+/// Whether a fee rate differs by more than a quarter from the one the aggregator would build with.
+fn is_other_rate(node: &Node, rate: u32) -> bool {
+    let known = node.chain().fee_rate.unwrap_or(0);
+    matches!(node.machine, Machine::Aggregator(_)) && known.abs_diff(rate) > known / 4
 }
