@@ -202,8 +202,7 @@ impl Agent {
             .permit(terms.network)
             .and_then(|permit| permit.to_ask(send, holds))
             .map_err(|refused| agent_failure(refused.into()))?;
-        warnings.extend(advice(&funding, terms, id.1,
-            request.send, send));
+        warnings.extend(advice(&funding, terms, id.1, request.send, send));
         let address = address.to_string();
         let label = format!("btcr2 cohort {}", id.0.short());
         Ok(v::FundView {

@@ -11,6 +11,7 @@ mod fixed;
 mod formation;
 mod happy;
 mod history;
+mod money;
 mod net;
 mod node;
 mod order;
