@@ -10,6 +10,7 @@ use super::events::What;
 use super::money;
 use super::node::{Machine, Node, NodeId, NodeInput};
 use super::runtime::{Agent, Internal};
+use crate::chain::{BroadcastError, Rejection};
 use crate::hash::SmtIndex;
 use crate::keys::NostrKey;
 use crate::keys::signer::NonceSlot;
@@ -360,13 +361,23 @@ impl Agent {
             Ok((permit, backend)) => {
                 tokio::spawn(async move {
                     let result = money::send(permit, &backend, &tx).await;
-                    let error = result.err().map(|error| error.to_string());
-                    let _ = internal.send(Internal::Broadcast { id, txid, error });
+                    let error = result.err();
+                    let rejection = error.as_ref().and_then(BroadcastError::rejection);
+                    let _ = internal.send(Internal::Broadcast {
+                        id,
+                        txid,
+                        error: error.map(|error| error.to_string()),
+                        fee_too_low: rejection == Some(Rejection::FeeTooLow),
+                    });
                 });
             }
             Err(refused) => {
-                let error = Some(refused.to_string());
-                let _ = internal.send(Internal::Broadcast { id, txid, error });
+                let _ = internal.send(Internal::Broadcast {
+                    id,
+                    txid,
+                    error: Some(refused.to_string()),
+                    fee_too_low: false,
+                });
             }
         }
     }
@@ -626,6 +637,7 @@ fn kind_of(input: &NodeInput) -> &'static str {
             AggregatorInput::Chain(_) => "chain",
             AggregatorInput::Broadcast { .. } => "broadcast",
             AggregatorInput::Close => "close",
+            AggregatorInput::Bump => "bump",
             AggregatorInput::OpenRound => "open_round",
             AggregatorInput::Release { .. } => "release",
             AggregatorInput::Cancel => "cancel",

@@ -446,7 +446,10 @@ fn check_secret(root: &RootSecret, sealed: bool) -> Result<(), Failure> {
 }
 
 /// A backend for every network that may be used. None is contacted before a cohort needs it.
-fn chains(config: &Config, mainnet: bool) -> Result<Vec<(Network, ChainBackend, Duration)>, Failure> {
+fn chains(
+    config: &Config,
+    mainnet: bool,
+) -> Result<Vec<(Network, ChainBackend, Duration)>, Failure> {
     let networks = Network::ALL.into_iter();
     networks
         .filter(|network| mainnet || !network.carries_value())

@@ -94,7 +94,9 @@ impl StopFile {
             return None;
         }
         let short = std::fs::metadata(&self.0).is_ok_and(|found| found.len() <= TEXT_MAX);
-        let text = short.then(|| std::fs::read_to_string(&self.0).ok()).flatten();
+        let text = short
+            .then(|| std::fs::read_to_string(&self.0).ok())
+            .flatten();
         // Whatever it holds, or if it can not be read: that it is there is what counts.
         let note = text.and_then(|text| serde_json::from_str(&text).ok());
         Some(note.unwrap_or(StopNote {
@@ -235,7 +237,9 @@ mod tests {
         assert!(!switch.is_pulled());
         assert_eq!(switch.note(), None);
 
-        let note = switch.pull(UnixTime(1_700_000_000), Some("a leak")).unwrap();
+        let note = switch
+            .pull(UnixTime(1_700_000_000), Some("a leak"))
+            .unwrap();
         assert!(switch.is_pulled());
         assert_eq!(switch.note(), Some(note.clone()));
         assert_eq!(

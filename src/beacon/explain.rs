@@ -163,7 +163,10 @@ mod tests {
     }
 
     fn signal() -> Transaction {
-        tx(0xffff_fffd, vec![payee(1), ScriptBuf::new_op_return([9; 32])])
+        tx(
+            0xffff_fffd,
+            vec![payee(1), ScriptBuf::new_op_return([9; 32])],
+        )
     }
 
     #[test]
@@ -173,8 +176,16 @@ mod tests {
         assert_eq!(spend_form(&signal(), &payees, 1_008), SpendForm::Signal);
         let refund = tx(1_008, vec![a.clone(), b.clone()]);
         assert_eq!(spend_form(&refund, &payees, 1_008), SpendForm::Refund);
-        assert_eq!(spend_form(&refund, &payees, 1_009), SpendForm::Other, "another lock");
-        assert_eq!(spend_form(&refund, &[], 1_008), SpendForm::Other, "no payees");
+        assert_eq!(
+            spend_form(&refund, &payees, 1_009),
+            SpendForm::Other,
+            "another lock"
+        );
+        assert_eq!(
+            spend_form(&refund, &[], 1_008),
+            SpendForm::Other,
+            "no payees"
+        );
         let swapped = tx(1_008, vec![b, a.clone()]);
         assert_eq!(spend_form(&swapped, &payees, 1_008), SpendForm::Other);
         let other = tx(0xffff_fffd, vec![a]);
@@ -189,12 +200,18 @@ mod tests {
         for (witness, form) in [
             (vec![vec![1; 64]], SpendForm::Signal),
             (vec![vec![1; 64], vec![0x50, 2]], SpendForm::Signal),
-            (vec![vec![1; 64], vec![0x51], block.clone()], SpendForm::FallbackSignal),
+            (
+                vec![vec![1; 64], vec![0x51], block.clone()],
+                SpendForm::FallbackSignal,
+            ),
             (
                 vec![vec![1; 64], vec![0x51], block.clone(), vec![0x50]],
                 SpendForm::FallbackSignal,
             ),
-            (vec![vec![1; 64], vec![0x51], vec![0xc1; 34]], SpendForm::Signal),
+            (
+                vec![vec![1; 64], vec![0x51], vec![0xc1; 34]],
+                SpendForm::Signal,
+            ),
         ] {
             let mut tx = signal();
             tx.input[0].witness = Witness::from_slice(&witness);
@@ -221,7 +238,10 @@ mod tests {
         half.input[1].witness = Witness::new();
         assert_eq!(signed_weight_of(&half), both.weight());
         let rate = FeeRate::from_sat_per_vb_u32(1);
-        assert_eq!(rate.fee_wu(signed_weight_of(&bare)), Some(Amount::from_sat(111)));
+        assert_eq!(
+            rate.fee_wu(signed_weight_of(&bare)),
+            Some(Amount::from_sat(111))
+        );
     }
 
     #[test]

@@ -41,7 +41,10 @@ pub const WEIGHT_WITHOUT_CHANGE: Weight = signed_weight(1, false);
 
 /// Weight of the *signed* transaction with this number of inputs, at least one and at most 252.
 #[must_use]
-#[allow(clippy::arithmetic_side_effects, reason = "far below 2^64 for any number that fits a transaction")]
+#[allow(
+    clippy::arithmetic_side_effects,
+    reason = "far below 2^64 for any number that fits a transaction"
+)]
 pub const fn signed_weight(inputs: usize, change: bool) -> Weight {
     // Version, lock time, two counts and the OP_RETURN output; the change output; marker and flag.
     let outputs = if change { 43 + 43 } else { 43 };
@@ -318,8 +321,7 @@ pub fn check_signal(
 /// To sign a signal use [`CheckedSignal::sighashes`], which exist only after the check.
 #[must_use]
 pub fn sighashes(tx: &Transaction, prevouts: &[TxOut]) -> Option<Vec<[u8; 32]>> {
-    (!prevouts.is_empty() && tx.input.len() == prevouts.len())
-        .then(|| sighashes_of(tx, prevouts))
+    (!prevouts.is_empty() && tx.input.len() == prevouts.len()).then(|| sighashes_of(tx, prevouts))
 }
 
 /// Puts the signatures into the witnesses, one per input: 64 bytes, so SIGHASH_DEFAULT. An input without a
@@ -351,7 +353,9 @@ fn worth_spending(
     let cost = fee(fee_rate, WEIGHT_OF_INPUT)?;
     let mut worth: Vec<BeaconOutput> = further
         .iter()
-        .filter(|output| output.outpoint != tip.outpoint && cost.to_sat() <= output.value.to_sat() / 2)
+        .filter(|output| {
+            output.outpoint != tip.outpoint && cost.to_sat() <= output.value.to_sat() / 2
+        })
         .copied()
         .collect();
     worth.sort_by_key(|output| (std::cmp::Reverse(output.value), output.outpoint));
@@ -531,7 +535,11 @@ fn sighashes_of(tx: &Transaction, prevouts: &[TxOut]) -> Vec<[u8; 32]> {
     (0..tx.input.len())
         .map(|input| {
             cache
-                .taproot_key_spend_signature_hash(input, &Prevouts::All(prevouts), TapSighashType::Default)
+                .taproot_key_spend_signature_hash(
+                    input,
+                    &Prevouts::All(prevouts),
+                    TapSighashType::Default,
+                )
                 .expect("an input of the transaction, and one prevout per input")
                 .to_byte_array()
         })

@@ -192,7 +192,9 @@ impl Funding {
         // The least payment with which the runway is long enough: more never shortens it.
         let (mut low, mut high) = (least.to_sat(), needed.to_sat().max(least.to_sat()));
         // What is there may cost an input each beside what is paid.
-        let inputs = u64::try_from(self.further.len()).unwrap_or(u64::MAX).saturating_add(1);
+        let inputs = u64::try_from(self.further.len())
+            .unwrap_or(u64::MAX)
+            .saturating_add(1);
         high = high.saturating_add(self.input_cost()?.to_sat().saturating_mul(inputs));
         while self.runway_with(Amount::from_sat(high)) < rounds {
             high = high.saturating_mul(2);

@@ -12,6 +12,7 @@ pub mod fees;
 pub mod funding;
 pub mod history;
 pub mod ids;
+pub mod ladder;
 pub mod message;
 pub mod money;
 pub mod participant;

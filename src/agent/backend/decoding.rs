@@ -12,9 +12,7 @@ use crate::agent::launch::store_failure;
 use crate::agent::node::{Machine, Node};
 use crate::agent::runtime::Agent;
 use crate::beacon::cas::CasAnnouncement;
-use crate::beacon::explain::{
-    SpendForm, is_signed, output_in_words, signed_weight_of, spend_form,
-};
+use crate::beacon::explain::{SpendForm, is_signed, output_in_words, signed_weight_of, spend_form};
 use crate::beacon::signal::signal_of;
 use crate::hash::SignalBytes;
 use crate::network::Network;
@@ -104,7 +102,11 @@ impl Agent {
         };
         let commits_to = match (known.node, signal, round) {
             (Some(node), Some(signal), Some(round)) => self.commitments(node, round, signal)?,
-            _ => known.spend.iter().filter_map(singleton_commitment).collect(),
+            _ => known
+                .spend
+                .iter()
+                .filter_map(singleton_commitment)
+                .collect(),
         };
         let network = known
             .node
@@ -294,7 +296,9 @@ fn form_of(node: &Node, tx: &Transaction) -> SpendForm {
 }
 
 fn in_words(kind: v::TxKind, known: &Known<'_>, round: Option<Round>) -> String {
-    let cohort = known.node.map_or_else(String::new, |node| node.id.0.short());
+    let cohort = known
+        .node
+        .map_or_else(String::new, |node| node.id.0.short());
     let round = round.map_or_else(
         || "of no round that is known here".to_owned(),
         |round| format!("of round {round}"),

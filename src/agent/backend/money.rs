@@ -17,10 +17,7 @@ impl AgentBackend {
         let reason = args.reason;
         let switch = StopFile::in_home(self.home());
         // Also where the disk is full: this process stops in any case.
-        let pulled = switch.pull(
-            system_clock()(),
-            reason.as_ref().map(r::StopReason::as_str),
-        );
+        let pulled = switch.pull(system_clock()(), reason.as_ref().map(r::StopReason::as_str));
         self.with(move |agent| {
             agent.stop_money(reason.as_ref().map(r::StopReason::as_str));
             Ok(())

@@ -38,7 +38,10 @@ impl FromStr for StopReason {
     type Err = &'static str;
     fn from_str(text: &str) -> Result<Self, Self::Err> {
         let text = text.trim();
-        if text.is_empty() || text.chars().count() > REASON_MAX || text.chars().any(char::is_control) {
+        if text.is_empty()
+            || text.chars().count() > REASON_MAX
+            || text.chars().any(char::is_control)
+        {
             return Err("a reason has 1 to 200 characters on one line");
         }
         Ok(Self(text.to_owned()))

@@ -422,7 +422,10 @@ impl Agent {
     }
 
     /// Where the chain of a network is read.
-    pub(in crate::agent) fn backend_of(&self, network: Network) -> Result<ChainBackend, AgentError> {
+    pub(in crate::agent) fn backend_of(
+        &self,
+        network: Network,
+    ) -> Result<ChainBackend, AgentError> {
         let watch = self.chains.get(&network);
         watch
             .map(|watch| watch.backend.clone())

@@ -68,7 +68,11 @@ impl AgentHandle {
         let network = spend.network()?;
         let permit = self.with(move |agent| agent.gate.permit(network)).await?;
         let refused = match permit {
-            Ok(permit) => spend.send(permit).await.err().map(|error| error.to_string()),
+            Ok(permit) => spend
+                .send(permit)
+                .await
+                .err()
+                .map(|error| error.to_string()),
             Err(refused) => Some(refused.to_string()),
         };
         let (txid, reason) = (spend.row.txid, refused.clone());

@@ -555,7 +555,11 @@ fn the_sighash_of_every_input_is_that_of_bip_341() {
         message.extend(sha256(&outputs));
         message.push(0);
         message.extend(index.to_le_bytes());
-        assert_eq!(found, tagged_hash("TapSighash", &[&message]), "input {index}");
+        assert_eq!(
+            found,
+            tagged_hash("TapSighash", &[&message]),
+            "input {index}"
+        );
     }
 }
 
@@ -619,17 +623,18 @@ fn dust_is_no_top_up_and_the_most_valuable_ones_are() {
     // An input weighs 230 wu: 57.5 vB, so 288 sat at 5 sat/vB; from 576 on it is worth it.
     let plan = |further: &[BeaconOutput], most| {
         let plan = spend_plan(&tip(10_000), further, rate(5), most).unwrap();
-        let used: Vec<u64> = plan.inputs.iter().map(|input| input.value.to_sat()).collect();
+        let used: Vec<u64> = plan
+            .inputs
+            .iter()
+            .map(|input| input.value.to_sat())
+            .collect();
         (used, plan.spent.to_sat(), plan.fee.to_sat())
     };
     assert_eq!(plan(&[top_up(1, 575)], 4), (vec![10_000], 10_000, 770));
     let weight = signed_weight(2, true).to_wu();
     assert_eq!(weight, 616 + 230);
     let fee = (weight * 5).div_ceil(4);
-    assert_eq!(
-        plan(&[top_up(1, 576)], 4),
-        (vec![10_000, 576], 10_576, fee)
-    );
+    assert_eq!(plan(&[top_up(1, 576)], 4), (vec![10_000, 576], 10_576, fee));
     let five = [600, 330, 5_000, 700, 9_000].map(|value| top_up((value / 100) as u8, value));
     assert_eq!(plan(&five, 4).0, [10_000, 9_000, 5_000, 700]);
     assert_eq!(plan(&five, 2).0, [10_000, 9_000]);

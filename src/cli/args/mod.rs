@@ -112,7 +112,10 @@ pub enum Command {
     #[command(subcommand, after_help = "Example:\n  btcr2-agent money status")]
     Money(MoneyCommand),
     /// Transactions: explain one
-    #[command(subcommand, after_help = "Example:\n  btcr2-agent tx decode 4a5e1e4baab89f3a32518a88c31bc87f618f76673e2cc77ab2127b7afdeda33b")]
+    #[command(
+        subcommand,
+        after_help = "Example:\n  btcr2-agent tx decode 4a5e1e4baab89f3a32518a88c31bc87f618f76673e2cc77ab2127b7afdeda33b"
+    )]
     Tx(TxCommand),
     /// The agent's key
     #[command(subcommand, after_help = "Example:\n  btcr2-agent key show")]

@@ -30,8 +30,7 @@ pub async fn run(
 ) -> Result<(), Failure> {
     let started = Instant::now();
     let at_ms = || u64::try_from(started.elapsed().as_millis()).unwrap_or(u64::MAX);
-    let opened =
-        launch::open(home, passphrase.as_ref().map(Secret::reveal))?.with_mainnet(mainnet);
+    let opened = launch::open(home, passphrase.as_ref().map(Secret::reveal))?.with_mainnet(mainnet);
     drop(passphrase);
     let home = opened.home.clone();
     let identity = opened.identity();

@@ -12,7 +12,10 @@ impl Render for MoneyView {
                 page.field_if("since", stopped.at.map(|at| when(page.now(), at)));
                 page.field_if(
                     "reason",
-                    stopped.reason.as_ref().map(|reason| reason.as_str().to_owned()),
+                    stopped
+                        .reason
+                        .as_ref()
+                        .map(|reason| reason.as_str().to_owned()),
                 );
                 let undo = if stopped.file {
                     format!("remove {} by hand, then start the agent again", self.switch)
@@ -38,9 +41,18 @@ impl Render for MoneyView {
                 (MainnetState::Off, _) => "off",
             },
         );
-        page.field("fee", &format!("at most {} a transaction", sat(self.max_fee_sat)));
-        page.field("asked for", &format!("at most {} at once", sat(self.max_funding_sat)));
-        page.field("balance", &format!("at most {} an address", sat(self.max_balance_sat)));
+        page.field(
+            "fee",
+            &format!("at most {} a transaction", sat(self.max_fee_sat)),
+        );
+        page.field(
+            "asked for",
+            &format!("at most {} at once", sat(self.max_funding_sat)),
+        );
+        page.field(
+            "balance",
+            &format!("at most {} an address", sat(self.max_balance_sat)),
+        );
         page.heading("Fee rates in sat/vB");
         let mut table = Table::new([
             ("network", Align::Left),
@@ -66,7 +78,10 @@ impl Render for TxView {
         page.field("what", &self.text);
         page.field_if("network", self.network.map(|network| network.to_string()));
         page.field_if("cohort", self.cohort.map(|cohort| cohort.to_string()));
-        page.field_if("name", self.name.as_ref().map(|name| name.as_str().to_owned()));
+        page.field_if(
+            "name",
+            self.name.as_ref().map(|name| name.as_str().to_owned()),
+        );
         page.field_if("round", self.round.map(|round| round.to_string()));
         page.field_if("rung", self.rung.map(|rung| rung.to_string()));
         page.field_if("DID", self.did.clone());

@@ -72,14 +72,21 @@ fn sat(amount: Amount) -> u64 {
 fn an_empty_address_awaits_what_ten_rounds_need() {
     let empty = funding(&[]);
     assert_eq!(empty.state, FundingState::Awaiting);
-    assert_eq!((empty.runway, empty.tip, empty.next.as_ref()), (0, None, None));
+    assert_eq!(
+        (empty.runway, empty.tip, empty.next.as_ref()),
+        (0, None, None)
+    );
     // 9 signals of 154 vB and a last one, which needs no change, at 2 sat/vB: less than what starts a chain.
     assert_eq!(sat(funding_needed(10, RATE).unwrap()), 9 * 308 + 330);
     let request = empty.request(10).unwrap();
     assert_eq!((sat(request.needed), sat(request.send)), (5_550, 5_550));
     // 25 rounds need more than that.
     let request = empty.request(25).unwrap();
-    assert_eq!(sat(request.send), 24 * 308 + 330, "the last spends change, which is no dust");
+    assert_eq!(
+        sat(request.send),
+        24 * 308 + 330,
+        "the last spends change, which is no dust"
+    );
     assert_eq!(sat(request.needed), 24 * 308 + 330);
     assert_eq!(sat(empty.request(0).unwrap().send), 0);
 }
@@ -151,12 +158,18 @@ fn dust_neither_blocks_nor_counts_and_a_top_up_does() {
     let next = funding.next.clone().unwrap();
     let inputs: Vec<_> = next.inputs.iter().map(|input| input.outpoint).collect();
     let expected = [&txs[2], &txs[3], &txs[1]].map(outpoint);
-    assert_eq!(inputs, expected, "the tip, then top-ups, the most valuable first");
+    assert_eq!(
+        inputs, expected,
+        "the tip, then top-ups, the most valuable first"
+    );
     assert_eq!(sat(funding.dust), 200);
     assert_eq!(sat(funding.confirmed), 10_200);
     // 3 inputs: 269 vB; then one after the other from 10 000 - 538.
     assert_eq!(sat(next.fee), 538);
-    assert_eq!(funding.runway, 1 + rounds_of_one(Amount::from_sat(9_462), RATE));
+    assert_eq!(
+        funding.runway,
+        1 + rounds_of_one(Amount::from_sat(9_462), RATE)
+    );
 }
 
 #[test]
@@ -165,7 +178,11 @@ fn payments_that_start_nothing_are_short_and_count_with_one_that_does() {
     let short = funding(&txs);
     assert_eq!((short.state, short.runway), (FundingState::Short, 0));
     let request = short.request(10).unwrap();
-    assert_eq!(sat(request.send), 5_550, "it starts the chain; the others top it up");
+    assert_eq!(
+        sat(request.send),
+        5_550,
+        "it starts the chain; the others top it up"
+    );
     let more = short.request(40).unwrap();
     let (whole, alone) = (sat(more.send), sat(funding(&[]).request(40).unwrap().send));
     assert!(whole < alone, "what is there counts: {whole} < {alone}");
@@ -251,18 +268,28 @@ fn payments_are_followed_there_and_back() {
         ..a
     };
     let (moves, lapsed) = observe(&[a.clone()]);
-    assert_eq!((moves, lapsed), (vec![(at_a, Some(Lapsed), Confirmed)], false));
+    assert_eq!(
+        (moves, lapsed),
+        (vec![(at_a, Some(Lapsed), Confirmed)], false)
+    );
     // 400 sat are worth an input of 115 beside the tip.
-    assert_eq!(observe(&[a.clone(), b.clone()]).0, [(at_b, None, Confirmed)]);
+    assert_eq!(
+        observe(&[a.clone(), b.clone()]).0,
+        [(at_b, None, Confirmed)]
+    );
     let plan = funding(&[a.clone(), b.clone()]).next.unwrap();
     let spend = spending(&plan, Some(70));
     let all = [a.clone(), b.clone(), spend];
-    let moved: std::collections::BTreeSet<_> = observe(&all).0.into_iter().map(|m| m.2 as u8).collect();
+    let moved: std::collections::BTreeSet<_> =
+        observe(&all).0.into_iter().map(|m| m.2 as u8).collect();
     assert_eq!(moved, [Spent as u8].into(), "and the change is no payment");
     // A reorg: the signal is gone, and one payment with it.
     let (moves, lapsed) = observe(&[b]);
     assert!(moves.contains(&(at_a, Some(Spent), Lapsed)), "{moves:?}");
-    assert!(moves.contains(&(at_b, Some(Spent), Short)), "alone it starts nothing");
+    assert!(
+        moves.contains(&(at_b, Some(Spent), Short)),
+        "alone it starts nothing"
+    );
     assert!(lapsed);
     assert_eq!(
         Funding::of(&history(&[]), &script, RULES, lapsed).state,
