@@ -5,6 +5,7 @@
 
 mod deposits;
 mod formation;
+mod refunds;
 mod registry;
 mod round;
 mod session;
@@ -26,6 +27,8 @@ use crate::keys::musig::KeySet;
 use crate::time::UnixTime;
 
 use deposits::Deposits;
+use refunds::Refunds;
+pub use refunds::{KeptRefund, RefundProgress};
 use registry::Registry;
 use round::RoundState;
 pub use round::{OpenRefusal, OpenRound};
@@ -72,6 +75,11 @@ pub enum AggregatorInput {
     Close,
     /// Operator: open a round now.
     OpenRound,
+    /// Operator: have the refunds of these outputs signed, with their value in sat, before somebody pays them.
+    Protect {
+        /// What is going to be paid to the beacon address.
+        outputs: Vec<(OutPoint, u64)>,
+    },
     /// Operator: free a seat before the set is closed.
     Release {
         /// The member.
@@ -153,6 +161,7 @@ pub struct Aggregator {
     /// Signals signed so far that are not final, oldest first.
     signed: Vec<SignedSignal>,
     signed_total: u32,
+    refunds: Refunds,
 }
 
 impl Aggregator {
@@ -178,6 +187,7 @@ impl Aggregator {
             seen_nonces: session::SeenNonces::default(),
             signed: Vec::new(),
             signed_total: 0,
+            refunds: Refunds::default(),
         }
     }
 
@@ -204,6 +214,7 @@ impl Aggregator {
                 None => self.open_round(now),
                 Some(why) => Step::ignored(Ignored::Contradiction(why.to_string())),
             },
+            AggregatorInput::Protect { outputs } => self.protect(outputs),
             AggregatorInput::Release { member, reason } => self.release(member, &reason),
             AggregatorInput::Cancel => self.cancel(),
         };
@@ -229,7 +240,8 @@ impl Aggregator {
             .unconfirmed()
             .map(|signal| signal.last_sent.plus(REBROADCAST_SECONDS))
             .min();
-        [phase, round, opening, rebroadcast, self.registry.deadline()]
+        let (index, refund) = (self.registry.deadline(), self.refund_deadline());
+        [phase, round, opening, rebroadcast, index, refund]
             .into_iter()
             .flatten()
             .min()
@@ -247,6 +259,8 @@ impl Aggregator {
             Message::Response(response) => self.response(now, from, response),
             Message::NonceUpdate(update) => self.nonce_update(now, from, &update),
             Message::PartialSignature(partials) => self.partials(now, from, partials),
+            Message::RefundNonces(nonces) => self.refund_nonces(now, from, &nonces),
+            Message::RefundPartial(partial) => self.refund_partial(now, from, partial),
             // Anybody, about any index: whoever controls a DID that lists the beacon needs its proofs for
             // ever, also without a seat. The driver bounds how many it answers.
             Message::HistoryRequest(request) => {
@@ -264,6 +278,7 @@ impl Aggregator {
         self.round_timer(now, effects);
         self.opening_timer(now, effects);
         self.rebroadcast_timer(now, effects);
+        self.refund_timer(now, effects);
     }
 
     fn chain_changed(&mut self, update: &ChainUpdate) -> Step {
@@ -292,6 +307,7 @@ impl Aggregator {
             signal.confirmed = height;
         }
         effects.extend(self.tip_moved());
+        self.refunds_after_chain();
         // What is final, or can never confirm any more, needs no watching.
         let chain = &self.chain;
         self.signed.retain(|signal| {

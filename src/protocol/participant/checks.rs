@@ -77,7 +77,8 @@ impl Participant {
         if waits_for_proofs {
             return None;
         }
-        Some(match self.examine(state, request) {
+        let refunded = self.check_refunded(request);
+        Some(match refunded.and_then(|()| self.examine(state, request)) {
             Ok(approved) => Verdict::Approved(Box::new(approved)),
             Err(verdict) => verdict,
         })

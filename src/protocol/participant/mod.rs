@@ -8,6 +8,7 @@ mod coverage;
 mod deposits;
 mod formation;
 mod history;
+mod refunds;
 mod round;
 mod session;
 
@@ -20,7 +21,7 @@ use super::chain_view::{ChainUpdate, ChainView};
 use super::deposit::UpdateDeposit;
 use super::effect::{Effect, Ignored, Prepared, Report, Step, To};
 use super::evidence::Sighash;
-use super::ids::{Label, Round, Seat, SessionId};
+use super::ids::{Label, Round, Seat, SessionId, Subject};
 use super::message::{
     EndCause, HistoryItem, Message, Nonces, Opening, Refused, RegisterItem, RoundOpen,
 };
@@ -37,6 +38,7 @@ pub use deposits::DepositState;
 use deposits::MyDeposit;
 use history::Asked;
 pub use history::Recalled;
+use refunds::MyRefunds;
 use round::MyRound;
 pub use round::OwnRound;
 
@@ -226,6 +228,7 @@ pub struct Participant {
     /// The time of the input that is handled.
     now: UnixTime,
     reported_spends: BTreeSet<Txid>,
+    refunds: MyRefunds,
 }
 
 impl Participant {
@@ -252,6 +255,7 @@ impl Participant {
             recalling: BTreeMap::new(),
             now: UnixTime(0),
             reported_spends: BTreeSet::new(),
+            refunds: MyRefunds::default(),
         }
     }
 
@@ -282,9 +286,18 @@ impl Participant {
             ParticipantInput::Message { message, .. } => self.message(now, message),
             ParticipantInput::Tick => self.tick(now),
             ParticipantInput::Chain(update) => self.chain_changed(&update),
-            ParticipantInput::Prepared(prepared) => self.prepared(now, prepared),
-            ParticipantInput::Signed(signed) => self.signed(signed),
-            ParticipantInput::SignFailed { session } => self.sign_failed(session),
+            ParticipantInput::Prepared(prepared) => match prepared.session.subject {
+                Subject::Round(_) => self.prepared(now, prepared),
+                Subject::Deposit(number) => self.refund_prepared(number, prepared),
+            },
+            ParticipantInput::Signed(signed) => match signed.session.subject {
+                Subject::Round(_) => self.signed(signed),
+                Subject::Deposit(number) => self.refund_signed(number, signed),
+            },
+            ParticipantInput::SignFailed { session } => match session.subject {
+                Subject::Round(_) => self.sign_failed(session),
+                Subject::Deposit(number) => self.refund_sign_failed(number, session.attempt),
+            },
             ParticipantInput::Register { items } => self.register(items),
             ParticipantInput::Open { index, opening } => self.open_index(index, opening),
             ParticipantInput::Bound { index } => self.bound(index),
@@ -301,8 +314,15 @@ impl Participant {
             ParticipantInput::Recalled(recalled) => self.recalled(&recalled),
             ParticipantInput::Lost { index, signals } => self.lost(index, &signals),
             ParticipantInput::Fetch { index } => self.fetch(index),
-            ParticipantInput::Restarted => self.restarted(),
-            ParticipantInput::Recovered => self.recovered(),
+            ParticipantInput::Restarted => {
+                let mut step = self.restarted();
+                step.effects.extend(self.refunds_restarted());
+                step
+            }
+            ParticipantInput::Recovered => {
+                self.refunds_recovered();
+                self.recovered()
+            }
         }
     }
 
@@ -319,6 +339,9 @@ impl Participant {
             Message::NonceRequest(request) => self.nonce_request(&request),
             Message::SignRequest(request) => self.sign_request(request),
             Message::Proofs(proofs) => self.proofs(proofs),
+            Message::RefundOpen(open) => self.refund_open(&open),
+            Message::RefundRequest(request) => self.refund_request(&request),
+            Message::RefundComplete(complete) => self.refund_complete(&complete),
             Message::RoundResult(result) => self.round_result(now, result),
             Message::RoundFailed(failed) => self.round_failed(failed),
             Message::History(history) => self.history(history),
@@ -359,7 +382,8 @@ impl Participant {
         // All n signed every spend of an n-of-n output, this member too: one it does not know means that
         // somebody else has its key, or the address is not what it was thought to be.
         for spend in self.chain.spends.values() {
-            let mine = self.given.iter().any(|given| given.txid == spend.by);
+            let mine = self.given.iter().any(|given| given.txid == spend.by)
+                || self.refunds.knows(&spend.by);
             if !mine && self.reported_spends.insert(spend.by) {
                 effects.push(Effect::Report(Report::UnknownSpend { txid: spend.by }));
             }
