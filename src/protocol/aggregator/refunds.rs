@@ -14,7 +14,9 @@ use bitcoin::{Amount, OutPoint, ScriptBuf, Transaction, Txid};
 
 use super::{Aggregator, FINAL_DEPTH, Phase, refuse};
 use crate::beacon::address::beacon_script;
-use crate::beacon::refund::{UnsignedRefund, build_refund, finalize, refundable_from};
+use crate::beacon::refund::{
+    MIN_FEE_RATE, UnsignedRefund, build_refund, finalize, refundable_from,
+};
 use crate::beacon::signal::BeaconOutput;
 use crate::keys::NostrKey;
 use crate::keys::musig::{aggregate_nonces, aggregate_partials, verify_partial};
@@ -252,6 +254,17 @@ impl Aggregator {
             .as_ref()
             .map(|(set, _)| set.refund_scripts(&self.terms))
             .unwrap_or_default()
+    }
+
+    /// Where members fund, the refund of what a signal spends comes first: members do not sign before. An output too
+    /// small to be refunded is exempt.
+    pub(super) fn must_be_protected(&self, outpoint: &OutPoint, value_sat: u64) -> bool {
+        let scripts = self.refund_scripts();
+        if self.terms.funding != Funding::Members || scripts.is_empty() {
+            return false;
+        }
+        let least = refundable_from(&scripts, MIN_FEE_RATE).map_or(u64::MAX, Amount::to_sat);
+        value_sat >= least && !self.refunds.kept.contains_key(outpoint)
     }
 
     /// Ends a session that is over its time, and opens the next one.

@@ -154,6 +154,8 @@ pub enum OpenRefusal {
         /// What a signal needs in sat.
         need_sat: u64,
     },
+    /// Members fund, and the refund of the tip is not signed by all yet.
+    TipUnprotected(OutPoint),
     /// Nobody registered a DID.
     NothingRegistered,
     /// A seat has fewer DIDs registered than the terms ask for.
@@ -173,6 +175,12 @@ impl fmt::Display for OpenRefusal {
                 write!(
                     f,
                     "the beacon holds {have_sat} sat, a signal needs {need_sat}"
+                )
+            }
+            Self::TipUnprotected(outpoint) => {
+                write!(
+                    f,
+                    "the refund of {outpoint} is not signed by all members yet"
                 )
             }
             Self::NothingRegistered => f.write_str("no DID is registered"),
@@ -213,9 +221,12 @@ impl Aggregator {
         if let Some(signal) = self.signed.iter().find(waiting) {
             return Some(OpenRefusal::PreviousUnconfirmed(signal.txid));
         }
-        let Some((_, have_sat)) = self.chain.ready_tip(self.terms.depth) else {
+        let Some((tip, have_sat)) = self.chain.ready_tip(self.terms.depth) else {
             return Some(OpenRefusal::NoTip);
         };
+        if self.must_be_protected(&tip, have_sat) {
+            return Some(OpenRefusal::TipUnprotected(tip));
+        }
         let need_sat = self
             .fee_rate()
             .fee_wu(WEIGHT_WITHOUT_CHANGE)

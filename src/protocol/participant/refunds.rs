@@ -294,7 +294,7 @@ impl Participant {
         };
         let txid = tx.compute_txid();
         let held = self.refunds.held.get(&outpoint);
-        if held.is_some_and(|held| held.txid == txid) {
+        if held.is_some_and(|held| held.txid == txid && held.value == output.value) {
             return Step::ignored(Ignored::Duplicate);
         }
         let verified = verify_refund(
