@@ -964,6 +964,8 @@ fn the_table_of_terms_names_every_term_and_its_default() {
     let valid_with = |name: &str, number: u64| {
         let mut changed = value.clone();
         changed["seats_max"] = json!(1_000);
+        // No lock is twice a cadence of a year.
+        changed["refund_blocks"] = json!(0);
         changed[name] = json!(number);
         Terms::parse(&serde_json_canonicalizer::to_string(&changed).unwrap()).is_ok()
     };
