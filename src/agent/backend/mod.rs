@@ -12,6 +12,7 @@
 //! | `discover` | looking for adverts, also without a running agent |
 //! | `joining` | `cohort terms`, `cohort join` |
 //! | `funding` | `cohort fund` |
+//! | `refunds` | `cohort recover`, and which outputs are protected |
 //! | `dids` | DIDs |
 //! | `keeping` | `did sidecar`, `did verify`, `key backup` |
 //! | `singleton` | announcing updates by a transaction of their own |
@@ -29,6 +30,7 @@ mod funding;
 mod joining;
 pub(in crate::agent) mod keeping;
 mod publishing;
+mod refunds;
 pub mod relays;
 mod singleton;
 mod status;
@@ -177,6 +179,10 @@ impl Backend for AgentBackend {
 
     async fn cohort_fund(&self, args: r::Fund) -> Result<v::FundView, Failure> {
         self.fund(args).await
+    }
+
+    async fn cohort_recover(&self, args: r::Recover) -> Result<v::RefundsView, Failure> {
+        self.recover(args).await
     }
 
     async fn cohort_announce(&self, args: r::OneCohort) -> Result<v::CohortView, Failure> {

@@ -16,6 +16,7 @@ pub mod operations;
 pub mod request;
 mod request_keeping;
 mod request_publish;
+mod request_refund;
 mod request_singleton;
 mod request_update;
 pub mod server;

@@ -7,6 +7,7 @@ mod keeping;
 mod keys;
 mod local;
 mod publish;
+mod refund;
 mod relay;
 mod resolve;
 mod serve;

@@ -9,6 +9,7 @@ mod keeping;
 mod page;
 mod publish;
 mod qr;
+mod refund;
 mod resolve;
 mod round;
 mod serve;

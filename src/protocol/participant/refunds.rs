@@ -4,7 +4,7 @@
 //! aggregator names: it rebuilds the transaction and compares bytes, and needs no view of the chain for that. A
 //! signature for an output that does not exist, or has another value, is good for nothing.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 
 use bitcoin::{Amount, FeeRate, OutPoint, ScriptBuf, Txid};
 
@@ -29,14 +29,14 @@ use crate::protocol::terms::Funding;
 pub(super) struct MyRefunds {
     session: Option<MySession>,
     /// Every refund this member signed: what it spends is no unknown spend.
-    known: BTreeSet<Txid>,
+    known: BTreeMap<Txid, OutPoint>,
     /// Complete refunds that pay this member.
     held: BTreeMap<OutPoint, KeptRefund>,
 }
 
 impl MyRefunds {
     pub(super) fn knows(&self, txid: &Txid) -> bool {
-        self.known.contains(txid)
+        self.known.contains_key(txid)
     }
 }
 
@@ -198,7 +198,7 @@ impl Participant {
             spares: Vec::new(),
         };
         let value_sat = session.output.value.to_sat();
-        self.know_refund(checked.txid);
+        self.know_refund(checked.txid, outpoint);
         if let Some(session) = &mut self.refunds.session {
             session.signing = Some(BTreeMap::from([(Label::REFUND, context)]));
         }
@@ -307,7 +307,7 @@ impl Participant {
         if let Err(fault) = verified {
             return Self::contradiction(&format!("a refund of {outpoint} is none: {fault}"));
         }
-        self.know_refund(txid);
+        self.know_refund(txid, outpoint);
         let kept = KeptRefund {
             value: output.value,
             tx: tx.clone(),
@@ -329,8 +329,14 @@ impl Participant {
     }
 
     /// Notes a refund this member signs: when the chain shows it, it is no unknown spend.
-    pub(super) fn know_refund(&mut self, txid: Txid) {
-        self.refunds.known.insert(txid);
+    pub(super) fn know_refund(&mut self, txid: Txid, outpoint: OutPoint) {
+        self.refunds.known.insert(txid, outpoint);
+    }
+
+    /// Whether this member signed a refund of the output.
+    #[must_use]
+    pub fn signed_refund(&self, outpoint: &OutPoint) -> bool {
+        self.refunds.known.values().any(|known| known == outpoint)
     }
 
     /// Whether this member signed the transaction as a refund.
