@@ -14,6 +14,7 @@
 //! | `funding` | `cohort fund` |
 //! | `money` | `money status`, `money stop` |
 //! | `decoding` | `tx decode` |
+//! | `refunds` | `cohort recover`, and which outputs are protected |
 //! | `dids` | DIDs |
 //! | `keeping` | `did sidecar`, `did verify`, `key backup` |
 //! | `singleton` | announcing updates by a transaction of their own |
@@ -33,6 +34,7 @@ mod joining;
 pub(in crate::agent) mod keeping;
 mod money;
 mod publishing;
+mod refunds;
 pub mod relays;
 mod singleton;
 mod status;
@@ -195,6 +197,10 @@ impl Backend for AgentBackend {
 
     async fn tx_decode(&self, args: r::DecodeTx) -> Result<v::TxView, Failure> {
         self.decode(args).await
+    }
+
+    async fn cohort_recover(&self, args: r::Recover) -> Result<v::RefundsView, Failure> {
+        self.recover(args).await
     }
 
     async fn cohort_announce(&self, args: r::OneCohort) -> Result<v::CohortView, Failure> {
