@@ -240,9 +240,10 @@ impl Aggregator {
         }
         match self.spend_plan(MAX_INPUTS) {
             Some(Ok(plan)) => {
-                let unprotected = plan.inputs.iter().find(|output| {
-                    self.must_be_protected(&output.outpoint, output.value.to_sat())
-                });
+                let unprotected = plan
+                    .inputs
+                    .iter()
+                    .find(|output| self.must_be_protected(&output.outpoint, output.value.to_sat()));
                 unprotected.map(|output| OpenRefusal::TipUnprotected(output.outpoint))
             }
             Some(Err(SignalError::Insufficient { available, needed })) => {
