@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 
+use bitcoin::consensus::encode::serialize_hex;
 use bitcoin::{Amount, OutPoint, Transaction};
 
 use super::AgentBackend;
@@ -181,6 +182,7 @@ impl AgentBackend {
                 outpoint: output.outpoint.to_string(),
                 value_sat,
                 txid: tx.compute_txid(),
+                tx: serialize_hex(tx),
                 pays_sat: paid,
                 fee_sat: value_sat.saturating_sub(paid),
                 matures_at: output

@@ -99,6 +99,8 @@ pub struct RefundItem {
     pub value_sat: u64,
     /// The refund.
     pub txid: Txid,
+    /// The signed transaction, hex: whoever has it can send it once its lock is over.
+    pub tx: String,
     /// What it pays to payees, in sat.
     pub pays_sat: u64,
     /// Its fee, in sat.
