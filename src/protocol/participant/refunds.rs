@@ -6,12 +6,12 @@
 
 use std::collections::BTreeMap;
 
-use bitcoin::{Amount, FeeRate, OutPoint, ScriptBuf, Txid};
+use bitcoin::{Amount, OutPoint, ScriptBuf, Txid};
 
 use super::checks::Verdict;
-use super::{MemberPhase, Participant, SignedSession};
+use super::{GivenPartial, MemberPhase, Participant, SignedSession};
 use crate::beacon::refund::{MIN_FEE_RATE, check_refund, refundable_from, verify_refund};
-use crate::beacon::signal::{BeaconOutput, SignalLimits};
+use crate::beacon::signal::BeaconOutput;
 use crate::protocol::aggregator::KeptRefund;
 use crate::protocol::effect::{
     Artifact, Effect, Ignored, LabelOrder, Outcome, Prepared, Report, SignOrder, Step,
@@ -160,7 +160,7 @@ impl Participant {
             &self.script,
             self.terms.refund_blocks,
             &scripts,
-            &self.refund_limits(),
+            &self.limits(),
         );
         let outpoint = session.output.outpoint;
         let checked = match checked {
@@ -336,7 +336,9 @@ impl Participant {
     /// Whether this member signed a refund of the output.
     #[must_use]
     pub fn signed_refund(&self, outpoint: &OutPoint) -> bool {
+        let of_round = |given: &GivenPartial| given.txid == outpoint.txid && given.refund.is_some();
         self.refunds.known.values().any(|known| known == outpoint)
+            || self.given.iter().any(of_round)
     }
 
     /// Whether this member signed the transaction as a refund.
@@ -368,10 +370,7 @@ impl Participant {
             return Ok(());
         }
         let least = refundable_from(&scripts, MIN_FEE_RATE).unwrap_or(Amount::MAX_MONEY);
-        let signals = request.labels.iter().filter_map(|(label, to_sign)| {
-            matches!(label, Label::Signal { .. }).then_some(&to_sign.tx.0)
-        });
-        for input in signals.flat_map(|tx| &tx.input) {
+        for input in request.rungs.iter().flat_map(|rung| &rung.tx.0.input) {
             let outpoint = input.previous_output;
             let seen = self.chain.outputs.get(&outpoint);
             let large = seen.is_none_or(|seen| seen.value_sat >= least.to_sat());
@@ -381,14 +380,5 @@ impl Participant {
             }
         }
         Ok(())
-    }
-
-    /// What a refund may cost: the same rate as a signal.
-    pub(super) fn refund_limits(&self) -> SignalLimits {
-        let rate = self.policy.max_fee_rate.min(self.terms.max_fee_rate);
-        SignalLimits {
-            max_fee_rate: FeeRate::from_sat_per_vb(rate.into()).unwrap_or(FeeRate::BROADCAST_MIN),
-            max_fee: Amount::MAX_MONEY,
-        }
     }
 }

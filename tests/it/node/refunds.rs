@@ -41,7 +41,10 @@ impl Play {
         };
         let view = self.commands(actor).cohort_show(show).await.unwrap();
         let outputs = view.beacon.unwrap().outputs;
-        outputs.into_iter().map(|output| output.protection).collect()
+        outputs
+            .into_iter()
+            .map(|output| output.protection)
+            .collect()
     }
 }
 
@@ -124,7 +127,12 @@ async fn it_comes_back(beacon: CohortBeacon, members: usize, funding: Funding, l
     assert_eq!(sum, refund.pays_sat);
     assert_eq!(sum + refund.fee_sat, 100_000);
     // Nothing lies there any more, and those who are left are not alarmed: `dismay` would say so.
-    assert!(play.recover(holder, &company, true).await.refunds.is_empty());
+    assert!(
+        play.recover(holder, &company, true)
+            .await
+            .refunds
+            .is_empty()
+    );
     let left: Vec<usize> = (1..members).collect();
     let gone = |report: &Report| {
         matches!(
@@ -167,8 +175,15 @@ async fn members_get_their_shares_back_without_the_aggregator() {
         .await;
     let complete = |report: &Report| matches!(report, Report::RefundComplete { .. });
     let members = [1, 2];
-    play.reported("refunds", mark, company.id, Role::Participant, &members, complete)
-        .await;
+    play.reported(
+        "refunds",
+        mark,
+        company.id,
+        Role::Participant,
+        &members,
+        complete,
+    )
+    .await;
     play.stage.kill(0).await.unwrap();
     play.stage.kill(2).await.unwrap();
     play.stage.mine(2).unwrap();
