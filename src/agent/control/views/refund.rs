@@ -146,6 +146,10 @@ pub struct FundPsbtView {
     pub txid: Txid,
     /// What it pays to the beacon, each with the refund that is signed for it.
     pub outputs: Vec<OutputView>,
+    /// Whether its sender can replace it by another one: that would have no refund.
+    pub replaceable: bool,
+    /// Whether it is signed.
+    pub signed: bool,
     /// The PSBT, as it was given (base64).
     pub psbt: String,
     /// Whether it was sent.
