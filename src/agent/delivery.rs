@@ -80,6 +80,10 @@ pub(super) fn expiry(now: UnixTime, kind: &str) -> UnixTime {
             | "sign_request"
             | "parts"
             | "partial_signature"
+            | "refund_open"
+            | "refund_nonces"
+            | "refund_request"
+            | "refund_partial"
             | "round_request"
             | "refused"
     );
@@ -99,6 +103,8 @@ pub(super) fn wrap(
         Message::Response(body) => body.sign_with(&cohort, sign),
         Message::NonceUpdate(body) => body.sign_with(&cohort, sign),
         Message::PartialSignature(body) => body.sign_with(&cohort, sign),
+        Message::RefundNonces(body) => body.sign_with(&cohort, sign),
+        Message::RefundPartial(body) => body.sign_with(&cohort, sign),
         _ => {}
     }
     Ok(Outgoing {

@@ -533,6 +533,9 @@ fn save(tx: &Tx<'_>, id: NodeId, now: UnixTime, artifact: &Artifact) -> Result<(
     {
         return super::depositing::save(tx, now, *hash, update, genesis.as_ref());
     }
+    if let Artifact::Refund { tx: refund, .. } = artifact {
+        return super::refunding::save(tx, id, now, refund, artifact);
+    }
     let (round, signal, subject, kind, txid) = match artifact {
         Artifact::SmtProof {
             round,
@@ -583,7 +586,7 @@ fn save(tx: &Tx<'_>, id: NodeId, now: UnixTime, artifact: &Artifact) -> Result<(
                 txid,
             )
         }
-        Artifact::Deposit { .. } => return Ok(()),
+        Artifact::Deposit { .. } | Artifact::Refund { .. } => return Ok(()),
     };
     let bytes =
         serde_json::to_vec(artifact).map_err(|_| AgentError::Defect("an artifact has no JSON"))?;
@@ -639,6 +642,7 @@ fn kind_of(input: &NodeInput) -> &'static str {
             AggregatorInput::Close => "close",
             AggregatorInput::Bump => "bump",
             AggregatorInput::OpenRound => "open_round",
+            AggregatorInput::Protect { .. } => "protect",
             AggregatorInput::Release { .. } => "release",
             AggregatorInput::Cancel => "cancel",
             AggregatorInput::Money { .. } => "money",

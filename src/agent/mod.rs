@@ -31,6 +31,7 @@ pub mod outbound;
 pub mod publishing;
 mod quota;
 pub mod recovery;
+mod refunding;
 mod registering;
 mod relays;
 mod routing;

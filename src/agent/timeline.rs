@@ -259,6 +259,35 @@ fn of_report(report: &Report, is_aggregator: bool) -> Option<(&'static str, Stri
             "signed",
             format!("the final signature verifies: {txid}, {vsize} vB"),
         ),
+        Report::RefundOpened { outpoint, .. } => (
+            "refund_opened",
+            format!("asks for the refund of {outpoint}"),
+        ),
+        Report::RefundApproved {
+            outpoint, fee_sat, ..
+        } => (
+            "refund_approved",
+            format!("signs the refund of {outpoint}, fee {fee_sat} sat"),
+        ),
+        Report::RefundRefused { outpoint, reason } => (
+            "refund_refused",
+            format!("does not sign the refund of {outpoint}: {reason}"),
+        ),
+        Report::RefundComplete { outpoint, .. } => (
+            "refund_complete",
+            format!("the refund of {outpoint} is signed by all"),
+        ),
+        Report::RefundFailed { outpoint, absent } => (
+            "refund_failed",
+            if absent.is_empty() {
+                format!("the refund of {outpoint} could not be signed")
+            } else {
+                format!(
+                    "the refund of {outpoint} was not signed in time by {}",
+                    seats(absent)
+                )
+            },
+        ),
         Report::SignalBumped { txid, fee_sat, .. } => (
             "bumped",
             format!("replaced at a higher fee: {txid}, {fee_sat} sat"),

@@ -17,6 +17,7 @@ pub mod message;
 pub mod money;
 pub mod participant;
 pub mod raw_json;
+pub mod refund_message;
 pub mod registration;
 pub mod set;
 pub mod terms;

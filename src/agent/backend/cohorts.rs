@@ -5,6 +5,7 @@ use bitcoin::Amount;
 use super::AgentBackend;
 use super::delivery::{delivery_view, members, number};
 use super::funding::state_view;
+use super::joining::payee_script;
 use super::parse_key;
 use super::terms::{build_terms, terms_view};
 use crate::agent::control::views as v;
@@ -41,6 +42,11 @@ impl AgentBackend {
             .iter()
             .map(|key| parse_key(key).map(|(key, _)| key))
             .collect::<Result<Vec<NostrKey>, Failure>>()?;
+        let payee = args
+            .refund_to
+            .as_deref()
+            .map(|address| payee_script(address, terms.network))
+            .transpose()?;
         self.use_relays_of(terms.network).await?;
         self.with(move |agent| {
             if agent.link.relays().iter().all(|relay| !relay.write) {
@@ -50,7 +56,9 @@ impl AgentBackend {
                 )
                 .remedy("add one with `btcr2-agent relay add <url>`"));
             }
-            let cohort = agent.create_cohort(terms, invited).map_err(agent_failure)?;
+            let cohort = agent
+                .create_cohort_refunding(terms, invited, payee)
+                .map_err(agent_failure)?;
             agent.cohort_view((cohort, Role::Aggregator), 0)
         })
         .await
@@ -427,6 +435,7 @@ impl Agent {
             address: address.to_string(),
             balance_sat: sat(|held| held.confirmed),
             unconfirmed_sat: sat(|held| held.unconfirmed),
+            outputs: self.output_views(node),
             tip,
             funding: funding.as_ref().map(|held| state_view(held.state)),
             rounds_left: funding.as_ref().map(|held| held.runway),

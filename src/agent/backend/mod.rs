@@ -12,6 +12,8 @@
 //! | `discover` | looking for adverts, also without a running agent |
 //! | `joining` | `cohort terms`, `cohort join` |
 //! | `funding` | `cohort fund` |
+//! | `fund_psbt` | `cohort fund --psbt` |
+//! | `refunds` | `cohort recover`, and which outputs are protected |
 //! | `money` | `money status`, `money stop` |
 //! | `decoding` | `tx decode` |
 //! | `dids` | DIDs |
@@ -28,11 +30,13 @@ mod delivery;
 mod dids;
 pub mod discover;
 mod follows;
+mod fund_psbt;
 mod funding;
 mod joining;
 pub(in crate::agent) mod keeping;
 mod money;
 mod publishing;
+mod refunds;
 pub mod relays;
 mod singleton;
 mod status;
@@ -183,6 +187,14 @@ impl Backend for AgentBackend {
 
     async fn cohort_fund(&self, args: r::Fund) -> Result<v::FundView, Failure> {
         self.fund(args).await
+    }
+
+    async fn cohort_fund_psbt(&self, args: r::FundPsbt) -> Result<v::FundPsbtView, Failure> {
+        self.fund_psbt(args).await
+    }
+
+    async fn cohort_recover(&self, args: r::Recover) -> Result<v::RefundsView, Failure> {
+        self.recover(args).await
     }
 
     async fn money_status(&self, _: r::NoArgs) -> Result<v::MoneyView, Failure> {

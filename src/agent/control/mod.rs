@@ -17,6 +17,7 @@ pub mod request;
 mod request_keeping;
 mod request_money;
 mod request_publish;
+mod request_refund;
 mod request_singleton;
 mod request_update;
 pub mod server;

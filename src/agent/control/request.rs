@@ -8,6 +8,7 @@ use serde::{Deserialize, Serialize};
 pub use super::request_keeping::{Backup, SidecarOf, VerifyDids};
 pub use super::request_money::{DecodeTx, StopMoney, StopReason, TxRef};
 pub use super::request_publish::DidArtifacts;
+pub use super::request_refund::{FundPsbt, Recover};
 pub use super::request_singleton::{AnnounceDid, BindDid};
 pub use super::request_update::{
     AnnounceBy, BeaconSpec, CreateDid, DidChange, Disclose, LeaveCohort, ParseBeaconError,
@@ -176,6 +177,8 @@ pub struct Advertise {
     pub fund_by: Option<FundBy>,
     /// Relative lock time of refunds in blocks; 0 for none.
     pub refund_blocks: Option<u16>,
+    /// Address that refunds to the aggregator pay; `None` is the first one of a BIP-86 wallet of its words.
+    pub refund_to: Option<String>,
     /// What a round without updates does.
     pub empty_rounds: Option<EmptyRounds>,
     /// Whether members may, or must, deposit the updates they want announced.

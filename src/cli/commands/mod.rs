@@ -8,6 +8,7 @@ mod keys;
 mod local;
 mod money;
 mod publish;
+mod refund;
 mod relay;
 mod resolve;
 mod serve;

@@ -10,6 +10,7 @@ mod money;
 mod page;
 mod publish;
 mod qr;
+mod refund;
 mod resolve;
 mod round;
 mod serve;

@@ -6,6 +6,7 @@
 mod deposits;
 mod formation;
 mod money;
+mod refunds;
 mod registry;
 mod round;
 mod session;
@@ -13,7 +14,7 @@ mod signals;
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use bitcoin::{ScriptBuf, Txid};
+use bitcoin::{OutPoint, ScriptBuf, Txid};
 use serde::{Deserialize, Serialize};
 
 use super::chain_view::{ChainUpdate, ChainView, TipView};
@@ -28,6 +29,8 @@ use crate::keys::musig::KeySet;
 use crate::time::UnixTime;
 
 use deposits::Deposits;
+use refunds::Refunds;
+pub use refunds::{KeptRefund, RefundProgress};
 use registry::Registry;
 use round::RoundState;
 pub use round::{OpenRefusal, OpenRound};
@@ -80,6 +83,11 @@ pub enum AggregatorInput {
     Close,
     /// Operator: open a round now.
     OpenRound,
+    /// Operator: have the refunds of these outputs signed, with their value in sat, before somebody pays them.
+    Protect {
+        /// What is going to be paid to the beacon address.
+        outputs: Vec<(OutPoint, u64)>,
+    },
     /// Operator: free a seat before the set is closed.
     Release {
         /// The member.
@@ -147,6 +155,7 @@ pub struct Aggregator {
     /// Signals signed so far that are not final, oldest first.
     signed: Vec<SignedSignal>,
     signed_total: u32,
+    refunds: Refunds,
     /// The gate permits no money.
     money_stopped: bool,
 }
@@ -174,6 +183,7 @@ impl Aggregator {
             seen_nonces: session::SeenNonces::default(),
             signed: Vec::new(),
             signed_total: 0,
+            refunds: Refunds::default(),
             money_stopped: false,
         }
     }
@@ -206,6 +216,7 @@ impl Aggregator {
                 None => self.open_round(now),
                 Some(why) => Step::ignored(Ignored::Contradiction(why.to_string())),
             },
+            AggregatorInput::Protect { outputs } => self.protect(outputs),
             AggregatorInput::Release { member, reason } => self.release(member, &reason),
             AggregatorInput::Cancel => self.cancel(),
             AggregatorInput::Money { permitted } => self.money(permitted),
@@ -232,7 +243,8 @@ impl Aggregator {
             .unconfirmed()
             .map(|signal| signal.last_sent().plus(REBROADCAST_SECONDS))
             .min();
-        [phase, round, opening, rebroadcast, self.registry.deadline()]
+        let (index, refund) = (self.registry.deadline(), self.refund_deadline());
+        [phase, round, opening, rebroadcast, index, refund]
             .into_iter()
             .flatten()
             .min()
@@ -250,6 +262,8 @@ impl Aggregator {
             Message::Response(response) => self.response(now, from, response),
             Message::NonceUpdate(update) => self.nonce_update(now, from, &update),
             Message::PartialSignature(partials) => self.partials(now, from, partials),
+            Message::RefundNonces(nonces) => self.refund_nonces(now, from, &nonces),
+            Message::RefundPartial(partial) => self.refund_partial(now, from, partial),
             // Anybody, about any index: whoever controls a DID that lists the beacon needs its proofs for
             // ever, also without a seat. The driver bounds how many it answers.
             Message::HistoryRequest(request) => {
@@ -267,6 +281,7 @@ impl Aggregator {
         self.round_timer(now, effects);
         self.opening_timer(now, effects);
         self.rebroadcast_timer(now, effects);
+        self.refund_timer(now, effects);
     }
 
     fn chain_changed(&mut self, now: UnixTime, update: &ChainUpdate) -> Step {
@@ -281,6 +296,7 @@ impl Aggregator {
             effects.extend(signal.look(&self.chain).into_iter().map(Effect::Report));
         }
         effects.extend(self.tip_moved());
+        self.refunds_after_chain();
         // What is final, or can never confirm any more, needs no watching.
         let chain = &self.chain;
         self.signed.retain(|signal| {
@@ -492,13 +508,6 @@ impl Aggregator {
     #[must_use]
     pub fn registered(&self) -> usize {
         self.registry.len()
-    }
-
-    /// Whom refunds pay; empty when there are none.
-    fn refund_scripts(&self) -> Vec<ScriptBuf> {
-        self.set
-            .as_ref()
-            .map_or_else(Vec::new, |(set, _)| set.refund_scripts(&self.terms))
     }
 
     fn member_count(&self) -> u16 {

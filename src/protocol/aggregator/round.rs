@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 
 use bitcoin::hashes::Hash as _;
-use bitcoin::{FeeRate, ScriptBuf, Txid};
+use bitcoin::{FeeRate, OutPoint, ScriptBuf, Txid};
 
 use super::deposits::{self, Accepted, Unshown};
 use super::session::Session;
@@ -165,6 +165,8 @@ pub enum OpenRefusal {
         /// What a signal needs in sat.
         need_sat: u64,
     },
+    /// Members fund, and the refund of the tip is not signed by all yet.
+    TipUnprotected(OutPoint),
     /// The money gate permits none.
     MoneyStopped,
     /// Nobody registered a DID.
@@ -186,6 +188,12 @@ impl fmt::Display for OpenRefusal {
                 write!(
                     f,
                     "the beacon holds {have_sat} sat, a signal needs {need_sat}"
+                )
+            }
+            Self::TipUnprotected(outpoint) => {
+                write!(
+                    f,
+                    "the refund of {outpoint} is not signed by all members yet"
                 )
             }
             Self::MoneyStopped => f.write_str("money is stopped: see `btcr2-agent money status`"),
@@ -231,7 +239,13 @@ impl Aggregator {
             return Some(OpenRefusal::PreviousUnconfirmed(signal.txid()));
         }
         match self.spend_plan(MAX_INPUTS) {
-            Some(Ok(_)) => None,
+            Some(Ok(plan)) => {
+                let unprotected = plan
+                    .inputs
+                    .iter()
+                    .find(|input| self.must_be_protected(&input.outpoint, input.value.to_sat()));
+                unprotected.map(|input| OpenRefusal::TipUnprotected(input.outpoint))
+            }
             Some(Err(SignalError::Insufficient { available, needed })) => {
                 Some(OpenRefusal::TipTooSmall {
                     have_sat: available.to_sat(),

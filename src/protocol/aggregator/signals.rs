@@ -7,7 +7,7 @@
 
 use std::collections::VecDeque;
 
-use bitcoin::{FeeRate, OutPoint, Transaction, Txid};
+use bitcoin::{Amount, FeeRate, OutPoint, Transaction, Txid};
 
 use super::{Aggregator, REBROADCAST_SECONDS};
 use crate::beacon::signal::BeaconOutput;
@@ -164,15 +164,6 @@ impl SignedSignal {
 }
 
 impl Aggregator {
-    #[allow(
-        clippy::unused_self,
-        clippy::needless_pass_by_ref_mut,
-        clippy::needless_pass_by_value
-    )]
-    fn keep_refund(&mut self, _: OutPoint, _: Transaction) -> Vec<Effect> {
-        Vec::new()
-    }
-
     /// Sends the signal that was signed just now.
     pub(super) fn send_signed(&mut self, opened: UnixTime, now: UnixTime) -> Vec<Effect> {
         let Some(signal) = self.signed.last() else {
@@ -208,7 +199,14 @@ impl Aggregator {
             Effect::Report(report),
         ];
         if let Some((outpoint, refund)) = refund {
-            effects.extend(self.keep_refund(outpoint, refund));
+            let change = usize::try_from(outpoint.vout).ok();
+            let change = change.and_then(|vout| tx.output.get(vout));
+            let output = BeaconOutput {
+                outpoint,
+                value: change.map_or(Amount::ZERO, |change| change.value),
+                height: None,
+            };
+            effects.extend(self.keep_refund(&output, refund));
         }
         effects.push(Effect::Broadcast(tx.clone()));
         effects.push(Effect::Send {

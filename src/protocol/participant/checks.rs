@@ -71,7 +71,8 @@ impl Participant {
         if waits_for_proofs {
             return None;
         }
-        Some(match self.examine(state, request) {
+        let refunded = self.check_refunded(request);
+        Some(match refunded.and_then(|()| self.examine(state, request)) {
             Ok(approved) => Verdict::Approved(Box::new(approved)),
             Err(verdict) => verdict,
         })
@@ -119,7 +120,7 @@ impl Participant {
     }
 
     /// What this member lets a signal or a refund cost: its own limits and the terms'.
-    fn limits(&self) -> SignalLimits {
+    pub(super) fn limits(&self) -> SignalLimits {
         SignalLimits {
             max_fee_rate: self.policy.fee_rate_under(self.terms.max_fee_rate),
             max_fee: self.policy.max_fee(),

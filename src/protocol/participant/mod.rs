@@ -9,6 +9,7 @@ mod deposits;
 mod formation;
 mod history;
 mod policy;
+mod refunds;
 mod round;
 mod session;
 
@@ -21,7 +22,7 @@ use super::chain_view::{ChainUpdate, ChainView};
 use super::deposit::UpdateDeposit;
 use super::effect::{Effect, Ignored, Prepared, Report, Step, To};
 use super::evidence::Sighash;
-use super::ids::{Label, Round, Seat, SessionId};
+use super::ids::{Label, Round, Seat, SessionId, Subject};
 use super::message::{
     EndCause, HistoryItem, Message, Nonces, Opening, Refused, RegisterItem, RoundOpen,
 };
@@ -40,6 +41,7 @@ use deposits::MyDeposit;
 use history::Asked;
 pub use history::Recalled;
 pub use policy::{Decline, SigningPolicy};
+use refunds::MyRefunds;
 use round::MyRound;
 pub use round::OwnRound;
 
@@ -221,6 +223,7 @@ pub struct Participant {
     /// The time of the input that is handled.
     now: UnixTime,
     reported_spends: BTreeSet<Txid>,
+    refunds: MyRefunds,
 }
 
 impl Participant {
@@ -248,6 +251,7 @@ impl Participant {
             recalling: BTreeMap::new(),
             now: UnixTime(0),
             reported_spends: BTreeSet::new(),
+            refunds: MyRefunds::default(),
         }
     }
 
@@ -278,9 +282,18 @@ impl Participant {
             ParticipantInput::Message { message, .. } => self.message(now, message),
             ParticipantInput::Tick => self.tick(now),
             ParticipantInput::Chain(update) => self.chain_changed(&update),
-            ParticipantInput::Prepared(prepared) => self.prepared(now, prepared),
-            ParticipantInput::Signed(signed) => self.signed(signed),
-            ParticipantInput::SignFailed { session } => self.sign_failed(session),
+            ParticipantInput::Prepared(prepared) => match prepared.session.subject {
+                Subject::Round(_) => self.prepared(now, prepared),
+                Subject::Deposit(number) => self.refund_prepared(number, prepared),
+            },
+            ParticipantInput::Signed(signed) => match signed.session.subject {
+                Subject::Round(_) => self.signed(signed),
+                Subject::Deposit(number) => self.refund_signed(number, signed),
+            },
+            ParticipantInput::SignFailed { session } => match session.subject {
+                Subject::Round(_) => self.sign_failed(session),
+                Subject::Deposit(number) => self.refund_sign_failed(number, session.attempt),
+            },
             ParticipantInput::Register { items } => self.register(items),
             ParticipantInput::Open { index, opening } => self.open_index(index, opening),
             ParticipantInput::Bound { index } => self.bound(index),
@@ -298,8 +311,15 @@ impl Participant {
             ParticipantInput::Lost { index, signals } => self.lost(index, &signals),
             ParticipantInput::Fetch { index } => self.fetch(index),
             ParticipantInput::Policy(policy) => self.follow_policy(policy),
-            ParticipantInput::Restarted => self.restarted(),
-            ParticipantInput::Recovered => self.recovered(),
+            ParticipantInput::Restarted => {
+                let mut step = self.restarted();
+                step.effects.extend(self.refunds_restarted());
+                step
+            }
+            ParticipantInput::Recovered => {
+                self.refunds_recovered();
+                self.recovered()
+            }
         }
     }
 
@@ -316,6 +336,9 @@ impl Participant {
             Message::NonceRequest(request) => self.nonce_request(&request),
             Message::SignRequest(request) => self.sign_request(request),
             Message::Proofs(proofs) => self.proofs(proofs),
+            Message::RefundOpen(open) => self.refund_open(&open),
+            Message::RefundRequest(request) => self.refund_request(&request),
+            Message::RefundComplete(complete) => self.refund_complete(&complete),
             Message::RoundResult(result) => self.round_result(now, result),
             Message::RoundFailed(failed) => self.round_failed(failed),
             Message::History(history) => self.history(history),
@@ -362,7 +385,8 @@ impl Participant {
             let mine = self
                 .given
                 .iter()
-                .any(|given| given.txid == spend.by || given.refund == Some(spend.by));
+                .any(|given| given.txid == spend.by || given.refund == Some(spend.by))
+                || self.refunds.knows(&spend.by);
             if !mine && self.reported_spends.insert(spend.by) {
                 effects.push(Effect::Report(Report::UnknownSpend { txid: spend.by }));
             }
@@ -492,13 +516,6 @@ impl Participant {
             Some(_) => rungs.all(|other| other.signed.is_none() || other.rung <= given.rung),
             None => rungs.all(|other| other.signed.is_none() && other.rung >= given.rung),
         }
-    }
-
-    /// Whom refunds pay; empty when there are none.
-    fn refund_scripts(&self) -> Vec<ScriptBuf> {
-        self.set
-            .as_ref()
-            .map_or_else(Vec::new, |(set, _)| set.refund_scripts(&self.terms))
     }
 
     /// The partial signatures given, oldest first.
