@@ -564,6 +564,12 @@ impl Agent {
         }
     }
 
+    /// What a task of this agent reported.
+    #[cfg(test)]
+    pub(super) fn next_internal(&mut self) -> Option<Internal> {
+        self.inputs.as_mut()?.internal.try_recv().ok()
+    }
+
     pub(super) fn emit(&self, id: Option<NodeId>, what: What) {
         let _ = self.events.send(AgentEvent {
             at: self.now(),

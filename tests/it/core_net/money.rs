@@ -35,9 +35,12 @@ fn no_round_opens_while_money_is_stopped() {
         // Nor by the timer.
         net.advance(90_001);
         assert!(net.agg.open_round_now().is_none());
+        // The round that was due opens as soon as money may move again.
         net.agg_input(AggregatorInput::Money { permitted: true });
         assert!(net.agg.money_is_permitted());
         net.run();
+        assert_eq!(net.agg.signals_signed(), 1);
+        net.mine(1);
         net.next_round_works();
     }
 }
