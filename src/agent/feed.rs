@@ -612,6 +612,7 @@ fn kind_of(input: &NodeInput) -> &'static str {
             ParticipantInput::Message { message, .. } => message.type_name(),
             ParticipantInput::Tick => "tick",
             ParticipantInput::Chain(_) => "chain",
+            ParticipantInput::Broadcast { .. } => "broadcast",
             ParticipantInput::Prepared(_) => "prepared",
             ParticipantInput::Signed(_) => "signed",
             ParticipantInput::SignFailed { .. } => "sign_failed",

@@ -8,6 +8,7 @@ mod formation;
 mod registry;
 mod round;
 mod session;
+mod watch;
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -15,6 +16,8 @@ use bitcoin::{OutPoint, ScriptBuf, Transaction, Txid};
 use serde::{Deserialize, Serialize};
 
 use super::chain_view::{ChainUpdate, ChainView, TipView};
+use super::confirmation::ConfirmationWatch;
+pub use super::confirmation::FINAL_DEPTH;
 use super::effect::{AdvertStatus, Effect, Ignored, Report, Step, To};
 use super::ids::{Round, Seat};
 use super::message::{EndCause, Ended, Message, RefusalCode, Refused, RoundCause};
@@ -32,9 +35,6 @@ pub use round::{OpenRefusal, OpenRound};
 
 /// Seconds between two attempts to send an unconfirmed signal again.
 const REBROADCAST_SECONDS: u64 = 60;
-
-/// Confirmations after which a signal counts as final (spec.md §2.7 `minConf` default).
-pub const FINAL_DEPTH: u32 = 6;
 
 /// Something that happened to the aggregator of a cohort. The log stores it as JSON; the tag is outside
 /// because serde can not read raw JSON and numeric map keys back through an inner one.
@@ -153,6 +153,8 @@ pub struct Aggregator {
     /// Signals signed so far that are not final, oldest first.
     signed: Vec<SignedSignal>,
     signed_total: u32,
+    /// Where everything that was signed is, also what is final.
+    watch: ConfirmationWatch,
 }
 
 impl Aggregator {
@@ -178,6 +180,7 @@ impl Aggregator {
             seen_nonces: session::SeenNonces::default(),
             signed: Vec::new(),
             signed_total: 0,
+            watch: ConfirmationWatch::default(),
         }
     }
 
@@ -291,6 +294,7 @@ impl Aggregator {
             }
             signal.confirmed = height;
         }
+        effects.extend(self.watch_signals());
         effects.extend(self.tip_moved());
         // What is final, or can never confirm any more, needs no watching.
         let chain = &self.chain;
@@ -322,12 +326,14 @@ impl Aggregator {
     }
 
     fn broadcast_answer(&mut self, txid: Txid, error: Option<String>) -> Step {
-        let Some(signal) = self.signed.iter().find(|signal| signal.txid == txid) else {
+        let Some(round) = self.round_of(&txid) else {
             return Step::ignored(Ignored::Unasked);
         };
-        let round = signal.round;
         Step::with(vec![Effect::Report(match error {
-            None => Report::SignalBroadcast { round, txid },
+            None => {
+                self.watch.accepted(&txid);
+                Report::SignalBroadcast { round, txid }
+            }
             Some(reason) => Report::BroadcastFailed { round, reason },
         })])
     }

@@ -10,13 +10,15 @@ mod formation;
 mod history;
 mod round;
 mod session;
+mod watch;
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 
 use bitcoin::{OutPoint, ScriptBuf, Transaction, Txid};
 use serde::{Deserialize, Serialize};
 
 use super::chain_view::{ChainUpdate, ChainView};
+use super::confirmation::ConfirmationWatch;
 use super::deposit::UpdateDeposit;
 use super::effect::{Effect, Ignored, Prepared, Report, Step, To};
 use super::evidence::Sighash;
@@ -81,6 +83,13 @@ pub enum ParticipantInput {
     Tick,
     /// The chain changed.
     Chain(ChainUpdate),
+    /// What came of [`Effect::Broadcast`].
+    Broadcast {
+        /// The transaction.
+        txid: Txid,
+        /// `None` if the chain took it, else its reason.
+        error: Option<String>,
+    },
     /// What came of [`Effect::Prepare`].
     Prepared(Prepared),
     /// What came of [`Effect::Sign`].
@@ -225,7 +234,8 @@ pub struct Participant {
     recalling: BTreeMap<SmtIndex, Vec<HistoryItem>>,
     /// The time of the input that is handled.
     now: UnixTime,
-    reported_spends: BTreeSet<Txid>,
+    /// Where everything this member signed is.
+    watch: ConfirmationWatch,
 }
 
 impl Participant {
@@ -251,7 +261,7 @@ impl Participant {
             asked: BTreeMap::new(),
             recalling: BTreeMap::new(),
             now: UnixTime(0),
-            reported_spends: BTreeSet::new(),
+            watch: ConfirmationWatch::default(),
         }
     }
 
@@ -282,6 +292,7 @@ impl Participant {
             ParticipantInput::Message { message, .. } => self.message(now, message),
             ParticipantInput::Tick => self.tick(now),
             ParticipantInput::Chain(update) => self.chain_changed(&update),
+            ParticipantInput::Broadcast { txid, error } => self.broadcast_answer(txid, error),
             ParticipantInput::Prepared(prepared) => self.prepared(now, prepared),
             ParticipantInput::Signed(signed) => self.signed(signed),
             ParticipantInput::SignFailed { session } => self.sign_failed(session),
@@ -356,14 +367,7 @@ impl Participant {
             }
             given.confirmed = height;
         }
-        // All n signed every spend of an n-of-n output, this member too: one it does not know means that
-        // somebody else has its key, or the address is not what it was thought to be.
-        for spend in self.chain.spends.values() {
-            let mine = self.given.iter().any(|given| given.txid == spend.by);
-            if !mine && self.reported_spends.insert(spend.by) {
-                effects.push(Effect::Report(Report::UnknownSpend { txid: spend.by }));
-            }
-        }
+        effects.extend(self.watch_signals());
         effects.extend(self.after_facts());
         Step::with(effects)
     }

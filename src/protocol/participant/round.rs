@@ -347,6 +347,7 @@ impl Participant {
             return Self::contradiction("the result's signature does not verify");
         }
         given.complete = true;
+        self.watch.complete(round, &tx.0);
         let effects = vec![
             Effect::Save(Artifact::SignedTransaction {
                 round,

@@ -21,3 +21,4 @@ mod rounds;
 mod sessions;
 mod spares;
 mod strangers;
+mod watch;
