@@ -136,6 +136,7 @@ impl Agent {
         self.insert_cohort(id, &terms, Some(seat))?;
         self.learn_relays(id, relays)?;
         self.refresh_inbox();
+        self.state_policy(id)?;
         self.feed(id, NodeInput::Participant(ParticipantInput::Join { payee }))?;
         Ok(cohort)
     }

@@ -119,11 +119,18 @@ impl Node {
         }
     }
 
-    pub(super) const fn broadcast_input(&self, txid: Txid, error: Option<String>) -> NodeInput {
+    pub(super) const fn broadcast_input(
+        &self,
+        txid: Txid,
+        error: Option<String>,
+        fee_too_low: bool,
+    ) -> NodeInput {
         match self.machine {
-            Machine::Aggregator(_) => {
-                NodeInput::Aggregator(AggregatorInput::Broadcast { txid, error })
-            }
+            Machine::Aggregator(_) => NodeInput::Aggregator(AggregatorInput::Broadcast {
+                txid,
+                error,
+                fee_too_low,
+            }),
             Machine::Participant(_) => {
                 NodeInput::Participant(ParticipantInput::Broadcast { txid, error })
             }

@@ -544,7 +544,7 @@ impl Agent {
     }
 
     /// The DID behind an index, or the beginning of the index.
-    fn name_of(&self, index: &crate::hash::SmtIndex) -> String {
+    pub(super) fn name_of(&self, index: &crate::hash::SmtIndex) -> String {
         let did = self.did_of_index(index).ok().flatten();
         did.unwrap_or_else(|| index.to_string().chars().take(16).collect())
     }

@@ -12,6 +12,8 @@
 //! | `discover` | looking for adverts, also without a running agent |
 //! | `joining` | `cohort terms`, `cohort join` |
 //! | `funding` | `cohort fund` |
+//! | `money` | `money status`, `money stop` |
+//! | `decoding` | `tx decode` |
 //! | `dids` | DIDs |
 //! | `keeping` | `did sidecar`, `did verify`, `key backup` |
 //! | `singleton` | announcing updates by a transaction of their own |
@@ -22,6 +24,7 @@
 
 mod cohorts;
 mod confirmations;
+mod decoding;
 mod delivery;
 mod dids;
 pub mod discover;
@@ -29,12 +32,15 @@ mod follows;
 mod funding;
 mod joining;
 pub(in crate::agent) mod keeping;
+mod money;
 mod publishing;
 pub mod relays;
 mod singleton;
 mod status;
 mod terms;
 mod updates;
+
+pub use money::money_at_rest;
 
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -178,6 +184,18 @@ impl Backend for AgentBackend {
 
     async fn cohort_fund(&self, args: r::Fund) -> Result<v::FundView, Failure> {
         self.fund(args).await
+    }
+
+    async fn money_status(&self, _: r::NoArgs) -> Result<v::MoneyView, Failure> {
+        self.money().await
+    }
+
+    async fn money_stop(&self, args: r::StopMoney) -> Result<v::MoneyView, Failure> {
+        self.stop_money(args).await
+    }
+
+    async fn tx_decode(&self, args: r::DecodeTx) -> Result<v::TxView, Failure> {
+        self.decode(args).await
     }
 
     async fn cohort_announce(&self, args: r::OneCohort) -> Result<v::CohortView, Failure> {

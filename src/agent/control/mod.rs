@@ -15,6 +15,7 @@ pub mod event;
 pub mod operations;
 pub mod request;
 mod request_keeping;
+mod request_money;
 mod request_publish;
 mod request_singleton;
 mod request_update;

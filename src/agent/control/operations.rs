@@ -124,6 +124,12 @@ operations! {
     DidWithdraw = did_withdraw(r::WithdrawUpdate) -> v::DidUpdatesView;
     /// What leaving a cohort would mean for this agent's DIDs and for the other members.
     CohortExitPlan = cohort_exit_plan(r::OneCohort) -> v::ExitPlanView;
+    /// Whether money may move, on which networks, and how much.
+    MoneyStatus = money_status(r::NoArgs) -> v::MoneyView;
+    /// Stops spending and asking for funds, at once and across restarts. No operation undoes it.
+    MoneyStop = money_stop(r::StopMoney) -> v::MoneyView;
+    /// Explains a transaction.
+    TxDecode = tx_decode(r::DecodeTx) -> v::TxView;
     /// Queues the updates that take a cohort's beacon out of this agent's DIDs.
     CohortRemoveBeacons = cohort_remove_beacons(r::OneCohort) -> v::ExitPlanView;
 }

@@ -6,6 +6,7 @@ use std::str::FromStr;
 use serde::{Deserialize, Serialize};
 
 pub use super::request_keeping::{Backup, SidecarOf, VerifyDids};
+pub use super::request_money::{DecodeTx, StopMoney, StopReason, TxRef};
 pub use super::request_publish::DidArtifacts;
 pub use super::request_singleton::{AnnounceDid, BindDid};
 pub use super::request_update::{
@@ -34,6 +35,9 @@ pub enum ParseNameError {
     /// Not a public key of Nostr.
     #[error("a Nostr key is an npub1…, an nprofile1… or 64 lower-case hex digits")]
     Key,
+    /// Not a transaction.
+    #[error("a transaction is its id (64 hex digits) or all of it in hex")]
+    Tx,
     /// Not a did:btcr2 identifier.
     #[error("a DID starts with did:btcr2: and has no spaces")]
     Did,

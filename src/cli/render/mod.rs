@@ -6,6 +6,7 @@ mod cohort;
 mod demo;
 mod did;
 mod keeping;
+mod money;
 mod page;
 mod publish;
 mod qr;

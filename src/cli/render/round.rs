@@ -111,9 +111,9 @@ fn signed(round: &RoundView, page: &mut Page) {
     }
     for tx in &round.signed {
         let kind = if tx.complete {
-            "signed by all"
+            "to be sent by this agent"
         } else {
-            "own signature given"
+            "held back, or not whole here"
         };
         page.line(&format!(
             "  round {}, {}: {}, {kind}",

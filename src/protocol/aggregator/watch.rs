@@ -18,17 +18,26 @@ impl Aggregator {
             .map(|txid| Effect::Report(Report::UnknownSpend { txid }))
             .collect();
         // What is not settled yet has a timer of its own, which is faster.
-        let unsettled = |txid: &Txid| self.signed.iter().any(|signal| signal.txid == *txid);
+        let unsettled = |txid: &Txid| {
+            let mut signals = self.signed.iter();
+            signals.any(|signal| signal.txids().contains(txid))
+        };
         let due = self.watch.due(&self.chain).into_iter();
         let due = due.filter(|tx| !unsettled(&tx.compute_txid()));
         effects.extend(due.map(Effect::Broadcast));
         effects
     }
 
-    /// Takes over what was signed since.
-    pub(super) fn learn_signed(&mut self) {
+    /// Takes over what was signed since. Each rung may confirm; what is sent is this signal's own affair until it is settled.
+    fn learn_signed(&mut self) {
         for signal in &self.signed {
-            self.watch.complete(signal.round, &signal.tx);
+            for txid in signal.txids() {
+                self.watch.signed(signal.round, txid, signal.input());
+            }
+            self.watch.complete(signal.round, signal.tx());
+            for refund in signal.refunds() {
+                self.watch.expect(refund);
+            }
         }
     }
 

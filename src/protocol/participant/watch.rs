@@ -12,6 +12,12 @@ impl Participant {
     pub(super) fn watch_signals(&mut self) -> Vec<Effect> {
         for given in &self.given {
             self.watch.signed(given.round, given.txid, given.input);
+            if let Some(tx) = &given.signed {
+                self.watch.complete(given.round, tx);
+            }
+            if let Some(refund) = given.refund {
+                self.watch.expect(refund);
+            }
         }
         self.watch.follow(&self.chain);
         let unknown = self.watch.unknown_spends(&self.chain);

@@ -65,6 +65,7 @@ impl Setup {
             dids: vec![1; n],
             policy: SigningPolicy {
                 max_fee_rate: 50,
+                max_fee_sat: 50_000,
                 decline: Decline::NoUpdate,
             },
             record: true,

@@ -131,7 +131,7 @@ pub struct RoundView {
 pub struct SignedTxView {
     /// Its id.
     pub txid: Txid,
-    /// Whether this agent has all signatures. A member gave its own before; the transaction may confirm from then on.
+    /// Whether this agent has it whole and sends it. It may confirm from the moment the last signature was given.
     pub complete: bool,
     /// Where it is.
     #[serde(flatten)]
