@@ -79,7 +79,7 @@ grep -q "\"package\":\"$PACKAGE_SHA256\"" "$package/.cargo-checksum.json" \
 started=$(date +%s)
 if command -v ninja >/dev/null; then export CMAKE_GENERATOR=Ninja; fi
 # Nearly all the time goes into reading the same headers and expanding the same templates for each of 270 files.
-# Compiled in bundles, the whole takes a third. Two files of Bitcoin Core can not share one: both name a `CacheSizes`.
+# Compiled in bundles that is done once for sixteen of them. Two files of Bitcoin Core can not share one: both name a `CacheSizes`.
 cat >"$work/bundles.cmake" <<'CMAKE'
 cmake_language(DEFER CALL set_source_files_properties "${CMAKE_SOURCE_DIR}/src/node/chainstate.cpp" DIRECTORY src
     PROPERTIES SKIP_UNITY_BUILD_INCLUSION ON)
@@ -98,7 +98,7 @@ bundled=(-DCMAKE_UNITY_BUILD=ON -DCMAKE_UNITY_BUILD_BATCH_SIZE=16 "-DCMAKE_PROJE
 say "building bitcoind into $cache (some minutes, once)"
 if ! build "${bundled[@]}" >"$work/log" 2>&1; then
     grep -m 5 'error' "$work/log" >&2 || true
-    say "not in bundles with this compiler; file by file takes three times as long"
+    say "not in bundles with this compiler; now file by file, which takes longer"
     build >"$work/log" 2>&1 || { tail -n 40 "$work/log" >&2; die "the build failed"; }
 fi
 strip "$work/build/bin/bitcoind" 2>/dev/null || true
