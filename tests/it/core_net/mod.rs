@@ -22,3 +22,4 @@ mod rounds;
 mod sessions;
 mod spares;
 mod strangers;
+mod watch;
