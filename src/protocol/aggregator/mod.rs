@@ -155,9 +155,9 @@ pub struct Aggregator {
     /// Signals signed so far that are not final, oldest first.
     signed: Vec<SignedSignal>,
     signed_total: u32,
-    refunds: Refunds,
     /// The gate permits no money.
     money_stopped: bool,
+    refunds: Refunds,
 }
 
 impl Aggregator {
@@ -183,8 +183,8 @@ impl Aggregator {
             seen_nonces: session::SeenNonces::default(),
             signed: Vec::new(),
             signed_total: 0,
-            refunds: Refunds::default(),
             money_stopped: false,
+            refunds: Refunds::default(),
         }
     }
 

@@ -7,7 +7,7 @@
 
 use std::collections::VecDeque;
 
-use bitcoin::{Amount, FeeRate, OutPoint, Transaction, Txid};
+use bitcoin::{FeeRate, OutPoint, Transaction, Txid};
 
 use super::{Aggregator, REBROADCAST_SECONDS};
 use crate::beacon::signal::BeaconOutput;
@@ -199,14 +199,13 @@ impl Aggregator {
             Effect::Report(report),
         ];
         if let Some((outpoint, refund)) = refund {
-            let change = usize::try_from(outpoint.vout).ok();
-            let change = change.and_then(|vout| tx.output.get(vout));
-            let output = BeaconOutput {
+            let value = tx.tx_out(outpoint.vout as usize).map(|change| change.value);
+            let change = BeaconOutput {
                 outpoint,
-                value: change.map_or(Amount::ZERO, |change| change.value),
+                value: value.unwrap_or_default(),
                 height: None,
             };
-            effects.extend(self.keep_refund(&output, refund));
+            effects.extend(self.keep_refund(&change, refund));
         }
         effects.push(Effect::Broadcast(tx.clone()));
         effects.push(Effect::Send {
