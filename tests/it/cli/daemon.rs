@@ -107,6 +107,7 @@ pub(super) fn cohort_view(cohort: CohortId) -> CohortView {
             address: "tb1pexample".to_owned(),
             balance_sat: 1_234_567,
             unconfirmed_sat: 0,
+            outputs: Vec::new(),
             tip: None,
             rounds_left: Some(80),
         }),
