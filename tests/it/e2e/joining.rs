@@ -57,7 +57,13 @@ impl Play {
     }
 
     fn height(&self) -> u32 {
-        self.stage.chain.in_process().unwrap().lock().unwrap().height()
+        self.stage
+            .chain
+            .in_process()
+            .unwrap()
+            .lock()
+            .unwrap()
+            .height()
     }
 
     async fn step(&self, company: &Company, actor: usize, did: &Did) -> Step {
