@@ -22,12 +22,8 @@ fn key(number: u32) -> OwnKey {
 fn slot(seat: NostrKey, attempt: u32) -> NonceSlot {
     NonceSlot {
         seat,
-        session: SessionId {
-            cohort: CohortId::from_bytes([1; 32]),
-            round: Round(1),
-            attempt,
-        },
-        label: Label::Signal,
+        session: SessionId::of_round(CohortId::from_bytes([1; 32]), Round(1), attempt),
+        label: Label::SIGNAL,
     }
 }
 

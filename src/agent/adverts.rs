@@ -94,7 +94,11 @@ impl Agent {
         let relays = relays.iter().map(ToString::to_string).collect();
         self.feed(
             id,
-            NodeInput::Aggregator(AggregatorInput::Advertise { invited, relays }),
+            NodeInput::Aggregator(AggregatorInput::Advertise {
+                invited,
+                relays,
+                payee: None,
+            }),
         )?;
         Ok(cohort)
     }

@@ -30,6 +30,7 @@ use crate::time::UnixTime;
 enum Followup {
     Prepare {
         session: SessionId,
+        labels: Vec<Label>,
         indexes: Vec<SmtIndex>,
     },
     Sign(SignOrder),
@@ -164,8 +165,16 @@ impl Agent {
                     }
                     Effect::Save(artifact) => save(tx, id, now, &artifact)?,
                     Effect::Advertise(status) => followups.push(Followup::Advertise(status)),
-                    Effect::Prepare { session, indexes } => {
-                        followups.push(Followup::Prepare { session, indexes });
+                    Effect::Prepare {
+                        session,
+                        labels,
+                        indexes,
+                    } => {
+                        followups.push(Followup::Prepare {
+                            session,
+                            labels,
+                            indexes,
+                        });
                     }
                     Effect::Sign(order) => followups.push(Followup::Sign(order)),
                     Effect::Broadcast(tx) => followups.push(Followup::Broadcast(tx)),
@@ -204,8 +213,12 @@ impl Agent {
         queue: &mut VecDeque<(NodeId, NodeInput)>,
     ) -> Result<(), AgentError> {
         match followup {
-            Followup::Prepare { session, indexes } => {
-                if let Some(input) = self.prepare(id, session, &indexes) {
+            Followup::Prepare {
+                session,
+                labels,
+                indexes,
+            } => {
+                if let Some(input) = self.prepare(id, session, &labels, &indexes) {
                     queue.push_back((id, input));
                 }
             }
@@ -230,12 +243,13 @@ impl Agent {
         Ok(())
     }
 
-    fn nonces(&mut self, id: NodeId, session: SessionId) -> Option<Nonces> {
+    fn nonces(&mut self, id: NodeId, session: SessionId, labels: &[Label]) -> Option<Nonces> {
         let now = self.now();
         let seat = self.nodes.get(&id)?.own.public();
-        Label::ALL
-            .into_iter()
+        labels
+            .iter()
             .map(|label| {
+                let label = *label;
                 let slot = NonceSlot {
                     seat,
                     session,
@@ -256,14 +270,17 @@ impl Agent {
         &mut self,
         id: NodeId,
         session: SessionId,
+        labels: &[Label],
         indexes: &[SmtIndex],
     ) -> Option<NodeInput> {
-        let nonces = self.nonces(id, session)?;
+        let nonces = self.nonces(id, session, labels)?;
         let smt_nonces = indexes
             .iter()
-            .map(|index| {
-                let nonce = self.root.smt_nonce(&session.cohort, session.round, index);
-                (*index, nonce)
+            .filter_map(|index| {
+                let nonce = self
+                    .root
+                    .smt_nonce(&session.cohort, session.round()?, index);
+                Some((*index, nonce))
             })
             .collect();
         Some(NodeInput::Participant(ParticipantInput::Prepared(
@@ -311,7 +328,7 @@ impl Agent {
             attempt: session.attempt.saturating_add(1),
             ..session
         };
-        let spares = self.nonces(id, next).unwrap_or_default();
+        let spares = self.nonces(id, next, &order.spares).unwrap_or_default();
         NodeInput::Participant(ParticipantInput::Signed(SignedSession {
             session,
             partials,

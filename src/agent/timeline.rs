@@ -342,6 +342,7 @@ pub const fn refusal(code: RefusalCode) -> &'static str {
         RefusalCode::NotInvited => "only invited keys are seated",
         RefusalCode::AlreadyAsked => "this key asked before; the first opt-in counts",
         RefusalCode::BadPayee => "the payee is not a segwit address",
+        RefusalCode::PayeeRequired => "members fund, and no address for refunds was given",
         RefusalCode::Malformed => "the message does not fit",
         RefusalCode::IndexTaken => "the DID belongs to another seat",
         RefusalCode::TooManyDids => "more DIDs than the terms allow",

@@ -27,13 +27,13 @@ use super::musig::{AggregateNonce, KeySet, PartialSignature, PublicNonce, verify
 use super::public::NostrKey;
 use super::secret::OwnKey;
 use crate::hash::CohortId;
-use crate::protocol::ids::{Label, Round, SessionId};
+use crate::protocol::ids::{Label, Round, SessionId, Subject};
 use crate::time::UnixTime;
 
-/// Open nonces of one seat in one cohort. A session has few labels and the next session's spares are
-/// made ahead: 32 is four sessions of eight labels. One more destroys the earliest session's, so that an
-/// aggregator that opens session after session takes room from its own cohort only.
-pub const MAX_NONCES_PER_SEAT: usize = 32;
+/// Open nonces of one seat in one cohort. A session has at most 15 labels (three rungs of four inputs, and their
+/// refunds), and the next session's spares are made ahead: 64 is four of the longest. One more destroys the
+/// earliest session's, so that an aggregator that opens session after session takes room from its own cohort only.
+pub const MAX_NONCES_PER_SEAT: usize = 64;
 
 /// Open nonces of all seats, about 600 bytes each: a few megabytes at most. Only cohorts one joined
 /// get slots, so reaching it means a thousand cohorts at once, or a defect; new nonces are then refused.
@@ -106,24 +106,39 @@ pub struct Signer {
     seats: HashMap<NostrKey, OwnKey>,
     /// Ordered, so that the earliest session of a seat's cohort is the first of its range.
     open: BTreeMap<SlotKey, SecretNonce>,
-    /// The last session signed, per seat, cohort and label. Sessions are ordered, so one position closes
-    /// all before it, and the memory grows with cohorts, not with sessions.
-    signed: HashMap<(NostrKey, CohortId, Label), (Round, u32)>,
+    /// The last session signed, per seat, cohort, kind of subject and label. Sessions of a kind are ordered, so one
+    /// position closes all before it, and the memory grows with cohorts, not with sessions.
+    signed: HashMap<(NostrKey, CohortId, Kind, Label), (u32, u32)>,
     /// Nonces made so far; part of every nonce's input.
     made: u64,
 }
 
-/// A slot in the order seat, cohort, round, attempt, label.
-type SlotKey = ([u8; 32], CohortId, Round, u32, Label);
+/// A slot in the order seat, cohort, subject, attempt, label.
+type SlotKey = ([u8; 32], CohortId, Subject, u32, Label);
+
+/// Which line of sessions a subject belongs to: rounds and refunds of deposits go on side by side.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+enum Kind {
+    Round,
+    Deposit,
+}
+
+/// The line a subject belongs to and its number in it.
+const fn place(subject: Subject) -> (Kind, u32) {
+    match subject {
+        Subject::Round(Round(number)) => (Kind::Round, number),
+        Subject::Deposit(number) => (Kind::Deposit, number),
+    }
+}
 
 impl NonceSlot {
     fn key(&self) -> SlotKey {
         let SessionId {
             cohort,
-            round,
+            subject,
             attempt,
         } = self.session;
-        (self.seat.to_bytes(), cohort, round, attempt, self.label)
+        (self.seat.to_bytes(), cohort, subject, attempt, self.label)
     }
 }
 
@@ -210,11 +225,12 @@ impl Signer {
         }
         let SessionId {
             cohort,
-            round,
+            subject,
             attempt,
         } = slot.session;
+        let (kind, number) = place(subject);
         self.signed
-            .insert((slot.seat, cohort, slot.label), (round, attempt));
+            .insert((slot.seat, cohort, kind, slot.label), (number, attempt));
         let partial = nonce
             .sign(seat, keys, aggregate, sighash)
             .ok_or(SignerError::SelfCheck(slot))?;
@@ -254,18 +270,19 @@ impl Signer {
     fn is_closed(&self, slot: &NonceSlot) -> bool {
         let SessionId {
             cohort,
-            round,
+            subject,
             attempt,
         } = slot.session;
+        let (kind, number) = place(subject);
         self.signed
-            .get(&(slot.seat, cohort, slot.label))
-            .is_some_and(|last| (round, attempt) <= *last)
+            .get(&(slot.seat, cohort, kind, slot.label))
+            .is_some_and(|last| (number, attempt) <= *last)
     }
 
     /// Destroys the earliest nonces of the slot's seat and cohort until one more fits.
     fn make_room(open: &mut BTreeMap<SlotKey, SecretNonce>, slot: &NonceSlot) {
         let (seat, cohort, ..) = slot.key();
-        let first: SlotKey = (seat, cohort, Round(0), 0, Label::Signal);
+        let first: SlotKey = (seat, cohort, Subject::Round(Round(0)), 0, Label::SIGNAL);
         loop {
             let mut mine = open
                 .range(first..)
@@ -318,11 +335,11 @@ impl SecretNonce {
         // whenever anything about the request does.
         let mut extra = Vec::with_capacity(96);
         extra.extend_from_slice(slot.session.cohort.as_bytes());
-        extra.extend_from_slice(&slot.session.round.0.to_be_bytes());
+        extra.extend_from_slice(slot.session.subject.to_string().as_bytes());
         extra.extend_from_slice(&slot.session.attempt.to_be_bytes());
         extra.extend_from_slice(&now.0.to_be_bytes());
         extra.extend_from_slice(&counter.to_be_bytes());
-        extra.extend_from_slice(slot.label.name().as_bytes());
+        extra.extend_from_slice(slot.label.to_string().as_bytes());
         let secret = seat.keypair().secret_key();
         let nonce = SecNonce::build_with_seckey(NonceSeed::from(&*seed), secret)
             .with_extra_input(&extra)
@@ -373,12 +390,8 @@ mod tests {
     fn slot(seat: NostrKey, round: u32, attempt: u32) -> NonceSlot {
         NonceSlot {
             seat,
-            session: SessionId {
-                cohort: CohortId::from_bytes([7; 32]),
-                round: Round(round),
-                attempt,
-            },
-            label: Label::Signal,
+            session: SessionId::of_round(CohortId::from_bytes([7; 32]), Round(round), attempt),
+            label: Label::SIGNAL,
         }
     }
 
@@ -494,7 +507,8 @@ mod tests {
     fn a_nonce_belongs_to_its_slot() {
         let (error, slot) = sign_wrongly(|_, _, slot| slot.session.attempt += 1);
         assert_eq!(error, SignerError::NoNonce(slot));
-        let (error, slot) = sign_wrongly(|_, _, slot| slot.session.round = Round(5));
+        let (error, slot) =
+            sign_wrongly(|_, _, slot| slot.session.subject = Subject::Round(Round(5)));
         assert_eq!(error, SignerError::NoNonce(slot));
         let (error, slot) = sign_wrongly(|_, keys, slot| slot.seat = keys.keys()[1]);
         assert_eq!(error, SignerError::NoNonce(slot));

@@ -95,11 +95,13 @@ pub enum Effect {
     GrantChannel(Vec<NostrKey>),
     /// Publish the advert with this status.
     Advertise(AdvertStatus),
-    /// Make nonces for every label of a session, and derive the SMT nonces of these indexes; answer with
-    /// `Prepared`.
+    /// Make nonces for these labels of a session, and derive the SMT nonces of these indexes (only a session about a
+    /// round has any); answer with `Prepared`.
     Prepare {
         /// The session.
         session: SessionId,
+        /// What it may have to sign.
+        labels: Vec<Label>,
         /// Indexes whose SMT nonce of this round is wanted.
         indexes: Vec<SmtIndex>,
     },
@@ -137,6 +139,8 @@ pub struct SignOrder {
     pub session: SessionId,
     /// What to sign, in the order of labels.
     pub labels: Vec<LabelOrder>,
+    /// The labels of the next attempt, for which nonces are made ahead. None: there is no next attempt.
+    pub spares: Vec<Label>,
 }
 
 /// One approved message to sign.

@@ -202,6 +202,8 @@ pub enum RefusalCode {
     AlreadyAsked,
     /// The payee is not a P2WPKH, P2WSH or P2TR script.
     BadPayee,
+    /// Members fund, so that each has to say where its share of a refund goes.
+    PayeeRequired,
     /// The message does not parse, or does not fit the phase.
     Malformed,
     /// The index (CAS: DID) belongs to another seat.

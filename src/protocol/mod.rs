@@ -18,4 +18,4 @@ pub mod registration;
 pub mod set;
 pub mod terms;
 
-pub use ids::{Label, Round, Seat, SessionId};
+pub use ids::{Label, Round, Seat, SessionId, Subject};

@@ -7,7 +7,7 @@ use serde::{Deserialize, Serialize};
 
 use super::ids::Seat;
 use super::message::SetHash;
-use super::terms::Terms;
+use super::terms::{Funding, Terms};
 use crate::beacon::address::beacon_address;
 use crate::hash::{CohortId, tagged_hash};
 use crate::keys::NostrKey;
@@ -21,7 +21,7 @@ pub struct CohortSet {
     pub keys: Vec<NostrKey>,
     /// The beacon address: taproot output of the aggregate key with an empty script tree.
     pub address: String,
-    /// Where refunds go, for members that named a payee.
+    /// Where refunds go, for members that named a payee, and for the aggregator if it did.
     pub payees: BTreeMap<NostrKey, ScriptBuf>,
 }
 
@@ -47,8 +47,11 @@ pub enum SetFault {
         computed: String,
     },
     /// A payee is not a member's, or not a P2WPKH, P2WSH or P2TR script.
-    #[error("payee of {0} is not a member's P2WPKH, P2WSH or P2TR script")]
+    #[error("payee of {0} is not a member's or the aggregator's P2WPKH, P2WSH or P2TR script")]
     Payee(NostrKey),
+    /// Members fund, and one of them has no payee.
+    #[error("members fund, and {0} has no payee for its share of a refund")]
+    NoPayee(NostrKey),
     /// My payee was changed or dropped.
     #[error("my payee is not the one I asked for")]
     MyPayee,
@@ -62,16 +65,22 @@ pub fn payee_is_allowed(script: &ScriptBuf) -> bool {
 }
 
 impl CohortSet {
-    /// Builds the set of these members, in seat order.
+    /// Builds the set of these members, in seat order. `payee` is the aggregator's own.
     pub fn build(
         terms: &Terms,
         members: &[(NostrKey, Option<ScriptBuf>)],
+        payee: Option<&ScriptBuf>,
     ) -> Result<(Self, KeySet), SetFault> {
         let keys: Vec<NostrKey> = members.iter().map(|(key, _)| *key).collect();
         let key_set = KeySet::new(&keys).map_err(|error| SetFault::Keys(error.to_string()))?;
-        let payees = members
-            .iter()
-            .filter_map(|(key, payee)| Some((*key, payee.clone()?)))
+        let aggregator = payee.map(|payee| (terms.aggregator, payee.clone()));
+        let payees = aggregator
+            .into_iter()
+            .chain(
+                members
+                    .iter()
+                    .filter_map(|(key, payee)| Some((*key, payee.clone()?))),
+            )
             .collect();
         let address = beacon_address(key_set.output_key(), terms.network).to_string();
         let set = Self {
@@ -106,9 +115,15 @@ impl CohortSet {
             });
         }
         for (key, payee) in &self.payees {
-            if !key_set.contains(key) || !payee_is_allowed(payee) {
+            let known = key_set.contains(key) || *key == terms.aggregator;
+            if !known || !payee_is_allowed(payee) {
                 return Err(SetFault::Payee(*key));
             }
+        }
+        if terms.funding == Funding::Members
+            && let Some(key) = self.keys.iter().find(|key| !self.payees.contains_key(key))
+        {
+            return Err(SetFault::NoPayee(*key));
         }
         if self.payees.get(&own) != own_payee {
             return Err(SetFault::MyPayee);
@@ -123,6 +138,26 @@ impl CohortSet {
         let canonical =
             serde_json_canonicalizer::to_vec(self).expect("a set has string keys and no numbers");
         SetHash::from_bytes(tagged_hash("btcr2/set/1", &[cohort.as_bytes(), &canonical]))
+    }
+
+    /// Whom refunds pay, in equal shares and in this order: who funds. Empty when there are no refunds.
+    #[must_use]
+    pub fn refund_scripts(&self, terms: &Terms) -> Vec<ScriptBuf> {
+        if terms.refund_blocks == 0 {
+            return Vec::new();
+        }
+        match terms.funding {
+            Funding::Aggregator => self
+                .payees
+                .get(&terms.aggregator)
+                .cloned()
+                .into_iter()
+                .collect(),
+            Funding::Members => {
+                let scripts = self.keys.iter().map(|key| self.payees.get(key).cloned());
+                scripts.collect::<Option<_>>().unwrap_or_default()
+            }
+        }
     }
 
     /// The seat of a key.

@@ -7,6 +7,7 @@ use std::fmt;
 
 use serde::{Deserialize, Serialize};
 
+use super::ids::MAX_RUNGS;
 use crate::hash::{self, CohortId, bytes_newtype};
 use crate::keys::NostrKey;
 use crate::network::Network;
@@ -14,6 +15,9 @@ use crate::time::UnixTime;
 
 /// The wire version these terms belong to.
 pub const WIRE_VERSION: u32 = 1;
+
+/// Bitcoin's mean time between blocks.
+const SECONDS_PER_BLOCK: u64 = 600;
 
 /// The largest canonical terms accepted, in bytes. A relay takes events of 65 536 bytes; terms need about 900.
 pub const MAX_TERMS_BYTES: usize = 8_192;
@@ -94,6 +98,29 @@ pub enum OutputPolicy {
     /// Taproot key path of the n-of-n MuSig2 key, no script tree.
     #[serde(rename = "musig2-key-path")]
     Musig2KeyPath,
+    /// The same key path, and beside it one leaf that any k members can spend by. Any k seats, which the aggregator
+    /// may own, can then make every DID that ever listed this beacon unresolvable.
+    #[serde(rename = "k-of-n")]
+    KOfN(u16),
+}
+
+/// Who pays for signals.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Funding {
+    /// The aggregator; refunds go to it.
+    Aggregator,
+    /// The members, in equal shares; refunds go to them, in equal shares, so that each has to name a payee.
+    Members,
+}
+
+impl fmt::Display for Funding {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Aggregator => "aggregator",
+            Self::Members => "members",
+        })
+    }
 }
 
 /// Terms of service a member accepts in its opt-in.
@@ -155,6 +182,14 @@ pub struct Terms {
     pub deposits: Deposits,
     /// Ceiling of a signal's fee rate in sat/vB, 1 to 10 000.
     pub max_fee_rate: u32,
+    /// What a session signs the signal at, so that a stuck one can be replaced without asking members again:
+    /// multiples of the round's fee rate, 1 to 3 of them, ascending from 1, at most 100. Default 1, 3, 10.
+    pub fee_ladder: Vec<u8>,
+    /// Who pays for signals. Default the aggregator.
+    pub funding: Funding,
+    /// Relative lock time of refunds in blocks (BIP-68), 0 (no refunds) to 65 535; at least twice the cadence at
+    /// 600 s a block. Default 1 008, a week.
+    pub refund_blocks: u16,
     /// Cost of enrolment in sat. Advertised only: this software settles nothing.
     pub cost_enrolment_sat: u64,
     /// Cost per announcement in sat. Advertised only.
@@ -223,6 +258,9 @@ impl Terms {
             empty_rounds: EmptyRounds::Skip,
             deposits: Deposits::None,
             max_fee_rate: 50,
+            fee_ladder: vec![1, 3, 10],
+            funding: Funding::Aggregator,
+            refund_blocks: 1_008,
             cost_enrolment_sat: 0,
             cost_signal_sat: 0,
             invite_only: false,
@@ -285,6 +323,13 @@ impl Terms {
         check("sessions_max", self.sessions_max.into(), 1, 16)?;
         check("depth", self.depth.into(), 1, 100)?;
         check("max_fee_rate", v(self.max_fee_rate), 1, 10_000)?;
+        self.validate_ladder()?;
+        self.validate_refunds()?;
+        if let OutputPolicy::KOfN(k) = self.output_policy {
+            // With all of them the leaf is no fallback; what counts is how many the set has in the end.
+            let most = u64::from(self.seats_min).saturating_sub(1);
+            check("output_policy", k.into(), 1, most)?;
+        }
         check("cost_enrolment_sat", self.cost_enrolment_sat, 0, SAFE)?;
         check("cost_signal_sat", self.cost_signal_sat, 0, SAFE)?;
         text("name", &self.name, 64)?;
@@ -292,6 +337,50 @@ impl Terms {
             text("tos.url", &tos.url, 512)?;
         }
         Ok(())
+    }
+}
+
+impl Terms {
+    fn validate_ladder(&self) -> Result<(), TermsError> {
+        let ladder = &self.fee_ladder;
+        let ascends = ladder.iter().zip(ladder.iter().skip(1)).all(|(a, b)| a < b);
+        let fits = ladder.len() <= usize::from(MAX_RUNGS) && ladder.iter().all(|rung| *rung <= 100);
+        if ladder.first() == Some(&1) && ascends && fits {
+            return Ok(());
+        }
+        Err(TermsError::OutOfRange {
+            field: "fee_ladder",
+            value: format!("{ladder:?}"),
+            allowed: format!("1 to {MAX_RUNGS} multiples, ascending from 1, at most 100"),
+        })
+    }
+
+    fn validate_refunds(&self) -> Result<(), TermsError> {
+        if self.refund_blocks == 0 && self.funding == Funding::Members {
+            return Err(TermsError::OutOfRange {
+                field: "refund_blocks",
+                value: "0".into(),
+                allowed: "1 to 65535 when members fund: nobody pays in what can not come back"
+                    .into(),
+            });
+        }
+        // A refund must not ripen between two scheduled rounds: it would compete with the next signal.
+        let cadence_blocks = u64::from(self.cadence_seconds).div_ceil(SECONDS_PER_BLOCK);
+        let least = cadence_blocks.saturating_mul(2);
+        if self.refund_blocks > 0 && u64::from(self.refund_blocks) < least {
+            return Err(TermsError::OutOfRange {
+                field: "refund_blocks",
+                value: self.refund_blocks.to_string(),
+                allowed: format!("0, or {least} to 65535: at least twice the cadence"),
+            });
+        }
+        Ok(())
+    }
+
+    /// How many rungs the fee ladder has.
+    #[must_use]
+    pub fn rungs(&self) -> u8 {
+        u8::try_from(self.fee_ladder.len()).unwrap_or(MAX_RUNGS)
     }
 }
 
@@ -349,9 +438,9 @@ mod tests {
         let expected = concat!(
             r#"{"aggregator":"79be667ef9dcbbac55a06295ce870b07029bfcdb2dce28d959f2815b16f81798","#,
             r#""beacon":"smt","cadence_seconds":0,"cost_enrolment_sat":0,"cost_signal_sat":0,"depth":1,"#,
-            r#""dids_max":8,"dids_min":0,"empty_rounds":"skip","formation_seconds":86400,"invite_only":false,"#,
-            r#""join_by":1800000000,"max_fee_rate":50,"name":"","network":"regtest","#,
-            r#""output_policy":"musig2-key-path","pending_trigger":0,"response_seconds":43200,"#,
+            r#""dids_max":8,"dids_min":0,"empty_rounds":"skip","fee_ladder":[1,3,10],"formation_seconds":86400,"#,
+            r#""funding":"aggregator","invite_only":false,"join_by":1800000000,"max_fee_rate":50,"name":"","network":"regtest","#,
+            r#""output_policy":"musig2-key-path","pending_trigger":0,"refund_blocks":1008,"response_seconds":43200,"#,
             r#""salt":"07070707070707070707070707070707","seats_max":20,"seats_min":2,"sessions_max":4,"#,
             r#""signing_seconds":7200,"tos":null,"v":1}"#
         );
@@ -410,7 +499,7 @@ mod tests {
     #[test]
     fn every_range_is_enforced_and_names_its_field() {
         type Change = fn(&mut Terms);
-        let cases: [(&str, Change); 19] = [
+        let cases: [(&str, Change); 31] = [
             ("v", |t| t.v = 2),
             ("seats_min", |t| t.seats_min = 0),
             ("seats_max", |t| t.seats_max = 1),
@@ -426,6 +515,24 @@ mod tests {
             ("sessions_max", |t| t.sessions_max = 17),
             ("depth", |t| t.depth = 0),
             ("max_fee_rate", |t| t.max_fee_rate = 0),
+            ("fee_ladder", |t| t.fee_ladder = vec![]),
+            ("fee_ladder", |t| t.fee_ladder = vec![2]),
+            ("fee_ladder", |t| t.fee_ladder = vec![1, 1]),
+            ("fee_ladder", |t| t.fee_ladder = vec![1, 3, 2]),
+            ("fee_ladder", |t| t.fee_ladder = vec![1, 101]),
+            ("fee_ladder", |t| t.fee_ladder = vec![1, 2, 3, 4]),
+            // Two weeks between rounds: the refund of the tip would ripen before the next.
+            ("refund_blocks", |t| t.cadence_seconds = 1_209_600),
+            ("refund_blocks", |t| {
+                t.refund_blocks = 0;
+                t.funding = Funding::Members;
+            }),
+            ("output_policy", |t| t.output_policy = OutputPolicy::KOfN(0)),
+            ("output_policy", |t| t.output_policy = OutputPolicy::KOfN(2)),
+            ("output_policy", |t| {
+                t.seats_min = 1;
+                t.output_policy = OutputPolicy::KOfN(1);
+            }),
             ("cost_enrolment_sat", |t| t.cost_enrolment_sat = u64::MAX),
             ("cost_signal_sat", |t| t.cost_signal_sat = u64::MAX),
             ("name", |t| t.name = "\u{1b}[2J".into()),
@@ -437,6 +544,17 @@ mod tests {
             }),
         ];
         assert_eq!(terms().validate(), Ok(()));
+        let mut weekly = terms();
+        weekly.cadence_seconds = 302_400;
+        weekly.output_policy = OutputPolicy::KOfN(1);
+        weekly.funding = Funding::Members;
+        weekly.fee_ladder = vec![1, 100];
+        assert_eq!(weekly.validate(), Ok(()));
+        assert!(
+            weekly
+                .canonical()
+                .contains(r#""output_policy":{"k-of-n":1}"#)
+        );
         for (name, change) in cases {
             let mut changed = terms();
             change(&mut changed);

@@ -38,12 +38,8 @@ fn key_set(numbers: &[u8]) -> KeySet {
 fn slot(seat: NostrKey, attempt: u32) -> NonceSlot {
     NonceSlot {
         seat,
-        session: SessionId {
-            cohort: CohortId::from_bytes([1; 32]),
-            round: Round(1),
-            attempt,
-        },
-        label: Label::Signal,
+        session: SessionId::of_round(CohortId::from_bytes([1; 32]), Round(1), attempt),
+        label: Label::SIGNAL,
     }
 }
 
@@ -478,7 +474,7 @@ fn a_cancelled_aggregate_nonce_does_not_stop_the_blame() {
 fn session_hash_known_answer_and_commitments() {
     // The points 5G and 6G, 7G and infinity; computed by an independent implementation.
     let entry = SessionEntry {
-        label: Label::Signal,
+        label: Label::SIGNAL,
         nonce: "022f8bde4d1a07209355b4a7250a5c5128e88b84bddc619ab7cba8d569b240efe403fff97bd5755eeea420453a14355235d382f6472f8568a18b2f057a1460297556".parse().unwrap(),
         aggregate: "025cbdf0646e5db4eaa398f365f2ea7a0e3d419b7e0330e39ce92bddedcac4f9bc000000000000000000000000000000000000000000000000000000000000000000".parse().unwrap(),
         sighash: [0x5a; 32],

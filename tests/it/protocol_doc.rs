@@ -134,7 +134,7 @@ fn secret_nonce(member: usize, attempt: u32) -> musig2::SecNonce {
 
 fn nonces(member: usize, attempt: u32) -> Nonces {
     let public = secret_nonce(member, attempt).public_nonce().serialize();
-    BTreeMap::from([(Label::Signal, PublicNonce::from_bytes(&public).unwrap())])
+    BTreeMap::from([(Label::SIGNAL, PublicNonce::from_bytes(&public).unwrap())])
 }
 
 /// One cohort of two members, up to its first signal.
@@ -207,7 +207,7 @@ impl Cohort {
         let members: Vec<_> = (0..2)
             .map(|i| (key(&format!("member {i}")).public(), None))
             .collect();
-        let (set, keys) = CohortSet::build(&terms, &members).unwrap();
+        let (set, keys) = CohortSet::build(&terms, &members, None).unwrap();
         let tree = SmtTree::new((0..2).map(|i| (did(i).smt_index(), leaf(i).value()))).unwrap();
         let announcement =
             CasAnnouncement::new([(did(0).to_string(), update())], |_| true).unwrap();
@@ -227,7 +227,7 @@ impl Cohort {
             FeeRate::from_sat_per_vb(2).unwrap(),
         )
         .unwrap();
-        let offered: Vec<PublicNonce> = (0..2).map(|i| nonces(i, 1)[&Label::Signal]).collect();
+        let offered: Vec<PublicNonce> = (0..2).map(|i| nonces(i, 1)[&Label::SIGNAL]).collect();
         Self {
             id: terms.cohort_id(),
             sighash: Sighash::from_bytes(unsigned.sighash()),
@@ -246,7 +246,7 @@ impl Cohort {
             aggregate_nonce: self.aggregate,
             sighash: self.sighash,
         };
-        BTreeMap::from([(Label::Signal, context)])
+        BTreeMap::from([(Label::SIGNAL, context)])
     }
 
     fn partial(&self, member: usize) -> PartialSignature {
@@ -268,7 +268,7 @@ impl Cohort {
         verify_partial(
             &self.keys,
             &own.public(),
-            &nonces(member, 1)[&Label::Signal],
+            &nonces(member, 1)[&Label::SIGNAL],
             &self.aggregate,
             self.sighash.as_bytes(),
             &partial,
@@ -283,7 +283,7 @@ impl Cohort {
             attempt: 1,
             session_hash: commitment(&self.keys, &nonces(member, 1), &self.contexts()).unwrap(),
             nonces: nonces(member, 1),
-            partials: BTreeMap::from([(Label::Signal, partial)]),
+            partials: BTreeMap::from([(Label::SIGNAL, partial)]),
             spares: nonces(member, 2),
         };
         signed(&self.id, &key(&format!("member {member}")), content)
@@ -313,7 +313,7 @@ impl Cohort {
             round: Round(1),
             attempt: 1,
             sign_by: NOW.plus(90_000),
-            labels: BTreeMap::from([(Label::Signal, to_sign)]),
+            labels: BTreeMap::from([(Label::SIGNAL, to_sign)]),
             announcement: (self.terms.beacon == CohortBeacon::Cas)
                 .then(|| self.announcement.clone()),
         }
@@ -373,7 +373,7 @@ fn messages() -> Vec<(&'static str, Message)> {
         member: member(1).public(),
         fault: Fault::BadPartial {
             partials: Box::new(smt.partials(1, bad)),
-            label: Label::Signal,
+            label: Label::SIGNAL,
             session: smt.contexts(),
         },
     };
@@ -996,6 +996,7 @@ fn the_tables_of_codes_and_limits_agree_with_the_library() {
         Code::NotInvited,
         Code::AlreadyAsked,
         Code::BadPayee,
+        Code::PayeeRequired,
         Code::Malformed,
         Code::IndexTaken,
         Code::TooManyDids,

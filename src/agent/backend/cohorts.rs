@@ -266,6 +266,7 @@ impl Agent {
             NodeInput::Aggregator(AggregatorInput::Advertise {
                 invited: invited.clone(),
                 relays,
+                payee: None,
             }),
             "invite",
         )?;

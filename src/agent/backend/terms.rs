@@ -114,10 +114,21 @@ pub(super) fn build_terms(
         }),
         ..Terms::with_defaults(aggregator, network, beacon, Salt::from_bytes(salt), join_by)
     };
+    let terms = Terms {
+        refund_blocks: terms.refund_blocks.max(ripe_after(terms.cadence_seconds)),
+        ..terms
+    };
     terms
         .validate()
         .map_err(|error| Failure::new(ErrorCode::InvalidValue, error.to_string()))?;
     Ok(terms)
+}
+
+/// Blocks after which a refund may ripen at the earliest, by the cadence: two rounds later. A cadence too long for
+/// BIP-68 gives its largest lock, which the check of the terms refuses by name.
+fn ripe_after(cadence_seconds: u32) -> u16 {
+    let blocks = u64::from(cadence_seconds).div_ceil(600).saturating_mul(2);
+    u16::try_from(blocks).unwrap_or(u16::MAX)
 }
 
 fn narrow<T: TryFrom<u64>>(name: &str, value: u64) -> Result<T, Failure> {

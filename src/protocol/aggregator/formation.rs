@@ -11,14 +11,25 @@ use crate::protocol::message::{
     Accept, CohortAck, EndCause, Frozen, Invite, Leave, Message, OptIn, RefusalCode, Release,
 };
 use crate::protocol::set::{CohortSet, payee_is_allowed};
+use crate::protocol::terms::Funding;
 use crate::time::UnixTime;
 
 impl Aggregator {
-    pub(super) fn advertise(&mut self, invited: Vec<NostrKey>, relays: &[String]) -> Step {
+    pub(super) fn advertise(
+        &mut self,
+        invited: Vec<NostrKey>,
+        relays: &[String],
+        payee: Option<ScriptBuf>,
+    ) -> Step {
         if !matches!(self.phase, Phase::Draft | Phase::Open) {
             return Step::ignored(Ignored::WrongPhase);
         }
+        if payee.as_ref().is_some_and(|payee| !payee_is_allowed(payee)) {
+            return Step::ignored(Ignored::Refused(RefusalCode::BadPayee));
+        }
         self.phase = Phase::Open;
+        // Inviting further keys does not take the payee back.
+        self.payee = payee.or(self.payee.take());
         let mut effects = Vec::new();
         effects.extend(self.advert(AdvertStatus::Open));
         for key in invited {
@@ -104,6 +115,9 @@ impl Aggregator {
         if opt_in.payee.as_ref().is_some_and(|p| !payee_is_allowed(p)) {
             return Err(RefusalCode::BadPayee);
         }
+        if self.terms.funding == Funding::Members && opt_in.payee.is_none() {
+            return Err(RefusalCode::PayeeRequired);
+        }
         if self.applicants.len() >= usize::from(self.terms.seats_max) {
             return Err(RefusalCode::Full);
         }
@@ -132,7 +146,7 @@ impl Aggregator {
             .map(|member| (member.key, member.payee.clone()))
             .collect();
         let seated = u16::try_from(members.len()).unwrap_or(u16::MAX);
-        let Ok((set, keys)) = CohortSet::build(&self.terms, &members) else {
+        let Ok((set, keys)) = CohortSet::build(&self.terms, &members, self.payee.as_ref()) else {
             // Applicants are distinct valid keys, so only an empty set gets here.
             return self.end(EndCause::NotEnoughMembers { seated });
         };

@@ -47,6 +47,8 @@ pub enum AggregatorInput {
         invited: Vec<NostrKey>,
         /// Relays to name in invitations.
         relays: Vec<String>,
+        /// Where refunds to the aggregator go, if anywhere: a P2WPKH, P2WSH or P2TR script.
+        payee: Option<ScriptBuf>,
     },
     /// A message whose author was verified.
     Message {
@@ -132,6 +134,8 @@ pub struct Aggregator {
     cohort: CohortId,
     phase: Phase,
     invited: BTreeSet<NostrKey>,
+    /// Where refunds to the aggregator go.
+    payee: Option<ScriptBuf>,
     /// Before the set is closed, in order of acceptance.
     applicants: Vec<Applicant>,
     set: Option<(CohortSet, KeySet)>,
@@ -160,6 +164,7 @@ impl Aggregator {
             terms,
             phase: Phase::Draft,
             invited: BTreeSet::new(),
+            payee: None,
             applicants: Vec::new(),
             set: None,
             acks: BTreeMap::new(),
@@ -185,7 +190,11 @@ impl Aggregator {
             return Step::ignored(Ignored::WrongPhase);
         }
         let mut step = match input {
-            AggregatorInput::Advertise { invited, relays } => self.advertise(invited, &relays),
+            AggregatorInput::Advertise {
+                invited,
+                relays,
+                payee,
+            } => self.advertise(invited, &relays, payee),
             AggregatorInput::Message { from, message } => self.message(now, from, message),
             AggregatorInput::Tick => Step::accepted(),
             AggregatorInput::Chain(update) => self.chain_changed(&update),

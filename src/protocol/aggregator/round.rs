@@ -358,7 +358,7 @@ impl Aggregator {
             }
         }
         let nonces = signed.content.nonces.clone();
-        if !nonces.keys().eq(Label::ALL.iter()) {
+        if !nonces.keys().eq([Label::SIGNAL].iter()) {
             return refused(RefusalCode::Malformed);
         }
         if !self.seen_nonces.insert_new(&nonces) {

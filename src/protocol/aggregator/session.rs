@@ -172,7 +172,7 @@ impl Aggregator {
         let Some(state) = self.round.as_mut().filter(|state| state.round == *round) else {
             return refused(RefusalCode::NoSuchRound);
         };
-        if !nonces.keys().eq(Label::ALL.iter()) {
+        if !nonces.keys().eq([Label::SIGNAL].iter()) {
             return refused(RefusalCode::Malformed);
         }
         let collecting = match &state.session {
@@ -282,7 +282,7 @@ impl Aggregator {
             let attempt = session.attempt;
             let known = state.nonces.entry(attempt).or_default();
             if !known.contains_key(&seat)
-                && content.spares.keys().eq(Label::ALL.iter())
+                && content.spares.keys().eq([Label::SIGNAL].iter())
                 && self.seen_nonces.insert_new(&content.spares)
             {
                 known.insert(seat, content.spares.clone());
@@ -310,7 +310,7 @@ impl Aggregator {
             // It replaced its nonces (after a restart) too late for this session: it can sign the next one.
             let attempt = session.attempt.saturating_add(1);
             let spares = content.spares.clone();
-            if spares.keys().eq(Label::ALL.iter()) && self.seen_nonces.insert_new(&spares) {
+            if spares.keys().eq([Label::SIGNAL].iter()) && self.seen_nonces.insert_new(&spares) {
                 return Step::with(self.renew(now, seat, attempt, spares));
             }
             return Step::ignored(Ignored::WrongSession);
@@ -361,7 +361,7 @@ impl Aggregator {
         session.partials.insert(seat, content.clone());
         let partials = session.partials.len();
         let complete = partials == usize::from(state.members);
-        if content.spares.keys().eq(Label::ALL.iter())
+        if content.spares.keys().eq([Label::SIGNAL].iter())
             && self.seen_nonces.insert_new(&content.spares)
         {
             state
@@ -392,14 +392,14 @@ impl Aggregator {
         let Some(context) = session
             .aggregate
             .as_ref()
-            .and_then(|contexts| contexts.get(&Label::Signal))
+            .and_then(|contexts| contexts.get(&Label::SIGNAL))
         else {
             return Vec::new();
         };
         let partials = session
             .partials
             .values()
-            .filter_map(|content| content.partials.get(&Label::Signal).copied());
+            .filter_map(|content| content.partials.get(&Label::SIGNAL).copied());
         let Ok(signature) = aggregate_partials(
             keys,
             &context.aggregate_nonce,
@@ -452,7 +452,7 @@ impl Aggregator {
 
 /// Adds up the nonces of all seats, label by label.
 fn aggregate_labels(nonces: &BTreeMap<Seat, Nonces>) -> Option<BTreeMap<Label, AggregateNonce>> {
-    Label::ALL
+    [Label::SIGNAL]
         .into_iter()
         .map(|label| {
             let offered: Option<Vec<_>> = nonces

@@ -47,7 +47,11 @@ impl Approved {
                 })
             })
             .collect();
-        SignOrder { session, labels }
+        SignOrder {
+            session,
+            labels,
+            spares: vec![Label::SIGNAL],
+        }
     }
 }
 
@@ -84,8 +88,7 @@ impl Participant {
         let Some(nonces) = state.nonces.get(&request.attempt) else {
             return Err(never("no nonces were offered for this session"));
         };
-        let [Label::Signal] = Label::ALL;
-        let to_sign = match request.labels.get(&Label::Signal) {
+        let to_sign = match request.labels.get(&Label::SIGNAL) {
             Some(to_sign) if request.labels.len() == 1 => to_sign,
             _ => return Err(never("the session must sign the signal and nothing else")),
         };
@@ -114,7 +117,7 @@ impl Participant {
             sighash,
             fee_sat: checked.fee.to_sat(),
             announcement: request.announcement.clone(),
-            contexts: BTreeMap::from([(Label::Signal, context)]),
+            contexts: BTreeMap::from([(Label::SIGNAL, context)]),
             nonces: nonces.clone(),
         })
     }

@@ -171,17 +171,14 @@ impl Participant {
             }),
             Effect::Prepare {
                 session,
+                labels: vec![Label::SIGNAL],
                 indexes: covered,
             },
         ])
     }
 
     pub(super) const fn session(&self, round: Round, attempt: u32) -> SessionId {
-        SessionId {
-            cohort: self.cohort,
-            round,
-            attempt,
-        }
+        SessionId::of_round(self.cohort, round, attempt)
     }
 
     pub(super) fn prepared(&mut self, now: UnixTime, prepared: Prepared) -> Step {

@@ -4,7 +4,7 @@ use super::checks::{Approved, Verdict};
 use super::{GivenPartial, Participant, SignedSession};
 use crate::protocol::effect::{Artifact, Effect, Ignored, Outcome, Report, Step};
 use crate::protocol::evidence::{Signed, commitment};
-use crate::protocol::ids::SessionId;
+use crate::protocol::ids::{Label, SessionId};
 use crate::protocol::message::{
     Message, NonceRequest, Partials, RefusalCode, Refused, SignRequest,
 };
@@ -29,6 +29,7 @@ impl Participant {
         state.offered = request.attempt;
         Step::with(vec![Effect::Prepare {
             session,
+            labels: vec![Label::SIGNAL],
             indexes: Vec::new(),
         }])
     }
@@ -191,7 +192,7 @@ impl Participant {
         let Some(state) = self
             .round
             .as_mut()
-            .filter(|state| state.round == signed.session.round)
+            .filter(|state| Some(state.round) == signed.session.round())
         else {
             return Step::ignored(Ignored::Unasked);
         };
@@ -245,7 +246,7 @@ impl Participant {
         let attempt = session.attempt;
         let Some(state) = self.round.as_mut().filter(|state| {
             let ordered = state.signing.as_ref().map(|(attempt, _)| *attempt);
-            state.round == session.round && ordered == Some(attempt)
+            Some(state.round) == session.round() && ordered == Some(attempt)
         }) else {
             return Step::ignored(Ignored::Unasked);
         };
@@ -271,6 +272,7 @@ impl Participant {
             }),
             Effect::Prepare {
                 session: self.session(round, next),
+                labels: vec![Label::SIGNAL],
                 indexes: Vec::new(),
             },
         ]
@@ -322,6 +324,7 @@ impl Participant {
         let covered = covered.filter(|(_, mine)| !responded && mine.covered_in(round));
         Step::with(vec![Effect::Prepare {
             session: self.session(round, attempt),
+            labels: vec![Label::SIGNAL],
             indexes: covered.map(|(index, _)| *index).collect(),
         }])
     }

@@ -68,7 +68,11 @@ impl Net {
                 let from = self.nodes[i].me();
                 self.send(from, to, message);
             }
-            Effect::Prepare { session, indexes } => self.prepare(i, session, &indexes),
+            Effect::Prepare {
+                session,
+                labels,
+                indexes,
+            } => self.prepare(i, session, &labels, &indexes),
             Effect::Sign(order) => self.sign(i, &order),
             Effect::OpenIndex(index) => {
                 let node = &self.nodes[i];
@@ -105,7 +109,7 @@ impl Net {
         }
     }
 
-    fn prepare(&mut self, i: usize, session: SessionId, indexes: &[SmtIndex]) {
+    fn prepare(&mut self, i: usize, session: SessionId, labels: &[Label], indexes: &[SmtIndex]) {
         let now = self.now;
         let node = &mut self.nodes[i];
         if std::mem::take(&mut node.hangs_at_prepare) {
@@ -115,9 +119,10 @@ impl Net {
             return self.restart(i);
         }
         let seat = node.key.public();
-        let nonces = Label::ALL
-            .into_iter()
+        let nonces = labels
+            .iter()
             .map(|label| {
+                let label = *label;
                 let slot = NonceSlot {
                     seat,
                     session,
@@ -128,7 +133,7 @@ impl Net {
             .collect();
         let smt_nonces = indexes
             .iter()
-            .map(|index| (*index, smt_nonce(seat, session.round, index)))
+            .map(|index| (*index, smt_nonce(seat, session.round().unwrap(), index)))
             .collect();
         let prepared = Prepared {
             session,
@@ -176,9 +181,11 @@ impl Net {
             attempt: session.attempt + 1,
             ..session
         };
-        let spares = Label::ALL
-            .into_iter()
+        let spares = order
+            .spares
+            .iter()
             .map(|label| {
+                let label = *label;
                 let slot = NonceSlot {
                     seat,
                     session: next,

@@ -248,7 +248,7 @@ fn two_different_key_sets() {
         (net.nodes[1].me(), None),
         (key("sybil").public(), None),
     ];
-    let (other, _) = CohortSet::build(net.agg.terms(), &members).unwrap();
+    let (other, _) = CohortSet::build(net.agg.terms(), &members, None).unwrap();
     let outcome = net.tell(0, Message::CohortSet(other.clone()));
     contradiction(&outcome, "a second, different key set");
     // An acknowledgement of the other set is no acknowledgement of this one.

@@ -406,6 +406,7 @@ fn an_invited_cohort_is_never_advertised_and_seats_the_invited_only() {
     net.agg_input(AggregatorInput::Advertise {
         invited,
         relays: vec!["wss://relay.example".into()],
+        payee: None,
     });
     let invitations: Vec<_> = net.mail.iter().map(|mail| mail.to).collect();
     assert_eq!(invitations.len(), 2);

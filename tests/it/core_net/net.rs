@@ -213,6 +213,7 @@ impl Net {
         self.agg_input(AggregatorInput::Advertise {
             invited: Vec::new(),
             relays: Vec::new(),
+            payee: None,
         });
     }
 

@@ -34,7 +34,7 @@ fn at_request(setup: Setup) -> (Net, SignRequest) {
 }
 
 fn tx_of(request: &mut SignRequest) -> &mut Transaction {
-    &mut request.labels.get_mut(&Label::Signal).unwrap().tx.0
+    &mut request.labels.get_mut(&Label::SIGNAL).unwrap().tx.0
 }
 
 /// Member 0 does not sign this, says why, and tells the aggregator.
@@ -174,7 +174,7 @@ fn a_signal_that_does_not_spend_the_tip() {
 fn prevouts_are_claims_and_change_nothing() {
     let (mut net, good) = at_request(Setup::smt(3));
     let mut lying = good;
-    let label = lying.labels.get_mut(&Label::Signal).unwrap();
+    let label = lying.labels.get_mut(&Label::SIGNAL).unwrap();
     label.prevouts[0].value_sat = 1;
     label.prevouts[0].script = ScriptBuf::new();
     // The sighash is computed from the own chain's tip; the partial signature fits all the same.

@@ -222,7 +222,7 @@ fn a_response_without_nonces_is_malformed() {
 fn a_bad_nonce_and_a_bad_scalar_do_not_parse() {
     let (mut net, good) = at_response(Setup::smt(3));
     let signed = net.signed(1, good.clone());
-    let nonce = good.nonces[&Label::Signal].to_string();
+    let nonce = good.nonces[&Label::SIGNAL].to_string();
     let text = Message::Response(signed).body().unwrap().get().to_owned();
     let off_curve = format!("02{}", "ff".repeat(32));
     let infinity = "00".repeat(33);
@@ -246,7 +246,7 @@ fn a_bad_nonce_and_a_bad_scalar_do_not_parse() {
     let Message::PartialSignature(partials) = &net.held[0].message else {
         unreachable!()
     };
-    let partial = partials.content.partials[&Label::Signal].to_string();
+    let partial = partials.content.partials[&Label::SIGNAL].to_string();
     let text = net.held[0].message.body().unwrap().get().to_owned();
     // The order of the curve and beyond.
     let order = "fffffffffffffffffffffffffffffffebaaedce6af48a03bbfd25e8cd0364141";

@@ -419,14 +419,14 @@ fn complete(net: &Net, round: Round) -> Transaction {
         })
         .collect();
     assert_eq!(all.len(), keys.len());
-    let nonces: Vec<_> = all.iter().map(|p| p.nonces[&Label::Signal]).collect();
+    let nonces: Vec<_> = all.iter().map(|p| p.nonces[&Label::SIGNAL]).collect();
     let given = net.nodes[0].core.given();
     let given = given.iter().find(|given| given.round == round).unwrap();
     let signature: SchnorrSignature = aggregate_partials(
         keys,
         &aggregate_nonces(&nonces).unwrap(),
         given.sighash.as_bytes(),
-        all.iter().map(|p| p.partials[&Label::Signal]),
+        all.iter().map(|p| p.partials[&Label::SIGNAL]),
     )
     .unwrap();
     finalize(given.tx.clone(), &signature)
@@ -558,7 +558,7 @@ fn two_signals_that_could_both_confirm() {
         unreachable!()
     };
     assert_eq!(
-        request.labels[&Label::Signal].tx.0.input[0].previous_output,
+        request.labels[&Label::SIGNAL].tx.0.input[0].previous_output,
         other
     );
     for node in &net.nodes {

@@ -326,7 +326,7 @@ fn send(net: &mut Net, content: Partials) -> Outcome {
 fn spoiled(content: &Partials) -> Partials {
     let mut content = content.clone();
     content.partials.insert(
-        Label::Signal,
+        Label::SIGNAL,
         PartialSignature::from_bytes(&[7; 32]).unwrap(),
     );
     content
@@ -349,7 +349,7 @@ fn contexts(net: &Net) -> BTreeMap<Label, LabelContext> {
         .held
         .iter()
         .map(|mail| match &mail.message {
-            Message::PartialSignature(signed) => signed.content.nonces[&Label::Signal],
+            Message::PartialSignature(signed) => signed.content.nonces[&Label::SIGNAL],
             other => panic!("{other:?}"),
         })
         .collect();
@@ -357,7 +357,7 @@ fn contexts(net: &Net) -> BTreeMap<Label, LabelContext> {
         aggregate_nonce: aggregate_nonces(&nonces).unwrap(),
         sighash: given.sighash,
     };
-    BTreeMap::from([(Label::Signal, context)])
+    BTreeMap::from([(Label::SIGNAL, context)])
 }
 
 #[test]
@@ -474,18 +474,18 @@ fn a_framed_member() {
         member,
         fault: Fault::BadPartial {
             partials: Box::new(partials),
-            label: Label::Signal,
+            label: Label::SIGNAL,
             session: session.clone(),
         },
     };
     let signed = net.signed(1, good.clone());
 
     let mut false_nonce = real.clone();
-    let own = good.nonces[&Label::Signal];
-    false_nonce.get_mut(&Label::Signal).unwrap().aggregate_nonce =
+    let own = good.nonces[&Label::SIGNAL];
+    false_nonce.get_mut(&Label::SIGNAL).unwrap().aggregate_nonce =
         aggregate_nonces(&[own]).unwrap();
     let mut false_sighash = real.clone();
-    false_sighash.get_mut(&Label::Signal).unwrap().sighash = Sighash::from_bytes([1; 32]);
+    false_sighash.get_mut(&Label::SIGNAL).unwrap().sighash = Sighash::from_bytes([1; 32]);
     for session in [false_nonce, false_sighash, BTreeMap::new()] {
         assert_eq!(
             blame(signed.clone(), &session).verify(&cohort, keys),
@@ -529,7 +529,7 @@ fn a_false_blame_is_shown_as_a_claim() {
         member: net.nodes[1].me(),
         fault: Fault::BadPartial {
             partials: Box::new(net.signed(1, good)),
-            label: Label::Signal,
+            label: Label::SIGNAL,
             session,
         },
     };
@@ -555,11 +555,7 @@ fn the_signer_answers_what_nobody_asked() {
     let mut net = Net::ready(Setup::smt(2));
     net.hold = Some("sign_request");
     net.open();
-    let session = SessionId {
-        cohort: net.agg.cohort(),
-        round: Round(1),
-        attempt: 1,
-    };
+    let session = SessionId::of_round(net.agg.cohort(), Round(1), 1);
     assert_eq!(
         net.input(0, ParticipantInput::SignFailed { session }),
         Outcome::Ignored(Ignored::Unasked)
@@ -575,7 +571,7 @@ fn the_signer_answers_what_nobody_asked() {
     );
     let prepared = btcr2_agent::protocol::effect::Prepared {
         session: SessionId {
-            round: Round(7),
+            subject: btcr2_agent::protocol::Subject::Round(Round(7)),
             ..session
         },
         nonces: BTreeMap::new(),

@@ -19,19 +19,15 @@ fn fresh(net: &Net, i: usize, attempt: u32) -> (Signer, NonceSlot, PublicNonce) 
     signer.add_seat(key(&format!("member {i}")));
     let slot = NonceSlot {
         seat: net.nodes[i].me(),
-        session: SessionId {
-            cohort: net.agg.cohort(),
-            round: Round(1),
-            attempt,
-        },
-        label: Label::Signal,
+        session: SessionId::of_round(net.agg.cohort(), Round(1), attempt),
+        label: Label::SIGNAL,
     };
     let nonce = signer.new_nonces(slot, net.now).unwrap();
     (signer, slot, nonce)
 }
 
 fn labelled(nonce: PublicNonce) -> BTreeMap<Label, PublicNonce> {
-    BTreeMap::from([(Label::Signal, nonce)])
+    BTreeMap::from([(Label::SIGNAL, nonce)])
 }
 
 /// Three members have signed session 1; nothing has arrived. Gives what each sent.
@@ -172,7 +168,7 @@ fn a_partial_with_a_nonce_that_was_not_offered() {
         let Message::SignRequest(request) = net.last_sent("sign_request").message else {
             unreachable!()
         };
-        let aggregate_nonce = request.labels[&Label::Signal].aggregate_nonce;
+        let aggregate_nonce = request.labels[&Label::SIGNAL].aggregate_nonce;
         let sighash: Sighash = net.nodes[0].core.given()[0].sighash;
         let (mut signer, slot, nonce) = fresh(&net, 1, 1);
         let made = signer
@@ -182,10 +178,10 @@ fn a_partial_with_a_nonce_that_was_not_offered() {
             aggregate_nonce,
             sighash,
         };
-        let session = BTreeMap::from([(Label::Signal, context)]);
+        let session = BTreeMap::from([(Label::SIGNAL, context)]);
         let mut content = all[1].clone();
         content.nonces = labelled(nonce);
-        content.partials = BTreeMap::from([(Label::Signal, made)]);
+        content.partials = BTreeMap::from([(Label::SIGNAL, made)]);
         content.session_hash = commitment(keys, &content.nonces, &session).unwrap();
         let sessions = |net: &Net| {
             let lost = |report: &&Report| matches!(report, Report::SessionLost { .. });

@@ -287,7 +287,7 @@ fn replay_as_others(net: &mut Net) {
             Message::PartialSignature(mut body) => {
                 body.content.attempt = 1;
                 body.content.spares.clear();
-                assert!(body.content.nonces.contains_key(&Label::Signal));
+                assert!(body.content.nonces.contains_key(&Label::SIGNAL));
                 Message::PartialSignature(body)
             }
             other => panic!("{other:?}"),
