@@ -80,6 +80,7 @@ pub(super) fn expiry(now: UnixTime, kind: &str) -> UnixTime {
             | "sign_request"
             | "parts"
             | "partial_signature"
+            | "fallback_signature"
             | "round_request"
             | "refused"
     );
@@ -99,6 +100,7 @@ pub(super) fn wrap(
         Message::Response(body) => body.sign_with(&cohort, sign),
         Message::NonceUpdate(body) => body.sign_with(&cohort, sign),
         Message::PartialSignature(body) => body.sign_with(&cohort, sign),
+        Message::FallbackSignature(body) => body.sign_with(&cohort, sign),
         _ => {}
     }
     Ok(Outgoing {

@@ -22,9 +22,14 @@ use bitcoin::script::Builder;
 use bitcoin::secp256k1::{Parity, SECP256K1};
 use bitcoin::sighash::{Prevouts, SighashCache, TapSighashType};
 use bitcoin::taproot::{ControlBlock, LeafVersion, TapLeafHash, TapNodeHash, TaprootMerkleBranch};
-use bitcoin::{ScriptBuf, Transaction, TxOut, VarInt, Weight, Witness, XOnlyPublicKey};
+use bitcoin::{
+    Amount, FeeRate, Script, ScriptBuf, Transaction, TxOut, VarInt, Weight, Witness, XOnlyPublicKey,
+};
 
-use crate::hash::SchnorrSignature;
+use super::signal::{
+    BeaconOutput, DUST_LIMIT, SignalError, SignalLimits, UnsignedSignal, fee, transaction,
+};
+use crate::hash::{SchnorrSignature, SignalBytes};
 use crate::keys::NostrKey;
 
 /// The most keys a leaf can have: a script may have 1 000 elements on its stack (BIP-342), which are the n
@@ -33,6 +38,9 @@ pub const MAX_KEYS: usize = 999;
 
 /// The bytes of a signature with SIGHASH_DEFAULT, and what says their length.
 const SIGNATURE_BYTES: u64 = 1 + 64;
+
+/// The weight of the output that is the change.
+const CHANGE_WEIGHT: Weight = Weight::from_wu(4 * 43);
 
 /// Why there is no such leaf.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
@@ -188,6 +196,72 @@ impl FallbackLeaf {
             + script
             + (1 + 33);
         Weight::from_wu(bytes)
+    }
+
+    /// The weight of a signal transaction once all its inputs are signed through the leaf.
+    #[must_use]
+    pub fn signed_weight(&self, unsigned: &Transaction) -> Weight {
+        let witnesses = self
+            .witness_weight()
+            .to_wu()
+            .saturating_mul(unsigned.input.len() as u64);
+        // Marker and flag.
+        Weight::from_wu(unsigned.weight().to_wu().saturating_add(witnesses + 2))
+    }
+
+    /// Builds the signal transaction that spends `tip` through the leaf, at exactly `fee_rate` for its signed weight.
+    ///
+    /// It has the form of [`build_signal`](super::signal::build_signal), whose change would be larger.
+    pub fn build(
+        &self,
+        tip: &BeaconOutput,
+        beacon_script: &Script,
+        signal: SignalBytes,
+        fee_rate: FeeRate,
+    ) -> Result<UnsignedSignal, SignalError> {
+        let form = |change| transaction(tip.outpoint, change, beacon_script, signal);
+        let spent = tip.value;
+        let with_change = fee(fee_rate, self.signed_weight(&form(Some(DUST_LIMIT))))?;
+        let change = spent
+            .checked_sub(with_change)
+            .filter(|change| *change >= DUST_LIMIT);
+        let needed = fee(fee_rate, self.signed_weight(&form(None)))?;
+        if change.is_none() && spent < needed {
+            return Err(SignalError::Insufficient {
+                available: spent,
+                needed,
+            });
+        }
+        Ok(UnsignedSignal {
+            tx: form(change),
+            prevout: TxOut {
+                value: spent,
+                script_pubkey: beacon_script.to_owned(),
+            },
+            signal,
+            fee: change.map_or(spent, |_| with_change),
+            change,
+        })
+    }
+
+    /// What a signal that is signed through the leaf may cost at `max_fee_rate`, for
+    /// [`check_signal`](super::signal::check_signal): the rate counts for the weight it has then. Without change
+    /// the remainder goes to the miner; it is dust at most.
+    #[must_use]
+    pub fn limits(&self, tx: &Transaction, max_fee_rate: FeeRate) -> SignalLimits {
+        let (change, dust) = match tx.output.len() {
+            1 => (CHANGE_WEIGHT, DUST_LIMIT),
+            _ => (Weight::ZERO, Amount::ZERO),
+        };
+        let weight = self.signed_weight(tx).checked_add(change);
+        SignalLimits {
+            // The weight it stands for is that of a signature by all; what counts is the fee.
+            max_fee_rate: FeeRate::MAX,
+            max_fee: weight
+                .and_then(|weight| max_fee_rate.fee_wu(weight))
+                .and_then(|fee| fee.checked_add(dust))
+                .unwrap_or(Amount::MAX_MONEY),
+        }
     }
 
     /// What a seat signs for an input: BIP-341 signature hash of a tapscript, SIGHASH_DEFAULT, no annex. `None`

@@ -340,7 +340,7 @@ fn plan(tip: Amount, fee_rate: FeeRate) -> Result<Plan, SignalError> {
 }
 
 /// The fee for a weight, rounded up to a whole satoshi.
-fn fee(fee_rate: FeeRate, weight: Weight) -> Result<Amount, SignalError> {
+pub(super) fn fee(fee_rate: FeeRate, weight: Weight) -> Result<Amount, SignalError> {
     fee_rate
         .fee_wu(weight)
         .filter(|fee| *fee <= Amount::MAX_MONEY)
@@ -387,7 +387,7 @@ fn check_amounts(
 }
 
 /// The signal transaction of these values: the only place that says what one looks like.
-fn transaction(
+pub(super) fn transaction(
     tip: OutPoint,
     change: Option<Amount>,
     beacon_script: &Script,

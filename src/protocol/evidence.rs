@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use serde::{Deserialize, Serialize};
 
 use super::ids::Label;
-use super::message::{NonceUpdate, Nonces, Partials, Response};
+use super::message::{FallbackSignature, NonceUpdate, Nonces, Partials, Response};
 use crate::hash::{CohortId, SchnorrSignature, array_from_hex, bytes_newtype, tagged_hash, to_hex};
 use crate::keys::NostrKey;
 use crate::keys::musig::{
@@ -47,6 +47,9 @@ impl Evidence for NonceUpdate {
 }
 impl Evidence for Partials {
     const TYPE: &'static str = "partial_signature";
+}
+impl Evidence for FallbackSignature {
+    const TYPE: &'static str = "fallback_signature";
 }
 
 /// The digest a seat signs to stand by `content`.
@@ -137,6 +140,13 @@ pub enum Fault {
         /// What the session signed, label by label, as the session hash commits to it.
         session: BTreeMap<Label, LabelContext>,
     },
+    /// A signature through the k-of-n leaf that does not verify for the digest it names.
+    BadFallbackSignature {
+        /// The signed body with digests and signatures.
+        signature: Box<Signed<FallbackSignature>>,
+        /// Which of them is bad.
+        input: u8,
+    },
 }
 
 /// A member shown to have sent something invalid.
@@ -163,7 +173,7 @@ pub enum BlameError {
     #[error("the evidence is of another session than the one the member signed")]
     OtherSession,
     /// What the member sent is valid.
-    #[error("the partial signature is valid")]
+    #[error("the signature is valid")]
     Valid,
 }
 
@@ -207,6 +217,23 @@ impl Blame {
                     Ok(()) => Err(BlameError::Valid),
                     Err(_) => Ok(()),
                 }
+            }
+            Fault::BadFallbackSignature { signature, input } => {
+                if !signature.verifies(cohort, self.member) {
+                    return Err(BlameError::NotSigned);
+                }
+                let content = &signature.content;
+                let input = usize::from(*input);
+                let (Some(sighash), Some(made)) = (
+                    content.sighashes.get(input),
+                    content.signatures.get(input),
+                ) else {
+                    return Err(BlameError::OtherSession);
+                };
+                if self.member.verifies(sighash.as_bytes(), made) {
+                    return Err(BlameError::Valid);
+                }
+                Ok(())
             }
         }
     }

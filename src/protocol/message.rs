@@ -12,6 +12,7 @@ use serde_json::value::RawValue;
 
 use super::deposit::{Deposited, LeafOpening, UpdateDeposit};
 use super::evidence::{Blame, Signed};
+pub use super::fallback_message::{Announced, FallbackRequest, FallbackSignature};
 use super::ids::{Label, Round, Seat};
 pub use super::raw_json::{MAX_RAW_DEPTH, RawJson};
 use super::terms::TextHash;
@@ -141,6 +142,10 @@ messages! {
     "proofs" => Proofs(Proofs),
     /// Member → aggregator: partial signatures and spare nonces.
     "partial_signature" => PartialSignature(Signed<Partials>),
+    /// Aggregator → channel: sign a stalled round's signal through the k-of-n leaf.
+    "fallback_request" => FallbackRequest(FallbackRequest),
+    /// Member → aggregator: its signatures of the signal through the leaf.
+    "fallback_signature" => FallbackSignature(Signed<FallbackSignature>),
     /// Aggregator → channel: the round's outcome.
     "round_result" => RoundResult(RoundResult),
     /// Aggregator → channel: the round ended without a signature.

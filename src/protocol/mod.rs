@@ -8,6 +8,7 @@ pub mod chain_view;
 pub mod deposit;
 pub mod effect;
 pub mod evidence;
+pub mod fallback_message;
 pub mod history;
 pub mod ids;
 pub mod message;

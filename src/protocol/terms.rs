@@ -329,6 +329,8 @@ impl Terms {
             // With all of them the leaf is no fallback; what counts is how many the set has in the end.
             let most = u64::from(self.seats_min).saturating_sub(1);
             check("output_policy", k.into(), 1, most)?;
+            let keys = u64::try_from(crate::beacon::fallback::MAX_KEYS).unwrap_or(u64::MAX);
+            check("seats_max", self.seats_max.into(), 1, keys)?;
         }
         check("cost_enrolment_sat", self.cost_enrolment_sat, 0, SAFE)?;
         check("cost_signal_sat", self.cost_signal_sat, 0, SAFE)?;

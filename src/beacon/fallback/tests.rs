@@ -1,10 +1,11 @@
 use bitcoin::absolute::LockTime;
 use bitcoin::consensus::encode::serialize;
 use bitcoin::transaction::Version;
-use bitcoin::{Amount, OutPoint, Sequence, TxIn, Txid};
+use bitcoin::{OutPoint, Sequence, TxIn, Txid};
 
 use super::*;
 use crate::beacon::address::beacon_script;
+use crate::beacon::signal::{SignalFault, check_signal};
 use crate::hash::to_hex;
 use crate::keys::OwnKey;
 
@@ -340,4 +341,60 @@ fn the_largest_leaf_can_be_spent() {
         .collect();
     tx.input[0].witness = leaf.witness(internal(9), &made).unwrap();
     assert!(consensus(&tx, &prevouts));
+}
+
+/// The rate that is asked for is the rate of the signed transaction, and at that ceiling a member signs it; one sat
+/// more it does not.
+#[test]
+fn the_fee_is_for_what_the_witness_weighs() {
+    let leaf = FallbackLeaf::new(&public(1..=5), 3).unwrap();
+    let script = beacon_script(leaf.output_key(internal(9)).0);
+    let tip = |value| BeaconOutput {
+        outpoint: OutPoint::new(Txid::from_byte_array([3; 32]), 1),
+        value: Amount::from_sat(value),
+        height: None,
+    };
+    let signal = SignalBytes::from_bytes([8; 32]);
+    let rate = FeeRate::from_sat_per_vb(7).unwrap();
+    let build = |value| leaf.build(&tip(value), &script, signal, rate);
+    let check = |tx: &Transaction, value| {
+        let limits = leaf.limits(tx, rate);
+        check_signal(tx, &tip(value), &script, &limits)
+    };
+
+    let built = build(100_000).unwrap();
+    let mut signed = built.tx.clone();
+    let sighash = leaf.sighash(&signed, &[built.prevout.clone()], 0).unwrap();
+    let made = signatures([1, 2, 3], &sighash);
+    signed.input[0].witness = leaf.witness(internal(9), &made).unwrap();
+    assert_eq!(signed.weight(), leaf.signed_weight(&built.tx));
+    assert_eq!(Some(built.fee), rate.fee_wu(signed.weight()));
+    assert_eq!(check(&built.tx, 100_000).unwrap().fee, built.fee);
+    let mut dearer = built.tx.clone();
+    dearer.output[0].value -= Amount::ONE_SAT;
+    assert!(matches!(
+        check(&dearer, 100_000),
+        Err(SignalFault::FeeTooHigh { .. })
+    ));
+
+    // Down to what leaves dust for change, and to what pays no signal at all.
+    let with_change = built.fee.to_sat();
+    let least = build(with_change + 330).unwrap();
+    assert_eq!(least.change, Some(DUST_LIMIT));
+    let none = build(with_change + 329).unwrap();
+    assert_eq!((none.change, none.fee.to_sat()), (None, with_change + 329));
+    assert!(check(&none.tx, with_change + 329).is_ok());
+    assert!(matches!(
+        check(&none.tx, with_change + 330),
+        Err(SignalFault::ChangeMissing(_))
+    ));
+    let needed = with_change - 43 * 7;
+    assert!(build(needed).unwrap().change.is_none());
+    assert_eq!(
+        build(needed - 1),
+        Err(SignalError::Insufficient {
+            available: Amount::from_sat(needed - 1),
+            needed: Amount::from_sat(needed),
+        })
+    );
 }

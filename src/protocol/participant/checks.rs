@@ -97,6 +97,9 @@ impl Participant {
             return Err(never("a second transaction for the same round"));
         }
         let checked = self.check_transaction(tx)?;
+        if self.announces_otherwise(state.round, &checked.signal) {
+            return Err(never("other bytes than I signed in this round"));
+        }
         self.check_lineage(tx)?;
         self.check_signal_bytes(state, request, &checked.signal)
             .map_err(Verdict::Never)?;
@@ -124,16 +127,6 @@ impl Participant {
 
     /// Rule 2: the transaction is rebuilt from the tip that the own chain shows, and compared.
     fn check_transaction(&self, tx: &Transaction) -> Result<CheckedSignal, Verdict> {
-        let Some((outpoint, value_sat)) = self.chain.ready_tip(self.terms.depth) else {
-            return Err(Verdict::Wait(
-                "my chain shows no spendable tip with enough confirmations".into(),
-            ));
-        };
-        let tip = BeaconOutput {
-            outpoint,
-            value: Amount::from_sat(value_sat),
-            height: None,
-        };
         let rate = self.policy.max_fee_rate.min(self.terms.max_fee_rate);
         let max_fee_rate = FeeRate::from_sat_per_vb(rate.into()).unwrap_or(FeeRate::BROADCAST_MIN);
         let limits = SignalLimits {
@@ -144,7 +137,26 @@ impl Participant {
                 .and_then(|fee| fee.checked_add(DUST_LIMIT))
                 .unwrap_or(Amount::MAX_MONEY),
         };
-        check_signal(tx, &tip, &self.script, &limits).map_err(|fault| match fault {
+        self.check_transaction_within(tx, &limits)
+    }
+
+    /// The same, within these limits.
+    pub(super) fn check_transaction_within(
+        &self,
+        tx: &Transaction,
+        limits: &SignalLimits,
+    ) -> Result<CheckedSignal, Verdict> {
+        let Some((outpoint, value_sat)) = self.chain.ready_tip(self.terms.depth) else {
+            return Err(Verdict::Wait(
+                "my chain shows no spendable tip with enough confirmations".into(),
+            ));
+        };
+        let tip = BeaconOutput {
+            outpoint,
+            value: Amount::from_sat(value_sat),
+            height: None,
+        };
+        check_signal(tx, &tip, &self.script, limits).map_err(|fault| match fault {
             // The own backend may lag behind the aggregator's by a block.
             SignalFault::NotTip { .. } => Verdict::Wait(fault.to_string()),
             _ => Verdict::Never(fault.to_string()),
@@ -155,7 +167,7 @@ impl Participant {
     ///
     /// A signal that a confirmed one conflicts with is out of the way at the depth the terms ask of a tip: what
     /// is signed now descends from its rival, so a reorg that revives the one kills the other.
-    fn check_lineage(&self, tx: &Transaction) -> Result<(), Verdict> {
+    pub(super) fn check_lineage(&self, tx: &Transaction) -> Result<(), Verdict> {
         let input = tx.input.first().map(|input| input.previous_output);
         let stray = self
             .live(self.terms.depth.into())

@@ -6,6 +6,7 @@
 mod checks;
 mod coverage;
 mod deposits;
+mod fallback;
 mod formation;
 mod history;
 mod round;
@@ -26,7 +27,7 @@ use super::message::{
 };
 use super::set::CohortSet;
 use super::terms::Terms;
-use crate::hash::{CohortId, SignalBytes, SmtIndex, UpdateHash};
+use crate::hash::{CohortId, SchnorrSignature, SignalBytes, SmtIndex, UpdateHash};
 use crate::keys::NostrKey;
 use crate::keys::musig::{KeySet, PartialSignature};
 use crate::time::UnixTime;
@@ -35,6 +36,7 @@ use coverage::MyIndex;
 pub use coverage::{BindingState, IndexState};
 pub use deposits::DepositState;
 use deposits::MyDeposit;
+use fallback::Fallbacks;
 use history::Asked;
 pub use history::Recalled;
 use round::MyRound;
@@ -89,6 +91,13 @@ pub enum ParticipantInput {
     SignFailed {
         /// The session.
         session: SessionId,
+    },
+    /// What came of [`Effect::SignFallback`].
+    FallbackSigned {
+        /// The round.
+        round: Round,
+        /// One signature per digest.
+        signatures: Vec<SchnorrSignature>,
     },
     /// User: have these indexes covered.
     Register {
@@ -226,6 +235,7 @@ pub struct Participant {
     /// The time of the input that is handled.
     now: UnixTime,
     reported_spends: BTreeSet<Txid>,
+    fallbacks: Fallbacks,
 }
 
 impl Participant {
@@ -252,6 +262,7 @@ impl Participant {
             recalling: BTreeMap::new(),
             now: UnixTime(0),
             reported_spends: BTreeSet::new(),
+            fallbacks: Fallbacks::default(),
         }
     }
 
@@ -259,13 +270,15 @@ impl Participant {
     /// goes without a verdict on a deposit.
     #[must_use]
     pub fn deadline(&self) -> Option<UnixTime> {
-        let due = [self.history_due(), self.response_due()];
+        let alarm = self.fallbacks.alarm_due();
+        let due = [self.history_due(), self.response_due(), alarm];
         due.into_iter().flatten().min()
     }
 
     fn tick(&mut self, now: UnixTime) -> Step {
         let mut step = self.history_timer();
         step.effects.extend(self.try_respond(now));
+        step.effects.extend(self.unknown_spends());
         step
     }
 
@@ -301,8 +314,18 @@ impl Participant {
             ParticipantInput::Recalled(recalled) => self.recalled(&recalled),
             ParticipantInput::Lost { index, signals } => self.lost(index, &signals),
             ParticipantInput::Fetch { index } => self.fetch(index),
-            ParticipantInput::Restarted => self.restarted(),
-            ParticipantInput::Recovered => self.recovered(),
+            ParticipantInput::FallbackSigned { round, signatures } => {
+                self.fallback_signed(round, signatures)
+            }
+            ParticipantInput::Restarted => {
+                let mut step = self.restarted();
+                step.effects.extend(self.fallback_restarted());
+                step
+            }
+            ParticipantInput::Recovered => {
+                self.fallback_recovered();
+                self.recovered()
+            }
         }
     }
 
@@ -319,6 +342,7 @@ impl Participant {
             Message::NonceRequest(request) => self.nonce_request(&request),
             Message::SignRequest(request) => self.sign_request(request),
             Message::Proofs(proofs) => self.proofs(proofs),
+            Message::FallbackRequest(request) => self.fallback_request(now, request),
             Message::RoundResult(result) => self.round_result(now, result),
             Message::RoundFailed(failed) => self.round_failed(failed),
             Message::History(history) => self.history(history),
@@ -339,6 +363,7 @@ impl Participant {
             let report = super::aggregator::tip_report(&self.chain.tip, ready.is_some());
             effects.push(Effect::Report(report));
         }
+        effects.extend(self.adopt_seen());
         for given in &mut self.given {
             let seen = self.chain.signals.get(&given.txid);
             let height = seen.and_then(|seen| seen.height);
@@ -356,14 +381,7 @@ impl Participant {
             }
             given.confirmed = height;
         }
-        // All n signed every spend of an n-of-n output, this member too: one it does not know means that
-        // somebody else has its key, or the address is not what it was thought to be.
-        for spend in self.chain.spends.values() {
-            let mine = self.given.iter().any(|given| given.txid == spend.by);
-            if !mine && self.reported_spends.insert(spend.by) {
-                effects.push(Effect::Report(Report::UnknownSpend { txid: spend.by }));
-            }
-        }
+        effects.extend(self.unknown_spends());
         effects.extend(self.after_facts());
         Step::with(effects)
     }
@@ -374,6 +392,7 @@ impl Participant {
         effects.extend(self.give_back());
         effects.extend(self.binding_reports());
         effects.extend(self.try_sign());
+        effects.extend(self.try_fallback());
         effects
     }
 

@@ -99,10 +99,12 @@ impl Chain {
             .ok_or("a spent output does not exist")?;
         verify_scripts(tx, &spent)?;
         let mut flipped = tx.clone();
-        let mut signature = flipped.input[0].witness.nth(0).unwrap().to_vec();
+        let mut witness = flipped.input[0].witness.to_vec();
+        let signature = witness.iter_mut().find(|element| !element.is_empty());
+        let signature = signature.unwrap();
         assert_eq!(signature.len(), 64, "SIGHASH_DEFAULT");
         signature[40] ^= 1;
-        flipped.input[0].witness = Witness::from_slice(&[signature]);
+        flipped.input[0].witness = Witness::from_slice(&witness);
         assert!(
             verify_scripts(&flipped, &spent).is_err(),
             "a flipped byte must be refused"
