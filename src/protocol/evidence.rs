@@ -224,10 +224,9 @@ impl Blame {
                 }
                 let content = &signature.content;
                 let input = usize::from(*input);
-                let (Some(sighash), Some(made)) = (
-                    content.sighashes.get(input),
-                    content.signatures.get(input),
-                ) else {
+                let (Some(sighash), Some(made)) =
+                    (content.sighashes.get(input), content.signatures.get(input))
+                else {
                     return Err(BlameError::OtherSession);
                 };
                 if self.member.verifies(sighash.as_bytes(), made) {

@@ -5,7 +5,7 @@
 //! them with the whole, whether it is going to sign or not: k others can bring the signal to the chain without it.
 //! Then it signs under the same checks as ever. What it signed counts as a partial signature given (rules 4 and 10).
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use bitcoin::{Amount, FeeRate, OutPoint, Transaction, TxOut, Txid};
 
@@ -238,7 +238,10 @@ impl Participant {
                 },
                 Published::Cas(map) => {
                     let did = mine.did.as_ref();
-                    match (did.and_then(|did| map.update_of(did.as_str())), planned(index)) {
+                    match (
+                        did.and_then(|did| map.update_of(did.as_str())),
+                        planned(index),
+                    ) {
                         (update, Some(planned)) if planned.update == update => Said::Mine(update),
                         (None, _) => Said::Nothing,
                         _ => Said::Foreign,
@@ -287,7 +290,19 @@ impl Participant {
         said: &BTreeMap<SmtIndex, Said>,
     ) -> Vec<Effect> {
         let mut effects = Vec::new();
-        let mut explained = 0_usize;
+        // A session that was approved in this round has kept the same already.
+        let kept = self
+            .round
+            .as_ref()
+            .filter(|state| state.round == round)
+            .filter(|state| {
+                let approved = state.approved.as_ref();
+                approved.is_some_and(|approved| approved.signal == signal)
+            });
+        let kept: BTreeSet<SmtIndex> = kept
+            .into_iter()
+            .flat_map(|state| state.plan.keys().copied())
+            .collect();
         for (index, said) in said {
             let Some(mine) = self.indexes.get_mut(index) else {
                 continue;
@@ -301,10 +316,10 @@ impl Participant {
                 // k others can announce it without me: nothing else may be announced (rule 10).
                 mine.announced.insert(signal);
             }
-            if !mine.proved.insert(signal) {
+            mine.proved.insert(signal);
+            if kept.contains(index) {
                 continue;
             }
-            explained = explained.saturating_add(1);
             if let Published::Smt(tree) = published {
                 let submitted = self
                     .round
@@ -329,8 +344,7 @@ impl Participant {
                 txid,
                 leaves: leaves.clone(),
             })),
-            // One that a session was built on is kept already.
-            Announced::Cas(text) if explained > 0 || said.is_empty() => {
+            Announced::Cas(text) if kept.is_empty() => {
                 effects.push(Effect::Save(Artifact::Announcement {
                     round,
                     signal,
@@ -416,7 +430,9 @@ impl Participant {
             return Err(Verdict::Never(objection.clone()));
         }
         if self.announces_otherwise(round, &fallback.signal) {
-            return Err(Verdict::Never("other bytes than I signed in this round".into()));
+            return Err(Verdict::Never(
+                "other bytes than I signed in this round".into(),
+            ));
         }
         let Some(leaf) = self.leaf() else {
             return Err(Verdict::Never("the terms have no fallback".into()));
@@ -458,9 +474,11 @@ impl Participant {
             .as_ref()
             .filter(|state| state.round == round)
             .and_then(|state| state.approved.as_ref());
-        let signing = self.fallbacks.known.get(&round).filter(|fallback| {
-            matches!(fallback.stage, Stage::Signing | Stage::Signed)
-        });
+        let signing = self
+            .fallbacks
+            .known
+            .get(&round)
+            .filter(|fallback| matches!(fallback.stage, Stage::Signing | Stage::Signed));
         let given = self.given.iter().filter(|given| given.round == round);
         given
             .map(|given| given.signal)
@@ -672,7 +690,7 @@ impl Participant {
                 && !self.reported_spends.contains(txid)
         };
         let spends = self.chain.spends.values().map(|spend| spend.by);
-        let unknown: std::collections::BTreeSet<Txid> = spends.filter(unknown).collect();
+        let unknown: BTreeSet<Txid> = spends.filter(unknown).collect();
         let patient = matches!(self.terms.output_policy, OutputPolicy::KOfN(_));
         let unexplained = &mut self.fallbacks.unexplained;
         unexplained.retain(|txid, _| unknown.contains(txid));
