@@ -9,6 +9,7 @@ use super::error::AgentError;
 use super::events::What;
 use super::node::{Machine, NodeId, NodeInput};
 use super::runtime::{Agent, Internal};
+use crate::chain::{BroadcastError, Rejection};
 use crate::hash::SmtIndex;
 use crate::keys::NostrKey;
 use crate::keys::signer::NonceSlot;
@@ -370,8 +371,12 @@ impl Agent {
             Ok(_) => None,
         };
         if let Some(error) = refused {
-            let error = Some(error);
-            let _ = internal.send(Internal::Broadcast { id, txid, error });
+            let _ = internal.send(Internal::Broadcast {
+                id,
+                txid,
+                error: Some(error),
+                fee_too_low: false,
+            });
             return;
         }
         let Some(backend) = self.chains.get(&network).map(|watch| watch.backend.clone()) else {
@@ -379,8 +384,14 @@ impl Agent {
         };
         tokio::spawn(async move {
             let result = backend.broadcast(&tx).await;
-            let error = result.err().map(|error| error.to_string());
-            let _ = internal.send(Internal::Broadcast { id, txid, error });
+            let error = result.err();
+            let rejection = error.as_ref().and_then(BroadcastError::rejection);
+            let _ = internal.send(Internal::Broadcast {
+                id,
+                txid,
+                error: error.map(|error| error.to_string()),
+                fee_too_low: rejection == Some(Rejection::FeeTooLow),
+            });
         });
     }
 
@@ -624,6 +635,7 @@ fn kind_of(input: &NodeInput) -> &'static str {
             AggregatorInput::Chain(_) => "chain",
             AggregatorInput::Broadcast { .. } => "broadcast",
             AggregatorInput::Close => "close",
+            AggregatorInput::Bump => "bump",
             AggregatorInput::OpenRound => "open_round",
             AggregatorInput::Release { .. } => "release",
             AggregatorInput::Cancel => "cancel",

@@ -143,6 +143,17 @@ impl Journal {
                 record.txid = Some(*txid);
                 record.vsize = Some(*vsize);
             }
+            Report::SignalBumped {
+                round,
+                txid,
+                vsize,
+                fee_sat,
+            } => {
+                let record = self.round(now, *round);
+                record.txid = Some(*txid);
+                record.vsize = Some(*vsize);
+                record.fee_sat = Some(*fee_sat);
+            }
             Report::SignalBroadcast { round, .. } => {
                 let record = self.round(now, *round);
                 record.broadcast.get_or_insert(now);

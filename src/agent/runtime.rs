@@ -56,6 +56,7 @@ pub(super) enum Internal {
         id: NodeId,
         txid: Txid,
         error: Option<String>,
+        fee_too_low: bool,
     },
     Spend {
         txid: Txid,
@@ -512,11 +513,20 @@ impl Agent {
     fn internal(&mut self, internal: Internal) -> Result<(), AgentError> {
         match internal {
             Internal::Spend { txid, refused } => self.spend_sent(txid, refused),
-            Internal::Broadcast { id, txid, error } => {
+            Internal::Broadcast {
+                id,
+                txid,
+                error,
+                fee_too_low,
+            } => {
                 let sent = error.is_none();
                 if let Some(Machine::Aggregator(_)) = self.nodes.get(&id).map(|node| &node.machine)
                 {
-                    let input = AggregatorInput::Broadcast { txid, error };
+                    let input = AggregatorInput::Broadcast {
+                        txid,
+                        error,
+                        fee_too_low,
+                    };
                     self.feed(id, NodeInput::Aggregator(input))?;
                 }
                 if sent {

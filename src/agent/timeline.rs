@@ -254,6 +254,10 @@ fn of_report(report: &Report, is_aggregator: bool) -> Option<(&'static str, Stri
             "signed",
             format!("the final signature verifies: {txid}, {vsize} vB"),
         ),
+        Report::SignalBumped { txid, fee_sat, .. } => (
+            "bumped",
+            format!("replaced at a higher fee: {txid}, {fee_sat} sat"),
+        ),
         Report::SignalBroadcast { txid, .. } => ("broadcast", format!("broadcast {txid}")),
         Report::BroadcastFailed { reason, .. } => {
             ("broadcast_failed", format!("broadcast failed: {reason}"))

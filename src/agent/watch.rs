@@ -11,7 +11,7 @@ use tokio::task::JoinHandle;
 use crate::beacon::history::{AddressHistory, Tip};
 use crate::chain::{self, ChainBackend, ChainError};
 use crate::network::Network;
-use crate::protocol::chain_view::{ChainView, SignalSeen, SpendSeen, TipView};
+use crate::protocol::chain_view::{ChainView, MAX_EXTRA, SignalSeen, SpendSeen, TipView};
 
 /// Polls of the tip between two readings of the histories when the tip stays: what enters the mempool
 /// does not move the tip.
@@ -210,6 +210,10 @@ pub(super) fn chain_view(
             },
         },
     };
+    let extra = match &tip {
+        TipView::Ready { outpoint, .. } => history.top_ups(script, outpoint, MAX_EXTRA),
+        _ => Vec::new(),
+    };
     let signals: BTreeMap<_, _> = history
         .signals(script)
         .into_iter()
@@ -232,6 +236,7 @@ pub(super) fn chain_view(
     ChainView {
         height: history.tip_height(),
         tip,
+        extra,
         signals,
         spends,
         fee_rate,

@@ -23,11 +23,12 @@ use bitcoin::secp256k1::{Parity, SECP256K1};
 use bitcoin::sighash::{Prevouts, SighashCache, TapSighashType};
 use bitcoin::taproot::{ControlBlock, LeafVersion, TapLeafHash, TapNodeHash, TaprootMerkleBranch};
 use bitcoin::{
-    Amount, FeeRate, Script, ScriptBuf, Transaction, TxOut, VarInt, Weight, Witness, XOnlyPublicKey,
+    Amount, FeeRate, Script, ScriptBuf, Transaction, VarInt, Weight, Witness, XOnlyPublicKey,
 };
 
 use super::signal::{
-    BeaconOutput, DUST_LIMIT, SignalError, SignalLimits, UnsignedSignal, fee, transaction,
+    BeaconOutput, DUST_LIMIT, SignalError, SignalLimits, UnsignedSignal, fee, prevouts, sum,
+    transaction,
 };
 use crate::hash::{SchnorrSignature, SignalBytes};
 use crate::keys::NostrKey;
@@ -209,18 +210,19 @@ impl FallbackLeaf {
         Weight::from_wu(unsigned.weight().to_wu().saturating_add(witnesses + 2))
     }
 
-    /// Builds the signal transaction that spends `tip` through the leaf, at exactly `fee_rate` for its signed weight.
+    /// Builds the signal transaction that spends exactly `inputs`, the tip first, through the leaf, at `fee_rate` for
+    /// its signed weight.
     ///
     /// It has the form of [`build_signal`](super::signal::build_signal), whose change would be larger.
     pub fn build(
         &self,
-        tip: &BeaconOutput,
+        inputs: &[BeaconOutput],
         beacon_script: &Script,
         signal: SignalBytes,
         fee_rate: FeeRate,
     ) -> Result<UnsignedSignal, SignalError> {
-        let form = |change| transaction(tip.outpoint, change, beacon_script, signal);
-        let spent = tip.value;
+        let form = |change| transaction(inputs, change, beacon_script, signal);
+        let spent = sum(inputs);
         let with_change = fee(fee_rate, self.signed_weight(&form(Some(DUST_LIMIT))))?;
         let change = spent
             .checked_sub(with_change)
@@ -234,10 +236,7 @@ impl FallbackLeaf {
         }
         Ok(UnsignedSignal {
             tx: form(change),
-            prevout: TxOut {
-                value: spent,
-                script_pubkey: beacon_script.to_owned(),
-            },
+            prevouts: prevouts(inputs, beacon_script),
             signal,
             fee: change.map_or(spent, |_| with_change),
             change,
@@ -264,22 +263,32 @@ impl FallbackLeaf {
         }
     }
 
-    /// What a seat signs for an input: BIP-341 signature hash of a tapscript, SIGHASH_DEFAULT, no annex. `None`
-    /// if there is no such input, or not one output in `prevouts` for each.
+    /// What a seat signs for each input of a signal transaction that spends `inputs`, outputs of `beacon_script`:
+    /// BIP-341 signature hash of a tapscript, SIGHASH_DEFAULT, no annex. `None` unless these are its inputs, in order.
     #[must_use]
-    pub fn sighash(&self, tx: &Transaction, prevouts: &[TxOut], input: usize) -> Option<[u8; 32]> {
-        if input >= tx.input.len() || prevouts.len() != tx.input.len() {
+    pub fn sighashes(
+        &self,
+        tx: &Transaction,
+        inputs: &[BeaconOutput],
+        beacon_script: &Script,
+    ) -> Option<Vec<[u8; 32]>> {
+        let spent = tx.input.iter().map(|input| &input.previous_output);
+        if inputs.is_empty() || !spent.eq(inputs.iter().map(|input| &input.outpoint)) {
             return None;
         }
-        SighashCache::new(tx)
-            .taproot_script_spend_signature_hash(
-                input,
-                &Prevouts::All(prevouts),
-                self.hash(),
-                TapSighashType::Default,
-            )
-            .ok()
-            .map(|hash| hash.to_byte_array())
+        let prevouts = prevouts(inputs, beacon_script);
+        let mut cache = SighashCache::new(tx);
+        (0..inputs.len())
+            .map(|input| {
+                let digest = cache.taproot_script_spend_signature_hash(
+                    input,
+                    &Prevouts::All(&prevouts),
+                    self.hash(),
+                    TapSighashType::Default,
+                );
+                digest.ok().map(|digest| digest.to_byte_array())
+            })
+            .collect()
     }
 
     /// The witness of an input with these signatures, the first `threshold` of them in the order of keys; `None`

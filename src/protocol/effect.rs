@@ -550,6 +550,17 @@ pub enum Report {
         /// Seconds since the round opened.
         seconds: u64,
     },
+    /// The signal goes out at a higher fee: it did not confirm, or paid too little.
+    SignalBumped {
+        /// The round.
+        round: Round,
+        /// The transaction that replaces the one before.
+        txid: Txid,
+        /// Virtual size in vbytes.
+        vsize: u64,
+        /// Its fee in sat.
+        fee_sat: u64,
+    },
     /// The chain took the transaction.
     SignalBroadcast {
         /// The round.

@@ -358,6 +358,18 @@ pub struct RoundOpen {
     pub respond_by: UnixTime,
     /// How many indexes each seat has in this round: registrations acknowledged for a later round wait.
     pub indexes: BTreeMap<Seat, u16>,
+    /// How many inputs the signal may have, 1 to 4: the tip and top-ups. A nonce is offered for each. Absent: 1.
+    #[serde(default = "one_input", skip_serializing_if = "is_one_input")]
+    pub inputs: u8,
+}
+
+const fn one_input() -> u8 {
+    1
+}
+
+#[allow(clippy::trivially_copy_pass_by_ref, reason = "serde gives a reference")]
+const fn is_one_input(inputs: &u8) -> bool {
+    *inputs == 1
 }
 
 /// One index of an SMT response.
@@ -449,16 +461,14 @@ pub struct PrevoutInfo {
     pub script: ScriptBuf,
 }
 
-/// One labelled message to sign.
+/// One rung of the fee ladder.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
-pub struct ToSign {
-    /// The unsigned transaction.
+pub struct RungToSign {
+    /// The signal, unsigned.
     pub tx: TxHex,
-    /// What its inputs spend, in order. Claims: a member uses what its own chain says.
-    pub prevouts: Vec<PrevoutInfo>,
-    /// The aggregate nonce.
-    pub aggregate_nonce: AggregateNonce,
+    /// The refund of its change, unsigned; `null` if there is no change, or none is refunded.
+    pub refund: Option<TxHex>,
 }
 
 /// What to sign.
@@ -471,8 +481,12 @@ pub struct SignRequest {
     pub attempt: u32,
     /// Partial signatures count until then.
     pub sign_by: UnixTime,
-    /// The messages to sign.
-    pub labels: BTreeMap<Label, ToSign>,
+    /// The transactions, lowest fee first. All spend the same outputs and announce the same 32 bytes.
+    pub rungs: Vec<RungToSign>,
+    /// What their inputs spend, in order. Claims: a member uses what its own chain says.
+    pub prevouts: Vec<PrevoutInfo>,
+    /// The aggregate nonce of each message to sign: every input of every rung, and every refund.
+    pub aggregate_nonces: BTreeMap<Label, AggregateNonce>,
     /// CAS: the announcement, exactly the bytes whose hash is the signal. SMT: `null`, proofs come apart.
     pub announcement: Option<String>,
 }
@@ -516,7 +530,7 @@ pub struct Partials {
     pub spares: Nonces,
 }
 
-/// How a round ended well.
+/// How a round ended well. It may come again with the same signal at a higher fee.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct RoundResult {

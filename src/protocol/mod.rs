@@ -11,6 +11,7 @@ pub mod evidence;
 pub mod fallback_message;
 pub mod history;
 pub mod ids;
+pub mod ladder;
 pub mod message;
 pub mod money;
 pub mod participant;

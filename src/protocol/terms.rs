@@ -535,6 +535,10 @@ mod tests {
                 t.seats_min = 1;
                 t.output_policy = OutputPolicy::KOfN(1);
             }),
+            ("seats_max", |t| {
+                t.seats_max = 1_000;
+                t.output_policy = OutputPolicy::KOfN(1);
+            }),
             ("cost_enrolment_sat", |t| t.cost_enrolment_sat = u64::MAX),
             ("cost_signal_sat", |t| t.cost_signal_sat = u64::MAX),
             ("name", |t| t.name = "\u{1b}[2J".into()),

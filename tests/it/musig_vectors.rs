@@ -483,7 +483,7 @@ fn session_hash_known_answer_and_commitments() {
     let hash = session_hash(&keys, &[entry]);
     assert_eq!(
         hash.to_string(),
-        "a9292eb5107ac2fad3b2aa201d3646d7d968c8b5f5a36fce0f3ad78c0d8f214b"
+        "274bf15caae398da01da75b4ca62fd4071c8c2516830b3c2e69f115f63ea945b"
     );
     assert_eq!(hash, session_hash(&key_set(&[3, 2, 1]), &[entry]));
 

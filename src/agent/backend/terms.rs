@@ -8,7 +8,7 @@ use crate::config::{self, Config};
 use crate::keys::NostrKey;
 use crate::nostr::RelayUrl;
 use crate::protocol::terms::{
-    CohortBeacon, Deposits, EmptyRounds, Salt, Terms, TermsOfService, TextHash,
+    CohortBeacon, Deposits, EmptyRounds, Funding, Salt, Terms, TermsOfService, TextHash,
 };
 use crate::time::UnixTime;
 
@@ -105,6 +105,11 @@ pub(super) fn build_terms(
             },
         },
         max_fee_rate,
+        fee_ladder: args.fee_ladder.clone().unwrap_or_else(|| vec![1, 3, 10]),
+        funding: match args.fund_by.unwrap_or_default() {
+            v::FundBy::Aggregator => Funding::Aggregator,
+            v::FundBy::Members => Funding::Members,
+        },
         cost_enrolment_sat: args.cost_enrolment_sat.unwrap_or(0),
         cost_signal_sat: args.cost_announcement_sat.unwrap_or(0),
         invite_only: args.invite_only || settings.invite_only,
@@ -115,7 +120,10 @@ pub(super) fn build_terms(
         ..Terms::with_defaults(aggregator, network, beacon, Salt::from_bytes(salt), join_by)
     };
     let terms = Terms {
-        refund_blocks: terms.refund_blocks.max(ripe_after(terms.cadence_seconds)),
+        refund_blocks: args.refund_blocks.unwrap_or_else(|| {
+            let ripe = ripe_after(terms.cadence_seconds);
+            terms.refund_blocks.max(ripe)
+        }),
         ..terms
     };
     terms
@@ -161,6 +169,12 @@ pub(super) fn terms_view(terms: &Terms, relays: &[RelayUrl]) -> v::TermsView {
         sign_deadline_s: terms.signing_seconds.into(),
         depth: terms.depth.into(),
         max_fee_rate: v::FeeRate(u64::from(terms.max_fee_rate) * 1_000),
+        fee_ladder: terms.fee_ladder.clone(),
+        fund_by: match terms.funding {
+            Funding::Aggregator => v::FundBy::Aggregator,
+            Funding::Members => v::FundBy::Members,
+        },
+        refund_blocks: (terms.refund_blocks > 0).then_some(terms.refund_blocks),
         empty_rounds: match terms.empty_rounds {
             EmptyRounds::Skip => v::EmptyRounds::Skip,
             EmptyRounds::Signal => v::EmptyRounds::Signal,
@@ -302,9 +316,43 @@ mod tests {
         assert_eq!(terms.join_by, UnixTime(1_060));
         assert_eq!((terms.max_fee_rate, terms.depth), (5, 3));
         assert_eq!(terms.pending_trigger, 2);
+        assert_eq!(terms.fee_ladder, [1, 3, 10]);
+        assert_eq!(terms.refund_blocks, 1_008);
         let view = terms_view(&terms, &[]);
         assert_eq!(view.max_fee_rate, v::FeeRate(5_000));
         assert_eq!(view.name.unwrap().as_str(), "garden");
+    }
+
+    #[test]
+    fn who_funds_the_ladder_and_the_lock_of_refunds_are_terms() {
+        let terms = build(&r::Advertise {
+            fee_ladder: Some(vec![1, 5]),
+            fund_by: Some(v::FundBy::Members),
+            refund_blocks: Some(300),
+            ..r::Advertise::default()
+        })
+        .unwrap();
+        assert_eq!(terms.fee_ladder, [1, 5]);
+        assert_eq!(
+            (terms.funding, terms.refund_blocks),
+            (Funding::Members, 300)
+        );
+        let view = terms_view(&terms, &[]);
+        assert_eq!(
+            (view.fund_by, view.refund_blocks),
+            (v::FundBy::Members, Some(300))
+        );
+        // Not given, the lock follows the cadence: thirty days are 4 320 blocks.
+        let monthly = build(&r::Advertise {
+            cadence_s: Some(2_592_000),
+            ..r::Advertise::default()
+        });
+        assert_eq!(monthly.unwrap().refund_blocks, 8_640);
+        let none = build(&r::Advertise {
+            refund_blocks: Some(0),
+            ..r::Advertise::default()
+        });
+        assert_eq!(terms_view(&none.unwrap(), &[]).refund_blocks, None);
     }
 
     #[test]
@@ -323,6 +371,13 @@ mod tests {
                     ..r::Advertise::default()
                 },
                 "longer than a day",
+            ),
+            (
+                r::Advertise {
+                    fee_ladder: Some(vec![3]),
+                    ..r::Advertise::default()
+                },
+                "fee_ladder",
             ),
             (
                 r::Advertise {

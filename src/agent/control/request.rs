@@ -12,7 +12,7 @@ pub use super::request_update::{
     AnnounceBy, BeaconSpec, CreateDid, DidChange, Disclose, LeaveCohort, ParseBeaconError,
     UpdateDid, WithdrawUpdate,
 };
-use super::views::{BeaconType, Deposits, EmptyRounds, FeeRate, Span, TosHash};
+use super::views::{BeaconType, Deposits, EmptyRounds, FeeRate, FundBy, Span, TosHash};
 use crate::hash::CohortId;
 use crate::keys::NostrKey;
 use crate::network::Network;
@@ -166,6 +166,12 @@ pub struct Advertise {
     pub depth: Option<u32>,
     /// The highest fee rate the aggregator may ask members to sign.
     pub max_fee_rate: Option<FeeRate>,
+    /// Multiples of a round's fee rate that the signal is signed at.
+    pub fee_ladder: Option<Vec<u8>>,
+    /// Who pays for signals.
+    pub fund_by: Option<FundBy>,
+    /// Relative lock time of refunds in blocks; 0 for none.
+    pub refund_blocks: Option<u16>,
     /// What a round without updates does.
     pub empty_rounds: Option<EmptyRounds>,
     /// Whether members may, or must, deposit the updates they want announced.

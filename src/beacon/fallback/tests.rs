@@ -1,7 +1,5 @@
-use bitcoin::absolute::LockTime;
 use bitcoin::consensus::encode::serialize;
-use bitcoin::transaction::Version;
-use bitcoin::{OutPoint, Sequence, TxIn, Txid};
+use bitcoin::{OutPoint, TxOut, Txid};
 
 use super::*;
 use crate::beacon::address::beacon_script;
@@ -27,37 +25,52 @@ fn internal(secret: u8) -> XOnlyPublicKey {
     key(secret).public().x_only()
 }
 
-/// A signal transaction that spends an output of the leaf of 100 000 sat, and that output.
-fn spend(leaf: &FallbackLeaf, internal: XOnlyPublicKey, inputs: u8) -> (Transaction, Vec<TxOut>) {
+/// A signal transaction that spends outputs of the leaf of 100 000 sat each.
+struct Spend {
+    tx: Transaction,
+    inputs: Vec<BeaconOutput>,
+    script: ScriptBuf,
+}
+
+impl Spend {
+    fn sighashes(&self, leaf: &FallbackLeaf) -> Vec<[u8; 32]> {
+        let digests = leaf.sighashes(&self.tx, &self.inputs, &self.script);
+        digests.unwrap()
+    }
+
+    /// The digest of the only input.
+    fn sighash(&self, leaf: &FallbackLeaf) -> [u8; 32] {
+        let [digest] = self.sighashes(leaf).try_into().unwrap();
+        digest
+    }
+
+    /// Bitcoin Core's own verification of every input.
+    fn accepts(&self, tx: &Transaction) -> bool {
+        consensus(tx, &prevouts(&self.inputs, &self.script))
+    }
+}
+
+fn spend(leaf: &FallbackLeaf, internal: XOnlyPublicKey, inputs: u8) -> Spend {
     let script = beacon_script(leaf.output_key(internal).0);
-    let input = |number: u8| TxIn {
-        previous_output: OutPoint::new(
-            Txid::from_byte_array(std::array::from_fn(|i| i as u8 + number)),
-            7,
-        ),
-        script_sig: ScriptBuf::new(),
-        sequence: Sequence(0xffff_fffd),
-        witness: Witness::new(),
-    };
-    let signal: crate::hash::SignalBytes =
-        "39d87738eaba11508bc9c65d3f4df5b0bd7658d75b516c9337f34a902d2e55d5"
-            .parse()
-            .unwrap();
-    let output = |value, script| TxOut {
-        value: Amount::from_sat(value),
-        script_pubkey: script,
-    };
-    let tx = Transaction {
-        version: Version::TWO,
-        lock_time: LockTime::ZERO,
-        input: (0..inputs).map(input).collect(),
-        output: vec![
-            output(90_000, script.clone()),
-            output(0, ScriptBuf::new_op_return(signal.as_bytes())),
-        ],
-    };
-    let prevouts = vec![output(100_000, script); inputs.into()];
-    (tx, prevouts)
+    let inputs: Vec<BeaconOutput> = (0..inputs)
+        .map(|number| BeaconOutput {
+            outpoint: OutPoint::new(
+                Txid::from_byte_array(std::array::from_fn(|i| i as u8 + number)),
+                7,
+            ),
+            value: Amount::from_sat(100_000),
+            height: None,
+        })
+        .collect();
+    let signal: SignalBytes = "39d87738eaba11508bc9c65d3f4df5b0bd7658d75b516c9337f34a902d2e55d5"
+        .parse()
+        .unwrap();
+    let change = Some(Amount::from_sat(90_000));
+    Spend {
+        tx: transaction(&inputs, change, &script, signal),
+        inputs,
+        script,
+    }
 }
 
 fn signatures(
@@ -73,7 +86,6 @@ fn signatures(
         .collect()
 }
 
-/// Bitcoin Core's own verification of every input.
 fn consensus(tx: &Transaction, prevouts: &[TxOut]) -> bool {
     let raw = serialize(tx);
     let spent: Vec<bitcoinconsensus::Utxo> = prevouts
@@ -141,13 +153,15 @@ fn known_answers() {
         to_hex(&leaf.control_block(internal(3))),
         "c0f9308a019258c31049344f85f89d5229b531c845836f99b08601f113bce036f9"
     );
-    let (tx, prevouts) = spend(&leaf, internal(3), 1);
+    let spend = spend(&leaf, internal(3), 1);
     assert_eq!(
-        to_hex(&leaf.sighash(&tx, &prevouts, 0).unwrap()),
+        to_hex(&spend.sighash(&leaf)),
         "c7153c757511d017f74376267555a7a0213fd858f4f7112207244ed787219a39"
     );
-    assert_eq!(leaf.sighash(&tx, &prevouts, 1), None);
-    assert_eq!(leaf.sighash(&tx, &[], 0), None);
+    assert_eq!(leaf.sighashes(&spend.tx, &[], &spend.script), None);
+    let mut other = spend.inputs.clone();
+    other[0].outpoint.vout += 1;
+    assert_eq!(leaf.sighashes(&spend.tx, &other, &spend.script), None);
 
     let one_of_two = FallbackLeaf::new(&public([5, 1]), 1).unwrap();
     assert_eq!(
@@ -215,12 +229,11 @@ fn the_chain_takes_what_any_k_sign() {
         (100, 60, 1),
     ] {
         let leaf = FallbackLeaf::new(&public(1..=n), k).unwrap();
-        let (mut tx, prevouts) = spend(&leaf, internal(200), inputs);
-        let unsigned = tx.weight();
+        let spend = spend(&leaf, internal(200), inputs);
+        let (mut tx, unsigned) = (spend.tx.clone(), spend.tx.weight());
         // The last k sign; where there is room, one more than needed.
         let first = (n - u8::try_from(k).unwrap()).max(1);
-        for input in 0..usize::from(inputs) {
-            let sighash = leaf.sighash(&tx, &prevouts, input).unwrap();
+        for (input, sighash) in spend.sighashes(&leaf).into_iter().enumerate() {
             let made = signatures(first..=n, &sighash);
             let witness = leaf.witness(internal(200), &made).unwrap();
             assert_eq!(
@@ -229,7 +242,7 @@ fn the_chain_takes_what_any_k_sign() {
             );
             tx.input[input].witness = witness;
         }
-        assert!(consensus(&tx, &prevouts), "{k} of {n}");
+        assert!(spend.accepts(&tx), "{k} of {n}");
         let foretold = leaf.witness_weight().to_wu() * u64::from(inputs) + 2;
         assert_eq!((tx.weight() - unsigned).to_wu(), foretold, "{k} of {n}");
     }
@@ -240,8 +253,8 @@ fn the_chain_takes_what_any_k_sign() {
 #[test]
 fn nothing_less_is_taken() {
     let leaf = FallbackLeaf::new(&public(1..=5), 3).unwrap();
-    let (tx, prevouts) = spend(&leaf, internal(9), 1);
-    let sighash = leaf.sighash(&tx, &prevouts, 0).unwrap();
+    let spend = spend(&leaf, internal(9), 1);
+    let sighash = spend.sighash(&leaf);
     assert_eq!(
         leaf.witness(internal(9), &signatures([1, 2], &sighash)),
         None
@@ -253,9 +266,9 @@ fn nothing_less_is_taken() {
     let with = |change: &dyn Fn(&mut Vec<Vec<u8>>)| {
         let mut elements = elements.clone();
         change(&mut elements);
-        let mut tx = tx.clone();
+        let mut tx = spend.tx.clone();
         tx.input[0].witness = Witness::from_slice(&elements);
-        assert!(!consensus(&tx, &prevouts));
+        assert!(!spend.accepts(&tx));
         leaf.check_witness(&tx.input[0].witness, internal(9), &sighash)
             .unwrap_err()
     };
@@ -333,14 +346,15 @@ fn the_largest_leaf_can_be_spent() {
         .collect();
     let public: Vec<NostrKey> = keys.iter().map(OwnKey::public).collect();
     let leaf = FallbackLeaf::new(&public, 700).unwrap();
-    let (mut tx, prevouts) = spend(&leaf, internal(9), 1);
-    let sighash = leaf.sighash(&tx, &prevouts, 0).unwrap();
+    let spend = spend(&leaf, internal(9), 1);
+    let sighash = spend.sighash(&leaf);
+    let mut tx = spend.tx.clone();
     let made = keys
         .iter()
         .map(|key| (key.public(), key.sign_digest(&sighash)))
         .collect();
     tx.input[0].witness = leaf.witness(internal(9), &made).unwrap();
-    assert!(consensus(&tx, &prevouts));
+    assert!(spend.accepts(&tx));
 }
 
 /// The rate that is asked for is the rate of the signed transaction, and at that ceiling a member signs it; one sat
@@ -356,15 +370,16 @@ fn the_fee_is_for_what_the_witness_weighs() {
     };
     let signal = SignalBytes::from_bytes([8; 32]);
     let rate = FeeRate::from_sat_per_vb(7).unwrap();
-    let build = |value| leaf.build(&tip(value), &script, signal, rate);
+    let build = |value| leaf.build(&[tip(value)], &script, signal, rate);
     let check = |tx: &Transaction, value| {
         let limits = leaf.limits(tx, rate);
-        check_signal(tx, &tip(value), &script, &limits)
+        check_signal(tx, &tip(value), &[], &script, &limits)
     };
 
     let built = build(100_000).unwrap();
     let mut signed = built.tx.clone();
-    let sighash = leaf.sighash(&signed, &[built.prevout.clone()], 0).unwrap();
+    let digests = leaf.sighashes(&signed, &[tip(100_000)], &script).unwrap();
+    let sighash = digests[0];
     let made = signatures([1, 2, 3], &sighash);
     signed.input[0].witness = leaf.witness(internal(9), &made).unwrap();
     assert_eq!(signed.weight(), leaf.signed_weight(&built.tx));

@@ -4,7 +4,9 @@ use clap::{Args, Subcommand};
 
 use super::values::{JoinArg, http_url, relay_url, seconds};
 use crate::agent::control::request::{CohortRef, KeyRef, SeatKey};
-use crate::agent::control::views::{BeaconType, Deposits, EmptyRounds, FeeRate, Span, TosHash};
+use crate::agent::control::views::{
+    BeaconType, Deposits, EmptyRounds, FeeRate, FundBy, Span, TosHash,
+};
 use crate::network::Network;
 
 /// Commands on cohorts.
@@ -78,6 +80,15 @@ pub struct AdvertiseArgs {
     /// Highest fee rate that members can be asked to sign, in sat/vB
     #[arg(long, value_name = "SAT/VB")]
     pub max_fee_rate: Option<FeeRate>,
+    /// Multiples of a round's fee rate that the signal is signed at, to replace one that is stuck: 1 to 3, from 1 up
+    #[arg(long, value_name = "1,N,N", value_delimiter = ',')]
+    pub fee_ladder: Option<Vec<u8>>,
+    /// Who pays for signals and is paid back by refunds; members in equal shares
+    #[arg(long, value_enum)]
+    pub fund_by: Option<FundBy>,
+    /// Blocks after which an unused beacon output can be paid back; 0 for no refunds
+    #[arg(long, value_name = "BLOCKS")]
+    pub refund_blocks: Option<u16>,
     /// A round without updates: no transaction, or a signal all the same
     #[arg(long, value_enum)]
     pub empty_rounds: Option<EmptyRounds>,

@@ -4,7 +4,7 @@ use super::{
     Align, Page, Render, Table, absolute, duration, npub, relative, sat, short_npub, when,
 };
 use crate::agent::control::views::{
-    AdvertStatus, AdvertView, BeaconType, Deposits, DiscoverView, EmptyRounds, TermsView,
+    AdvertStatus, AdvertView, BeaconType, Deposits, DiscoverView, EmptyRounds, FundBy, TermsView,
 };
 
 impl Render for TermsView {
@@ -35,6 +35,28 @@ impl Render for TermsView {
         page.field("time to sign", &duration(self.sign_deadline_s));
         page.field("confirmations", &self.depth.to_string());
         page.field("fee rate", &format!("at most {} sat/vB", self.max_fee_rate));
+        let ladder: Vec<String> = self.fee_ladder.iter().map(|n| format!("{n}x")).collect();
+        page.field(
+            "signed at",
+            &format!(
+                "{} the fee rate, to replace a signal that is stuck",
+                ladder.join(", ")
+            ),
+        );
+        page.field(
+            "paid by",
+            match self.fund_by {
+                FundBy::Aggregator => "the aggregator",
+                FundBy::Members => "the members, in equal shares",
+            },
+        );
+        page.field(
+            "refunds",
+            &self.refund_blocks.map_or_else(
+                || "none: what is paid in and not used stays there".to_owned(),
+                |blocks| format!("to whoever paid, {blocks} blocks after an output was last used"),
+            ),
+        );
         page.field(
             "empty rounds",
             match self.empty_rounds {

@@ -10,13 +10,12 @@
 
 use std::collections::BTreeMap;
 
-use bitcoin::{Amount, OutPoint, Transaction, Txid};
+use bitcoin::Transaction;
 
 use super::{Aggregator, SignedSignal, refuse};
 use crate::beacon::address::beacon_script;
 use crate::beacon::cas::CasAnnouncement;
 use crate::beacon::fallback::FallbackLeaf;
-use crate::beacon::signal::BeaconOutput;
 use crate::beacon::smt::SmtTree;
 use crate::hash::{SchnorrSignature, SignalBytes};
 use crate::keys::NostrKey;
@@ -24,9 +23,10 @@ use crate::protocol::chain_view::TipView;
 use crate::protocol::effect::{Artifact, Effect, Ignored, Outcome, Report, Step, To};
 use crate::protocol::evidence::{Blame, Fault, Sighash, Signed};
 use crate::protocol::ids::{Round, Seat};
+use crate::protocol::ladder::{Ladder, Rung, SignedRung};
 use crate::protocol::message::{
     Announced, FallbackRequest, FallbackSignature, Message, PrevoutInfo, RefusalCode, RoundCause,
-    RoundResult, TxHex,
+    TxHex,
 };
 use crate::protocol::set::fallback_leaf;
 use crate::protocol::terms::{CohortBeacon, EmptyRounds};
@@ -38,11 +38,9 @@ pub(super) struct Fallback {
     /// Until when they count.
     until: UnixTime,
     leaf: FallbackLeaf,
-    tx: Transaction,
-    txid: Txid,
-    input: OutPoint,
-    signal: SignalBytes,
-    sighashes: Vec<Sighash>,
+    /// What is signed: one rung without a refund, whose digests are those of the leaf.
+    ladder: Ladder,
+    rung: Rung,
     signatures: BTreeMap<NostrKey, Vec<SchnorrSignature>>,
     signed: Vec<Seat>,
 }
@@ -59,7 +57,7 @@ impl Fallback {
 
     /// The transaction with the witnesses of its inputs, once there are enough signatures.
     fn complete(&self, internal: secp256k1::XOnlyPublicKey) -> Option<Transaction> {
-        let mut tx = self.tx.clone();
+        let mut tx = self.rung.tx.clone();
         for (position, input) in tx.input.iter_mut().enumerate() {
             let signatures = self
                 .signatures
@@ -101,19 +99,20 @@ impl Aggregator {
         {
             return None;
         }
-        let (outpoint, value_sat) = self.chain.ready_tip(self.terms.depth)?;
-        let tip = BeaconOutput {
-            outpoint,
-            value: Amount::from_sat(value_sat),
-            height: None,
+        let inputs = match &state.built {
+            Some(built) => built.ladder.inputs.clone(),
+            None => self.spend_plan(state.inputs.into())?.ok()?.inputs,
         };
         let (signal, announced) = self.announced()?;
-        let unsigned = leaf.build(&tip, &script, signal, self.fee_rate()).ok()?;
-        let prevouts = [unsigned.prevout.clone()];
-        let sighashes: Option<Vec<Sighash>> = (0..unsigned.tx.input.len())
-            .map(|input| leaf.sighash(&unsigned.tx, &prevouts, input))
-            .map(|digest| digest.map(Sighash::from_bytes))
-            .collect();
+        let unsigned = leaf.build(&inputs, &script, signal, self.fee_rate()).ok()?;
+        let sighashes = leaf.sighashes(&unsigned.tx, &inputs, &script)?;
+        let rung = Rung {
+            txid: unsigned.tx.compute_txid(),
+            fee: unsigned.fee,
+            sighashes: sighashes.into_iter().map(Sighash::from_bytes).collect(),
+            refund: None,
+            tx: unsigned.tx,
+        };
         let round = state.round;
         let absent: Vec<Seat> = state
             .seats()
@@ -122,11 +121,12 @@ impl Aggregator {
         let attempt = state.session.as_ref().map_or(0, |session| session.attempt);
         let fallback = Fallback {
             until: now.plus(self.terms.signing_seconds.into()),
-            txid: unsigned.tx.compute_txid(),
-            tx: unsigned.tx,
-            input: outpoint,
-            signal,
-            sighashes: sighashes?,
+            ladder: Ladder {
+                inputs,
+                signal,
+                rungs: vec![rung.clone()],
+            },
+            rung,
             signatures: BTreeMap::new(),
             signed: Vec::new(),
             leaf,
@@ -146,14 +146,15 @@ impl Aggregator {
             round,
             attempt,
             signal,
-            txid: fallback.txid,
-            fee_sat: unsigned.fee.to_sat(),
+            txid: fallback.rung.txid,
+            fee_sat: fallback.rung.fee.to_sat(),
         }));
         let request = FallbackRequest {
             round,
             sign_by: fallback.until,
-            tx: TxHex(fallback.tx.clone()),
-            prevouts: prevouts
+            tx: TxHex(fallback.rung.tx.clone()),
+            prevouts: unsigned
+                .prevouts
                 .iter()
                 .map(|output| PrevoutInfo {
                     value_sat: output.value.to_sat(),
@@ -218,17 +219,17 @@ impl Aggregator {
         let Some(fallback) = &mut state.fallback else {
             return Step::ignored(Ignored::WrongSession);
         };
-        if content.txid != fallback.txid || content.sighashes != fallback.sighashes {
+        if content.txid != fallback.rung.txid || content.sighashes != fallback.rung.sighashes {
             return Step::ignored(Ignored::WrongSession);
         }
         if fallback.signatures.contains_key(&from) {
             return Step::ignored(Ignored::Duplicate);
         }
-        if content.signatures.len() != fallback.sighashes.len() {
+        if content.signatures.len() != fallback.rung.sighashes.len() {
             let code = RefusalCode::Malformed;
             return refuse(from, "fallback_signature", code, Some(content.round));
         }
-        let mut inputs = (0_u8..).zip(content.signatures.iter().zip(&fallback.sighashes));
+        let mut inputs = (0_u8..).zip(content.signatures.iter().zip(&fallback.rung.sighashes));
         if let Some((input, _)) =
             inputs.find(|(_, (made, digest))| !from.verifies(digest.as_bytes(), made))
         {
@@ -282,7 +283,7 @@ impl Aggregator {
         let fits = tx
             .input
             .iter()
-            .zip(&fallback.sighashes)
+            .zip(&fallback.rung.sighashes)
             .all(|(input, digest)| {
                 let check =
                     fallback
@@ -294,43 +295,22 @@ impl Aggregator {
             // Each signature verified; if their witness does not, this machine miscalculates.
             return self.fail_round(RoundCause::Operator);
         }
-        let round = state.round;
-        let signed = SignedSignal {
-            round,
-            signal: fallback.signal,
-            txid: fallback.txid,
-            input: fallback.input,
-            last_sent: now,
-            confirmed: None,
-            tx: tx.clone(),
+        let rung = SignedRung {
+            tx,
+            txid: fallback.rung.txid,
+            fee: fallback.rung.fee,
+            refund: None,
         };
-        let effects = vec![
-            Effect::Save(Artifact::SignedTransaction {
-                round,
-                signal: signed.signal,
-                tx: tx.clone(),
-            }),
-            Effect::Report(Report::SignalSigned {
-                round,
-                txid: signed.txid,
-                vsize: tx.vsize() as u64,
-                seconds: now.since(state.opened),
-            }),
-            Effect::Broadcast(tx.clone()),
-            Effect::Send {
-                to: To::Channel,
-                message: Message::RoundResult(RoundResult {
-                    round,
-                    tx: Some(TxHex(tx)),
-                }),
-            },
-        ];
+        let Some(signed) = SignedSignal::new(state.round, &fallback.ladder, vec![rung], now) else {
+            return self.fail_round(RoundCause::Operator);
+        };
+        let (opened, deposited) = (state.opened, state.deposited());
         self.deposits
-            .announce(signed.txid, signed.input, state.deposited());
-        self.signed.push(signed);
-        self.signed_total = self.signed_total.saturating_add(1);
+            .announce(&signed.txids(), signed.input(), deposited);
         self.round = None;
-        effects
+        self.signed_total = self.signed_total.saturating_add(1);
+        self.signed.push(signed);
+        self.send_signed(opened, now)
     }
 
     /// Whether the chain's tip is not any more what the fallback of the open round spends.
@@ -340,7 +320,7 @@ impl Aggregator {
             .as_ref()
             .and_then(|state| state.fallback.as_ref());
         fallback.is_some_and(|fallback| match self.chain.tip {
-            TipView::Ready { outpoint, .. } => outpoint != fallback.input,
+            TipView::Ready { outpoint, .. } => outpoint != fallback.ladder.tip(),
             TipView::InFlight { .. } | TipView::NoFunds | TipView::Unconfirmed { .. } => true,
         })
     }
@@ -348,7 +328,7 @@ impl Aggregator {
 
 /// What proves any index in the signal, for the life of the beacon.
 fn artifact(round: Round, fallback: &Fallback, announced: &Announced) -> Artifact {
-    let (signal, txid) = (fallback.signal, fallback.txid);
+    let (signal, txid) = (fallback.ladder.signal, fallback.rung.txid);
     match announced {
         Announced::Smt(leaves) => Artifact::LeafSet {
             round,

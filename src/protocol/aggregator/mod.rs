@@ -9,10 +9,11 @@ mod formation;
 mod registry;
 mod round;
 mod session;
+mod signals;
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use bitcoin::{OutPoint, ScriptBuf, Transaction, Txid};
+use bitcoin::{ScriptBuf, Txid};
 use serde::{Deserialize, Serialize};
 
 use super::chain_view::{ChainUpdate, ChainView, TipView};
@@ -21,7 +22,7 @@ use super::ids::{Round, Seat};
 use super::message::{EndCause, Ended, Message, RefusalCode, Refused, RoundCause};
 use super::set::CohortSet;
 use super::terms::Terms;
-use crate::hash::{CohortId, SchnorrSignature, SignalBytes};
+use crate::hash::{CohortId, SchnorrSignature};
 use crate::keys::NostrKey;
 use crate::keys::musig::KeySet;
 use crate::time::UnixTime;
@@ -30,6 +31,7 @@ use deposits::Deposits;
 use registry::Registry;
 use round::RoundState;
 pub use round::{OpenRefusal, OpenRound};
+pub use signals::SignedSignal;
 
 /// Seconds between two attempts to send an unconfirmed signal again.
 const REBROADCAST_SECONDS: u64 = 60;
@@ -68,7 +70,12 @@ pub enum AggregatorInput {
         txid: Txid,
         /// `None` if the chain took it, else its reason.
         error: Option<String>,
+        /// Whether the reason is that it pays too little.
+        #[serde(default)]
+        fee_too_low: bool,
     },
+    /// Operator: send the unconfirmed signal at its next higher fee.
+    Bump,
     /// Operator: form with the seats taken so far.
     Close,
     /// Operator: open a round now.
@@ -107,25 +114,6 @@ pub enum Phase {
 struct Applicant {
     key: NostrKey,
     payee: Option<ScriptBuf>,
-}
-
-/// A signal that was signed by all.
-#[derive(Debug, Clone)]
-pub struct SignedSignal {
-    /// The round.
-    pub round: Round,
-    /// The 32 bytes.
-    pub signal: SignalBytes,
-    /// The transaction.
-    pub tx: Transaction,
-    /// Its id.
-    pub txid: Txid,
-    /// The tip it spends.
-    pub input: OutPoint,
-    /// When it was last sent.
-    last_sent: UnixTime,
-    /// The height last reported as confirmed.
-    confirmed: Option<u32>,
 }
 
 /// The aggregator of one cohort.
@@ -198,8 +186,13 @@ impl Aggregator {
             } => self.advertise(invited, &relays, payee),
             AggregatorInput::Message { from, message } => self.message(now, from, message),
             AggregatorInput::Tick => Step::accepted(),
-            AggregatorInput::Chain(update) => self.chain_changed(&update),
-            AggregatorInput::Broadcast { txid, error } => self.broadcast_answer(txid, error),
+            AggregatorInput::Chain(update) => self.chain_changed(now, &update),
+            AggregatorInput::Broadcast {
+                txid,
+                error,
+                fee_too_low,
+            } => self.broadcast_answer(now, txid, error, fee_too_low),
+            AggregatorInput::Bump => self.bump(now),
             AggregatorInput::Close => self.close(now),
             AggregatorInput::OpenRound => match self.open_refusal() {
                 None => self.open_round(now),
@@ -228,7 +221,7 @@ impl Aggregator {
         };
         let rebroadcast = self
             .unconfirmed()
-            .map(|signal| signal.last_sent.plus(REBROADCAST_SECONDS))
+            .map(|signal| signal.last_sent().plus(REBROADCAST_SECONDS))
             .min();
         [phase, round, opening, rebroadcast, self.registry.deadline()]
             .into_iter()
@@ -268,7 +261,7 @@ impl Aggregator {
         self.rebroadcast_timer(now, effects);
     }
 
-    fn chain_changed(&mut self, update: &ChainUpdate) -> Step {
+    fn chain_changed(&mut self, now: UnixTime, update: &ChainUpdate) -> Step {
         let before = (self.chain.tip, self.chain.ready_tip(self.terms.depth));
         self.chain.apply(update);
         let mut effects = Vec::new();
@@ -277,31 +270,18 @@ impl Aggregator {
             effects.push(Effect::Report(tip_report(&self.chain.tip, ready.is_some())));
         }
         for signal in &mut self.signed {
-            let seen = self.chain.signals.get(&signal.txid);
-            let height = seen.and_then(|seen| seen.height);
-            let (round, txid) = (signal.round, signal.txid);
-            match (signal.confirmed, height) {
-                (None, Some(height)) => effects.push(Effect::Report(Report::SignalConfirmed {
-                    round,
-                    txid,
-                    height,
-                })),
-                (Some(_), None) => {
-                    effects.push(Effect::Report(Report::SignalReorganised { round, txid }));
-                }
-                _ => {}
-            }
-            signal.confirmed = height;
+            effects.extend(signal.look(&self.chain).into_iter().map(Effect::Report));
         }
         effects.extend(self.tip_moved());
         // What is final, or can never confirm any more, needs no watching.
         let chain = &self.chain;
         self.signed.retain(|signal| {
             let is_final = signal
-                .confirmed
+                .confirmed_at()
                 .is_some_and(|height| chain.confirmations(height) >= FINAL_DEPTH);
-            !is_final && !chain.is_dead(&signal.txid, &signal.input, FINAL_DEPTH)
+            !is_final && !signal.is_dead(chain, FINAL_DEPTH)
         });
+        effects.extend(self.bump_stuck(now));
         Step::with(effects)
     }
 
@@ -315,9 +295,9 @@ impl Aggregator {
             return Vec::new();
         };
         let stays = match self.chain.tip {
-            TipView::Ready { outpoint, .. } => outpoint == built.input,
+            TipView::Ready { outpoint, .. } => outpoint == built.ladder.tip(),
             // Whoever broadcasts first: the round's own transaction is on its way.
-            TipView::InFlight { by } => by == built.txid,
+            TipView::InFlight { by } => built.ladder.txids().contains(&by),
             TipView::NoFunds | TipView::Unconfirmed { .. } => false,
         };
         if stays {
@@ -326,32 +306,15 @@ impl Aggregator {
         self.fail_round(RoundCause::TipMoved)
     }
 
-    fn broadcast_answer(&mut self, txid: Txid, error: Option<String>) -> Step {
-        let Some(signal) = self.signed.iter().find(|signal| signal.txid == txid) else {
-            return Step::ignored(Ignored::Unasked);
-        };
-        let round = signal.round;
-        Step::with(vec![Effect::Report(match error {
-            None => Report::SignalBroadcast { round, txid },
-            Some(reason) => Report::BroadcastFailed { round, reason },
-        })])
-    }
-
     fn unconfirmed(&self) -> impl Iterator<Item = &SignedSignal> {
         self.signed
             .iter()
-            .filter(|signal| signal.confirmed.is_none())
+            .filter(|signal| signal.confirmed_at().is_none())
     }
 
     fn rebroadcast_timer(&mut self, now: UnixTime, effects: &mut Vec<Effect>) {
         for signal in &mut self.signed {
-            let due = now >= signal.last_sent.plus(REBROADCAST_SECONDS);
-            if signal.confirmed.is_none() && due {
-                signal.last_sent = now;
-                if !self.chain.signals.contains_key(&signal.txid) {
-                    effects.push(Effect::Broadcast(signal.tx.clone()));
-                }
-            }
+            effects.extend(signal.repeat(now, &self.chain));
         }
     }
 
@@ -524,6 +487,13 @@ impl Aggregator {
     #[must_use]
     pub fn registered(&self) -> usize {
         self.registry.len()
+    }
+
+    /// Whom refunds pay; empty when there are none.
+    fn refund_scripts(&self) -> Vec<ScriptBuf> {
+        self.set
+            .as_ref()
+            .map_or_else(Vec::new, |(set, _)| set.refund_scripts(&self.terms))
     }
 
     fn member_count(&self) -> u16 {

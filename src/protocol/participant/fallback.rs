@@ -7,18 +7,18 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use bitcoin::{Amount, FeeRate, OutPoint, Transaction, TxOut, Txid};
+use bitcoin::{Amount, FeeRate, OutPoint, Script, Transaction, Txid};
 
 use super::checks::Verdict;
 use super::{GivenPartial, MemberPhase, Participant};
 use crate::beacon::cas::CasAnnouncement;
 use crate::beacon::fallback::FallbackLeaf;
-use crate::beacon::signal::signal_of;
+use crate::beacon::signal::{BeaconOutput, SignalFault, check_signal, signal_of};
 use crate::beacon::smt::{EMPTY_LEAF, SmtTree};
 use crate::hash::{SchnorrSignature, SignalBytes, SmtIndex, UpdateHash};
 use crate::protocol::effect::{Artifact, Effect, FallbackOrder, Ignored, Report, Step};
 use crate::protocol::evidence::{Sighash, Signed};
-use crate::protocol::ids::Round;
+use crate::protocol::ids::{MAX_RUNGS, Round};
 use crate::protocol::message::{
     Announced, FallbackRequest, FallbackSignature, Message, RefusalCode, Refused, RoundResult,
 };
@@ -30,6 +30,9 @@ use super::coverage::BindingState;
 
 /// Fallbacks remembered: what is older was confirmed or outlived long ago.
 const REMEMBERED: usize = 64;
+
+/// Its place among the transactions of its round: above every rung of the ladder.
+const RUNG: u8 = MAX_RUNGS + 1;
 
 /// Seconds for which a spend that nobody told this member of is no alarm under a k-of-n policy: k others may have
 /// signed it while this member was away, and their message be on its way still.
@@ -54,22 +57,33 @@ pub(super) struct MyFallback {
     tx: Transaction,
     txid: Txid,
     signal: SignalBytes,
-    /// What is signed for each input; after the checks from the own chain, before as the request claims.
+    /// What it spends; once this member signs as the own chain shows it, before as the request claims.
+    inputs: Vec<BeaconOutput>,
+    /// What is signed for each of them.
     sighashes: Vec<Sighash>,
     sign_by: UnixTime,
     heard: UnixTime,
     /// Why what is announced for own indexes keeps this member from signing, if it does.
     objection: Option<String>,
     stage: Stage,
-    /// The signed transaction came and verified.
-    complete: bool,
+    /// The signed transaction, once it came and verified.
+    complete: Option<Transaction>,
     last_refusal: String,
 }
 
 impl MyFallback {
     fn input(&self) -> OutPoint {
-        let first = self.tx.input.first();
-        first.map_or_else(OutPoint::null, |input| input.previous_output)
+        let first = self.inputs.first();
+        first.map_or_else(OutPoint::null, |input| input.outpoint)
+    }
+
+    fn fee(&self) -> Amount {
+        let sum = |values: &mut dyn Iterator<Item = Amount>| {
+            values.fold(0_u64, |sum, value| sum.saturating_add(value.to_sat()))
+        };
+        let spent = sum(&mut self.inputs.iter().map(|input| input.value));
+        let paid = sum(&mut self.tx.output.iter().map(|output| output.value));
+        Amount::from_sat(spent.saturating_sub(paid))
     }
 }
 
@@ -142,15 +156,15 @@ impl Participant {
         if signal_of(&tx) != Some(signal) {
             return Self::contradiction("what a fallback announces does not hash to its signal");
         }
-        let prevouts: Vec<TxOut> = request
-            .prevouts
-            .into_iter()
-            .map(|output| TxOut {
-                value: Amount::from_sat(output.value_sat),
-                script_pubkey: output.script,
+        let claims = tx.input.iter().zip(&request.prevouts);
+        let inputs: Vec<BeaconOutput> = claims
+            .map(|(input, claim)| BeaconOutput {
+                outpoint: input.previous_output,
+                value: Amount::from_sat(claim.value_sat).min(Amount::MAX_MONEY),
+                height: None,
             })
             .collect();
-        let Some(sighashes) = sighashes(&leaf, &tx, &prevouts) else {
+        let Some(sighashes) = sighashes(&leaf, &tx, &inputs, &self.script) else {
             return Self::contradiction("a fallback does not say what it spends");
         };
         // Order on the wire is not the order of events: the opening may come after this, and is over.
@@ -175,12 +189,13 @@ impl Participant {
             tx,
             txid,
             signal,
+            inputs,
             sighashes,
             sign_by: request.sign_by,
             heard: now,
             objection,
             stage: Stage::Waiting,
-            complete: false,
+            complete: None,
             last_refusal: String::new(),
         };
         self.fallbacks.known.insert(round, fallback);
@@ -297,7 +312,7 @@ impl Participant {
             .filter(|state| state.round == round)
             .filter(|state| {
                 let approved = state.approved.as_ref();
-                approved.is_some_and(|approved| approved.signal == signal)
+                approved.is_some_and(|approved| approved.ladder.signal == signal)
             });
         let kept: BTreeSet<SmtIndex> = kept
             .into_iter()
@@ -363,7 +378,7 @@ impl Participant {
             return Vec::new();
         };
         let round = *round;
-        if fallback.stage != Stage::Waiting || fallback.complete {
+        if fallback.stage != Stage::Waiting || fallback.complete.is_some() {
             return Vec::new();
         }
         let over = self.now > fallback.sign_by || round.0 < self.last_round;
@@ -380,15 +395,16 @@ impl Participant {
                 fallback.stage = Stage::Over;
                 return Vec::new();
             }
-            Some(Ok((sighashes, fee))) => {
+            Some(Ok((inputs, sighashes))) => {
                 fallback.stage = Stage::Signing;
+                fallback.inputs = inputs;
                 fallback.sighashes.clone_from(&sighashes);
                 let fixed = Report::SignalFixed {
                     round,
                     attempt: 0,
                     signal: fallback.signal,
                     txid: fallback.txid,
-                    fee_sat: fee.to_sat(),
+                    fee_sat: fallback.fee().to_sat(),
                 };
                 return vec![
                     Effect::Report(fixed),
@@ -420,28 +436,42 @@ impl Participant {
         effects
     }
 
-    /// Rules 2, 3, 4 and 13, as for any signal; gives the digests to sign and the fee.
+    /// Rules 2, 3, 4 and 13, as for any signal; gives what is spent, and the digests to sign.
     fn examine_fallback(
         &self,
         round: Round,
         fallback: &MyFallback,
-    ) -> Result<(Vec<Sighash>, Amount), Verdict> {
+    ) -> Result<(Vec<BeaconOutput>, Vec<Sighash>), Verdict> {
+        let never = |text: &str| Verdict::Never(text.to_owned());
         if let Some(objection) = &fallback.objection {
             return Err(Verdict::Never(objection.clone()));
         }
         if self.announces_otherwise(round, &fallback.signal) {
-            return Err(Verdict::Never(
-                "other bytes than I signed in this round".into(),
-            ));
+            return Err(never("other bytes than I signed in this round"));
         }
-        let Some(leaf) = self.leaf() else {
-            return Err(Verdict::Never("the terms have no fallback".into()));
+        let leaf = self
+            .leaf()
+            .ok_or_else(|| never("the terms have no fallback"))?;
+        let Some(tip) = self.chain.ready_output(self.terms.depth) else {
+            return Err(Verdict::Wait(
+                "my chain shows no spendable tip with enough confirmations".into(),
+            ));
         };
+        let further = self.chain.ready_extra(self.terms.depth);
         let rate = self.policy.max_fee_rate.min(self.terms.max_fee_rate);
         let rate = FeeRate::from_sat_per_vb(rate.into()).unwrap_or(FeeRate::BROADCAST_MIN);
         let limits = leaf.limits(&fallback.tx, rate);
-        let checked = self.check_transaction_within(&fallback.tx, &limits)?;
-        self.check_lineage(&fallback.tx)?;
+        let checked =
+            check_signal(&fallback.tx, &tip, &further, &self.script, &limits).map_err(|fault| {
+                match fault {
+                    // The own backend may lag behind the aggregator's by a block.
+                    SignalFault::NotTip { .. } | SignalFault::NotATopUp(_) => {
+                        Verdict::Wait(fault.to_string())
+                    }
+                    _ => Verdict::Never(fault.to_string()),
+                }
+            })?;
+        self.check_lineage(tip.outpoint)?;
         for (index, mine) in &self.indexes {
             let missing = self.missing(index).len();
             if mine.binding == BindingState::Bound && missing > 0 {
@@ -450,21 +480,10 @@ impl Participant {
                 )));
             }
         }
-        // Sighashes come from what the own chain says is spent, never from the claims of the request.
-        let prevouts = self.prevouts_of_tip();
-        let sighashes = sighashes(&leaf, &fallback.tx, &prevouts)
-            .ok_or_else(|| Verdict::Never("its inputs are not those of a signal".into()))?;
-        Ok((sighashes, checked.fee))
-    }
-
-    /// The output that the next signal spends, as the own chain shows it.
-    fn prevouts_of_tip(&self) -> Vec<TxOut> {
-        let tip = self.chain.ready_tip(self.terms.depth).into_iter();
-        tip.map(|(_, value_sat)| TxOut {
-            value: Amount::from_sat(value_sat),
-            script_pubkey: self.script.clone(),
-        })
-        .collect()
+        // Digests come from what the own chain says is spent, never from the claims of the request.
+        let sighashes = sighashes(&leaf, &fallback.tx, &checked.inputs, &self.script)
+            .ok_or_else(|| never("its inputs are not those of a signal"))?;
+        Ok((checked.inputs, sighashes))
     }
 
     /// Rule 4: whether this member signed another 32 bytes in this round.
@@ -482,7 +501,7 @@ impl Participant {
         let given = self.given.iter().filter(|given| given.round == round);
         given
             .map(|given| given.signal)
-            .chain(approved.map(|approved| approved.signal))
+            .chain(approved.map(|approved| approved.ladder.signal))
             .chain(signing.map(|fallback| fallback.signal))
             .any(|known| known != *signal)
     }
@@ -540,16 +559,19 @@ impl Participant {
         }
         let seen = self.chain.signals.get(&txid);
         let confirmed = seen.and_then(|seen| seen.height);
-        let sighash = fallback.sighashes.first().copied();
         self.given.push(GivenPartial {
             round,
             signal,
+            rung: RUNG,
             txid,
             input: fallback.input(),
-            sighash: sighash.unwrap_or_else(|| Sighash::from_bytes([0; 32])),
+            inputs: fallback.inputs.clone(),
+            sighashes: fallback.sighashes.clone(),
+            fee: fallback.fee(),
             tx: fallback.tx.clone(),
+            refund: None,
+            signed: fallback.complete.clone(),
             opened: fallback.heard,
-            complete: fallback.complete,
             confirmed,
         });
         let report = confirmed.map(|height| Report::SignalConfirmed {
@@ -601,7 +623,7 @@ impl Participant {
             self.fallbacks.early = Some(result.clone());
             return Some(Step::accepted());
         };
-        if fallback.complete {
+        if fallback.complete.is_some() {
             return Some(Step::ignored(Ignored::Duplicate));
         }
         let verifies = tx.input.len() == fallback.sighashes.len()
@@ -618,12 +640,12 @@ impl Participant {
                 "the result's signatures through the leaf do not verify",
             ));
         }
-        fallback.complete = true;
+        fallback.complete = Some(tx.clone());
         let (signal, heard) = (fallback.signal, fallback.heard);
         // Anybody can bring it to the chain now, also if this member did not sign it.
         let adopted = self.adopt(round);
         if let Some(given) = self.given.iter_mut().find(|given| given.txid == txid) {
-            given.complete = true;
+            given.signed = Some(tx.clone());
         }
         let opened = self
             .round
@@ -685,7 +707,8 @@ impl Participant {
     pub(super) fn unknown_spends(&mut self) -> Vec<Effect> {
         let now = self.now;
         let unknown = |txid: &Txid| {
-            !self.given.iter().any(|given| given.txid == *txid)
+            let mine = |given: &GivenPartial| given.txid == *txid || given.refund == Some(*txid);
+            !self.given.iter().any(mine)
                 && !self.fallbacks.knows(txid)
                 && !self.reported_spends.contains(txid)
         };
@@ -709,9 +732,12 @@ impl Participant {
 }
 
 /// What is signed for each input through the leaf.
-fn sighashes(leaf: &FallbackLeaf, tx: &Transaction, prevouts: &[TxOut]) -> Option<Vec<Sighash>> {
-    (0..tx.input.len())
-        .map(|input| leaf.sighash(tx, prevouts, input))
-        .map(|digest| digest.map(Sighash::from_bytes))
-        .collect()
+fn sighashes(
+    leaf: &FallbackLeaf,
+    tx: &Transaction,
+    inputs: &[BeaconOutput],
+    script: &Script,
+) -> Option<Vec<Sighash>> {
+    let digests = leaf.sighashes(tx, inputs, script)?;
+    Some(digests.into_iter().map(Sighash::from_bytes).collect())
 }

@@ -14,7 +14,7 @@ mod session;
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use bitcoin::{OutPoint, ScriptBuf, Transaction, Txid};
+use bitcoin::{Amount, OutPoint, ScriptBuf, Transaction, Txid};
 use serde::{Deserialize, Serialize};
 
 use super::chain_view::{ChainUpdate, ChainView};
@@ -27,6 +27,7 @@ use super::message::{
 };
 use super::set::CohortSet;
 use super::terms::Terms;
+use crate::beacon::signal::BeaconOutput;
 use crate::hash::{CohortId, SchnorrSignature, SignalBytes, SmtIndex, UpdateHash};
 use crate::keys::NostrKey;
 use crate::keys::musig::{KeySet, PartialSignature};
@@ -187,24 +188,33 @@ pub enum MemberPhase {
     Ended(EndCause),
 }
 
-/// A signal this member gave a partial signature for. It counts as one that may confirm until another
-/// transaction that spends the same output has (rule 4).
+/// A transaction this member gave partial signatures for: one rung of a round's signal. It counts as one that may
+/// confirm until another transaction that spends the same output has (rule 4).
 #[derive(Debug, Clone)]
 pub struct GivenPartial {
     /// The round.
     pub round: Round,
     /// The 32 bytes.
     pub signal: SignalBytes,
+    /// Its place in the round, lowest fee first, from 1.
+    pub rung: u8,
     /// The transaction's id.
     pub txid: Txid,
     /// The tip it spends.
     pub input: OutPoint,
-    /// What was signed.
-    pub sighash: Sighash,
+    /// Everything it spends: the tip, then top-ups.
+    pub inputs: Vec<BeaconOutput>,
+    /// What was signed, input by input.
+    pub sighashes: Vec<Sighash>,
+    /// What it pays to the miner.
+    pub fee: Amount,
     /// The unsigned transaction.
     pub tx: Transaction,
+    /// The refund of its change, which was signed with it.
+    pub refund: Option<Txid>,
+    /// The transaction with all signatures, once the aggregator sent it.
+    pub signed: Option<Transaction>,
     opened: UnixTime,
-    complete: bool,
     confirmed: Option<u32>,
 }
 
@@ -364,12 +374,14 @@ impl Participant {
             effects.push(Effect::Report(report));
         }
         effects.extend(self.adopt_seen());
+        // Another rung may have taken the place of one that was confirmed: what is so comes last.
+        let mut confirmed = Vec::new();
         for given in &mut self.given {
             let seen = self.chain.signals.get(&given.txid);
             let height = seen.and_then(|seen| seen.height);
             let (round, txid) = (given.round, given.txid);
             match (given.confirmed, height) {
-                (None, Some(height)) => effects.push(Effect::Report(Report::SignalConfirmed {
+                (None, Some(height)) => confirmed.push(Effect::Report(Report::SignalConfirmed {
                     round,
                     txid,
                     height,
@@ -381,6 +393,7 @@ impl Participant {
             }
             given.confirmed = height;
         }
+        effects.extend(confirmed);
         effects.extend(self.unknown_spends());
         effects.extend(self.after_facts());
         Step::with(effects)
@@ -487,10 +500,34 @@ impl Participant {
             .map(|round| (round.round, round.responded, !round.sent.is_empty()))
     }
 
-    /// Signals this member signed that are not on the chain and may still get there, with their transactions.
+    /// Signals this member signed that are not on the chain and may still get there, each with the transaction
+    /// that is most likely to carry it.
     pub fn live_signals(&self) -> impl Iterator<Item = (SignalBytes, Txid)> + '_ {
+        let on_chain = |round: Round| {
+            let mut rungs = self.given.iter().filter(move |given| given.round == round);
+            rungs.any(|given| self.chain.signals.contains_key(&given.txid))
+        };
         self.live(super::aggregator::FINAL_DEPTH)
+            .filter(move |given| self.is_leading(given) && !on_chain(given.round))
             .map(|given| (given.signal, given.txid))
+    }
+
+    /// Whether this is the transaction of its round to expect: the highest one that the aggregator sent, or before
+    /// it sent any the lowest.
+    #[must_use]
+    pub fn is_leading(&self, given: &GivenPartial) -> bool {
+        let mut rungs = self.given.iter().filter(|other| other.round == given.round);
+        match given.signed {
+            Some(_) => rungs.all(|other| other.signed.is_none() || other.rung <= given.rung),
+            None => rungs.all(|other| other.signed.is_none() && other.rung >= given.rung),
+        }
+    }
+
+    /// Whom refunds pay; empty when there are none.
+    fn refund_scripts(&self) -> Vec<ScriptBuf> {
+        self.set
+            .as_ref()
+            .map_or_else(Vec::new, |(set, _)| set.refund_scripts(&self.terms))
     }
 
     /// The partial signatures given, oldest first.

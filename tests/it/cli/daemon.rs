@@ -4,7 +4,7 @@ use btcr2_agent::agent::control::request::{DidChange, Discover};
 use btcr2_agent::agent::control::views::{
     AdvertStatus, AdvertView, BeaconType, BeaconView, CohortPhase, CohortSummaryView, CohortView,
     DeliveryView, Deposits, DiscoverView, EmptyRounds, ExitPlanView, ExitState, ExitingDidView,
-    FeeRate, FundState, FundView, MemberState, MemberView, Recipient, RelayReceipt,
+    FeeRate, FundBy, FundState, FundView, MemberState, MemberView, Recipient, RelayReceipt,
     RelayReceiptView, Role, RoundState, RoundView, RouteView, Span, Tally, TermsView,
 };
 use btcr2_agent::agent::control::{ErrorCode, Failure, PeerText, Request, Response};
@@ -38,6 +38,9 @@ fn terms() -> TermsView {
         sign_deadline_s: 3600,
         depth: 1,
         max_fee_rate: FeeRate(2500),
+        fee_ladder: vec![1, 4],
+        fund_by: FundBy::Members,
+        refund_blocks: Some(2_016),
         empty_rounds: EmptyRounds::Skip,
         deposits: Deposits::Required,
         cost_enrolment_sat: Some(12_345),
@@ -185,6 +188,9 @@ async fn what_peers_wrote_can_not_touch_the_terminal() {
         "1,234,567 sat",
         "80 rounds",
         "at most 2.5 sat/vB",
+        "1x, 4x",
+        "the members, in equal shares",
+        "2016 blocks after",
         "every 7 d, or at 3 pending updates",
         "waiting for       seat 1",
         "wss://b.example/ refused: blocked: [31mgo away",
@@ -469,6 +475,7 @@ async fn every_term_and_change_reaches_the_daemon() {
             "cohort advertise --name garden --network regtest --beacon cas --seats 3-10 \
              --dids-per-seat 2 --cadence 7d --pending-trigger 4 --response-deadline 6h \
              --sign-deadline 30m --depth 2 --max-fee-rate 2.5 --empty-rounds signal \
+             --fee-ladder 1,4,9 --fund-by members --refund-blocks 2200 \
              --deposits accepted \
              --cost-enrolment 1000 --cost-announcement 21 --tos-sha256 {tos} \
              --tos-link https://example.org/tos --opt-in-deadline 3d --invite {npub}"
@@ -499,6 +506,9 @@ async fn every_term_and_change_reaches_the_daemon() {
             "sign_deadline_s": 1800,
             "depth": 2,
             "max_fee_rate": 2500,
+            "fee_ladder": [1, 4, 9],
+            "fund_by": "members",
+            "refund_blocks": 2200,
             "empty_rounds": "signal",
             "deposits": "accepted",
             "cost_enrolment_sat": 1000,

@@ -41,8 +41,13 @@ impl Net {
                 );
                 if self.broadcasts {
                     let error = self.chain.accept(&tx).err();
+                    let fee_too_low = error.as_ref().is_some_and(|why| why.contains("fee"));
                     let txid = tx.compute_txid();
-                    self.agg_input(AggregatorInput::Broadcast { txid, error });
+                    self.agg_input(AggregatorInput::Broadcast {
+                        txid,
+                        error,
+                        fee_too_low,
+                    });
                     self.sync();
                 }
             }

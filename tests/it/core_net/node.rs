@@ -127,6 +127,12 @@ impl Node {
         self.key.public()
     }
 
+    /// How many rounds it has signed something in.
+    pub fn rounds_signed(&self) -> usize {
+        let rounds: BTreeSet<Round> = self.core.given().iter().map(|given| given.round).collect();
+        rounds.len()
+    }
+
     pub fn alarms(&self) -> Vec<&str> {
         self.reports
             .iter()

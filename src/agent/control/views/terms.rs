@@ -60,6 +60,19 @@ impl fmt::Display for EmptyRounds {
     }
 }
 
+/// Who pays for signals.
+#[derive(
+    Debug, Clone, Copy, Default, PartialEq, Eq, Hash, Serialize, Deserialize, clap::ValueEnum,
+)]
+#[serde(rename_all = "lowercase")]
+pub enum FundBy {
+    /// The aggregator.
+    #[default]
+    Aggregator,
+    /// The members, in equal shares.
+    Members,
+}
+
 /// Whether members deposit the updates they want announced.
 #[derive(
     Debug, Clone, Copy, Default, PartialEq, Eq, Hash, Serialize, Deserialize, clap::ValueEnum,
@@ -206,6 +219,12 @@ pub struct TermsView {
     pub depth: u32,
     /// The highest fee rate members may be asked to sign.
     pub max_fee_rate: FeeRate,
+    /// Multiples of a round's fee rate that the signal is signed at.
+    pub fee_ladder: Vec<u8>,
+    /// Who pays for signals and is paid back by refunds.
+    pub fund_by: FundBy,
+    /// Blocks after which an unused beacon output can be paid back; `null` where there are no refunds.
+    pub refund_blocks: Option<u16>,
     /// What a round without updates does.
     pub empty_rounds: EmptyRounds,
     /// Whether members may, or must, show the aggregator the updates they want announced.
