@@ -81,6 +81,10 @@ pub(super) fn expiry(now: UnixTime, kind: &str) -> UnixTime {
             | "parts"
             | "partial_signature"
             | "fallback_signature"
+            | "refund_open"
+            | "refund_nonces"
+            | "refund_request"
+            | "refund_partial"
             | "round_request"
             | "refused"
     );
@@ -101,6 +105,8 @@ pub(super) fn wrap(
         Message::NonceUpdate(body) => body.sign_with(&cohort, sign),
         Message::PartialSignature(body) => body.sign_with(&cohort, sign),
         Message::FallbackSignature(body) => body.sign_with(&cohort, sign),
+        Message::RefundNonces(body) => body.sign_with(&cohort, sign),
+        Message::RefundPartial(body) => body.sign_with(&cohort, sign),
         _ => {}
     }
     Ok(Outgoing {

@@ -2,12 +2,13 @@
 
 use std::collections::VecDeque;
 
-use bitcoin::Transaction;
+use bitcoin::{Amount, Transaction};
 
 use super::delivery::{self, Outgoing};
 use super::error::AgentError;
 use super::events::What;
-use super::node::{Machine, NodeId, NodeInput};
+use super::money;
+use super::node::{Machine, Node, NodeId, NodeInput};
 use super::runtime::{Agent, Internal};
 use crate::chain::{BroadcastError, Rejection};
 use crate::hash::SmtIndex;
@@ -226,6 +227,8 @@ impl Agent {
                     queue.push_back((id, input));
                 }
             }
+            // Rule 11: a partial signature spends. A session that is not signed waits.
+            Followup::Sign(_) if !self.may_sign(id) => {}
             Followup::Sign(order) => queue.push_back((id, self.sign(id, &order))),
             Followup::SignFallback(order) => queue.extend(self.sign_fallback(id, &order)),
             Followup::Broadcast(tx) => self.broadcast(id, tx),
@@ -356,43 +359,63 @@ impl Agent {
     }
 
     /// Sends a transaction to the chain, if the gate permits it.
-    fn broadcast(&self, id: NodeId, tx: Transaction) {
+    fn broadcast(&mut self, id: NodeId, tx: Transaction) {
         let Some(node) = self.nodes.get(&id) else {
             return;
         };
         let network = node.terms().network;
         let txid = tx.compute_txid();
+        let fee = self.fee_at_beacon(node, &tx);
         let internal = self.internal.clone();
-        let refused = match self.gate.permit(network) {
-            Err(refused) => Some(refused.to_string()),
-            Ok(_) if !self.chains.contains_key(&network) => {
-                Some(AgentError::NoChain(network).to_string())
-            }
-            Ok(_) => None,
-        };
-        if let Some(error) = refused {
-            let _ = internal.send(Internal::Broadcast {
-                id,
-                txid,
-                error: Some(error),
-                fee_too_low: false,
-            });
-            return;
-        }
-        let Some(backend) = self.chains.get(&network).map(|watch| watch.backend.clone()) else {
-            return;
-        };
-        tokio::spawn(async move {
-            let result = backend.broadcast(&tx).await;
-            let error = result.err();
-            let rejection = error.as_ref().and_then(BroadcastError::rejection);
-            let _ = internal.send(Internal::Broadcast {
-                id,
-                txid,
-                error: error.map(|error| error.to_string()),
-                fee_too_low: rejection == Some(Rejection::FeeTooLow),
-            });
+        let permit = self.gate.permit(network).and_then(|permit| match fee {
+            Some(fee) => permit.to_spend(fee),
+            // What it spends was not seen on the chain: its fee was checked by those who signed it.
+            None => Ok(permit),
         });
+        let cleared = permit
+            .map_err(AgentError::from)
+            .and_then(|permit| Ok((permit, self.backend_of(network)?)));
+        match cleared {
+            Ok((permit, backend)) => {
+                tokio::spawn(async move {
+                    let result = money::send(permit, &backend, &tx).await;
+                    let error = result.err();
+                    let rejection = error.as_ref().and_then(BroadcastError::rejection);
+                    let _ = internal.send(Internal::Broadcast {
+                        id,
+                        txid,
+                        error: error.map(|error| error.to_string()),
+                        fee_too_low: rejection == Some(Rejection::FeeTooLow),
+                    });
+                });
+            }
+            Err(refused) => {
+                let _ = internal.send(Internal::Broadcast {
+                    id,
+                    txid,
+                    error: Some(refused.to_string()),
+                    fee_too_low: false,
+                });
+            }
+        }
+    }
+
+    /// What a transaction pays, if all it spends lies at the cohort's beacon and was seen there.
+    fn fee_at_beacon(&self, node: &Node, tx: &Transaction) -> Option<Amount> {
+        let (address, script) = (node.address()?, node.script()?);
+        let (history, _) = self.histories.get(&address.to_string())?;
+        let outputs = history.outputs(&script);
+        let spent = tx.input.iter().try_fold(Amount::ZERO, |sum, input| {
+            let found = outputs
+                .iter()
+                .find(|seen| seen.output.outpoint == input.previous_output)?;
+            sum.checked_add(found.output.value)
+        })?;
+        let paid = tx
+            .output
+            .iter()
+            .try_fold(Amount::ZERO, |sum, output| sum.checked_add(output.value))?;
+        spent.checked_sub(paid)
     }
 
     fn answer_history(
@@ -528,6 +551,9 @@ fn save(tx: &Tx<'_>, id: NodeId, now: UnixTime, artifact: &Artifact) -> Result<(
     {
         return super::depositing::save(tx, now, *hash, update, genesis.as_ref());
     }
+    if let Artifact::Refund { tx: refund, .. } = artifact {
+        return super::refunding::save(tx, id, now, refund, artifact);
+    }
     let (round, signal, subject, kind, txid) = match artifact {
         Artifact::SmtProof {
             round,
@@ -578,7 +604,7 @@ fn save(tx: &Tx<'_>, id: NodeId, now: UnixTime, artifact: &Artifact) -> Result<(
                 txid,
             )
         }
-        Artifact::Deposit { .. } => return Ok(()),
+        Artifact::Deposit { .. } | Artifact::Refund { .. } => return Ok(()),
     };
     let bytes =
         serde_json::to_vec(artifact).map_err(|_| AgentError::Defect("an artifact has no JSON"))?;
@@ -637,8 +663,10 @@ fn kind_of(input: &NodeInput) -> &'static str {
             AggregatorInput::Close => "close",
             AggregatorInput::Bump => "bump",
             AggregatorInput::OpenRound => "open_round",
+            AggregatorInput::Protect { .. } => "protect",
             AggregatorInput::Release { .. } => "release",
             AggregatorInput::Cancel => "cancel",
+            AggregatorInput::Money { .. } => "money",
         },
         NodeInput::Participant(input) => match input {
             ParticipantInput::Join { .. } => "join",
@@ -659,6 +687,7 @@ fn kind_of(input: &NodeInput) -> &'static str {
             ParticipantInput::Recalled(_) => "recalled",
             ParticipantInput::Lost { .. } => "lost",
             ParticipantInput::Fetch { .. } => "fetch",
+            ParticipantInput::Policy(_) => "policy",
             ParticipantInput::Restarted => "restarted",
             ParticipantInput::Recovered => "recovered",
         },

@@ -11,6 +11,7 @@ use super::delivery;
 use super::error::AgentError;
 use super::events::{AgentEvent, ChainState, What};
 use super::handle::{AgentHandle, Job, Traffic};
+use super::money::MoneyOptions;
 use super::node::{Machine, Node, NodeId, NodeInput};
 use super::options::{AgentOptions, Clock, StandingPolicy};
 use super::outbound::Post;
@@ -83,6 +84,11 @@ pub struct Agent {
     pub(super) lookups: BTreeMap<Network, Lookup>,
     pub(super) histories: HashMap<String, (Arc<AddressHistory>, Option<u32>)>,
     pub(super) gate: MoneyGate,
+    pub(super) money: MoneyOptions,
+    /// Whether it was said that money is stopped.
+    pub(super) money_told: bool,
+    /// Whether the cohorts were told.
+    pub(super) money_synced: bool,
     pub(super) sending: super::singleton::Sending,
     pub(super) policy: SigningPolicy,
     pub(super) standing: StandingPolicy,
@@ -177,7 +183,10 @@ impl Agent {
             chain_states: BTreeMap::new(),
             lookups,
             histories: HashMap::new(),
-            gate: MoneyGate::new(),
+            gate: options.money.gate(),
+            money: options.money,
+            money_told: false,
+            money_synced: false,
             sending: super::singleton::Sending::default(),
             policy: options.policy,
             standing: options.standing,
@@ -256,6 +265,7 @@ impl Agent {
         seat: Option<NostrKey>,
         created: UnixTime,
     ) -> Node {
+        let policy = self.policy_on(terms.network);
         let (machine, own, channel) = match id.1 {
             Role::Aggregator => {
                 let channel = self.root.channel(&id.0);
@@ -269,7 +279,7 @@ impl Agent {
             Role::Participant => {
                 let seat = seat.unwrap_or_else(|| self.root.seat(&id.0).public());
                 (
-                    Machine::Participant(Box::new(Participant::new(terms, seat, self.policy))),
+                    Machine::Participant(Box::new(Participant::new(terms, seat, policy))),
                     self.seat_secret(id.0, seat),
                     None,
                 )
@@ -332,8 +342,10 @@ impl Agent {
             .map(|node| node.id)
             .collect();
         for id in restarted {
+            self.state_policy(id)?;
             self.feed(id, NodeInput::Participant(ParticipantInput::Restarted))?;
         }
+        self.tell_money()?;
         self.resume_recovered()?;
         self.reconcile_artifacts()?;
         self.resume_bindings()?;
@@ -367,6 +379,7 @@ impl Agent {
     fn timers(&mut self) -> Result<(), AgentError> {
         let now = self.now();
         self.check_clocks(now);
+        self.look_at_switch()?;
         let due: Vec<(NodeId, NodeInput)> = self
             .nodes
             .values()
@@ -496,7 +509,10 @@ impl Agent {
         let Some((history, fee_rate)) = self.histories.get(&address.to_string()) else {
             return Ok(());
         };
-        let view = chain_view(history, &script, node.min_start(), *fee_rate);
+        // What is fed is logged: a replay pays the rate that was paid, whatever the settings say by then.
+        let fees = self.money.fee_policy(node.terms().network);
+        let rate = fees.choose_whole(*fee_rate);
+        let view = chain_view(history, &script, node.min_start(), Some(rate));
         let Some(update) = node.chain().diff(&view) else {
             return Ok(());
         };

@@ -55,6 +55,13 @@ pub fn of_event(at_ms: u64, actor: Option<String>, event: &AgentEvent) -> Option
             state: Err(error),
             network,
         } => ("chain_failed", format!("{network}: {error}")),
+        What::MoneyStopped { reason } => (
+            "money_stopped",
+            match reason {
+                Some(reason) => format!("MONEY IS STOPPED: {reason}"),
+                None => "MONEY IS STOPPED: nothing is spent and nobody is asked to pay".to_owned(),
+            },
+        ),
         What::Ignored { reason } => ("ignored", format!("a message counts for nothing: {reason}")),
     };
     let line = TimelineEvent::new(at_ms, actor, step, text);
@@ -88,6 +95,7 @@ pub fn of_event(at_ms: u64, actor: Option<String>, event: &AgentEvent) -> Option
             Ok(height) => json!({ "network": network, "height": height }),
             Err(error) => json!({ "network": network, "error": error }),
         }),
+        What::MoneyStopped { reason } => line.with(json!({ "reason": reason })),
         What::Ignored { .. } => line,
     })
 }
@@ -257,6 +265,35 @@ fn of_report(report: &Report, is_aggregator: bool) -> Option<(&'static str, Stri
         Report::SignalBumped { txid, fee_sat, .. } => (
             "bumped",
             format!("replaced at a higher fee: {txid}, {fee_sat} sat"),
+        ),
+        Report::RefundOpened { outpoint, .. } => (
+            "refund_opened",
+            format!("asks for the refund of {outpoint}"),
+        ),
+        Report::RefundApproved {
+            outpoint, fee_sat, ..
+        } => (
+            "refund_approved",
+            format!("signs the refund of {outpoint}, fee {fee_sat} sat"),
+        ),
+        Report::RefundRefused { outpoint, reason } => (
+            "refund_refused",
+            format!("does not sign the refund of {outpoint}: {reason}"),
+        ),
+        Report::RefundComplete { outpoint, .. } => (
+            "refund_complete",
+            format!("the refund of {outpoint} is signed by all"),
+        ),
+        Report::RefundFailed { outpoint, absent } => (
+            "refund_failed",
+            if absent.is_empty() {
+                format!("the refund of {outpoint} could not be signed")
+            } else {
+                format!(
+                    "the refund of {outpoint} was not signed in time by {}",
+                    seats(absent)
+                )
+            },
         ),
         Report::SignalBroadcast { txid, .. } => ("broadcast", format!("broadcast {txid}")),
         Report::BroadcastFailed { reason, .. } => {

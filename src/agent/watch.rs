@@ -11,7 +11,9 @@ use tokio::task::JoinHandle;
 use crate::beacon::history::{AddressHistory, Tip};
 use crate::chain::{self, ChainBackend, ChainError};
 use crate::network::Network;
-use crate::protocol::chain_view::{ChainView, MAX_EXTRA, SignalSeen, SpendSeen, TipView};
+use crate::protocol::chain_view::{
+    ChainView, MAX_EXTRA, OutputSeen, SignalSeen, SpendSeen, TipView,
+};
 
 /// Polls of the tip between two readings of the histories when the tip stays: what enters the mempool
 /// does not move the tip.
@@ -233,12 +235,25 @@ pub(super) fn chain_view(
             Some((output.output.outpoint, SpendSeen { by, height }))
         })
         .collect();
+    let outputs = history
+        .outputs(script)
+        .into_iter()
+        .filter(|output| output.spent_by.is_none())
+        .map(|output| {
+            let seen = OutputSeen {
+                value_sat: output.output.value.to_sat(),
+                height: output.output.height,
+            };
+            (output.output.outpoint, seen)
+        })
+        .collect();
     ChainView {
         height: history.tip_height(),
         tip,
         extra,
         signals,
         spends,
+        outputs,
         fee_rate,
     }
 }

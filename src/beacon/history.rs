@@ -235,6 +235,13 @@ impl AddressHistory {
         found.map(|entry| entry.height)
     }
 
+    /// A transaction of this history.
+    #[must_use]
+    pub fn transaction(&self, txid: &Txid) -> Option<&Transaction> {
+        let found = self.txs.iter().find(|entry| entry.txid == *txid);
+        found.map(|entry| &entry.tx)
+    }
+
     /// The transaction of this history that spends an output, with its height (`None` in the mempool).
     #[must_use]
     pub fn spender(&self, outpoint: &OutPoint) -> Option<(Txid, Option<u32>)> {

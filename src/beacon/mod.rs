@@ -9,10 +9,12 @@
 //! | [`refund`] | how the money of a beacon output comes back without a script path (rule 2, second form) |
 //! | [`signal`] | the one transaction form that carries a signal (spec.md §4, DESIGN §6 rule 2) |
 //! | [`singleton`] | the signal that one key sends alone, from its own address (spec.md §4) |
+//! | [`explain`] | what a transaction is to a beacon, by its form alone |
 //! | [`history`] | what the chain says about one beacon address: outputs, signals, the tip (rule 4) |
 
 pub mod address;
 pub mod cas;
+pub mod explain;
 pub mod fallback;
 pub mod history;
 pub mod refund;

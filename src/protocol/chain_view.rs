@@ -57,6 +57,15 @@ pub struct SpendSeen {
     pub height: Option<u32>,
 }
 
+/// An output at the address that nothing spends.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct OutputSeen {
+    /// Its value in sat.
+    pub value_sat: u64,
+    /// Block that confirmed it; `None` in the mempool.
+    pub height: Option<u32>,
+}
+
 /// The state of the beacon address at one height.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, Default)]
 pub struct ChainView {
@@ -72,6 +81,8 @@ pub struct ChainView {
     pub signals: BTreeMap<Txid, SignalSeen>,
     /// Every spent output of the address.
     pub spends: BTreeMap<OutPoint, SpendSeen>,
+    /// Every output of the address that nothing spends.
+    pub outputs: BTreeMap<OutPoint, OutputSeen>,
     /// Estimated fee rate in sat/vB, when the backend gives one.
     pub fee_rate: Option<u32>,
 }
@@ -90,6 +101,9 @@ pub struct ChainUpdate {
     pub signals: Vec<(Txid, Option<SignalSeen>)>,
     /// New or changed spends; `None` for one that is gone.
     pub spends: Vec<(OutPoint, Option<SpendSeen>)>,
+    /// New or changed outputs that nothing spends; `None` for one that is spent or gone.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub outputs: Vec<(OutPoint, Option<OutputSeen>)>,
     /// Estimated fee rate in sat/vB.
     pub fee_rate: Option<u32>,
 }
@@ -107,6 +121,7 @@ impl ChainView {
             extra: (self.extra != new.extra).then(|| new.extra.clone()),
             signals: map_diff(&self.signals, &new.signals),
             spends: map_diff(&self.spends, &new.spends),
+            outputs: map_diff(&self.outputs, &new.outputs),
             fee_rate: new.fee_rate,
         })
     }
@@ -122,6 +137,7 @@ impl ChainView {
         }
         map_apply(&mut self.signals, &update.signals);
         map_apply(&mut self.spends, &update.spends);
+        map_apply(&mut self.outputs, &update.outputs);
     }
 
     /// Confirmations of something at `height`: 1 when it is in the best block.

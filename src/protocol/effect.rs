@@ -3,7 +3,7 @@
 use std::fmt;
 use std::str::FromStr;
 
-use bitcoin::{Transaction, Txid};
+use bitcoin::{OutPoint, Transaction, Txid};
 use serde::{Deserialize, Serialize};
 
 use super::deposit::DepositCode;
@@ -220,6 +220,15 @@ pub enum Artifact {
         update: String,
         /// The genesis document of an x1 DID, canonical, if it came along.
         genesis: Option<(Did, String)>,
+    },
+    /// A refund signed by all: payees and the aggregator keep it. It belongs to no round.
+    Refund {
+        /// The output it spends.
+        outpoint: OutPoint,
+        /// Value of that output in sat.
+        value_sat: u64,
+        /// The signed transaction.
+        tx: Transaction,
     },
     /// A signed signal transaction.
     SignedTransaction {
@@ -450,6 +459,47 @@ pub enum Report {
         code: DepositCode,
         /// The aggregator's words.
         reason: String,
+    },
+    /// Aggregator: the refund of an output is being signed.
+    RefundOpened {
+        /// The output.
+        outpoint: OutPoint,
+        /// Its value in sat.
+        value_sat: u64,
+    },
+    /// Member: a refund was checked and approved.
+    RefundApproved {
+        /// The output it spends.
+        outpoint: OutPoint,
+        /// Value of that output in sat.
+        value_sat: u64,
+        /// The refund.
+        txid: Txid,
+        /// Its fee in sat.
+        fee_sat: u64,
+    },
+    /// Member: what was to be signed as a refund is none, or not for these payees, or too dear.
+    RefundRefused {
+        /// The output.
+        outpoint: OutPoint,
+        /// Why.
+        reason: String,
+    },
+    /// The refund of an output is signed by all and kept.
+    RefundComplete {
+        /// The output it spends.
+        outpoint: OutPoint,
+        /// Value of that output in sat.
+        value_sat: u64,
+        /// The refund.
+        txid: Txid,
+    },
+    /// Aggregator: the refund of an output was not signed in time. Absence is a statement, never evidence.
+    RefundFailed {
+        /// The output.
+        outpoint: OutPoint,
+        /// Seats that did not answer.
+        absent: Vec<Seat>,
     },
     /// A round opened.
     RoundOpened {

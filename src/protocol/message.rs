@@ -15,6 +15,9 @@ use super::evidence::{Blame, Signed};
 pub use super::fallback_message::{Announced, FallbackRequest, FallbackSignature};
 use super::ids::{Label, Round, Seat};
 pub use super::raw_json::{MAX_RAW_DEPTH, RawJson};
+use super::refund_message::{
+    RefundComplete, RefundNonces, RefundOpen, RefundPartial, RefundRequest,
+};
 use super::terms::TextHash;
 use crate::beacon::smt::SmtPath;
 use crate::did::Did;
@@ -146,6 +149,16 @@ messages! {
     "fallback_request" => FallbackRequest(FallbackRequest),
     /// Member → aggregator: its signatures of the signal through the leaf.
     "fallback_signature" => FallbackSignature(Signed<FallbackSignature>),
+    /// Aggregator → channel: the refund of an output is to be signed; nonces, please.
+    "refund_open" => RefundOpen(RefundOpen),
+    /// Member → aggregator: nonces for a refund session.
+    "refund_nonces" => RefundNonces(Signed<RefundNonces>),
+    /// Aggregator → channel: the refund to sign.
+    "refund_request" => RefundRequest(RefundRequest),
+    /// Member → aggregator: its partial signature of a refund.
+    "refund_partial" => RefundPartial(Signed<RefundPartial>),
+    /// Aggregator → payee: a refund signed by all.
+    "refund_complete" => RefundComplete(RefundComplete),
     /// Aggregator → channel: the round's outcome.
     "round_result" => RoundResult(RoundResult),
     /// Aggregator → channel: the round ended without a signature.

@@ -5,6 +5,7 @@ use bitcoin::FeeRate;
 use super::AgentBackend;
 use super::delivery::{delivery_view, members, number};
 use super::funding::{Funds, rounds_left};
+use super::joining::payee_script;
 use super::parse_key;
 use super::terms::{build_terms, terms_view};
 use crate::agent::control::views as v;
@@ -40,6 +41,11 @@ impl AgentBackend {
             .iter()
             .map(|key| parse_key(key).map(|(key, _)| key))
             .collect::<Result<Vec<NostrKey>, Failure>>()?;
+        let payee = args
+            .refund_to
+            .as_deref()
+            .map(|address| payee_script(address, terms.network))
+            .transpose()?;
         self.use_relays_of(terms.network).await?;
         self.with(move |agent| {
             if agent.link.relays().iter().all(|relay| !relay.write) {
@@ -49,7 +55,9 @@ impl AgentBackend {
                 )
                 .remedy("add one with `btcr2-agent relay add <url>`"));
             }
-            let cohort = agent.create_cohort(terms, invited).map_err(agent_failure)?;
+            let cohort = agent
+                .create_cohort_refunding(terms, invited, payee)
+                .map_err(agent_failure)?;
             agent.cohort_view((cohort, Role::Aggregator), 0)
         })
         .await
@@ -430,6 +438,7 @@ impl Agent {
             address: address.to_string(),
             balance_sat: funds.confirmed,
             unconfirmed_sat: funds.unconfirmed,
+            outputs: self.output_views(node),
             tip,
             rounds_left: left,
         })
@@ -537,7 +546,7 @@ impl Agent {
     }
 
     /// The DID behind an index, or the beginning of the index.
-    fn name_of(&self, index: &crate::hash::SmtIndex) -> String {
+    pub(super) fn name_of(&self, index: &crate::hash::SmtIndex) -> String {
         let did = self.did_of_index(index).ok().flatten();
         did.unwrap_or_else(|| index.to_string().chars().take(16).collect())
     }

@@ -12,6 +12,9 @@
 //! | `discover` | looking for adverts, also without a running agent |
 //! | `joining` | `cohort terms`, `cohort join` |
 //! | `funding` | `cohort fund` |
+//! | `money` | `money status`, `money stop` |
+//! | `decoding` | `tx decode` |
+//! | `refunds` | `cohort recover`, and which outputs are protected |
 //! | `dids` | DIDs |
 //! | `keeping` | `did sidecar`, `did verify`, `key backup` |
 //! | `singleton` | announcing updates by a transaction of their own |
@@ -21,6 +24,7 @@
 //! | `follows` | whom this agent follows, and who follows it |
 
 mod cohorts;
+mod decoding;
 mod delivery;
 mod dids;
 pub mod discover;
@@ -28,12 +32,16 @@ mod follows;
 mod funding;
 mod joining;
 pub(in crate::agent) mod keeping;
+mod money;
 mod publishing;
+mod refunds;
 pub mod relays;
 mod singleton;
 mod status;
 mod terms;
 mod updates;
+
+pub use money::money_at_rest;
 
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -177,6 +185,22 @@ impl Backend for AgentBackend {
 
     async fn cohort_fund(&self, args: r::Fund) -> Result<v::FundView, Failure> {
         self.fund(args).await
+    }
+
+    async fn money_status(&self, _: r::NoArgs) -> Result<v::MoneyView, Failure> {
+        self.money().await
+    }
+
+    async fn money_stop(&self, args: r::StopMoney) -> Result<v::MoneyView, Failure> {
+        self.stop_money(args).await
+    }
+
+    async fn tx_decode(&self, args: r::DecodeTx) -> Result<v::TxView, Failure> {
+        self.decode(args).await
+    }
+
+    async fn cohort_recover(&self, args: r::Recover) -> Result<v::RefundsView, Failure> {
+        self.recover(args).await
     }
 
     async fn cohort_announce(&self, args: r::OneCohort) -> Result<v::CohortView, Failure> {

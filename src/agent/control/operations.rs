@@ -68,6 +68,8 @@ operations! {
     CohortShow = cohort_show(r::ShowCohort) -> v::CohortView;
     /// What to pay, where, for how many rounds.
     CohortFund = cohort_fund(r::Fund) -> v::FundView;
+    /// Sends the refunds this agent holds whose lock is over.
+    CohortRecover = cohort_recover(r::Recover) -> v::RefundsView;
     /// Aggregator: opens a round now. Member: asks for one.
     CohortAnnounce = cohort_announce(r::OneCohort) -> v::CohortView;
     /// Aggregator: takes no more opt-ins and fixes the set with the members seated so far.
@@ -122,6 +124,12 @@ operations! {
     DidWithdraw = did_withdraw(r::WithdrawUpdate) -> v::DidUpdatesView;
     /// What leaving a cohort would mean for this agent's DIDs and for the other members.
     CohortExitPlan = cohort_exit_plan(r::OneCohort) -> v::ExitPlanView;
+    /// Whether money may move, on which networks, and how much.
+    MoneyStatus = money_status(r::NoArgs) -> v::MoneyView;
+    /// Stops spending and asking for funds, at once and across restarts. No operation undoes it.
+    MoneyStop = money_stop(r::StopMoney) -> v::MoneyView;
+    /// Explains a transaction.
+    TxDecode = tx_decode(r::DecodeTx) -> v::TxView;
     /// Queues the updates that take a cohort's beacon out of this agent's DIDs.
     CohortRemoveBeacons = cohort_remove_beacons(r::OneCohort) -> v::ExitPlanView;
 }

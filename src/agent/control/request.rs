@@ -6,7 +6,9 @@ use std::str::FromStr;
 use serde::{Deserialize, Serialize};
 
 pub use super::request_keeping::{Backup, SidecarOf, VerifyDids};
+pub use super::request_money::{DecodeTx, StopMoney, StopReason, TxRef};
 pub use super::request_publish::DidArtifacts;
+pub use super::request_refund::{FundPsbt, Recover};
 pub use super::request_singleton::{AnnounceDid, BindDid};
 pub use super::request_update::{
     AnnounceBy, BeaconSpec, CreateDid, DidChange, Disclose, LeaveCohort, ParseBeaconError,
@@ -34,6 +36,9 @@ pub enum ParseNameError {
     /// Not a public key of Nostr.
     #[error("a Nostr key is an npub1…, an nprofile1… or 64 lower-case hex digits")]
     Key,
+    /// Not a transaction.
+    #[error("a transaction is its id (64 hex digits) or all of it in hex")]
+    Tx,
     /// Not a did:btcr2 identifier.
     #[error("a DID starts with did:btcr2: and has no spaces")]
     Did,
@@ -172,6 +177,8 @@ pub struct Advertise {
     pub fund_by: Option<FundBy>,
     /// Relative lock time of refunds in blocks; 0 for none.
     pub refund_blocks: Option<u16>,
+    /// Address that refunds to the aggregator pay; `None` is the first one of a BIP-86 wallet of its words.
+    pub refund_to: Option<String>,
     /// What a round without updates does.
     pub empty_rounds: Option<EmptyRounds>,
     /// Whether members may, or must, deposit the updates they want announced.

@@ -2,6 +2,7 @@
 
 use clap::{Args, Subcommand};
 
+use super::refund::RecoverFundsArgs;
 use super::values::{JoinArg, http_url, relay_url, seconds};
 use crate::agent::control::request::{CohortRef, KeyRef, SeatKey};
 use crate::agent::control::views::{
@@ -24,6 +25,8 @@ pub enum CohortCommand {
     Show(ShowArgs),
     /// Show what to pay to the beacon address, for how many rounds
     Fund(FundArgs),
+    /// Send the refund of what lies at the beacon address, once its lock is over
+    Recover(RecoverFundsArgs),
     /// Open a round now (aggregator), or ask the aggregator to (member)
     #[command(after_help = "Example:\n  btcr2-agent cohort announce 3f9a0c12")]
     Announce(OneCohortArgs),
@@ -89,6 +92,9 @@ pub struct AdvertiseArgs {
     /// Blocks after which an unused beacon output can be paid back; 0 for no refunds
     #[arg(long, value_name = "BLOCKS")]
     pub refund_blocks: Option<u16>,
+    /// Address that refunds pay you [default: the first taproot address (BIP-86) of your words]
+    #[arg(long, value_name = "ADDRESS")]
+    pub refund_to: Option<String>,
     /// A round without updates: no transaction, or a signal all the same
     #[arg(long, value_enum)]
     pub empty_rounds: Option<EmptyRounds>,
@@ -175,8 +181,8 @@ pub struct JoinArgs {
     /// Key that takes the seat: a fresh one, or the agent's identity
     #[arg(long, value_enum, default_value_t)]
     pub seat: SeatKey,
-    /// Address that refunds of the beacon's funds should pay
-    #[arg(long, value_name = "ADDRESS")]
+    /// Address that refunds pay you, where members fund [default: the first taproot address (BIP-86) of your words]
+    #[arg(long = "refund-to", alias = "payee", value_name = "ADDRESS")]
     pub payee: Option<String>,
 }
 

@@ -37,6 +37,7 @@ impl Context {
             }
             CohortCommand::Show(args) => self.show(args).await,
             CohortCommand::Fund(args) => self.fund(args).await,
+            CohortCommand::Recover(args) => self.recover_funds(args).await,
             CohortCommand::Announce(args) => {
                 let daemon = daemon(&self.home).await?;
                 let cohort = args.cohort;
@@ -277,6 +278,7 @@ fn advertise(args: AdvertiseArgs) -> Advertise {
         fee_ladder: args.fee_ladder,
         fund_by: args.fund_by,
         refund_blocks: args.refund_blocks,
+        refund_to: args.refund_to,
         empty_rounds: args.empty_rounds,
         deposits: args.deposits,
         cost_enrolment_sat: args.cost_enrolment,

@@ -99,6 +99,9 @@ impl Render for CohortView {
                 page.field("unconfirmed", &sat(beacon.unconfirmed_sat));
             }
             page.field_if("next spends", beacon.tip.clone());
+            if !beacon.outputs.is_empty() {
+                super::refund::outputs(&beacon.outputs, page);
+            }
             page.field_if(
                 "pays for",
                 beacon.rounds_left.map(|n| format!("{n} rounds")),

@@ -6,6 +6,8 @@
 mod deposits;
 mod fallback;
 mod formation;
+mod money;
+mod refunds;
 mod registry;
 mod round;
 mod session;
@@ -13,7 +15,7 @@ mod signals;
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use bitcoin::{ScriptBuf, Txid};
+use bitcoin::{OutPoint, ScriptBuf, Txid};
 use serde::{Deserialize, Serialize};
 
 use super::chain_view::{ChainUpdate, ChainView, TipView};
@@ -28,6 +30,8 @@ use crate::keys::musig::KeySet;
 use crate::time::UnixTime;
 
 use deposits::Deposits;
+use refunds::Refunds;
+pub use refunds::{KeptRefund, RefundProgress};
 use registry::Registry;
 use round::RoundState;
 pub use round::{OpenRefusal, OpenRound};
@@ -80,6 +84,11 @@ pub enum AggregatorInput {
     Close,
     /// Operator: open a round now.
     OpenRound,
+    /// Operator: have the refunds of these outputs signed, with their value in sat, before somebody pays them.
+    Protect {
+        /// What is going to be paid to the beacon address.
+        outputs: Vec<(OutPoint, u64)>,
+    },
     /// Operator: free a seat before the set is closed.
     Release {
         /// The member.
@@ -89,6 +98,11 @@ pub enum AggregatorInput {
     },
     /// Operator: end the cohort.
     Cancel,
+    /// The money gate: whether it permits money on the cohort's network.
+    Money {
+        /// Whether it does.
+        permitted: bool,
+    },
 }
 
 /// The phase of a cohort.
@@ -142,6 +156,9 @@ pub struct Aggregator {
     /// Signals signed so far that are not final, oldest first.
     signed: Vec<SignedSignal>,
     signed_total: u32,
+    /// The gate permits no money.
+    money_stopped: bool,
+    refunds: Refunds,
 }
 
 impl Aggregator {
@@ -167,6 +184,8 @@ impl Aggregator {
             seen_nonces: session::SeenNonces::default(),
             signed: Vec::new(),
             signed_total: 0,
+            money_stopped: false,
+            refunds: Refunds::default(),
         }
     }
 
@@ -198,8 +217,10 @@ impl Aggregator {
                 None => self.open_round(now),
                 Some(why) => Step::ignored(Ignored::Contradiction(why.to_string())),
             },
+            AggregatorInput::Protect { outputs } => self.protect(outputs),
             AggregatorInput::Release { member, reason } => self.release(member, &reason),
             AggregatorInput::Cancel => self.cancel(),
+            AggregatorInput::Money { permitted } => self.money(permitted),
         };
         self.timers(now, &mut step.effects);
         step
@@ -223,7 +244,8 @@ impl Aggregator {
             .unconfirmed()
             .map(|signal| signal.last_sent().plus(REBROADCAST_SECONDS))
             .min();
-        [phase, round, opening, rebroadcast, self.registry.deadline()]
+        let (index, refund) = (self.registry.deadline(), self.refund_deadline());
+        [phase, round, opening, rebroadcast, index, refund]
             .into_iter()
             .flatten()
             .min()
@@ -242,6 +264,8 @@ impl Aggregator {
             Message::NonceUpdate(update) => self.nonce_update(now, from, &update),
             Message::PartialSignature(partials) => self.partials(now, from, partials),
             Message::FallbackSignature(signature) => self.fallback_signature(now, from, signature),
+            Message::RefundNonces(nonces) => self.refund_nonces(now, from, &nonces),
+            Message::RefundPartial(partial) => self.refund_partial(now, from, partial),
             // Anybody, about any index: whoever controls a DID that lists the beacon needs its proofs for
             // ever, also without a seat. The driver bounds how many it answers.
             Message::HistoryRequest(request) => {
@@ -259,6 +283,7 @@ impl Aggregator {
         self.round_timer(now, effects);
         self.opening_timer(now, effects);
         self.rebroadcast_timer(now, effects);
+        self.refund_timer(now, effects);
     }
 
     fn chain_changed(&mut self, now: UnixTime, update: &ChainUpdate) -> Step {
@@ -273,6 +298,7 @@ impl Aggregator {
             effects.extend(signal.look(&self.chain).into_iter().map(Effect::Report));
         }
         effects.extend(self.tip_moved());
+        self.refunds_after_chain();
         // What is final, or can never confirm any more, needs no watching.
         let chain = &self.chain;
         self.signed.retain(|signal| {
@@ -487,13 +513,6 @@ impl Aggregator {
     #[must_use]
     pub fn registered(&self) -> usize {
         self.registry.len()
-    }
-
-    /// Whom refunds pay; empty when there are none.
-    fn refund_scripts(&self) -> Vec<ScriptBuf> {
-        self.set
-            .as_ref()
-            .map_or_else(Vec::new, |(set, _)| set.refund_scripts(&self.terms))
     }
 
     fn member_count(&self) -> u16 {

@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 
 use bitcoin::hashes::Hash as _;
-use bitcoin::{FeeRate, ScriptBuf, Txid};
+use bitcoin::{FeeRate, OutPoint, ScriptBuf, Txid};
 
 use super::deposits::{self, Accepted, Unshown};
 use super::fallback::Fallback;
@@ -175,6 +175,10 @@ pub enum OpenRefusal {
         /// What a signal needs in sat.
         need_sat: u64,
     },
+    /// The money gate permits none.
+    MoneyStopped,
+    /// Members fund, and the refund of the tip is not signed by all yet.
+    TipUnprotected(OutPoint),
     /// Nobody registered a DID.
     NothingRegistered,
     /// A seat has fewer DIDs registered than the terms ask for.
@@ -196,6 +200,13 @@ impl fmt::Display for OpenRefusal {
                     "the beacon holds {have_sat} sat, a signal needs {need_sat}"
                 )
             }
+            Self::MoneyStopped => f.write_str("money is stopped: see `btcr2-agent money status`"),
+            Self::TipUnprotected(outpoint) => {
+                write!(
+                    f,
+                    "the refund of {outpoint} is not signed by all members yet"
+                )
+            }
             Self::NothingRegistered => f.write_str("no DID is registered"),
             Self::TooFewDids(seat) => {
                 write!(
@@ -213,6 +224,9 @@ impl Aggregator {
     pub fn open_refusal(&self) -> Option<OpenRefusal> {
         if !matches!(self.phase, Phase::Active) {
             return Some(OpenRefusal::NotActive);
+        }
+        if self.money_stopped {
+            return Some(OpenRefusal::MoneyStopped);
         }
         if let Some(round) = &self.round {
             return Some(OpenRefusal::RoundOpen(round.round));
@@ -235,7 +249,13 @@ impl Aggregator {
             return Some(OpenRefusal::PreviousUnconfirmed(signal.txid()));
         }
         match self.spend_plan(MAX_INPUTS) {
-            Some(Ok(_)) => None,
+            Some(Ok(plan)) => {
+                let unprotected = plan
+                    .inputs
+                    .iter()
+                    .find(|output| self.must_be_protected(&output.outpoint, output.value.to_sat()));
+                unprotected.map(|output| OpenRefusal::TipUnprotected(output.outpoint))
+            }
             Some(Err(SignalError::Insufficient { available, needed })) => {
                 Some(OpenRefusal::TipTooSmall {
                     have_sat: available.to_sat(),

@@ -164,15 +164,6 @@ impl SignedSignal {
 }
 
 impl Aggregator {
-    #[allow(
-        clippy::unused_self,
-        clippy::needless_pass_by_ref_mut,
-        clippy::needless_pass_by_value
-    )]
-    fn keep_refund(&mut self, _: OutPoint, _: Transaction) -> Vec<Effect> {
-        Vec::new()
-    }
-
     /// Sends the signal that was signed just now.
     pub(super) fn send_signed(&mut self, opened: UnixTime, now: UnixTime) -> Vec<Effect> {
         let Some(signal) = self.signed.last() else {
@@ -208,7 +199,13 @@ impl Aggregator {
             Effect::Report(report),
         ];
         if let Some((outpoint, refund)) = refund {
-            effects.extend(self.keep_refund(outpoint, refund));
+            let value = tx.tx_out(outpoint.vout as usize).map(|change| change.value);
+            let change = BeaconOutput {
+                outpoint,
+                value: value.unwrap_or_default(),
+                height: None,
+            };
+            effects.extend(self.keep_refund(&change, refund));
         }
         effects.push(Effect::Broadcast(tx.clone()));
         effects.push(Effect::Send {

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use bitcoin::{Amount, FeeRate, OutPoint, Transaction};
+use bitcoin::{OutPoint, Transaction};
 use secp256k1::XOnlyPublicKey;
 
 use super::Participant;
@@ -71,7 +71,8 @@ impl Participant {
         if waits_for_proofs {
             return None;
         }
-        Some(match self.examine(state, request) {
+        let refunded = self.check_refunded(request);
+        Some(match refunded.and_then(|()| self.examine(state, request)) {
             Ok(approved) => Verdict::Approved(Box::new(approved)),
             Err(verdict) => verdict,
         })
@@ -122,11 +123,10 @@ impl Participant {
     }
 
     /// What this member lets a signal or a refund cost: its own limits and the terms'.
-    fn limits(&self) -> SignalLimits {
-        let rate = self.policy.max_fee_rate.min(self.terms.max_fee_rate);
+    pub(super) fn limits(&self) -> SignalLimits {
         SignalLimits {
-            max_fee_rate: FeeRate::from_sat_per_vb(rate.into()).unwrap_or(FeeRate::BROADCAST_MIN),
-            max_fee: Amount::MAX_MONEY,
+            max_fee_rate: self.policy.fee_rate_under(self.terms.max_fee_rate),
+            max_fee: self.policy.max_fee(),
         }
     }
 

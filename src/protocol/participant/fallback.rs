@@ -710,6 +710,7 @@ impl Participant {
             let mine = |given: &GivenPartial| given.txid == *txid || given.refund == Some(*txid);
             !self.given.iter().any(mine)
                 && !self.fallbacks.knows(txid)
+                && !self.refunds.knows(txid)
                 && !self.reported_spends.contains(txid)
         };
         let spends = self.chain.spends.values().map(|spend| spend.by);

@@ -9,6 +9,8 @@ mod deposits;
 mod fallback;
 mod formation;
 mod history;
+mod policy;
+mod refunds;
 mod round;
 mod session;
 
@@ -21,7 +23,7 @@ use super::chain_view::{ChainUpdate, ChainView};
 use super::deposit::UpdateDeposit;
 use super::effect::{Effect, Ignored, Prepared, Report, Step, To};
 use super::evidence::Sighash;
-use super::ids::{Label, Round, Seat, SessionId};
+use super::ids::{Label, Round, Seat, SessionId, Subject};
 use super::message::{
     EndCause, HistoryItem, Message, Nonces, Opening, Refused, RegisterItem, RoundOpen,
 };
@@ -40,28 +42,10 @@ use deposits::MyDeposit;
 use fallback::Fallbacks;
 use history::Asked;
 pub use history::Recalled;
+pub use policy::{Decline, SigningPolicy};
+use refunds::MyRefunds;
 use round::MyRound;
 pub use round::OwnRound;
-
-/// What this member says for a DID that has nothing to announce.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, Default)]
-#[serde(rename_all = "snake_case")]
-pub enum Decline {
-    /// "Nothing, and skip the round if nobody has anything": costs nobody anything, tells the aggregator.
-    #[default]
-    Idle,
-    /// "No update", which with an SMT beacon looks like an update to everybody.
-    NoUpdate,
-}
-
-/// What this member signs without asking anybody.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
-pub struct SigningPolicy {
-    /// Highest fee rate in sat/vB; the terms' ceiling applies too.
-    pub max_fee_rate: u32,
-    /// What to say for DIDs without an update.
-    pub decline: Decline,
-}
 
 /// Something that happened to a member of a cohort. The log stores it as JSON; the tag is outside because
 /// serde can not read raw JSON and numeric map keys back through an inner one.
@@ -150,6 +134,8 @@ pub enum ParticipantInput {
         /// The index.
         index: SmtIndex,
     },
+    /// From now on this is signed without asking. Comes first, and again when the settings changed.
+    Policy(SigningPolicy),
     /// The process was restarted: all secret nonces are gone.
     Restarted,
     /// The store was made again out of a bundle: it may be older than what this member did last.
@@ -225,6 +211,7 @@ pub struct Participant {
     cohort: CohortId,
     me: NostrKey,
     policy: SigningPolicy,
+    policy_is_stated: bool,
     phase: MemberPhase,
     payee: Option<ScriptBuf>,
     set: Option<(CohortSet, KeySet)>,
@@ -246,6 +233,7 @@ pub struct Participant {
     now: UnixTime,
     reported_spends: BTreeSet<Txid>,
     fallbacks: Fallbacks,
+    refunds: MyRefunds,
 }
 
 impl Participant {
@@ -257,6 +245,7 @@ impl Participant {
             terms,
             me,
             policy,
+            policy_is_stated: false,
             phase: MemberPhase::New,
             payee: None,
             set: None,
@@ -273,6 +262,7 @@ impl Participant {
             now: UnixTime(0),
             reported_spends: BTreeSet::new(),
             fallbacks: Fallbacks::default(),
+            refunds: MyRefunds::default(),
         }
     }
 
@@ -305,9 +295,18 @@ impl Participant {
             ParticipantInput::Message { message, .. } => self.message(now, message),
             ParticipantInput::Tick => self.tick(now),
             ParticipantInput::Chain(update) => self.chain_changed(&update),
-            ParticipantInput::Prepared(prepared) => self.prepared(now, prepared),
-            ParticipantInput::Signed(signed) => self.signed(signed),
-            ParticipantInput::SignFailed { session } => self.sign_failed(session),
+            ParticipantInput::Prepared(prepared) => match prepared.session.subject {
+                Subject::Round(_) => self.prepared(now, prepared),
+                Subject::Deposit(number) => self.refund_prepared(number, prepared),
+            },
+            ParticipantInput::Signed(signed) => match signed.session.subject {
+                Subject::Round(_) => self.signed(signed),
+                Subject::Deposit(number) => self.refund_signed(number, signed),
+            },
+            ParticipantInput::SignFailed { session } => match session.subject {
+                Subject::Round(_) => self.sign_failed(session),
+                Subject::Deposit(number) => self.refund_sign_failed(number, session.attempt),
+            },
             ParticipantInput::Register { items } => self.register(items),
             ParticipantInput::Open { index, opening } => self.open_index(index, opening),
             ParticipantInput::Bound { index } => self.bound(index),
@@ -327,12 +326,15 @@ impl Participant {
             ParticipantInput::FallbackSigned { round, signatures } => {
                 self.fallback_signed(round, signatures)
             }
+            ParticipantInput::Policy(policy) => self.follow_policy(policy),
             ParticipantInput::Restarted => {
                 let mut step = self.restarted();
+                step.effects.extend(self.refunds_restarted());
                 step.effects.extend(self.fallback_restarted());
                 step
             }
             ParticipantInput::Recovered => {
+                self.refunds_recovered();
                 self.fallback_recovered();
                 self.recovered()
             }
@@ -353,6 +355,9 @@ impl Participant {
             Message::SignRequest(request) => self.sign_request(request),
             Message::Proofs(proofs) => self.proofs(proofs),
             Message::FallbackRequest(request) => self.fallback_request(now, request),
+            Message::RefundOpen(open) => self.refund_open(&open),
+            Message::RefundRequest(request) => self.refund_request(&request),
+            Message::RefundComplete(complete) => self.refund_complete(&complete),
             Message::RoundResult(result) => self.round_result(now, result),
             Message::RoundFailed(failed) => self.round_failed(failed),
             Message::History(history) => self.history(history),
@@ -521,13 +526,6 @@ impl Participant {
             Some(_) => rungs.all(|other| other.signed.is_none() || other.rung <= given.rung),
             None => rungs.all(|other| other.signed.is_none() && other.rung >= given.rung),
         }
-    }
-
-    /// Whom refunds pay; empty when there are none.
-    fn refund_scripts(&self) -> Vec<ScriptBuf> {
-        self.set
-            .as_ref()
-            .map_or_else(Vec::new, |(set, _)| set.refund_scripts(&self.terms))
     }
 
     /// The partial signatures given, oldest first.

@@ -7,7 +7,9 @@ use bitcoin::consensus::encode::serialize;
 use bitcoin::hashes::Hash as _;
 use bitcoin::{Amount, OutPoint, Script, ScriptBuf, Transaction, TxIn, TxOut, Txid, Witness};
 use btcr2_agent::beacon::history::{AddressHistory, AddressTx, Tip};
-use btcr2_agent::protocol::chain_view::{ChainView, MAX_EXTRA, SignalSeen, SpendSeen, TipView};
+use btcr2_agent::protocol::chain_view::{
+    ChainView, MAX_EXTRA, OutputSeen, SignalSeen, SpendSeen, TipView,
+};
 
 const FLAGS: u32 = bitcoinconsensus::VERIFY_ALL_PRE_TAPROOT | bitcoinconsensus::VERIFY_TAPROOT;
 
@@ -246,12 +248,25 @@ impl Chain {
                 Some((output.output.outpoint, SpendSeen { by, height }))
             })
             .collect();
+        let outputs = history
+            .outputs(script)
+            .into_iter()
+            .filter(|output| output.spent_by.is_none())
+            .map(|output| {
+                let seen = OutputSeen {
+                    value_sat: output.output.value.to_sat(),
+                    height: output.output.height,
+                };
+                (output.output.outpoint, seen)
+            })
+            .collect();
         ChainView {
             height: self.height,
             tip,
             extra,
             signals,
             spends,
+            outputs,
             fee_rate: self.fee_rate,
         }
     }

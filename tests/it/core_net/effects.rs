@@ -320,6 +320,8 @@ fn sign_evidence(key: &OwnKey, cohort: &CohortId, message: &mut Message) {
         Message::NonceUpdate(body) => sign(key, cohort, body),
         Message::PartialSignature(body) => sign(key, cohort, body),
         Message::FallbackSignature(body) => sign(key, cohort, body),
+        Message::RefundNonces(body) => sign(key, cohort, body),
+        Message::RefundPartial(body) => sign(key, cohort, body),
         _ => {}
     }
 }

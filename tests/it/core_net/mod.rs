@@ -17,6 +17,7 @@ mod net;
 mod node;
 mod order;
 mod recovered;
+mod refunds;
 mod requests;
 mod responses;
 mod rounds;
