@@ -230,6 +230,7 @@ impl Agent {
             // Rule 11: a partial signature spends. A session that is not signed waits.
             Followup::Sign(_) if !self.may_sign(id) => {}
             Followup::Sign(order) => queue.push_back((id, self.sign(id, &order))),
+            Followup::SignFallback(_) if !self.may_sign(id) => {}
             Followup::SignFallback(order) => queue.extend(self.sign_fallback(id, &order)),
             Followup::Broadcast(tx) => self.broadcast(id, tx),
             Followup::AnswerHistory { to, request } => self.answer_history(id, to, &request)?,

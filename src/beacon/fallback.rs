@@ -243,23 +243,24 @@ impl FallbackLeaf {
         })
     }
 
-    /// What a signal that is signed through the leaf may cost at `max_fee_rate`, for
+    /// What a signal that is signed through the leaf may cost under these limits, for
     /// [`check_signal`](super::signal::check_signal): the rate counts for the weight it has then. Without change
     /// the remainder goes to the miner; it is dust at most.
     #[must_use]
-    pub fn limits(&self, tx: &Transaction, max_fee_rate: FeeRate) -> SignalLimits {
+    pub fn limits(&self, tx: &Transaction, limits: &SignalLimits) -> SignalLimits {
         let (change, dust) = match tx.output.len() {
             1 => (CHANGE_WEIGHT, DUST_LIMIT),
             _ => (Weight::ZERO, Amount::ZERO),
         };
         let weight = self.signed_weight(tx).checked_add(change);
         SignalLimits {
-            // The weight it stands for is that of a signature by all; what counts is the fee.
+            // A rate would count for the weight of a signature by all; what counts is the fee.
             max_fee_rate: FeeRate::MAX,
             max_fee: weight
-                .and_then(|weight| max_fee_rate.fee_wu(weight))
+                .and_then(|weight| limits.max_fee_rate.fee_wu(weight))
                 .and_then(|fee| fee.checked_add(dust))
-                .unwrap_or(Amount::MAX_MONEY),
+                .unwrap_or(Amount::MAX_MONEY)
+                .min(limits.max_fee),
         }
     }
 

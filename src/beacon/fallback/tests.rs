@@ -372,7 +372,11 @@ fn the_fee_is_for_what_the_witness_weighs() {
     let rate = FeeRate::from_sat_per_vb(7).unwrap();
     let build = |value| leaf.build(&[tip(value)], &script, signal, rate);
     let check = |tx: &Transaction, value| {
-        let limits = leaf.limits(tx, rate);
+        let own = SignalLimits {
+            max_fee_rate: rate,
+            max_fee: Amount::MAX_MONEY,
+        };
+        let limits = leaf.limits(tx, &own);
         check_signal(tx, &tip(value), &[], &script, &limits)
     };
 
@@ -391,6 +395,13 @@ fn the_fee_is_for_what_the_witness_weighs() {
         check(&dearer, 100_000),
         Err(SignalFault::FeeTooHigh { .. })
     ));
+
+    // A limit in sat holds as well.
+    let poor = SignalLimits {
+        max_fee_rate: rate,
+        max_fee: built.fee - Amount::ONE_SAT,
+    };
+    assert_eq!(leaf.limits(&built.tx, &poor).max_fee, poor.max_fee);
 
     // Down to what leaves dust for change, and to what pays no signal at all.
     let with_change = built.fee.to_sat();

@@ -7,7 +7,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use bitcoin::{Amount, FeeRate, OutPoint, Script, Transaction, Txid};
+use bitcoin::{Amount, OutPoint, Script, Transaction, Txid};
 
 use super::checks::Verdict;
 use super::{GivenPartial, MemberPhase, Participant};
@@ -458,9 +458,7 @@ impl Participant {
             ));
         };
         let further = self.chain.ready_extra(self.terms.depth);
-        let rate = self.policy.max_fee_rate.min(self.terms.max_fee_rate);
-        let rate = FeeRate::from_sat_per_vb(rate.into()).unwrap_or(FeeRate::BROADCAST_MIN);
-        let limits = leaf.limits(&fallback.tx, rate);
+        let limits = leaf.limits(&fallback.tx, &self.limits());
         let checked =
             check_signal(&fallback.tx, &tip, &further, &self.script, &limits).map_err(|fault| {
                 match fault {
