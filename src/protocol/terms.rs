@@ -104,6 +104,21 @@ pub enum OutputPolicy {
     KOfN(u16),
 }
 
+impl OutputPolicy {
+    /// What whoever joins has to know of this policy, in one sentence; `None` where all members sign every spend.
+    #[must_use]
+    pub fn risk(self) -> Option<String> {
+        let Self::KOfN(threshold) = self else {
+            return None;
+        };
+        let seats = if threshold == 1 { "seat" } else { "seats" };
+        Some(format!(
+            "any {threshold} {seats}, which the aggregator may own, can make every DID that ever listed this beacon \
+             unresolvable, and a round that they sign without the others publishes the keys of all seats"
+        ))
+    }
+}
+
 /// Who pays for signals.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
