@@ -262,10 +262,6 @@ fn of_report(report: &Report, is_aggregator: bool) -> Option<(&'static str, Stri
             "signed",
             format!("the final signature verifies: {txid}, {vsize} vB"),
         ),
-        Report::SignalBumped { txid, fee_sat, .. } => (
-            "bumped",
-            format!("replaced at a higher fee: {txid}, {fee_sat} sat"),
-        ),
         Report::RefundOpened { outpoint, .. } => (
             "refund_opened",
             format!("asks for the refund of {outpoint}"),
@@ -294,6 +290,10 @@ fn of_report(report: &Report, is_aggregator: bool) -> Option<(&'static str, Stri
                     seats(absent)
                 )
             },
+        ),
+        Report::SignalBumped { txid, fee_sat, .. } => (
+            "bumped",
+            format!("replaced at a higher fee: {txid}, {fee_sat} sat"),
         ),
         Report::SignalBroadcast { txid, .. } => ("broadcast", format!("broadcast {txid}")),
         Report::BroadcastFailed { reason, .. } => {

@@ -12,9 +12,10 @@
 //! | `discover` | looking for adverts, also without a running agent |
 //! | `joining` | `cohort terms`, `cohort join` |
 //! | `funding` | `cohort fund` |
+//! | `fund_psbt` | `cohort fund --psbt` |
+//! | `refunds` | `cohort recover`, and which outputs are protected |
 //! | `money` | `money status`, `money stop` |
 //! | `decoding` | `tx decode` |
-//! | `refunds` | `cohort recover`, and which outputs are protected |
 //! | `dids` | DIDs |
 //! | `keeping` | `did sidecar`, `did verify`, `key backup` |
 //! | `singleton` | announcing updates by a transaction of their own |
@@ -29,6 +30,7 @@ mod delivery;
 mod dids;
 pub mod discover;
 mod follows;
+mod fund_psbt;
 mod funding;
 mod joining;
 pub(in crate::agent) mod keeping;
@@ -187,6 +189,14 @@ impl Backend for AgentBackend {
         self.fund(args).await
     }
 
+    async fn cohort_fund_psbt(&self, args: r::FundPsbt) -> Result<v::FundPsbtView, Failure> {
+        self.fund_psbt(args).await
+    }
+
+    async fn cohort_recover(&self, args: r::Recover) -> Result<v::RefundsView, Failure> {
+        self.recover(args).await
+    }
+
     async fn money_status(&self, _: r::NoArgs) -> Result<v::MoneyView, Failure> {
         self.money().await
     }
@@ -197,10 +207,6 @@ impl Backend for AgentBackend {
 
     async fn tx_decode(&self, args: r::DecodeTx) -> Result<v::TxView, Failure> {
         self.decode(args).await
-    }
-
-    async fn cohort_recover(&self, args: r::Recover) -> Result<v::RefundsView, Failure> {
-        self.recover(args).await
     }
 
     async fn cohort_announce(&self, args: r::OneCohort) -> Result<v::CohortView, Failure> {

@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 
+use bitcoin::consensus::encode::serialize_hex;
 use bitcoin::{Amount, OutPoint, Transaction};
 
 use super::AgentBackend;
@@ -9,6 +10,7 @@ use crate::agent::Agent;
 use crate::agent::control::views as v;
 use crate::agent::control::{ErrorCode, Failure, request as r};
 use crate::agent::launch::{agent_failure, store_failure};
+use crate::agent::money;
 use crate::agent::node::{Machine, Node};
 use crate::beacon::history::AddressHistory;
 use crate::beacon::refund::{MIN_FEE_RATE, blocks_missing, matures_at, refundable_from};
@@ -95,16 +97,11 @@ impl AgentBackend {
     /// Sends the refunds this agent holds whose lock is over; says of the others how long it lasts.
     pub(super) async fn recover(&self, args: r::Recover) -> Result<v::RefundsView, Failure> {
         let r::Recover { cohort, look } = args;
-        let (id, address, script, terms, backend, held) = self
+        let (id, address, script, network, lock, backend, held) = self
             .with(move |agent| {
                 let id = agent.find_cohort(&cohort, None)?;
                 let node = agent.node(id)?;
-                let terms = node.terms().clone();
-                // Rule 11: sending money back is a path of money too.
-                agent
-                    .gate
-                    .permit(terms.network)
-                    .map_err(|refused| agent_failure(refused.into()))?;
+                let (network, lock) = (node.terms().network, node.terms().refund_blocks);
                 let (Some(address), Some(script)) = (node.address(), node.script()) else {
                     return Err(Failure::new(
                         ErrorCode::WrongPhase,
@@ -113,7 +110,7 @@ impl AgentBackend {
                 };
                 let backend = agent
                     .chains
-                    .get(&terms.network)
+                    .get(&network)
                     .map(|watch| watch.backend.clone());
                 let stored = agent.store.view().refunds_of_cohort(id.0);
                 let mut held: BTreeMap<OutPoint, Vec<(u64, Transaction)>> = BTreeMap::new();
@@ -127,26 +124,26 @@ impl AgentBackend {
                         held.entry(outpoint).or_default().push((value_sat, tx));
                     }
                 }
-                Ok((id, address, script, terms, backend, held))
+                Ok((id, address, script, network, lock, backend, held))
             })
             .await?;
         let backend = backend.ok_or_else(|| {
             Failure::new(
                 ErrorCode::ChainUnreachable,
-                format!("no chain backend is configured for {}", terms.network),
+                format!("no chain backend is configured for {}", network),
             )
         })?;
         let unread = |error: ChainError| {
             Failure::new(ErrorCode::ChainUnreachable, error.to_string())
                 .remedy("nothing was sent; try again when the chain can be read")
         };
-        backend.prove_network(terms.network).await.map_err(unread)?;
+        backend.prove_network(network).await.map_err(unread)?;
         let history = backend.address_history(&address).await.map_err(unread)?;
         let history = AddressHistory::new(history.tip_height, history.txs);
         let height = history.tip_height();
         let mut view = v::RefundsView {
             cohort: id.0,
-            network: terms.network,
+            network: network,
             address: address.to_string(),
             height,
             refunds: Vec::new(),
@@ -167,25 +164,38 @@ impl AgentBackend {
             let paid: u64 = tx.output.iter().map(|output| output.value.to_sat()).sum();
             let missing = output
                 .height
-                .map(|confirmed| blocks_missing(confirmed, terms.refund_blocks, height));
+                .map(|confirmed| blocks_missing(confirmed, lock, height));
             let (state, reason) = match missing {
                 None => (v::RefundState::NotConfirmed, None),
                 Some(0) if look => (v::RefundState::Ready, None),
-                Some(0) => match backend.broadcast(tx).await {
-                    Ok(_) => (v::RefundState::Sent, None),
-                    Err(error) => (v::RefundState::Refused, Some(error.to_string())),
-                },
+                Some(0) => {
+                    let fee = Amount::from_sat(value_sat.saturating_sub(paid));
+                    // Rule 11: sending money back is a path of money too.
+                    let permit = self
+                        .with(move |agent| {
+                            let permit = agent.gate.permit(network);
+                            permit
+                                .and_then(|permit| permit.to_spend(fee))
+                                .map_err(|refused| agent_failure(refused.into()))
+                        })
+                        .await?;
+                    match money::send(permit, &backend, tx).await {
+                        Ok(()) => (v::RefundState::Sent, None),
+                        Err(error) => (v::RefundState::Refused, Some(error.to_string())),
+                    }
+                }
                 Some(_) => (v::RefundState::Locked, None),
             };
             view.refunds.push(v::RefundItem {
                 outpoint: output.outpoint.to_string(),
                 value_sat,
                 txid: tx.compute_txid(),
+                tx: serialize_hex(tx),
                 pays_sat: paid,
                 fee_sat: value_sat.saturating_sub(paid),
                 matures_at: output
                     .height
-                    .map(|confirmed| matures_at(confirmed, terms.refund_blocks)),
+                    .map(|confirmed| matures_at(confirmed, lock)),
                 blocks_missing: missing,
                 state,
                 reason,

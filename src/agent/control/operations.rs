@@ -68,6 +68,8 @@ operations! {
     CohortShow = cohort_show(r::ShowCohort) -> v::CohortView;
     /// What to pay, where, for how many rounds.
     CohortFund = cohort_fund(r::Fund) -> v::FundView;
+    /// Has the refunds of a funding transaction signed by all before it is given back or sent.
+    CohortFundPsbt = cohort_fund_psbt(r::FundPsbt) -> v::FundPsbtView;
     /// Sends the refunds this agent holds whose lock is over.
     CohortRecover = cohort_recover(r::Recover) -> v::RefundsView;
     /// Aggregator: opens a round now. Member: asks for one.

@@ -236,6 +236,15 @@ pub struct FundArgs {
     /// Leave the QR code out
     #[arg(long)]
     pub no_qr: bool,
+    /// Aggregator: a funding transaction (PSBT) whose refund all members shall sign before it is sent; `-` reads it
+    #[arg(long, value_name = "FILE", conflicts_with_all = ["rounds", "fee_rate"])]
+    pub psbt: Option<std::path::PathBuf>,
+    /// Send the (signed) PSBT once its refund is complete
+    #[arg(long, requires = "psbt")]
+    pub broadcast: bool,
+    /// How long to wait for the members [default: what the terms give them]
+    #[arg(long, value_name = "DURATION", value_parser = seconds, requires = "psbt")]
+    pub wait: Option<u64>,
 }
 
 /// A cohort.

@@ -150,6 +150,9 @@ impl Context {
     }
 
     async fn fund(&self, args: FundArgs) -> Result<(), CliError> {
+        if args.psbt.is_some() {
+            return self.fund_psbt(args).await;
+        }
         let daemon = daemon(&self.home).await?;
         let fund = daemon
             .cohort_fund(Fund {

@@ -2,7 +2,7 @@
 
 use super::round::seats;
 use super::{Align, Page, Render, Table, sat};
-use crate::agent::control::views::{OutputView, Protection, RefundState, RefundsView};
+use crate::agent::control::views::{FundPsbtView, OutputView, Protection, RefundState, RefundsView};
 
 /// What lies at a beacon, one line each.
 pub(super) fn outputs(outputs: &[OutputView], page: &mut Page) {
@@ -61,6 +61,27 @@ impl Render for RefundsView {
         }
         if self.without_refund_sat > 0 {
             page.field("without refund here", &sat(self.without_refund_sat));
+        }
+    }
+}
+
+impl Render for FundPsbtView {
+    fn render(&self, page: &mut Page) {
+        page.heading(&format!("Funding of cohort {}", self.cohort.short()));
+        page.field("transaction", &self.txid.to_string());
+        outputs(&self.outputs, page);
+        let next = match (self.sent, self.signed) {
+            (true, _) => "sent",
+            (false, true) => "all members signed its refund: it may be sent",
+            (false, false) => "all members signed its refund: it may be signed and sent",
+        };
+        page.field("state", next);
+        if self.replaceable && !self.sent {
+            page.field("mind", "do not raise its fee: the replacement would have no refund");
+        }
+        if !self.sent {
+            page.line("");
+            page.line(&self.psbt);
         }
     }
 }

@@ -156,9 +156,9 @@ pub struct Aggregator {
     /// Signals signed so far that are not final, oldest first.
     signed: Vec<SignedSignal>,
     signed_total: u32,
+    refunds: Refunds,
     /// The gate permits no money.
     money_stopped: bool,
-    refunds: Refunds,
 }
 
 impl Aggregator {
@@ -184,8 +184,8 @@ impl Aggregator {
             seen_nonces: session::SeenNonces::default(),
             signed: Vec::new(),
             signed_total: 0,
-            money_stopped: false,
             refunds: Refunds::default(),
+            money_stopped: false,
         }
     }
 

@@ -175,10 +175,10 @@ pub enum OpenRefusal {
         /// What a signal needs in sat.
         need_sat: u64,
     },
-    /// The money gate permits none.
-    MoneyStopped,
     /// Members fund, and the refund of the tip is not signed by all yet.
     TipUnprotected(OutPoint),
+    /// The money gate permits none.
+    MoneyStopped,
     /// Nobody registered a DID.
     NothingRegistered,
     /// A seat has fewer DIDs registered than the terms ask for.
@@ -200,13 +200,13 @@ impl fmt::Display for OpenRefusal {
                     "the beacon holds {have_sat} sat, a signal needs {need_sat}"
                 )
             }
-            Self::MoneyStopped => f.write_str("money is stopped: see `btcr2-agent money status`"),
             Self::TipUnprotected(outpoint) => {
                 write!(
                     f,
                     "the refund of {outpoint} is not signed by all members yet"
                 )
             }
+            Self::MoneyStopped => f.write_str("money is stopped: see `btcr2-agent money status`"),
             Self::NothingRegistered => f.write_str("no DID is registered"),
             Self::TooFewDids(seat) => {
                 write!(
@@ -253,8 +253,8 @@ impl Aggregator {
                 let unprotected = plan
                     .inputs
                     .iter()
-                    .find(|output| self.must_be_protected(&output.outpoint, output.value.to_sat()));
-                unprotected.map(|output| OpenRefusal::TipUnprotected(output.outpoint))
+                    .find(|input| self.must_be_protected(&input.outpoint, input.value.to_sat()));
+                unprotected.map(|input| OpenRefusal::TipUnprotected(input.outpoint))
             }
             Some(Err(SignalError::Insufficient { available, needed })) => {
                 Some(OpenRefusal::TipTooSmall {

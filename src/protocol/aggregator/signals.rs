@@ -7,7 +7,7 @@
 
 use std::collections::VecDeque;
 
-use bitcoin::{FeeRate, OutPoint, Transaction, Txid};
+use bitcoin::{Amount, FeeRate, OutPoint, Transaction, Txid};
 
 use super::{Aggregator, REBROADCAST_SECONDS};
 use crate::beacon::signal::BeaconOutput;
@@ -199,13 +199,14 @@ impl Aggregator {
             Effect::Report(report),
         ];
         if let Some((outpoint, refund)) = refund {
-            let value = tx.tx_out(outpoint.vout as usize).map(|change| change.value);
-            let change = BeaconOutput {
+            let change = usize::try_from(outpoint.vout).ok();
+            let change = change.and_then(|vout| tx.output.get(vout));
+            let output = BeaconOutput {
                 outpoint,
-                value: value.unwrap_or_default(),
+                value: change.map_or(Amount::ZERO, |change| change.value),
                 height: None,
             };
-            effects.extend(self.keep_refund(&change, refund));
+            effects.extend(self.keep_refund(&output, refund));
         }
         effects.push(Effect::Broadcast(tx.clone()));
         effects.push(Effect::Send {

@@ -9,9 +9,9 @@ use std::collections::BTreeMap;
 use bitcoin::{Amount, OutPoint, ScriptBuf, Txid};
 
 use super::checks::Verdict;
-use super::{MemberPhase, Participant, SignedSession};
+use super::{GivenPartial, MemberPhase, Participant, SignedSession};
 use crate::beacon::refund::{MIN_FEE_RATE, check_refund, refundable_from, verify_refund};
-use crate::beacon::signal::{BeaconOutput, SignalLimits};
+use crate::beacon::signal::BeaconOutput;
 use crate::protocol::aggregator::KeptRefund;
 use crate::protocol::effect::{
     Artifact, Effect, Ignored, LabelOrder, Outcome, Prepared, Report, SignOrder, Step,
@@ -336,7 +336,9 @@ impl Participant {
     /// Whether this member signed a refund of the output.
     #[must_use]
     pub fn signed_refund(&self, outpoint: &OutPoint) -> bool {
+        let of_round = |given: &GivenPartial| given.txid == outpoint.txid && given.refund.is_some();
         self.refunds.known.values().any(|known| known == outpoint)
+            || self.given.iter().any(of_round)
     }
 
     /// Whether this member signed the transaction as a refund.

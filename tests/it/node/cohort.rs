@@ -14,7 +14,7 @@ use crate::e2e::company::Company;
 use crate::e2e::play::{POLL, Play};
 
 /// A stage on a node, with so many agents.
-async fn stage(agents: usize) -> Option<Play> {
+pub async fn stage(agents: usize) -> Option<Play> {
     let binary = bitcoind()?;
     let mut play = Play::on(async |dir| {
         let node = RegtestNode::start(&binary, &dir.join("bitcoind"), &[])
@@ -31,7 +31,7 @@ async fn stage(agents: usize) -> Option<Play> {
 }
 
 impl Play {
-    fn node(&self) -> &RegtestNode {
+    pub fn node(&self) -> &RegtestNode {
         self.stage.chain.node().unwrap()
     }
 

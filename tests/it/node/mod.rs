@@ -6,6 +6,7 @@
 mod backend;
 mod cohort;
 mod faults;
+mod refunds;
 
 use std::io::Write as _;
 use std::path::PathBuf;

@@ -99,6 +99,8 @@ pub struct RefundItem {
     pub value_sat: u64,
     /// The refund.
     pub txid: Txid,
+    /// The signed transaction, hex: whoever has it can send it once its lock is over.
+    pub tx: String,
     /// What it pays to payees, in sat.
     pub pays_sat: u64,
     /// Its fee, in sat.
@@ -144,6 +146,10 @@ pub struct FundPsbtView {
     pub txid: Txid,
     /// What it pays to the beacon, each with the refund that is signed for it.
     pub outputs: Vec<OutputView>,
+    /// Whether its sender can replace it by another one: that would have no refund.
+    pub replaceable: bool,
+    /// Whether it is signed.
+    pub signed: bool,
     /// The PSBT, as it was given (base64).
     pub psbt: String,
     /// Whether it was sent.
