@@ -12,13 +12,15 @@ mod policy;
 mod refunds;
 mod round;
 mod session;
+mod watch;
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 
 use bitcoin::{Amount, OutPoint, ScriptBuf, Transaction, Txid};
 use serde::{Deserialize, Serialize};
 
 use super::chain_view::{ChainUpdate, ChainView};
+use super::confirmation::ConfirmationWatch;
 use super::deposit::UpdateDeposit;
 use super::effect::{Effect, Ignored, Prepared, Report, Step, To};
 use super::evidence::Sighash;
@@ -66,6 +68,13 @@ pub enum ParticipantInput {
     Tick,
     /// The chain changed.
     Chain(ChainUpdate),
+    /// What came of [`Effect::Broadcast`].
+    Broadcast {
+        /// The transaction.
+        txid: Txid,
+        /// `None` if the chain took it, else its reason.
+        error: Option<String>,
+    },
     /// What came of [`Effect::Prepare`].
     Prepared(Prepared),
     /// What came of [`Effect::Sign`].
@@ -222,8 +231,9 @@ pub struct Participant {
     recalling: BTreeMap<SmtIndex, Vec<HistoryItem>>,
     /// The time of the input that is handled.
     now: UnixTime,
-    reported_spends: BTreeSet<Txid>,
     refunds: MyRefunds,
+    /// Where everything this member signed is.
+    watch: ConfirmationWatch,
 }
 
 impl Participant {
@@ -250,8 +260,8 @@ impl Participant {
             asked: BTreeMap::new(),
             recalling: BTreeMap::new(),
             now: UnixTime(0),
-            reported_spends: BTreeSet::new(),
             refunds: MyRefunds::default(),
+            watch: ConfirmationWatch::default(),
         }
     }
 
@@ -282,6 +292,7 @@ impl Participant {
             ParticipantInput::Message { message, .. } => self.message(now, message),
             ParticipantInput::Tick => self.tick(now),
             ParticipantInput::Chain(update) => self.chain_changed(&update),
+            ParticipantInput::Broadcast { txid, error } => self.broadcast_answer(txid, error),
             ParticipantInput::Prepared(prepared) => match prepared.session.subject {
                 Subject::Round(_) => self.prepared(now, prepared),
                 Subject::Deposit(number) => self.refund_prepared(number, prepared),
@@ -379,18 +390,7 @@ impl Participant {
             given.confirmed = height;
         }
         effects.extend(confirmed);
-        // All n signed every spend of an n-of-n output, this member too: one it does not know means that
-        // somebody else has its key, or the address is not what it was thought to be.
-        for spend in self.chain.spends.values() {
-            let mine = self
-                .given
-                .iter()
-                .any(|given| given.txid == spend.by || given.refund == Some(spend.by))
-                || self.refunds.knows(&spend.by);
-            if !mine && self.reported_spends.insert(spend.by) {
-                effects.push(Effect::Report(Report::UnknownSpend { txid: spend.by }));
-            }
-        }
+        effects.extend(self.watch_signals());
         effects.extend(self.after_facts());
         Step::with(effects)
     }

@@ -24,3 +24,4 @@ mod sessions;
 mod spares;
 mod strangers;
 mod topups;
+mod watch;
