@@ -258,13 +258,23 @@ impl ConfirmationWatch {
     /// Spends of the address that nobody here signed, each once. All n keys sign every spend: somebody else has them, or
     /// the address is not what it was thought to be (spec.md §6.5 item 34).
     pub fn unknown_spends(&mut self, chain: &ChainView) -> Vec<Txid> {
-        let mut unknown = Vec::new();
-        for spend in chain.spends.values() {
-            if !self.knows(&spend.by) && self.reported.insert(spend.by) {
-                unknown.push(spend.by);
-            }
-        }
-        unknown
+        let unknown = self.unexplained(chain);
+        self.reported.extend(&unknown);
+        unknown.into_iter().collect()
+    }
+
+    /// Such spends that were not reported yet.
+    #[must_use]
+    pub fn unexplained(&self, chain: &ChainView) -> BTreeSet<Txid> {
+        let spends = chain.spends.values().map(|spend| spend.by);
+        spends
+            .filter(|txid| !self.knows(txid) && !self.reported.contains(txid))
+            .collect()
+    }
+
+    /// Notes that a spend was reported.
+    pub fn reported(&mut self, txid: Txid) {
+        self.reported.insert(txid);
     }
 
     /// Whether a new height alone is news: something that can be sent is not settled.

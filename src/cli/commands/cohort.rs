@@ -291,6 +291,8 @@ fn advertise(args: AdvertiseArgs) -> Advertise {
         depth: args.depth,
         max_fee_rate: args.max_fee_rate,
         fee_ladder: args.fee_ladder,
+        output_policy: args.output_policy,
+        threshold: args.threshold,
         fund_by: args.fund_by,
         refund_blocks: args.refund_blocks,
         refund_to: args.refund_to,

@@ -39,6 +39,8 @@ fn terms() -> TermsView {
         depth: 1,
         max_fee_rate: FeeRate(2500),
         fee_ladder: vec![1, 4],
+        threshold: None,
+        risk: None,
         fund_by: FundBy::Members,
         refund_blocks: Some(2_016),
         empty_rounds: EmptyRounds::Skip,

@@ -7,6 +7,8 @@ mod deposits;
 mod deposits_bounds;
 mod deposits_refused;
 mod effects;
+mod fallback;
+mod fallback_refused;
 mod fixed;
 mod formation;
 mod happy;
