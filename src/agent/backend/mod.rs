@@ -24,6 +24,7 @@
 //! | `relays` | relays, and probing them, also without a running agent |
 //! | `follows` | whom this agent follows, and who follows it |
 
+mod bumping;
 mod cohorts;
 mod confirmations;
 mod decoding;
@@ -212,6 +213,10 @@ impl Backend for AgentBackend {
 
     async fn cohort_announce(&self, args: r::OneCohort) -> Result<v::CohortView, Failure> {
         self.with(move |agent| agent.announce(&args.cohort)).await
+    }
+
+    async fn cohort_bump(&self, args: r::OneCohort) -> Result<v::CohortView, Failure> {
+        self.with(move |agent| agent.bump(&args.cohort)).await
     }
 
     async fn cohort_close(&self, args: r::OneCohort) -> Result<v::CohortView, Failure> {

@@ -44,6 +44,12 @@ impl Context {
                 self.out
                     .view(&daemon.cohort_announce(OneCohort { cohort }).await?)
             }
+            CohortCommand::Bump(args) => {
+                let daemon = daemon(&self.home).await?;
+                let cohort = args.cohort;
+                self.out
+                    .view(&daemon.cohort_bump(OneCohort { cohort }).await?)
+            }
             CohortCommand::Close(args) => {
                 let daemon = daemon(&self.home).await?;
                 let cohort = args.cohort;
