@@ -5,9 +5,11 @@
 
 pub mod aggregator;
 pub mod chain_view;
+pub mod confirmation;
 pub mod deposit;
 pub mod effect;
 pub mod evidence;
+pub mod fallback_message;
 pub mod fees;
 pub mod funding;
 pub mod history;

@@ -3,6 +3,8 @@
 //! Each fenced block that follows a `<!-- example: NAME -->` line in the document is compared with what
 //! the library makes, and read back. `UPDATE_DOCS=1 cargo test --test it protocol_doc` rewrites them.
 
+mod refunds;
+
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::PathBuf;
 
@@ -387,6 +389,12 @@ impl Cohort {
 /// The messages, by name: the type, or `type:variant`.
 #[allow(clippy::too_many_lines)] // a list
 fn messages() -> Vec<(&'static str, Message)> {
+    let mut messages = of_cohorts();
+    messages.extend(refunds::messages(&Cohort::new(CohortBeacon::Smt)));
+    messages
+}
+
+fn of_cohorts() -> Vec<(&'static str, Message)> {
     let smt = Cohort::new(CohortBeacon::Smt);
     let cas = Cohort::new(CohortBeacon::Cas);
     let member = |i: usize| key(&format!("member {i}"));

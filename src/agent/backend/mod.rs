@@ -24,7 +24,9 @@
 //! | `relays` | relays, and probing them, also without a running agent |
 //! | `follows` | whom this agent follows, and who follows it |
 
+mod bumping;
 mod cohorts;
+mod confirmations;
 mod decoding;
 mod delivery;
 mod dids;
@@ -213,6 +215,10 @@ impl Backend for AgentBackend {
         self.with(move |agent| agent.announce(&args.cohort)).await
     }
 
+    async fn cohort_bump(&self, args: r::OneCohort) -> Result<v::CohortView, Failure> {
+        self.with(move |agent| agent.bump(&args.cohort)).await
+    }
+
     async fn cohort_close(&self, args: r::OneCohort) -> Result<v::CohortView, Failure> {
         self.with(move |agent| agent.close_cohort(&args.cohort))
             .await
@@ -221,6 +227,10 @@ impl Backend for AgentBackend {
     async fn cohort_cancel(&self, args: r::OneCohort) -> Result<v::CohortView, Failure> {
         self.with(move |agent| agent.cancel_cohort(&args.cohort))
             .await
+    }
+
+    async fn cohort_acknowledge(&self, args: r::OneCohort) -> Result<v::CohortView, Failure> {
+        self.with(move |agent| agent.acknowledge(&args)).await
     }
 
     async fn cohort_leave(&self, args: r::LeaveCohort) -> Result<v::CohortView, Failure> {

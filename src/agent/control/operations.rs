@@ -74,10 +74,14 @@ operations! {
     CohortRecover = cohort_recover(r::Recover) -> v::RefundsView;
     /// Aggregator: opens a round now. Member: asks for one.
     CohortAnnounce = cohort_announce(r::OneCohort) -> v::CohortView;
+    /// Aggregator: sends the unconfirmed signal at its next higher fee.
+    CohortBump = cohort_bump(r::OneCohort) -> v::CohortView;
     /// Aggregator: takes no more opt-ins and fixes the set with the members seated so far.
     CohortClose = cohort_close(r::OneCohort) -> v::CohortView;
     /// Aggregator: ends the cohort; refused from the first partial signature on.
     CohortCancel = cohort_cancel(r::OneCohort) -> v::CohortView;
+    /// The user has seen a cohort's alarms: they are not shown any more.
+    CohortAcknowledge = cohort_acknowledge(r::OneCohort) -> v::CohortView;
     /// Member: leaves; after the set froze this ends the beacon for all.
     CohortLeave = cohort_leave(r::LeaveCohort) -> v::CohortView;
     /// Aggregator: sends the terms directly to more keys.
