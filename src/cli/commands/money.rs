@@ -9,6 +9,7 @@ use crate::agent::money::StopFile;
 use crate::cli::args::{MoneyCommand, StopMoneyArgs, TxCommand};
 use crate::cli::backend::{daemon, daemon_if_running};
 use crate::cli::error::CliError;
+use crate::config::HomeError;
 
 impl Context {
     pub(super) async fn money(&self, command: MoneyCommand) -> Result<(), CliError> {
@@ -27,7 +28,13 @@ impl Context {
     /// spends.
     async fn stop_money(&self, args: StopMoneyArgs) -> Result<(), CliError> {
         let home = launch::home(&self.home)?;
-        home.check().map_err(launch::home_failure)?;
+        match home.check() {
+            // Whatever else is wrong with a home, money can be stopped in it.
+            Err(missing @ HomeError::Missing { .. }) => {
+                return Err(launch::home_failure(missing).into());
+            }
+            Ok(()) | Err(_) => {}
+        }
         let reason = args.reason.as_ref().map(StopReason::as_str);
         StopFile::in_home(&home)
             .pull(crate::cli::output::now(), reason)
@@ -45,7 +52,6 @@ impl Context {
 
     fn money_at_rest(&self) -> Result<(), CliError> {
         let home = launch::home(&self.home)?;
-        home.check().map_err(launch::home_failure)?;
         let config = launch::load_config(&home)?;
         self.out.view(&money_at_rest(&home, &config))
     }
