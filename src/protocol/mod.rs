@@ -8,6 +8,7 @@ pub mod chain_view;
 pub mod deposit;
 pub mod effect;
 pub mod evidence;
+pub mod export;
 pub mod fees;
 pub mod funding;
 pub mod history;

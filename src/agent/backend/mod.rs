@@ -12,7 +12,7 @@
 //! | `discover` | looking for adverts, also without a running agent |
 //! | `joining` | `cohort terms`, `cohort join` |
 //! | `funding` | `cohort fund` |
-//! | `fund_psbt` | `cohort fund --psbt` |
+//! | `fund_psbt` | `cohort psbt`, `cohort fund --psbt` |
 //! | `money` | `money status`, `money stop` |
 //! | `decoding` | `tx decode` |
 //! | `refunds` | `cohort recover`, and which outputs are protected |
@@ -203,6 +203,10 @@ impl Backend for AgentBackend {
 
     async fn cohort_fund_psbt(&self, args: r::FundPsbt) -> Result<v::FundPsbtView, Failure> {
         self.fund_psbt(args).await
+    }
+
+    async fn cohort_psbt(&self, args: r::OneCohort) -> Result<v::PsbtsView, Failure> {
+        self.with(move |agent| agent.psbts(&args.cohort)).await
     }
 
     async fn cohort_recover(&self, args: r::Recover) -> Result<v::RefundsView, Failure> {

@@ -78,6 +78,20 @@ pub(super) struct Refunds {
     failed: BTreeMap<OutPoint, Failed>,
 }
 
+/// A refund that is being signed, and what came of each seat.
+type BeingSigned<'a> = (
+    &'a UnsignedRefund,
+    &'a BTreeMap<Seat, Nonces>,
+    &'a BTreeMap<Seat, RefundPartial>,
+);
+
+impl Refunds {
+    pub(super) fn being_signed(&self) -> Option<BeingSigned<'_>> {
+        let session = self.session.as_ref()?;
+        Some((session.built.as_ref()?, &session.nonces, &session.partials))
+    }
+}
+
 #[derive(Debug)]
 struct Failed {
     retry_at: UnixTime,
