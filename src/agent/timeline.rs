@@ -234,13 +234,33 @@ fn of_report(report: &Report, is_aggregator: bool) -> Option<(&'static str, Stri
             "session_lost",
             format!("round {round} needs session {attempt}: nonces were lost"),
         ),
+        Report::FallbackOpened {
+            round,
+            absent,
+            threshold,
+        } => (
+            "fallback_opened",
+            match absent.as_slice() {
+                [] => format!(
+                    "round {round} stalled while it was signed: {threshold} members may sign it without the others"
+                ),
+                absent => format!(
+                    "round {round} stalled without {}: {threshold} members may sign it without the others",
+                    seats(absent)
+                ),
+            },
+        ),
+        Report::FallbackSignatureReceived { signatures, .. } => (
+            "fallback_signature_received",
+            format!("verified {signatures} signatures through the k-of-n leaf"),
+        ),
+        Report::FallbackSigned { round, .. } => (
+            "fallback_signed",
+            format!("signed round {round} through the k-of-n leaf"),
+        ),
         Report::SignalSigned { txid, vsize, .. } => (
             "signed",
             format!("the final signature verifies: {txid}, {vsize} vB"),
-        ),
-        Report::SignalBumped { txid, fee_sat, .. } => (
-            "bumped",
-            format!("replaced at a higher fee: {txid}, {fee_sat} sat"),
         ),
         Report::RefundOpened { outpoint, .. } => (
             "refund_opened",
@@ -270,6 +290,10 @@ fn of_report(report: &Report, is_aggregator: bool) -> Option<(&'static str, Stri
                     seats(absent)
                 )
             },
+        ),
+        Report::SignalBumped { txid, fee_sat, .. } => (
+            "bumped",
+            format!("replaced at a higher fee: {txid}, {fee_sat} sat"),
         ),
         Report::SignalBroadcast { txid, .. } => ("broadcast", format!("broadcast {txid}")),
         Report::BroadcastFailed { reason, .. } => {

@@ -5,10 +5,12 @@
 
 pub mod aggregator;
 pub mod chain_view;
+pub mod confirmation;
 pub mod deposit;
 pub mod effect;
 pub mod evidence;
 pub mod export;
+pub mod fallback_message;
 pub mod fees;
 pub mod funding;
 pub mod history;

@@ -13,9 +13,9 @@
 //! | `joining` | `cohort terms`, `cohort join` |
 //! | `funding` | `cohort fund` |
 //! | `fund_psbt` | `cohort psbt`, `cohort fund --psbt` |
+//! | `refunds` | `cohort recover`, and which outputs are protected |
 //! | `money` | `money status`, `money stop` |
 //! | `decoding` | `tx decode` |
-//! | `refunds` | `cohort recover`, and which outputs are protected |
 //! | `dids` | DIDs |
 //! | `keeping` | `did sidecar`, `did verify`, `key backup` |
 //! | `singleton` | announcing updates by a transaction of their own |
@@ -25,6 +25,7 @@
 //! | `follows` | whom this agent follows, and who follows it |
 
 mod cohorts;
+mod confirmations;
 mod decoding;
 mod delivery;
 mod dids;
@@ -189,6 +190,14 @@ impl Backend for AgentBackend {
         self.fund(args).await
     }
 
+    async fn cohort_fund_psbt(&self, args: r::FundPsbt) -> Result<v::FundPsbtView, Failure> {
+        self.fund_psbt(args).await
+    }
+
+    async fn cohort_recover(&self, args: r::Recover) -> Result<v::RefundsView, Failure> {
+        self.recover(args).await
+    }
+
     async fn money_status(&self, _: r::NoArgs) -> Result<v::MoneyView, Failure> {
         self.money().await
     }
@@ -201,16 +210,8 @@ impl Backend for AgentBackend {
         self.decode(args).await
     }
 
-    async fn cohort_fund_psbt(&self, args: r::FundPsbt) -> Result<v::FundPsbtView, Failure> {
-        self.fund_psbt(args).await
-    }
-
     async fn cohort_psbt(&self, args: r::OneCohort) -> Result<v::PsbtsView, Failure> {
         self.with(move |agent| agent.psbts(&args.cohort)).await
-    }
-
-    async fn cohort_recover(&self, args: r::Recover) -> Result<v::RefundsView, Failure> {
-        self.recover(args).await
     }
 
     async fn cohort_announce(&self, args: r::OneCohort) -> Result<v::CohortView, Failure> {
@@ -225,6 +226,10 @@ impl Backend for AgentBackend {
     async fn cohort_cancel(&self, args: r::OneCohort) -> Result<v::CohortView, Failure> {
         self.with(move |agent| agent.cancel_cohort(&args.cohort))
             .await
+    }
+
+    async fn cohort_acknowledge(&self, args: r::OneCohort) -> Result<v::CohortView, Failure> {
+        self.with(move |agent| agent.acknowledge(&args)).await
     }
 
     async fn cohort_leave(&self, args: r::LeaveCohort) -> Result<v::CohortView, Failure> {

@@ -6,7 +6,7 @@ use super::refund::RecoverFundsArgs;
 use super::values::{JoinArg, http_url, relay_url, seconds};
 use crate::agent::control::request::{CohortRef, KeyRef, SeatKey};
 use crate::agent::control::views::{
-    BeaconType, Deposits, EmptyRounds, FeeRate, FundBy, Span, TosHash,
+    BeaconType, Deposits, EmptyRounds, FeeRate, FundBy, OutputPolicy, Span, TosHash,
 };
 use crate::network::Network;
 
@@ -39,6 +39,9 @@ pub enum CohortCommand {
     /// Aggregator: end the cohort; refused once a partial signature was given
     #[command(after_help = "Example:\n  btcr2-agent cohort cancel 3f9a0c12 --yes")]
     Cancel(EndArgs),
+    /// Mark the alarms of a cohort as seen: they are not shown any more
+    #[command(after_help = "Example:\n  btcr2-agent cohort acknowledge 3f9a0c12")]
+    Acknowledge(OneCohortArgs),
     /// Member: leave; after the set froze this ends the beacon for all
     Leave(LeaveArgs),
     /// Aggregator: send the terms directly to keys
@@ -49,7 +52,8 @@ pub enum CohortCommand {
 #[derive(Debug, Clone, Args)]
 #[command(after_help = "Examples:\n  \
     btcr2-agent cohort advertise --name garden --seats 3-10 --cadence 7d\n  \
-    btcr2-agent cohort advertise --beacon cas --seats 3 --max-fee-rate 5 --invite npub1… --invite npub1…\n\n\
+    btcr2-agent cohort advertise --beacon cas --seats 3 --max-fee-rate 5 --invite npub1… --invite npub1…\n  \
+    btcr2-agent cohort advertise --seats 5-7 --output-policy k-of-n --threshold 3\n\n\
     The terms are fixed once advertised: the cohort id is their hash. Terms not given have the defaults \
     of docs/protocol.md.")]
 pub struct AdvertiseArgs {
@@ -65,6 +69,13 @@ pub struct AdvertiseArgs {
     /// Members: a number, or fewest-most (all of them must sign every round)
     #[arg(long, value_name = "MIN[-MAX]")]
     pub seats: Option<Span<u16>>,
+    /// Who can spend from the beacon: k-of-n lets --threshold members sign a round that has stalled; they could
+    /// also make every DID that ever listed this beacon unresolvable
+    #[arg(long, value_enum)]
+    pub output_policy: Option<OutputPolicy>,
+    /// How many members can sign a round that has stalled: fewer than the fewest seats
+    #[arg(long, value_name = "K", requires = "output_policy", value_parser = clap::value_parser!(u16).range(1..))]
+    pub threshold: Option<u16>,
     /// DIDs that one seat registers: a number, or fewest-most
     #[arg(long, value_name = "MIN[-MAX]")]
     pub dids_per_seat: Option<Span<u16>>,

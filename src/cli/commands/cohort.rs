@@ -57,6 +57,12 @@ impl Context {
                     .view(&daemon.cohort_close(OneCohort { cohort }).await?)
             }
             CohortCommand::Cancel(args) => self.cancel(args).await,
+            CohortCommand::Acknowledge(args) => {
+                let daemon = daemon(&self.home).await?;
+                let cohort = args.cohort;
+                self.out
+                    .view(&daemon.cohort_acknowledge(OneCohort { cohort }).await?)
+            }
             CohortCommand::Leave(args) => self.leave(args).await,
             CohortCommand::Invite(args) => {
                 let daemon = daemon(&self.home).await?;
@@ -285,6 +291,8 @@ fn advertise(args: AdvertiseArgs) -> Advertise {
         depth: args.depth,
         max_fee_rate: args.max_fee_rate,
         fee_ladder: args.fee_ladder,
+        output_policy: args.output_policy,
+        threshold: args.threshold,
         fund_by: args.fund_by,
         refund_blocks: args.refund_blocks,
         refund_to: args.refund_to,

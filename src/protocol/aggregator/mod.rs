@@ -5,6 +5,7 @@
 
 mod deposits;
 mod export;
+mod fallback;
 mod formation;
 mod money;
 mod refunds;
@@ -12,6 +13,7 @@ mod registry;
 mod round;
 mod session;
 mod signals;
+mod watch;
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -19,6 +21,8 @@ use bitcoin::{OutPoint, ScriptBuf, Txid};
 use serde::{Deserialize, Serialize};
 
 use super::chain_view::{ChainUpdate, ChainView, TipView};
+use super::confirmation::ConfirmationWatch;
+pub use super::confirmation::FINAL_DEPTH;
 use super::effect::{AdvertStatus, Effect, Ignored, Report, Step, To};
 use super::ids::{Round, Seat};
 use super::message::{EndCause, Ended, Message, RefusalCode, Refused, RoundCause};
@@ -39,9 +43,6 @@ pub use signals::SignedSignal;
 
 /// Seconds between two attempts to send an unconfirmed signal again.
 const REBROADCAST_SECONDS: u64 = 60;
-
-/// Confirmations after which a signal counts as final (spec.md §2.7 `minConf` default).
-pub const FINAL_DEPTH: u32 = 6;
 
 /// Something that happened to the aggregator of a cohort. The log stores it as JSON; the tag is outside
 /// because serde can not read raw JSON and numeric map keys back through an inner one.
@@ -156,9 +157,11 @@ pub struct Aggregator {
     /// Signals signed so far that are not final, oldest first.
     signed: Vec<SignedSignal>,
     signed_total: u32,
+    refunds: Refunds,
+    /// Where everything that was signed is, also what is final.
+    watch: ConfirmationWatch,
     /// The gate permits no money.
     money_stopped: bool,
-    refunds: Refunds,
 }
 
 impl Aggregator {
@@ -184,8 +187,9 @@ impl Aggregator {
             seen_nonces: session::SeenNonces::default(),
             signed: Vec::new(),
             signed_total: 0,
-            money_stopped: false,
             refunds: Refunds::default(),
+            watch: ConfirmationWatch::default(),
+            money_stopped: false,
         }
     }
 
@@ -263,6 +267,7 @@ impl Aggregator {
             Message::Response(response) => self.response(now, from, response),
             Message::NonceUpdate(update) => self.nonce_update(now, from, &update),
             Message::PartialSignature(partials) => self.partials(now, from, partials),
+            Message::FallbackSignature(signature) => self.fallback_signature(now, from, signature),
             Message::RefundNonces(nonces) => self.refund_nonces(now, from, &nonces),
             Message::RefundPartial(partial) => self.refund_partial(now, from, partial),
             // Anybody, about any index: whoever controls a DID that lists the beacon needs its proofs for
@@ -296,6 +301,7 @@ impl Aggregator {
         for signal in &mut self.signed {
             effects.extend(signal.look(&self.chain).into_iter().map(Effect::Report));
         }
+        effects.extend(self.watch_signals());
         effects.extend(self.tip_moved());
         self.refunds_after_chain();
         // What is final, or can never confirm any more, needs no watching.
@@ -313,6 +319,9 @@ impl Aggregator {
     /// Ends the round when the output its transaction spends is not the tip any more: no member would sign
     /// it, and the deadline may be days away.
     fn tip_moved(&mut self) -> Vec<Effect> {
+        if self.fallback_is_stranded() {
+            return self.fail_round(RoundCause::TipMoved);
+        }
         let Some(built) = self.round.as_ref().and_then(|round| round.built.as_ref()) else {
             return Vec::new();
         };

@@ -7,7 +7,7 @@
 
 use std::collections::VecDeque;
 
-use bitcoin::{FeeRate, OutPoint, Transaction, Txid};
+use bitcoin::{Amount, FeeRate, OutPoint, Transaction, Txid};
 
 use super::{Aggregator, REBROADCAST_SECONDS};
 use crate::beacon::signal::BeaconOutput;
@@ -98,6 +98,15 @@ impl SignedSignal {
     pub fn txids(&self) -> Vec<Txid> {
         let sent = self.passed.iter().chain([&self.current]);
         sent.chain(&self.higher).map(|rung| rung.txid).collect()
+    }
+
+    /// The refunds of its change, rung by rung.
+    pub(super) fn refunds(&self) -> impl Iterator<Item = Txid> {
+        let sent = self.passed.iter().chain([&self.current]);
+        let refunds = sent
+            .chain(&self.higher)
+            .filter_map(|rung| rung.refund.as_ref());
+        refunds.map(|(_, refund)| refund.compute_txid())
     }
 
     /// The height last reported as confirmed.
@@ -199,13 +208,14 @@ impl Aggregator {
             Effect::Report(report),
         ];
         if let Some((outpoint, refund)) = refund {
-            let value = tx.tx_out(outpoint.vout as usize).map(|change| change.value);
-            let change = BeaconOutput {
+            let change = usize::try_from(outpoint.vout).ok();
+            let change = change.and_then(|vout| tx.output.get(vout));
+            let output = BeaconOutput {
                 outpoint,
-                value: value.unwrap_or_default(),
+                value: change.map_or(Amount::ZERO, |change| change.value),
                 height: None,
             };
-            effects.extend(self.keep_refund(&change, refund));
+            effects.extend(self.keep_refund(&output, refund));
         }
         effects.push(Effect::Broadcast(tx.clone()));
         effects.push(Effect::Send {
@@ -283,12 +293,11 @@ impl Aggregator {
         error: Option<String>,
         fee_too_low: bool,
     ) -> Step {
-        let mut signals = self.signed.iter();
-        let Some(signal) = signals.find(|signal| signal.txids().contains(&txid)) else {
+        let Some(round) = self.round_of(&txid) else {
             return Step::ignored(Ignored::Unasked);
         };
-        let (round, current) = (signal.round, signal.txid());
         let Some(reason) = error else {
+            self.watch.accepted(&txid);
             return Step::with(vec![Effect::Report(Report::SignalBroadcast {
                 round,
                 txid,
@@ -296,7 +305,8 @@ impl Aggregator {
         };
         let mut effects = vec![Effect::Report(Report::BroadcastFailed { round, reason })];
         // An answer about an earlier rung says nothing of the one that followed it.
-        if fee_too_low && txid == current {
+        let is_current = self.signed.iter().any(|signal| signal.txid() == txid);
+        if fee_too_low && is_current {
             effects.extend(self.climb(now, round));
         }
         Step::with(effects)

@@ -7,19 +7,22 @@ mod checks;
 mod coverage;
 mod deposits;
 mod export;
+mod fallback;
 mod formation;
 mod history;
 mod policy;
 mod refunds;
 mod round;
 mod session;
+mod watch;
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 
 use bitcoin::{Amount, OutPoint, ScriptBuf, Transaction, Txid};
 use serde::{Deserialize, Serialize};
 
 use super::chain_view::{ChainUpdate, ChainView};
+use super::confirmation::ConfirmationWatch;
 use super::deposit::UpdateDeposit;
 use super::effect::{Effect, Ignored, Prepared, Report, Step, To};
 use super::evidence::Sighash;
@@ -30,7 +33,7 @@ use super::message::{
 use super::set::CohortSet;
 use super::terms::Terms;
 use crate::beacon::signal::BeaconOutput;
-use crate::hash::{CohortId, SignalBytes, SmtIndex, UpdateHash};
+use crate::hash::{CohortId, SchnorrSignature, SignalBytes, SmtIndex, UpdateHash};
 use crate::keys::NostrKey;
 use crate::keys::musig::{KeySet, PartialSignature};
 use crate::time::UnixTime;
@@ -39,6 +42,7 @@ use coverage::MyIndex;
 pub use coverage::{BindingState, IndexState};
 pub use deposits::DepositState;
 use deposits::MyDeposit;
+use fallback::Fallbacks;
 use history::Asked;
 pub use history::Recalled;
 pub use policy::{Decline, SigningPolicy};
@@ -67,6 +71,13 @@ pub enum ParticipantInput {
     Tick,
     /// The chain changed.
     Chain(ChainUpdate),
+    /// What came of [`Effect::Broadcast`].
+    Broadcast {
+        /// The transaction.
+        txid: Txid,
+        /// `None` if the chain took it, else its reason.
+        error: Option<String>,
+    },
     /// What came of [`Effect::Prepare`].
     Prepared(Prepared),
     /// What came of [`Effect::Sign`].
@@ -75,6 +86,13 @@ pub enum ParticipantInput {
     SignFailed {
         /// The session.
         session: SessionId,
+    },
+    /// What came of [`Effect::SignFallback`].
+    FallbackSigned {
+        /// The round.
+        round: Round,
+        /// One signature per digest.
+        signatures: Vec<SchnorrSignature>,
     },
     /// User: have these indexes covered.
     Register {
@@ -223,8 +241,10 @@ pub struct Participant {
     recalling: BTreeMap<SmtIndex, Vec<HistoryItem>>,
     /// The time of the input that is handled.
     now: UnixTime,
-    reported_spends: BTreeSet<Txid>,
+    fallbacks: Fallbacks,
     refunds: MyRefunds,
+    /// Where everything this member signed is.
+    watch: ConfirmationWatch,
 }
 
 impl Participant {
@@ -251,8 +271,9 @@ impl Participant {
             asked: BTreeMap::new(),
             recalling: BTreeMap::new(),
             now: UnixTime(0),
-            reported_spends: BTreeSet::new(),
+            fallbacks: Fallbacks::default(),
             refunds: MyRefunds::default(),
+            watch: ConfirmationWatch::default(),
         }
     }
 
@@ -260,13 +281,15 @@ impl Participant {
     /// goes without a verdict on a deposit.
     #[must_use]
     pub fn deadline(&self) -> Option<UnixTime> {
-        let due = [self.history_due(), self.response_due()];
+        let alarm = self.fallbacks.alarm_due();
+        let due = [self.history_due(), self.response_due(), alarm];
         due.into_iter().flatten().min()
     }
 
     fn tick(&mut self, now: UnixTime) -> Step {
         let mut step = self.history_timer();
         step.effects.extend(self.try_respond(now));
+        step.effects.extend(self.unknown_spends());
         step
     }
 
@@ -283,6 +306,7 @@ impl Participant {
             ParticipantInput::Message { message, .. } => self.message(now, message),
             ParticipantInput::Tick => self.tick(now),
             ParticipantInput::Chain(update) => self.chain_changed(&update),
+            ParticipantInput::Broadcast { txid, error } => self.broadcast_answer(txid, error),
             ParticipantInput::Prepared(prepared) => match prepared.session.subject {
                 Subject::Round(_) => self.prepared(now, prepared),
                 Subject::Deposit(number) => self.refund_prepared(number, prepared),
@@ -311,14 +335,19 @@ impl Participant {
             ParticipantInput::Recalled(recalled) => self.recalled(&recalled),
             ParticipantInput::Lost { index, signals } => self.lost(index, &signals),
             ParticipantInput::Fetch { index } => self.fetch(index),
+            ParticipantInput::FallbackSigned { round, signatures } => {
+                self.fallback_signed(round, signatures)
+            }
             ParticipantInput::Policy(policy) => self.follow_policy(policy),
             ParticipantInput::Restarted => {
                 let mut step = self.restarted();
                 step.effects.extend(self.refunds_restarted());
+                step.effects.extend(self.fallback_restarted());
                 step
             }
             ParticipantInput::Recovered => {
                 self.refunds_recovered();
+                self.fallback_recovered();
                 self.recovered()
             }
         }
@@ -337,6 +366,7 @@ impl Participant {
             Message::NonceRequest(request) => self.nonce_request(&request),
             Message::SignRequest(request) => self.sign_request(request),
             Message::Proofs(proofs) => self.proofs(proofs),
+            Message::FallbackRequest(request) => self.fallback_request(now, request),
             Message::RefundOpen(open) => self.refund_open(&open),
             Message::RefundRequest(request) => self.refund_request(&request),
             Message::RefundComplete(complete) => self.refund_complete(&complete),
@@ -360,6 +390,7 @@ impl Participant {
             let report = super::aggregator::tip_report(&self.chain.tip, ready.is_some());
             effects.push(Effect::Report(report));
         }
+        effects.extend(self.adopt_seen());
         // Another rung may have taken the place of one that was confirmed: what is so comes last.
         let mut confirmed = Vec::new();
         for given in &mut self.given {
@@ -380,18 +411,7 @@ impl Participant {
             given.confirmed = height;
         }
         effects.extend(confirmed);
-        // All n signed every spend of an n-of-n output, this member too: one it does not know means that
-        // somebody else has its key, or the address is not what it was thought to be.
-        for spend in self.chain.spends.values() {
-            let mine = self
-                .given
-                .iter()
-                .any(|given| given.txid == spend.by || given.refund == Some(spend.by))
-                || self.refunds.knows(&spend.by);
-            if !mine && self.reported_spends.insert(spend.by) {
-                effects.push(Effect::Report(Report::UnknownSpend { txid: spend.by }));
-            }
-        }
+        effects.extend(self.watch_signals());
         effects.extend(self.after_facts());
         Step::with(effects)
     }
@@ -402,6 +422,7 @@ impl Participant {
         effects.extend(self.give_back());
         effects.extend(self.binding_reports());
         effects.extend(self.try_sign());
+        effects.extend(self.try_fallback());
         effects
     }
 

@@ -329,6 +329,9 @@ impl Participant {
     }
 
     pub(super) fn round_result(&mut self, now: UnixTime, result: RoundResult) -> Step {
+        if let Some(step) = self.fallback_result(now, &result) {
+            return step;
+        }
         let round = result.round;
         let Some(tx) = result.tx else {
             return self.round_empty(round);
@@ -352,6 +355,7 @@ impl Participant {
             return Self::contradiction("the result's signature does not verify");
         }
         given.signed = Some(tx.0.clone());
+        self.watch.complete(round, &tx.0);
         let (signal, fee_sat) = (given.signal, given.fee.to_sat());
         let (seconds, vsize) = (now.since(given.opened), tx.0.vsize() as u64);
         let mut others = self.given.iter();
@@ -416,7 +420,8 @@ impl Participant {
     }
 
     /// The round is over: what waits is asked for again, and DIDs that waited for it may bind.
-    fn end_round(&mut self, round: Round, mut effects: Vec<Effect>) -> Step {
+    pub(super) fn end_round(&mut self, round: Round, mut effects: Vec<Effect>) -> Step {
+        self.close_fallback(round);
         if self
             .round
             .as_ref()

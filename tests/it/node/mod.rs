@@ -7,6 +7,7 @@ mod backend;
 mod cohort;
 mod faults;
 mod refunds;
+mod replaced;
 
 use std::io::Write as _;
 use std::path::PathBuf;
