@@ -298,6 +298,12 @@ impl Aggregator {
         {
             effects.extend(self.open_refund(now, outpoint, value_sat));
         }
+        // What can not be tried again now (it is not there, or too small at today's fee) is looked at later.
+        for failed in self.refunds.failed.values_mut() {
+            if now >= failed.retry_at {
+                failed.retry_at = now.plus(RETRY_SECONDS);
+            }
+        }
     }
 
     pub(super) fn refund_deadline(&self) -> Option<UnixTime> {
