@@ -70,6 +70,8 @@ operations! {
     CohortFund = cohort_fund(r::Fund) -> v::FundView;
     /// Has the refunds of a funding transaction signed by all before it is given back or sent.
     CohortFundPsbt = cohort_fund_psbt(r::FundPsbt) -> v::FundPsbtView;
+    /// What is being signed now, as PSBTs for other tools.
+    CohortPsbt = cohort_psbt(r::OneCohort) -> v::PsbtsView;
     /// Sends the refunds this agent holds whose lock is over.
     CohortRecover = cohort_recover(r::Recover) -> v::RefundsView;
     /// Aggregator: opens a round now. Member: asks for one.

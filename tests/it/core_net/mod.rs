@@ -14,6 +14,7 @@ mod formation;
 mod happy;
 mod history;
 mod ladder;
+mod money;
 mod net;
 mod node;
 mod order;
