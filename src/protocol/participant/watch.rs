@@ -20,7 +20,9 @@ impl Participant {
             }
         }
         self.watch.follow(&self.chain);
-        let unknown = self.watch.unknown_spends(&self.chain);
+        let unknown = self
+            .watch
+            .unknown_spends(&self.chain, |txid| self.refunds.knows(txid));
         let unknown = unknown.into_iter();
         let mut effects: Vec<Effect> = unknown
             .map(|txid| Effect::Report(Report::UnknownSpend { txid }))
