@@ -155,7 +155,7 @@ fn confirmation_watch(c: &mut Criterion) {
         b.iter(|| {
             chain.height += 1;
             watch.follow(&chain);
-            assert!(watch.unknown_spends(&chain, |_| false).is_empty());
+            assert!(watch.unknown_spends(&chain).is_empty());
             assert!(watch.due(&chain).is_empty());
         });
     });

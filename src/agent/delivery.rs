@@ -80,6 +80,7 @@ pub(super) fn expiry(now: UnixTime, kind: &str) -> UnixTime {
             | "sign_request"
             | "parts"
             | "partial_signature"
+            | "fallback_signature"
             | "refund_open"
             | "refund_nonces"
             | "refund_request"
@@ -103,6 +104,7 @@ pub(super) fn wrap(
         Message::Response(body) => body.sign_with(&cohort, sign),
         Message::NonceUpdate(body) => body.sign_with(&cohort, sign),
         Message::PartialSignature(body) => body.sign_with(&cohort, sign),
+        Message::FallbackSignature(body) => body.sign_with(&cohort, sign),
         Message::RefundNonces(body) => body.sign_with(&cohort, sign),
         Message::RefundPartial(body) => body.sign_with(&cohort, sign),
         _ => {}

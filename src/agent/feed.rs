@@ -16,7 +16,8 @@ use crate::keys::NostrKey;
 use crate::keys::signer::NonceSlot;
 use crate::protocol::aggregator::AggregatorInput;
 use crate::protocol::effect::{
-    AdvertStatus, Artifact, Effect, Ignored, Outcome, Prepared, Report, SignOrder, Step, To,
+    AdvertStatus, Artifact, Effect, FallbackOrder, Ignored, Outcome, Prepared, Report, SignOrder,
+    Step, To,
 };
 use crate::protocol::history::{Answer, MAX_ANSWER_BYTES};
 use crate::protocol::ids::{Label, Round, SessionId};
@@ -36,6 +37,7 @@ enum Followup {
         indexes: Vec<SmtIndex>,
     },
     Sign(SignOrder),
+    SignFallback(FallbackOrder),
     Broadcast(Transaction),
     AnswerHistory {
         to: NostrKey,
@@ -179,6 +181,7 @@ impl Agent {
                         });
                     }
                     Effect::Sign(order) => followups.push(Followup::Sign(order)),
+                    Effect::SignFallback(order) => followups.push(Followup::SignFallback(order)),
                     Effect::Broadcast(tx) => followups.push(Followup::Broadcast(tx)),
                     Effect::AnswerHistory { to, request } => {
                         followups.push(Followup::AnswerHistory { to, request });
@@ -227,6 +230,8 @@ impl Agent {
             // Rule 11: a partial signature spends. A session that is not signed waits.
             Followup::Sign(_) if !self.may_sign(id) => {}
             Followup::Sign(order) => queue.push_back((id, self.sign(id, &order))),
+            Followup::SignFallback(_) if !self.may_sign(id) => {}
+            Followup::SignFallback(order) => queue.extend(self.sign_fallback(id, &order)),
             Followup::Broadcast(tx) => self.broadcast(id, tx),
             Followup::AnswerHistory { to, request } => self.answer_history(id, to, &request)?,
             Followup::OpenIndex(index) => {
@@ -340,8 +345,22 @@ impl Agent {
         }))
     }
 
+    /// Signs digests of a transaction with the seat's own key (BIP-340), as evidence is signed. They are BIP-341
+    /// digests, tagged `TapSighash`; evidence is tagged `btcr2/evidence/1`, and the id of a Nostr event has no tag:
+    /// no signature of one kind is one of another.
+    fn sign_fallback(&self, id: NodeId, order: &FallbackOrder) -> Option<(NodeId, NodeInput)> {
+        let own = &self.nodes.get(&id)?.own;
+        let digests = order.sighashes.iter();
+        let signatures = digests.map(|digest| own.sign_digest(digest.as_bytes()));
+        let signed = ParticipantInput::FallbackSigned {
+            round: order.round,
+            signatures: signatures.collect(),
+        };
+        Some((id, NodeInput::Participant(signed)))
+    }
+
     /// Sends a transaction to the chain, if the gate permits it.
-    fn broadcast(&mut self, id: NodeId, tx: Transaction) {
+    pub(super) fn broadcast(&mut self, id: NodeId, tx: Transaction) {
         let Some(node) = self.nodes.get(&id) else {
             return;
         };
@@ -606,8 +625,8 @@ fn save(tx: &Tx<'_>, id: NodeId, now: UnixTime, artifact: &Artifact) -> Result<(
         created: now,
     };
     match tx.put_artifact(&new) {
-        // Something else lies in its place, and was found to be damaged or nobody would have asked again: what
-        // is stored is never changed, so the good one goes beside it.
+        // Something else lies in its place: it was found to be damaged, or names another transaction with the
+        // same signal. What is stored is never changed, so this one goes beside it.
         Err(StoreError::ArtifactConflict { .. }) if is_proof(kind) => {
             new.key.origin = None;
             tx.put_artifact(&new)?;
@@ -631,7 +650,10 @@ fn save(tx: &Tx<'_>, id: NodeId, now: UnixTime, artifact: &Artifact) -> Result<(
 }
 
 const fn is_proof(kind: ArtifactKind) -> bool {
-    matches!(kind, ArtifactKind::SmtProof | ArtifactKind::CasAnnouncement)
+    matches!(
+        kind,
+        ArtifactKind::SmtProof | ArtifactKind::CasAnnouncement | ArtifactKind::LeafSet
+    )
 }
 
 /// A name for an input, for the log's readers.
@@ -660,6 +682,7 @@ fn kind_of(input: &NodeInput) -> &'static str {
             ParticipantInput::Prepared(_) => "prepared",
             ParticipantInput::Signed(_) => "signed",
             ParticipantInput::SignFailed { .. } => "sign_failed",
+            ParticipantInput::FallbackSigned { .. } => "fallback_signed",
             ParticipantInput::Register { .. } => "register",
             ParticipantInput::Open { .. } => "open",
             ParticipantInput::Bound { .. } => "bound",

@@ -230,7 +230,7 @@ impl Journal {
             Report::MemberBlamed { blame, proved } => {
                 let how = if *proved { "proved" } else { "claimed" };
                 let text = format!(
-                    "member {} sent an invalid partial signature ({how})",
+                    "member {} sent an invalid signature ({how})",
                     blame.member.short()
                 );
                 self.alarm(now, "member_blamed", text);

@@ -395,14 +395,14 @@ fn plan_inputs(inputs: Vec<BeaconOutput>, fee_rate: FeeRate) -> Result<SpendPlan
 }
 
 /// The value of outputs; no sum of real ones is beyond all bitcoin.
-fn sum(outputs: &[BeaconOutput]) -> Amount {
+pub(super) fn sum(outputs: &[BeaconOutput]) -> Amount {
     outputs
         .iter()
         .try_fold(Amount::ZERO, |sum, output| sum.checked_add(output.value))
         .unwrap_or(Amount::MAX_MONEY)
 }
 
-fn prevouts(inputs: &[BeaconOutput], beacon_script: &Script) -> Vec<TxOut> {
+pub(super) fn prevouts(inputs: &[BeaconOutput], beacon_script: &Script) -> Vec<TxOut> {
     let prevout = |input: &BeaconOutput| TxOut {
         value: input.value,
         script_pubkey: beacon_script.to_owned(),
@@ -411,7 +411,7 @@ fn prevouts(inputs: &[BeaconOutput], beacon_script: &Script) -> Vec<TxOut> {
 }
 
 /// The fee for a weight, rounded up to a whole satoshi.
-fn fee(fee_rate: FeeRate, weight: Weight) -> Result<Amount, SignalError> {
+pub(super) fn fee(fee_rate: FeeRate, weight: Weight) -> Result<Amount, SignalError> {
     fee_rate
         .fee_wu(weight)
         .filter(|fee| *fee <= Amount::MAX_MONEY)
@@ -498,7 +498,7 @@ fn check_amounts(
 }
 
 /// The signal transaction of these values: the only place that says what one looks like.
-fn transaction(
+pub(super) fn transaction(
     inputs: &[BeaconOutput],
     change: Option<Amount>,
     beacon_script: &Script,

@@ -255,21 +255,26 @@ impl ConfirmationWatch {
         due
     }
 
-    /// Spends of the address that nobody here signed and that are no refund, each once. All n keys sign every spend: somebody else has them, or
+    /// Spends of the address that nobody here signed, each once. All n keys sign every spend: somebody else has them, or
     /// the address is not what it was thought to be (spec.md §6.5 item 34).
-    pub fn unknown_spends(
-        &mut self,
-        chain: &ChainView,
-        is_refund: impl Fn(&Txid) -> bool,
-    ) -> Vec<Txid> {
-        let mut unknown = Vec::new();
-        for spend in chain.spends.values() {
-            let known = self.knows(&spend.by) || is_refund(&spend.by);
-            if !known && self.reported.insert(spend.by) {
-                unknown.push(spend.by);
-            }
-        }
-        unknown
+    pub fn unknown_spends(&mut self, chain: &ChainView) -> Vec<Txid> {
+        let unknown = self.unexplained(chain);
+        self.reported.extend(&unknown);
+        unknown.into_iter().collect()
+    }
+
+    /// Such spends that were not reported yet.
+    #[must_use]
+    pub fn unexplained(&self, chain: &ChainView) -> BTreeSet<Txid> {
+        let spends = chain.spends.values().map(|spend| spend.by);
+        spends
+            .filter(|txid| !self.knows(txid) && !self.reported.contains(txid))
+            .collect()
+    }
+
+    /// Notes that a spend was reported.
+    pub fn reported(&mut self, txid: Txid) {
+        self.reported.insert(txid);
     }
 
     /// Whether a new height alone is news: something that can be sent is not settled.
@@ -320,10 +325,6 @@ mod tests {
     use crate::protocol::chain_view::SpendSeen;
     use bitcoin::hashes::Hash as _;
     use bitcoin::{Amount, ScriptBuf, Sequence, TxIn, TxOut, Witness};
-
-    fn no_refund(_: &Txid) -> bool {
-        false
-    }
 
     fn tip(n: u8) -> OutPoint {
         OutPoint::new(Txid::from_byte_array([n; 32]), 0)
@@ -465,11 +466,7 @@ mod tests {
         let view = chain(103, Some((second, Some(103))));
         let confirmed = WatchState::Confirmed { height: 103 };
         assert_eq!(best(&watch, &view), (second, confirmed));
-        assert_eq!(
-            watch.unknown_spends(&view, no_refund),
-            [],
-            "each of them was signed"
-        );
+        assert_eq!(watch.unknown_spends(&view), [], "each of them was signed");
         let view = chain(103, Some((tip(3).txid, Some(103))));
         assert_eq!(best(&watch, &view), (tip(3).txid, confirmed));
         assert_eq!(watch.of_round(Round(7)).count(), 4);
@@ -481,14 +478,11 @@ mod tests {
         let mut watch = ConfirmationWatch::default();
         let (thief, refund) = (tip(4).txid, tip(5).txid);
         watch.expect(refund);
-        assert_eq!(
-            watch.unknown_spends(&chain(100, Some((refund, None))), no_refund),
-            []
-        );
+        assert_eq!(watch.unknown_spends(&chain(100, Some((refund, None)))), []);
         let view = chain(100, Some((thief, None)));
-        assert_eq!(watch.unknown_spends(&view, no_refund), [thief]);
+        assert_eq!(watch.unknown_spends(&view), [thief]);
         assert_eq!(
-            watch.unknown_spends(&chain(101, Some((thief, Some(101)))), no_refund),
+            watch.unknown_spends(&chain(101, Some((thief, Some(101))))),
             []
         );
     }

@@ -107,6 +107,9 @@ pub enum Effect {
     },
     /// Sign; then make nonces for the next attempt of the round; answer with `Signed` or `SignFailed`.
     Sign(SignOrder),
+    /// Sign these digests with the seat's key, without MuSig2: the inputs of a signal through the k-of-n leaf. Answer
+    /// with `FallbackSigned`.
+    SignFallback(FallbackOrder),
     /// Open an index: another seat claims it. Answer with `Open`, if the driver holds a key of the DID.
     OpenIndex(SmtIndex),
     /// Keep this for the life of the beacon. Durable before any later effect of the same step.
@@ -141,6 +144,15 @@ pub struct SignOrder {
     pub labels: Vec<LabelOrder>,
     /// The labels of the next attempt, for which nonces are made ahead. None: there is no next attempt.
     pub spares: Vec<Label>,
+}
+
+/// An approved signal to sign through the k-of-n leaf.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct FallbackOrder {
+    /// The round.
+    pub round: Round,
+    /// The digest of each input, computed locally from the approved transaction.
+    pub sighashes: Vec<Sighash>,
 }
 
 /// One approved message to sign.
@@ -552,7 +564,32 @@ pub enum Report {
         /// The attempt that follows.
         attempt: u32,
     },
-    /// The signal is signed by all.
+    /// A round stalled; its signal is to be signed through the k-of-n leaf.
+    FallbackOpened {
+        /// The round.
+        round: Round,
+        /// Seats that did not respond, whose indexes are left empty.
+        absent: Vec<Seat>,
+        /// How many members have to sign.
+        threshold: u16,
+    },
+    /// Aggregator: a member's signature through the leaf came and verified.
+    FallbackSignatureReceived {
+        /// The round.
+        round: Round,
+        /// The seat.
+        seat: Seat,
+        /// How many are in.
+        signatures: u16,
+    },
+    /// Member: signed through the leaf.
+    FallbackSigned {
+        /// The round.
+        round: Round,
+        /// The transaction.
+        txid: Txid,
+    },
+    /// The signal is signed by all, or by enough through the leaf.
     SignalSigned {
         /// The round.
         round: Round,

@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use serde::{Deserialize, Serialize};
 
 use super::ids::Label;
-use super::message::{NonceUpdate, Nonces, Partials, Response};
+use super::message::{FallbackSignature, NonceUpdate, Nonces, Partials, Response};
 use super::refund_message::RefundPartial;
 use crate::hash::{CohortId, SchnorrSignature, array_from_hex, bytes_newtype, tagged_hash, to_hex};
 use crate::keys::NostrKey;
@@ -48,6 +48,9 @@ impl Evidence for NonceUpdate {
 }
 impl Evidence for Partials {
     const TYPE: &'static str = "partial_signature";
+}
+impl Evidence for FallbackSignature {
+    const TYPE: &'static str = "fallback_signature";
 }
 
 /// The digest a seat signs to stand by `content`.
@@ -138,6 +141,13 @@ pub enum Fault {
         /// What the session signed, label by label, as the session hash commits to it.
         session: BTreeMap<Label, LabelContext>,
     },
+    /// A signature through the k-of-n leaf that does not verify for the digest it names.
+    BadFallbackSignature {
+        /// The signed body with digests and signatures.
+        signature: Box<Signed<FallbackSignature>>,
+        /// Which of them is bad.
+        input: u8,
+    },
     /// A partial signature of a refund that does not verify for the session it names.
     BadRefundPartial {
         /// The signed body with nonce, session hash and partial signature.
@@ -171,7 +181,7 @@ pub enum BlameError {
     #[error("the evidence is of another session than the one the member signed")]
     OtherSession,
     /// What the member sent is valid.
-    #[error("the partial signature is valid")]
+    #[error("the signature is valid")]
     Valid,
 }
 
@@ -196,6 +206,9 @@ impl Blame {
                 let hash = content.session_hash;
                 let (nonces, made) = (&content.nonces, &content.partials);
                 (signed, nonces, made, hash, label, session)
+            }
+            Fault::BadFallbackSignature { signature, input } => {
+                return self.verify_fallback(cohort, signature, *input);
             }
             Fault::BadRefundPartial { partial, session } => {
                 let content = &partial.content;
@@ -227,5 +240,27 @@ impl Blame {
             Ok(()) => Err(BlameError::Valid),
             Err(_) => Ok(()),
         }
+    }
+
+    fn verify_fallback(
+        &self,
+        cohort: &CohortId,
+        signature: &Signed<FallbackSignature>,
+        input: u8,
+    ) -> Result<(), BlameError> {
+        if !signature.verifies(cohort, self.member) {
+            return Err(BlameError::NotSigned);
+        }
+        let content = &signature.content;
+        let input = usize::from(input);
+        let (Some(sighash), Some(made)) =
+            (content.sighashes.get(input), content.signatures.get(input))
+        else {
+            return Err(BlameError::OtherSession);
+        };
+        if self.member.verifies(sighash.as_bytes(), made) {
+            return Err(BlameError::Valid);
+        }
+        Ok(())
     }
 }

@@ -12,6 +12,7 @@ use serde_json::value::RawValue;
 
 use super::deposit::{Deposited, LeafOpening, UpdateDeposit};
 use super::evidence::{Blame, Signed};
+pub use super::fallback_message::{Announced, FallbackRequest, FallbackSignature};
 use super::ids::{Label, Round, Seat};
 pub use super::raw_json::{MAX_RAW_DEPTH, RawJson};
 use super::refund_message::{
@@ -144,6 +145,10 @@ messages! {
     "proofs" => Proofs(Proofs),
     /// Member → aggregator: partial signatures and spare nonces.
     "partial_signature" => PartialSignature(Signed<Partials>),
+    /// Aggregator → channel: sign a stalled round's signal through the k-of-n leaf.
+    "fallback_request" => FallbackRequest(FallbackRequest),
+    /// Member → aggregator: its signatures of the signal through the leaf.
+    "fallback_signature" => FallbackSignature(Signed<FallbackSignature>),
     /// Aggregator → channel: the refund of an output is to be signed; nonces, please.
     "refund_open" => RefundOpen(RefundOpen),
     /// Member → aggregator: nonces for a refund session.

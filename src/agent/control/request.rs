@@ -14,7 +14,9 @@ pub use super::request_update::{
     AnnounceBy, BeaconSpec, CreateDid, DidChange, Disclose, LeaveCohort, ParseBeaconError,
     UpdateDid, WithdrawUpdate,
 };
-use super::views::{BeaconType, Deposits, EmptyRounds, FeeRate, FundBy, Span, TosHash};
+use super::views::{
+    BeaconType, Deposits, EmptyRounds, FeeRate, FundBy, OutputPolicy, Span, TosHash,
+};
 use crate::hash::CohortId;
 use crate::keys::NostrKey;
 use crate::network::Network;
@@ -157,6 +159,10 @@ pub struct Advertise {
     pub beacon: BeaconType,
     /// Fewest and most members.
     pub seats: Option<Span<u16>>,
+    /// Who can spend from the beacon.
+    pub output_policy: Option<OutputPolicy>,
+    /// How many members can sign a round that has stalled, with the output policy `k-of-n`.
+    pub threshold: Option<u16>,
     /// Fewest and most DIDs a seat registers.
     pub dids_per_seat: Option<Span<u16>>,
     /// Seconds between the openings of two rounds.

@@ -6,7 +6,7 @@ use super::refund::RecoverFundsArgs;
 use super::values::{JoinArg, http_url, relay_url, seconds};
 use crate::agent::control::request::{CohortRef, KeyRef, SeatKey};
 use crate::agent::control::views::{
-    BeaconType, Deposits, EmptyRounds, FeeRate, FundBy, Span, TosHash,
+    BeaconType, Deposits, EmptyRounds, FeeRate, FundBy, OutputPolicy, Span, TosHash,
 };
 use crate::network::Network;
 
@@ -25,11 +25,21 @@ pub enum CohortCommand {
     Show(ShowArgs),
     /// Show what to pay to the beacon address, for how many rounds
     Fund(FundArgs),
+    /// Show what is being signed now as PSBTs, for other tools (members sign what they rebuilt, never a PSBT)
+    #[command(after_help = "Example:\n  btcr2-agent cohort psbt 3f9a0c12 --json")]
+    Psbt(OneCohortArgs),
     /// Send the refund of what lies at the beacon address, once its lock is over
     Recover(RecoverFundsArgs),
     /// Open a round now (aggregator), or ask the aggregator to (member)
     #[command(after_help = "Example:\n  btcr2-agent cohort announce 3f9a0c12")]
     Announce(OneCohortArgs),
+    /// Aggregator: replace the unconfirmed signal by the one that pays more
+    #[command(
+        after_help = "Every round signs its signal at several fees (`fee_ladder` of the terms). A signal that waits \
+        for six blocks while the chain asks for more is replaced by itself; this does it now.\n\n\
+        Example:\n  btcr2-agent cohort bump 3f9a0c12"
+    )]
+    Bump(OneCohortArgs),
     /// Aggregator: take no more opt-ins and fix the set with the members seated so far
     #[command(after_help = "Example:\n  btcr2-agent cohort close 3f9a0c12")]
     Close(OneCohortArgs),
@@ -49,7 +59,8 @@ pub enum CohortCommand {
 #[derive(Debug, Clone, Args)]
 #[command(after_help = "Examples:\n  \
     btcr2-agent cohort advertise --name garden --seats 3-10 --cadence 7d\n  \
-    btcr2-agent cohort advertise --beacon cas --seats 3 --max-fee-rate 5 --invite npub1… --invite npub1…\n\n\
+    btcr2-agent cohort advertise --beacon cas --seats 3 --max-fee-rate 5 --invite npub1… --invite npub1…\n  \
+    btcr2-agent cohort advertise --seats 5-7 --output-policy k-of-n --threshold 3\n\n\
     The terms are fixed once advertised: the cohort id is their hash. Terms not given have the defaults \
     of docs/protocol.md.")]
 pub struct AdvertiseArgs {
@@ -65,6 +76,13 @@ pub struct AdvertiseArgs {
     /// Members: a number, or fewest-most (all of them must sign every round)
     #[arg(long, value_name = "MIN[-MAX]")]
     pub seats: Option<Span<u16>>,
+    /// Who can spend from the beacon: k-of-n lets --threshold members sign a round that has stalled; they could
+    /// also make every DID that ever listed this beacon unresolvable
+    #[arg(long, value_enum)]
+    pub output_policy: Option<OutputPolicy>,
+    /// How many members can sign a round that has stalled: fewer than the fewest seats
+    #[arg(long, value_name = "K", requires = "output_policy", value_parser = clap::value_parser!(u16).range(1..))]
+    pub threshold: Option<u16>,
     /// DIDs that one seat registers: a number, or fewest-most
     #[arg(long, value_name = "MIN[-MAX]")]
     pub dids_per_seat: Option<Span<u16>>,

@@ -37,12 +37,24 @@ impl Context {
             }
             CohortCommand::Show(args) => self.show(args).await,
             CohortCommand::Fund(args) => self.fund(args).await,
+            CohortCommand::Psbt(args) => {
+                let daemon = daemon(&self.home).await?;
+                let cohort = args.cohort;
+                self.out
+                    .view(&daemon.cohort_psbt(OneCohort { cohort }).await?)
+            }
             CohortCommand::Recover(args) => self.recover_funds(args).await,
             CohortCommand::Announce(args) => {
                 let daemon = daemon(&self.home).await?;
                 let cohort = args.cohort;
                 self.out
                     .view(&daemon.cohort_announce(OneCohort { cohort }).await?)
+            }
+            CohortCommand::Bump(args) => {
+                let daemon = daemon(&self.home).await?;
+                let cohort = args.cohort;
+                self.out
+                    .view(&daemon.cohort_bump(OneCohort { cohort }).await?)
             }
             CohortCommand::Close(args) => {
                 let daemon = daemon(&self.home).await?;
@@ -285,6 +297,8 @@ fn advertise(args: AdvertiseArgs) -> Advertise {
         depth: args.depth,
         max_fee_rate: args.max_fee_rate,
         fee_ladder: args.fee_ladder,
+        output_policy: args.output_policy,
+        threshold: args.threshold,
         fund_by: args.fund_by,
         refund_blocks: args.refund_blocks,
         refund_to: args.refund_to,

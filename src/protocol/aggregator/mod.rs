@@ -4,6 +4,8 @@
 //! replaying the logged inputs gives the same state, and the driver discards the effects of a replay.
 
 mod deposits;
+mod export;
+mod fallback;
 mod formation;
 mod money;
 mod refunds;
@@ -265,6 +267,7 @@ impl Aggregator {
             Message::Response(response) => self.response(now, from, response),
             Message::NonceUpdate(update) => self.nonce_update(now, from, &update),
             Message::PartialSignature(partials) => self.partials(now, from, partials),
+            Message::FallbackSignature(signature) => self.fallback_signature(now, from, signature),
             Message::RefundNonces(nonces) => self.refund_nonces(now, from, &nonces),
             Message::RefundPartial(partial) => self.refund_partial(now, from, partial),
             // Anybody, about any index: whoever controls a DID that lists the beacon needs its proofs for
@@ -316,6 +319,9 @@ impl Aggregator {
     /// Ends the round when the output its transaction spends is not the tip any more: no member would sign
     /// it, and the deadline may be days away.
     fn tip_moved(&mut self) -> Vec<Effect> {
+        if self.fallback_is_stranded() {
+            return self.fail_round(RoundCause::TipMoved);
+        }
         let Some(built) = self.round.as_ref().and_then(|round| round.built.as_ref()) else {
             return Vec::new();
         };

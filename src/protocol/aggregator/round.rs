@@ -7,6 +7,7 @@ use bitcoin::hashes::Hash as _;
 use bitcoin::{FeeRate, OutPoint, ScriptBuf, Txid};
 
 use super::deposits::{self, Accepted, Unshown};
+use super::fallback::Fallback;
 use super::session::Session;
 use super::{Aggregator, Phase, refuse};
 use crate::beacon::address::beacon_script;
@@ -33,11 +34,11 @@ const FALLBACK_FEE_RATE: u32 = 2;
 /// What a seat's entries say, checked against its indexes.
 #[derive(Debug, Clone, Default)]
 pub(super) struct Entered {
-    leaves: Vec<(SmtIndex, LeafValue)>,
-    updates: Vec<(Did, UpdateHash)>,
+    pub(super) leaves: Vec<(SmtIndex, LeafValue)>,
+    pub(super) updates: Vec<(Did, UpdateHash)>,
     /// Which of them were deposited and verified.
     deposited: Vec<(SmtIndex, Accepted)>,
-    idle: bool,
+    pub(super) idle: bool,
 }
 
 /// The signal of a round, fixed once: every session of the round signs the same transactions.
@@ -58,7 +59,7 @@ pub(super) struct RoundState {
     indexes: BTreeMap<Seat, BTreeMap<SmtIndex, Option<Did>>>,
     pub(super) members: u16,
     /// How many inputs the signal may have.
-    inputs: u8,
+    pub(super) inputs: u8,
     /// What every member offers a nonce for; a session signs those of them that its transactions have.
     pub(super) labels: Vec<Label>,
     pub(super) responses: BTreeMap<Seat, Entered>,
@@ -66,6 +67,8 @@ pub(super) struct RoundState {
     pub(super) nonces: BTreeMap<u32, BTreeMap<Seat, Nonces>>,
     pub(super) built: Option<Built>,
     pub(super) session: Option<Session>,
+    /// The way out, once the round has stalled and the terms have one.
+    pub(super) fallback: Option<Box<Fallback>>,
     pub(super) blamed: Vec<Blame>,
 }
 
@@ -79,15 +82,18 @@ impl Built {
 
 impl RoundState {
     pub(super) const fn deadline(&self) -> UnixTime {
-        match &self.session {
-            // Deadlines count inclusively: the timer acts one second later.
-            Some(session) => session.until.plus(1),
-            None => self.respond_by.plus(1),
+        // Deadlines count inclusively: the timer acts one second later.
+        match (&self.fallback, &self.session) {
+            (Some(fallback), _) => fallback.until().plus(1),
+            (None, Some(session)) => session.until.plus(1),
+            (None, None) => self.respond_by.plus(1),
         }
     }
 
     pub(super) fn has_partials(&self) -> bool {
+        let fallback = self.fallback.as_ref();
         self.session.as_ref().is_some_and(|s| s.ever_partial)
+            || fallback.is_some_and(|fallback| fallback.signed().next().is_some())
     }
 
     pub(super) fn responses(&self) -> usize {
@@ -113,6 +119,10 @@ impl RoundState {
     /// Seats this round waits for now.
     pub(super) fn waiting_for(&self) -> Vec<Seat> {
         let in_already: BTreeSet<Seat> = match &self.session {
+            _ if self.fallback.is_some() => {
+                let fallback = self.fallback.iter();
+                fallback.flat_map(|fallback| fallback.signed()).collect()
+            }
             None => self.responses.keys().copied().collect(),
             Some(session) if session.aggregate.is_none() => self
                 .nonces
@@ -257,9 +267,12 @@ impl Aggregator {
     }
 
     /// What the next signal spends, with this many inputs at most; `None` without a tip that is deep enough.
-    fn spend_plan(&self, most: usize) -> Option<Result<SpendPlan, SignalError>> {
+    pub(super) fn spend_plan(&self, most: usize) -> Option<Result<SpendPlan, SignalError>> {
         let tip = self.chain.ready_output(self.terms.depth)?;
-        let further = self.chain.ready_extra(self.terms.depth);
+        let mut further = self.chain.ready_extra(self.terms.depth);
+        // What waits for its refund is no top-up yet, and nobody has to wait for it: whoever pays something to the
+        // address would else hold up rounds.
+        further.retain(|output| !self.must_be_protected(&output.outpoint, output.value.to_sat()));
         Some(spend_plan(&tip, &further, self.fee_rate(), most))
     }
 
@@ -276,12 +289,17 @@ impl Aggregator {
         Some(OpenRound {
             round: state.round,
             opened: state.opened,
-            until: session.map_or(state.respond_by, |session| session.until),
+            until: state.fallback.as_ref().map_or_else(
+                || session.map_or(state.respond_by, |session| session.until),
+                |fallback| fallback.until(),
+            ),
             attempt: session.map_or(0, |session| session.attempt),
             responded: state.responses.keys().copied().collect(),
-            signed: session.map_or_else(BTreeSet::new, |session| {
-                session.partials.keys().copied().collect()
-            }),
+            signed: match (&state.fallback, session) {
+                (Some(fallback), _) => fallback.signed().collect(),
+                (None, Some(session)) => session.partials.keys().copied().collect(),
+                (None, None) => BTreeSet::new(),
+            },
             blamed: state.blamed.iter().map(|blame| blame.member).collect(),
         })
     }
@@ -351,6 +369,7 @@ impl Aggregator {
             nonces: BTreeMap::new(),
             built: None,
             session: None,
+            fallback: None,
             blamed: Vec::new(),
         });
         Step::with(vec![
@@ -593,10 +612,11 @@ impl Aggregator {
         }
         let absent = state.waiting_for();
         let why = match &state.session {
+            _ if state.fallback.is_some() => RoundCause::NoSignature { absent },
             Some(session) if session.aggregate.is_some() => RoundCause::NoSignature { absent },
             _ => RoundCause::NoResponse { absent },
         };
-        effects.extend(self.fail_round(why));
+        effects.extend(self.stalled(now, why));
     }
 }
 

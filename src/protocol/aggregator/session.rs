@@ -201,7 +201,7 @@ impl Aggregator {
     /// A member can not sign the current session: opens the next one with what nonces there are.
     fn renew(&mut self, now: UnixTime, seat: Seat, attempt: u32, nonces: Nonces) -> Vec<Effect> {
         if attempt > u32::from(self.terms.sessions_max) {
-            return self.fail_round(RoundCause::SessionsUsedUp);
+            return self.stalled(now, RoundCause::SessionsUsedUp);
         }
         let Some(state) = &mut self.round else {
             return Vec::new();

@@ -12,9 +12,7 @@ impl Aggregator {
     pub(super) fn watch_signals(&mut self) -> Vec<Effect> {
         self.learn_signed();
         self.watch.follow(&self.chain);
-        let mut watch = std::mem::take(&mut self.watch);
-        let unknown = watch.unknown_spends(&self.chain, |txid| self.is_refund(txid));
-        self.watch = watch;
+        let unknown = self.watch.unknown_spends(&self.chain);
         let unknown = unknown.into_iter();
         let mut effects: Vec<Effect> = unknown
             .map(|txid| Effect::Report(Report::UnknownSpend { txid }))

@@ -88,6 +88,9 @@ impl Participant {
             return Err(never("other transactions for the same round"));
         }
         let ladder = self.check_transactions(request)?;
+        if self.announces_otherwise(state.round, &ladder.signal) {
+            return Err(never("other bytes than I signed in this round"));
+        }
         self.check_lineage(ladder.tip())?;
         self.check_signal_bytes(state, request, &ladder.signal)
             .map_err(Verdict::Never)?;
@@ -163,7 +166,7 @@ impl Participant {
     ///
     /// A signal that a confirmed one conflicts with is out of the way at the depth the terms ask of a tip: what
     /// is signed now descends from its rival, so a reorg that revives the one kills the other.
-    fn check_lineage(&self, tip: OutPoint) -> Result<(), Verdict> {
+    pub(super) fn check_lineage(&self, tip: OutPoint) -> Result<(), Verdict> {
         let stray = self
             .live(self.terms.depth.into())
             .find(|given| given.input != tip);

@@ -6,6 +6,8 @@
 mod checks;
 mod coverage;
 mod deposits;
+mod export;
+mod fallback;
 mod formation;
 mod history;
 mod policy;
@@ -31,7 +33,7 @@ use super::message::{
 use super::set::CohortSet;
 use super::terms::Terms;
 use crate::beacon::signal::BeaconOutput;
-use crate::hash::{CohortId, SignalBytes, SmtIndex, UpdateHash};
+use crate::hash::{CohortId, SchnorrSignature, SignalBytes, SmtIndex, UpdateHash};
 use crate::keys::NostrKey;
 use crate::keys::musig::{KeySet, PartialSignature};
 use crate::time::UnixTime;
@@ -40,6 +42,7 @@ use coverage::MyIndex;
 pub use coverage::{BindingState, IndexState};
 pub use deposits::DepositState;
 use deposits::MyDeposit;
+use fallback::Fallbacks;
 use history::Asked;
 pub use history::Recalled;
 pub use policy::{Decline, SigningPolicy};
@@ -83,6 +86,13 @@ pub enum ParticipantInput {
     SignFailed {
         /// The session.
         session: SessionId,
+    },
+    /// What came of [`Effect::SignFallback`].
+    FallbackSigned {
+        /// The round.
+        round: Round,
+        /// One signature per digest.
+        signatures: Vec<SchnorrSignature>,
     },
     /// User: have these indexes covered.
     Register {
@@ -231,6 +241,7 @@ pub struct Participant {
     recalling: BTreeMap<SmtIndex, Vec<HistoryItem>>,
     /// The time of the input that is handled.
     now: UnixTime,
+    fallbacks: Fallbacks,
     refunds: MyRefunds,
     /// Where everything this member signed is.
     watch: ConfirmationWatch,
@@ -260,6 +271,7 @@ impl Participant {
             asked: BTreeMap::new(),
             recalling: BTreeMap::new(),
             now: UnixTime(0),
+            fallbacks: Fallbacks::default(),
             refunds: MyRefunds::default(),
             watch: ConfirmationWatch::default(),
         }
@@ -269,13 +281,15 @@ impl Participant {
     /// goes without a verdict on a deposit.
     #[must_use]
     pub fn deadline(&self) -> Option<UnixTime> {
-        let due = [self.history_due(), self.response_due()];
+        let alarm = self.fallbacks.alarm_due();
+        let due = [self.history_due(), self.response_due(), alarm];
         due.into_iter().flatten().min()
     }
 
     fn tick(&mut self, now: UnixTime) -> Step {
         let mut step = self.history_timer();
         step.effects.extend(self.try_respond(now));
+        step.effects.extend(self.unknown_spends());
         step
     }
 
@@ -321,14 +335,19 @@ impl Participant {
             ParticipantInput::Recalled(recalled) => self.recalled(&recalled),
             ParticipantInput::Lost { index, signals } => self.lost(index, &signals),
             ParticipantInput::Fetch { index } => self.fetch(index),
+            ParticipantInput::FallbackSigned { round, signatures } => {
+                self.fallback_signed(round, signatures)
+            }
             ParticipantInput::Policy(policy) => self.follow_policy(policy),
             ParticipantInput::Restarted => {
                 let mut step = self.restarted();
                 step.effects.extend(self.refunds_restarted());
+                step.effects.extend(self.fallback_restarted());
                 step
             }
             ParticipantInput::Recovered => {
                 self.refunds_recovered();
+                self.fallback_recovered();
                 self.recovered()
             }
         }
@@ -347,6 +366,7 @@ impl Participant {
             Message::NonceRequest(request) => self.nonce_request(&request),
             Message::SignRequest(request) => self.sign_request(request),
             Message::Proofs(proofs) => self.proofs(proofs),
+            Message::FallbackRequest(request) => self.fallback_request(now, request),
             Message::RefundOpen(open) => self.refund_open(&open),
             Message::RefundRequest(request) => self.refund_request(&request),
             Message::RefundComplete(complete) => self.refund_complete(&complete),
@@ -370,6 +390,7 @@ impl Participant {
             let report = super::aggregator::tip_report(&self.chain.tip, ready.is_some());
             effects.push(Effect::Report(report));
         }
+        effects.extend(self.adopt_seen());
         // Another rung may have taken the place of one that was confirmed: what is so comes last.
         let mut confirmed = Vec::new();
         for given in &mut self.given {
@@ -401,6 +422,7 @@ impl Participant {
         effects.extend(self.give_back());
         effects.extend(self.binding_reports());
         effects.extend(self.try_sign());
+        effects.extend(self.try_fallback());
         effects
     }
 
@@ -498,24 +520,27 @@ impl Participant {
     /// Signals this member signed that are not on the chain and may still get there, each with the transaction
     /// that is most likely to carry it.
     pub fn live_signals(&self) -> impl Iterator<Item = (SignalBytes, Txid)> + '_ {
-        let on_chain = |round: Round| {
-            let mut rungs = self.given.iter().filter(move |given| given.round == round);
-            rungs.any(|given| self.chain.signals.contains_key(&given.txid))
-        };
         self.live(super::aggregator::FINAL_DEPTH)
-            .filter(move |given| self.is_leading(given) && !on_chain(given.round))
+            .filter(|given| self.is_leading(given))
             .map(|given| (given.signal, given.txid))
     }
 
-    /// Whether this is the transaction of its round to expect: the highest one that the aggregator sent, or before
-    /// it sent any the lowest.
+    /// Whether this is the transaction of its round to expect: the one in a block, else the one the chain has, else
+    /// the highest one that the aggregator sent, or before it sent any the lowest.
     #[must_use]
     pub fn is_leading(&self, given: &GivenPartial) -> bool {
-        let mut rungs = self.given.iter().filter(|other| other.round == given.round);
-        match given.signed {
-            Some(_) => rungs.all(|other| other.signed.is_none() || other.rung <= given.rung),
-            None => rungs.all(|other| other.signed.is_none() && other.rung >= given.rung),
-        }
+        let near = |given: &GivenPartial| {
+            let sent = given.signed.is_some();
+            let by_fee = if sent {
+                given.rung
+            } else {
+                u8::MAX.saturating_sub(given.rung)
+            };
+            let seen = self.chain.signals.contains_key(&given.txid);
+            (given.confirmed.is_some(), seen, sent, by_fee)
+        };
+        let rungs = self.given.iter().filter(|other| other.round == given.round);
+        rungs.map(near).max() == Some(near(given))
     }
 
     /// The partial signatures given, oldest first.

@@ -329,6 +329,9 @@ impl Participant {
     }
 
     pub(super) fn round_result(&mut self, now: UnixTime, result: RoundResult) -> Step {
+        if let Some(step) = self.fallback_result(now, &result) {
+            return step;
+        }
         let round = result.round;
         let Some(tx) = result.tx else {
             return self.round_empty(round);
@@ -417,7 +420,8 @@ impl Participant {
     }
 
     /// The round is over: what waits is asked for again, and DIDs that waited for it may bind.
-    fn end_round(&mut self, round: Round, mut effects: Vec<Effect>) -> Step {
+    pub(super) fn end_round(&mut self, round: Round, mut effects: Vec<Effect>) -> Step {
+        self.close_fallback(round);
         if self
             .round
             .as_ref()

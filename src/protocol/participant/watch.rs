@@ -10,6 +10,20 @@ impl Participant {
     /// Follows everything this member signed, and raises the alarm over what it did not sign. Of an output that all n
     /// have to sign for, a spend this member does not know means that somebody else has its key.
     pub(super) fn watch_signals(&mut self) -> Vec<Effect> {
+        self.learn_signed();
+        self.watch.follow(&self.chain);
+        let mut effects = self.unknown_spends();
+        effects.extend(
+            self.watch
+                .due(&self.chain)
+                .into_iter()
+                .map(Effect::Broadcast),
+        );
+        effects
+    }
+
+    /// Takes over what was signed since.
+    pub(super) fn learn_signed(&mut self) {
         for given in &self.given {
             self.watch.signed(given.round, given.txid, given.input);
             if let Some(tx) = &given.signed {
@@ -19,21 +33,10 @@ impl Participant {
                 self.watch.expect(refund);
             }
         }
-        self.watch.follow(&self.chain);
-        let unknown = self
-            .watch
-            .unknown_spends(&self.chain, |txid| self.refunds.knows(txid));
-        let unknown = unknown.into_iter();
-        let mut effects: Vec<Effect> = unknown
-            .map(|txid| Effect::Report(Report::UnknownSpend { txid }))
-            .collect();
-        effects.extend(
-            self.watch
-                .due(&self.chain)
-                .into_iter()
-                .map(Effect::Broadcast),
-        );
-        effects
+        for (round, tip, tx) in self.fallbacks.complete() {
+            self.watch.signed(round, tx.compute_txid(), tip);
+            self.watch.complete(round, tx);
+        }
     }
 
     pub(super) fn broadcast_answer(&mut self, txid: Txid, error: Option<String>) -> Step {
