@@ -3,6 +3,8 @@
 //! Each fenced block that follows a `<!-- example: NAME -->` line in the document is compared with what
 //! the library makes, and read back. `UPDATE_DOCS=1 cargo test --test it protocol_doc` rewrites them.
 
+mod fallback;
+
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::PathBuf;
 
@@ -179,6 +181,10 @@ fn did(member: usize) -> Did {
     )
 }
 
+fn announcement() -> CasAnnouncement {
+    CasAnnouncement::new([(did(0).to_string(), update())], |_| true).unwrap()
+}
+
 /// A signed update of did 0, deposited. Not the one that the other examples announce.
 fn deposit() -> UpdateDeposit {
     let source = initial_key_document(&did(0)).unwrap();
@@ -217,8 +223,7 @@ impl Cohort {
         let payee = beacon_script(key("payee").public().x_only());
         let (set, keys) = CohortSet::build(&terms, &members, Some(&payee)).unwrap();
         let tree = SmtTree::new((0..2).map(|i| (did(i).smt_index(), leaf(i).value()))).unwrap();
-        let announcement =
-            CasAnnouncement::new([(did(0).to_string(), update())], |_| true).unwrap();
+        let announcement = announcement();
         let signal = match beacon {
             CohortBeacon::Smt => tree.root(),
             CohortBeacon::Cas => announcement.signal_bytes(),
@@ -387,6 +392,13 @@ impl Cohort {
 /// The messages, by name: the type, or `type:variant`.
 #[allow(clippy::too_many_lines)] // a list
 fn messages() -> Vec<(&'static str, Message)> {
+    let mut messages = of_cohorts();
+    messages.extend(fallback::messages(CohortBeacon::Smt));
+    messages.extend(fallback::messages(CohortBeacon::Cas));
+    messages
+}
+
+fn of_cohorts() -> Vec<(&'static str, Message)> {
     let smt = Cohort::new(CohortBeacon::Smt);
     let cas = Cohort::new(CohortBeacon::Cas);
     let member = |i: usize| key(&format!("member {i}"));

@@ -165,11 +165,7 @@ impl AgentBackend {
         }
     }
 
-    async fn send_funding(
-        &self,
-        network: Network,
-        funding: &Funding,
-    ) -> Result<(), Failure> {
+    async fn send_funding(&self, network: Network, funding: &Funding) -> Result<(), Failure> {
         let Some(tx) = funding.signed.clone() else {
             return Err(Failure::new(
                 ErrorCode::InvalidValue,

@@ -193,9 +193,7 @@ impl AgentBackend {
                 tx: serialize_hex(tx),
                 pays_sat: paid,
                 fee_sat: value_sat.saturating_sub(paid),
-                matures_at: output
-                    .height
-                    .map(|confirmed| matures_at(confirmed, lock)),
+                matures_at: output.height.map(|confirmed| matures_at(confirmed, lock)),
                 blocks_missing: missing,
                 state,
                 reason,

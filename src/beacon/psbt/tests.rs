@@ -119,12 +119,13 @@ fn every_fault_has_its_name() {
         (FundingFault::NoPayment, |p| {
             p.unsigned_tx.output[1].script_pubkey = p2wpkh();
         }),
-        (FundingFault::UnknownInput(1), |p| p.inputs[1].witness_utxo = None),
+        (FundingFault::UnknownInput(1), |p| {
+            p.inputs[1].witness_utxo = None
+        }),
         // P2PKH, and P2SH whatever is inside it.
         (FundingFault::NotSegwit(0), |p| {
-            let p2pkh = ScriptBuf::from_bytes(
-                [&[0x76, 0xa9, 0x14][..], &[1; 20], &[0x88, 0xac]].concat(),
-            );
+            let p2pkh =
+                ScriptBuf::from_bytes([&[0x76, 0xa9, 0x14][..], &[1; 20], &[0x88, 0xac]].concat());
             p.inputs[0].witness_utxo = Some(pay(50_000, p2pkh));
         }),
         (FundingFault::NotSegwit(0), |p| {
@@ -134,7 +135,9 @@ fn every_fault_has_its_name() {
         (FundingFault::NotSegwit(1), |p| {
             p.inputs[1].final_script_sig = Some(p2wpkh());
         }),
-        (FundingFault::NotSegwit(1), |p| p.inputs[1].redeem_script = Some(p2wpkh())),
+        (FundingFault::NotSegwit(1), |p| {
+            p.inputs[1].redeem_script = Some(p2wpkh())
+        }),
         (FundingFault::Sighash(0), |p| {
             p.inputs[0].sighash_type = Some(PsbtSighashType::from(EcdsaSighashType::None));
         }),

@@ -6,9 +6,9 @@ use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 
 use super::Context;
-use crate::agent::control::{Backend as _, ErrorCode, Failure};
 use crate::agent::control::request::{FundPsbt, Recover};
 use crate::agent::control::views::RefundState;
+use crate::agent::control::{Backend as _, ErrorCode, Failure};
 use crate::cli::args::{FundArgs, RecoverFundsArgs};
 use crate::cli::ask::confirm;
 use crate::cli::backend::daemon;

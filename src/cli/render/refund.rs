@@ -2,7 +2,9 @@
 
 use super::round::seats;
 use super::{Align, Page, Render, Table, sat};
-use crate::agent::control::views::{FundPsbtView, OutputView, Protection, RefundState, RefundsView};
+use crate::agent::control::views::{
+    FundPsbtView, OutputView, Protection, RefundState, RefundsView,
+};
 
 /// What lies at a beacon, one line each.
 pub(super) fn outputs(outputs: &[OutputView], page: &mut Page) {
@@ -77,7 +79,10 @@ impl Render for FundPsbtView {
         };
         page.field("state", next);
         if self.replaceable && !self.sent {
-            page.field("mind", "do not raise its fee: the replacement would have no refund");
+            page.field(
+                "mind",
+                "do not raise its fee: the replacement would have no refund",
+            );
         }
         if !self.sent {
             page.line("");
