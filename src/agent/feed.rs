@@ -379,7 +379,11 @@ impl Agent {
         match cleared {
             Ok((permit, backend)) => {
                 tokio::spawn(async move {
-                    let result = money::send(permit, &backend, &tx).await;
+                    // Another server may have answered since: nothing goes to one of another chain.
+                    let result = match backend.prove_network(network).await {
+                        Ok(()) => money::send(permit, &backend, &tx).await,
+                        Err(error) => Err(error.into()),
+                    };
                     let error = result.err();
                     let rejection = error.as_ref().and_then(BroadcastError::rejection);
                     let _ = internal.send(Internal::Broadcast {
@@ -674,6 +678,7 @@ fn kind_of(input: &NodeInput) -> &'static str {
             ParticipantInput::Message { message, .. } => message.type_name(),
             ParticipantInput::Tick => "tick",
             ParticipantInput::Chain(_) => "chain",
+            ParticipantInput::Broadcast { .. } => "broadcast",
             ParticipantInput::Prepared(_) => "prepared",
             ParticipantInput::Signed(_) => "signed",
             ParticipantInput::SignFailed { .. } => "sign_failed",

@@ -5,6 +5,7 @@
 //! only then is anything sent, signed or broadcast (DESIGN §6, rules 1, 5 and 8).
 
 pub mod adverts;
+mod alarms;
 pub mod backend;
 pub mod bundle;
 pub mod chains;

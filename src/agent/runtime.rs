@@ -25,7 +25,7 @@ use crate::network::Network;
 use crate::nostr::envelope::Incarnation;
 use crate::nostr::link::{Link, LinkEvent};
 use crate::nostr::seal::{ChannelKey, ConversationKeys};
-use crate::protocol::aggregator::{Aggregator, AggregatorInput};
+use crate::protocol::aggregator::Aggregator;
 use crate::protocol::money::MoneyGate;
 use crate::protocol::participant::{Participant, ParticipantInput, SigningPolicy};
 use crate::protocol::terms::Terms;
@@ -237,6 +237,7 @@ impl Agent {
                         node.channel =
                             super::inbound::reopen_channel(conversations, &node, &entry.input);
                     }
+                    super::alarms::ALARMS_SEEN => node.journal.acknowledge(),
                     super::relays::RELAY_HINTS => {
                         node.relays = serde_json::from_str(&entry.input)
                             .map_err(|error| unreadable(error.to_string()))?;
@@ -536,14 +537,9 @@ impl Agent {
                 fee_too_low,
             } => {
                 let sent = error.is_none();
-                if let Some(Machine::Aggregator(_)) = self.nodes.get(&id).map(|node| &node.machine)
-                {
-                    let input = AggregatorInput::Broadcast {
-                        txid,
-                        error,
-                        fee_too_low,
-                    };
-                    self.feed(id, NodeInput::Aggregator(input))?;
+                if let Some(node) = self.nodes.get(&id) {
+                    let input = node.broadcast_input(txid, error, fee_too_low);
+                    self.feed(id, input)?;
                 }
                 if sent {
                     let network = self.nodes.get(&id).map(|node| node.terms().network);

@@ -151,15 +151,17 @@ impl Poll {
             }
             quiet = 0;
             last_tip = Some(tip.hash);
-            if !self.read(addresses).await {
-                return;
+            match self.read(addresses).await {
+                Some(all) => proved = all,
+                None => return,
             }
         }
     }
 
-    /// Reads every address; false when nobody listens any more.
-    async fn read(&self, addresses: Vec<Address>) -> bool {
+    /// Reads every address, and says whether that went well; `None` when nobody listens any more.
+    async fn read(&self, addresses: Vec<Address>) -> Option<bool> {
         let network = self.network;
+        let mut all = true;
         let estimate = self.backend.fee_rate(FEE_TARGET).await.ok().flatten();
         let fee_rate =
             estimate.map(|rate| u32::try_from(rate.to_sat_per_vb_ceil()).unwrap_or(u32::MAX));
@@ -173,13 +175,16 @@ impl Poll {
                     history: Arc::new(AddressHistory::new(tip_height, txs)),
                     fee_rate,
                 },
-                Err(error) => ChainNews::Failed { network, error },
+                Err(error) => {
+                    all = false;
+                    ChainNews::Failed { network, error }
+                }
             };
             if !self.tell(news).await {
-                return false;
+                return None;
             }
         }
-        true
+        Some(all)
     }
 
     async fn tell(&self, news: ChainNews) -> bool {

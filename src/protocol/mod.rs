@@ -5,6 +5,7 @@
 
 pub mod aggregator;
 pub mod chain_view;
+pub mod confirmation;
 pub mod deposit;
 pub mod effect;
 pub mod evidence;

@@ -4,6 +4,7 @@
 //! the library makes, and read back. `UPDATE_DOCS=1 cargo test --test it protocol_doc` rewrites them.
 
 mod fallback;
+mod refunds;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::PathBuf;
@@ -395,6 +396,7 @@ fn messages() -> Vec<(&'static str, Message)> {
     let mut messages = of_cohorts();
     messages.extend(fallback::messages(CohortBeacon::Smt));
     messages.extend(fallback::messages(CohortBeacon::Cas));
+    messages.extend(refunds::messages(&Cohort::new(CohortBeacon::Smt)));
     messages
 }
 

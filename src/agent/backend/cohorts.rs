@@ -3,6 +3,7 @@
 use bitcoin::FeeRate;
 
 use super::AgentBackend;
+use super::confirmations::{alarm_view, on_chain};
 use super::delivery::{delivery_view, members, number};
 use super::funding::{Funds, rounds_left};
 use super::joining::payee_script;
@@ -398,6 +399,11 @@ impl Agent {
         Ok(v::CohortView {
             now: self.now(),
             summary: self.summary(node),
+            alarms: node
+                .journal
+                .open_alarms()
+                .map(|alarm| alarm_view(node, alarm))
+                .collect(),
             aggregator: terms.aggregator,
             naddr,
             terms: terms_view(terms, &hints),
@@ -453,20 +459,20 @@ impl Agent {
     ) -> v::RoundView {
         let of = number(members(node).len());
         let chain = node.chain();
-        let on_chain = record.txid.and_then(|txid| chain.signals.get(&txid));
+        let on_chain = on_chain(node, round, record);
         let state = match record {
+            // Rule 9: where the chain says it is, and nowhere else. A signal may come out of a round that was given up.
+            _ if on_chain
+                .state
+                .is_some_and(|state| state != v::RoundState::Conflicted) =>
+            {
+                on_chain.state.unwrap_or(v::RoundState::Signed)
+            }
             RoundRecord {
                 failed: Some(_), ..
             } => v::RoundState::Failed,
             RoundRecord { empty: true, .. } => v::RoundState::Empty,
-            RoundRecord {
-                confirmed: Some(_), ..
-            } => v::RoundState::Confirmed,
-            // Rule 9: only when the chain said so.
-            RoundRecord {
-                broadcast: Some(_), ..
-            } => v::RoundState::Broadcast,
-            _ if on_chain.is_some() => v::RoundState::Broadcast,
+            _ if on_chain.state.is_some() => v::RoundState::Conflicted,
             RoundRecord { signed: true, .. } => v::RoundState::Signed,
             RoundRecord {
                 signal: Some(_), ..
@@ -531,12 +537,13 @@ impl Agent {
             updates: record.updates,
             own,
             signal: record.signal,
-            txid: record.txid,
+            txid: on_chain.txid,
             vsize: record.vsize,
             fee_sat: record.fee_sat,
-            confirmations: record
-                .confirmed
+            confirmations: on_chain
+                .height
                 .map_or(0, |height| chain.confirmations(height)),
+            signed: on_chain.signed,
             took_ms: took,
             end: record
                 .failed

@@ -25,6 +25,7 @@
 //! | `follows` | whom this agent follows, and who follows it |
 
 mod cohorts;
+mod confirmations;
 mod decoding;
 mod delivery;
 mod dids;
@@ -221,6 +222,10 @@ impl Backend for AgentBackend {
     async fn cohort_cancel(&self, args: r::OneCohort) -> Result<v::CohortView, Failure> {
         self.with(move |agent| agent.cancel_cohort(&args.cohort))
             .await
+    }
+
+    async fn cohort_acknowledge(&self, args: r::OneCohort) -> Result<v::CohortView, Failure> {
+        self.with(move |agent| agent.acknowledge(&args)).await
     }
 
     async fn cohort_leave(&self, args: r::LeaveCohort) -> Result<v::CohortView, Failure> {

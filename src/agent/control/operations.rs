@@ -78,6 +78,8 @@ operations! {
     CohortClose = cohort_close(r::OneCohort) -> v::CohortView;
     /// Aggregator: ends the cohort; refused from the first partial signature on.
     CohortCancel = cohort_cancel(r::OneCohort) -> v::CohortView;
+    /// The user has seen a cohort's alarms: they are not shown any more.
+    CohortAcknowledge = cohort_acknowledge(r::OneCohort) -> v::CohortView;
     /// Member: leaves; after the set froze this ends the beacon for all.
     CohortLeave = cohort_leave(r::LeaveCohort) -> v::CohortView;
     /// Aggregator: sends the terms directly to more keys.

@@ -36,6 +36,9 @@ pub enum CohortCommand {
     /// Aggregator: end the cohort; refused once a partial signature was given
     #[command(after_help = "Example:\n  btcr2-agent cohort cancel 3f9a0c12 --yes")]
     Cancel(EndArgs),
+    /// Mark the alarms of a cohort as seen: they are not shown any more
+    #[command(after_help = "Example:\n  btcr2-agent cohort acknowledge 3f9a0c12")]
+    Acknowledge(OneCohortArgs),
     /// Member: leave; after the set froze this ends the beacon for all
     Leave(LeaveArgs),
     /// Aggregator: send the terms directly to keys

@@ -51,6 +51,12 @@ impl Context {
                     .view(&daemon.cohort_close(OneCohort { cohort }).await?)
             }
             CohortCommand::Cancel(args) => self.cancel(args).await,
+            CohortCommand::Acknowledge(args) => {
+                let daemon = daemon(&self.home).await?;
+                let cohort = args.cohort;
+                self.out
+                    .view(&daemon.cohort_acknowledge(OneCohort { cohort }).await?)
+            }
             CohortCommand::Leave(args) => self.leave(args).await,
             CohortCommand::Invite(args) => {
                 let daemon = daemon(&self.home).await?;

@@ -12,6 +12,7 @@ mod registry;
 mod round;
 mod session;
 mod signals;
+mod watch;
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -19,6 +20,8 @@ use bitcoin::{OutPoint, ScriptBuf, Txid};
 use serde::{Deserialize, Serialize};
 
 use super::chain_view::{ChainUpdate, ChainView, TipView};
+use super::confirmation::ConfirmationWatch;
+pub use super::confirmation::FINAL_DEPTH;
 use super::effect::{AdvertStatus, Effect, Ignored, Report, Step, To};
 use super::ids::{Round, Seat};
 use super::message::{EndCause, Ended, Message, RefusalCode, Refused, RoundCause};
@@ -39,9 +42,6 @@ pub use signals::SignedSignal;
 
 /// Seconds between two attempts to send an unconfirmed signal again.
 const REBROADCAST_SECONDS: u64 = 60;
-
-/// Confirmations after which a signal counts as final (spec.md §2.7 `minConf` default).
-pub const FINAL_DEPTH: u32 = 6;
 
 /// Something that happened to the aggregator of a cohort. The log stores it as JSON; the tag is outside
 /// because serde can not read raw JSON and numeric map keys back through an inner one.
@@ -157,6 +157,8 @@ pub struct Aggregator {
     signed: Vec<SignedSignal>,
     signed_total: u32,
     refunds: Refunds,
+    /// Where everything that was signed is, also what is final.
+    watch: ConfirmationWatch,
     /// The gate permits no money.
     money_stopped: bool,
 }
@@ -185,6 +187,7 @@ impl Aggregator {
             signed: Vec::new(),
             signed_total: 0,
             refunds: Refunds::default(),
+            watch: ConfirmationWatch::default(),
             money_stopped: false,
         }
     }
@@ -297,6 +300,7 @@ impl Aggregator {
         for signal in &mut self.signed {
             effects.extend(signal.look(&self.chain).into_iter().map(Effect::Report));
         }
+        effects.extend(self.watch_signals());
         effects.extend(self.tip_moved());
         self.refunds_after_chain();
         // What is final, or can never confirm any more, needs no watching.

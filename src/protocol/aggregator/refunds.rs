@@ -178,6 +178,7 @@ impl Aggregator {
             txid,
         };
         self.refunds.known.insert(txid);
+        self.watch.expect(txid);
         self.refunds.promised.remove(&outpoint);
         self.refunds.failed.remove(&outpoint);
         if self.refunds.kept.insert(outpoint, kept).is_none() {
@@ -519,7 +520,9 @@ impl Aggregator {
             aggregate_nonce,
             sighash: Sighash::from_bytes(built.sighash()),
         });
-        self.refunds.known.insert(built.tx.compute_txid());
+        let txid = built.tx.compute_txid();
+        self.refunds.known.insert(txid);
+        self.watch.expect(txid);
         let request = RefundRequest {
             deposit: session.deposit,
             attempt: session.attempt,

@@ -100,6 +100,15 @@ impl SignedSignal {
         sent.chain(&self.higher).map(|rung| rung.txid).collect()
     }
 
+    /// The refunds of its change, rung by rung.
+    pub(super) fn refunds(&self) -> impl Iterator<Item = Txid> {
+        let sent = self.passed.iter().chain([&self.current]);
+        let refunds = sent
+            .chain(&self.higher)
+            .filter_map(|rung| rung.refund.as_ref());
+        refunds.map(|(_, refund)| refund.compute_txid())
+    }
+
     /// The height last reported as confirmed.
     #[must_use]
     pub fn confirmed_at(&self) -> Option<u32> {
@@ -284,12 +293,11 @@ impl Aggregator {
         error: Option<String>,
         fee_too_low: bool,
     ) -> Step {
-        let mut signals = self.signed.iter();
-        let Some(signal) = signals.find(|signal| signal.txids().contains(&txid)) else {
+        let Some(round) = self.round_of(&txid) else {
             return Step::ignored(Ignored::Unasked);
         };
-        let (round, current) = (signal.round, signal.txid());
         let Some(reason) = error else {
+            self.watch.accepted(&txid);
             return Step::with(vec![Effect::Report(Report::SignalBroadcast {
                 round,
                 txid,
@@ -297,7 +305,8 @@ impl Aggregator {
         };
         let mut effects = vec![Effect::Report(Report::BroadcastFailed { round, reason })];
         // An answer about an earlier rung says nothing of the one that followed it.
-        if fee_too_low && txid == current {
+        let is_current = self.signed.iter().any(|signal| signal.txid() == txid);
+        if fee_too_low && is_current {
             effects.extend(self.climb(now, round));
         }
         Step::with(effects)

@@ -102,6 +102,14 @@ impl Fallbacks {
         self.known.values().any(|known| known.txid == *txid)
     }
 
+    /// The fallbacks whose transaction came with all its signatures: round, tip, transaction.
+    pub(super) fn complete(&self) -> impl Iterator<Item = (Round, OutPoint, &Transaction)> {
+        self.known.iter().filter_map(|(round, known)| {
+            let tx = known.complete.as_ref()?;
+            Some((*round, known.input(), tx))
+        })
+    }
+
     /// When the next unexplained spend becomes an alarm.
     pub(super) fn alarm_due(&self) -> Option<UnixTime> {
         let first = self.unexplained.values().min();
@@ -704,15 +712,9 @@ impl Participant {
     /// was thought to be. Through a k-of-n leaf others can spend without it, and have to say so.
     pub(super) fn unknown_spends(&mut self) -> Vec<Effect> {
         let now = self.now;
-        let unknown = |txid: &Txid| {
-            let mine = |given: &GivenPartial| given.txid == *txid || given.refund == Some(*txid);
-            !self.given.iter().any(mine)
-                && !self.fallbacks.knows(txid)
-                && !self.refunds.knows(txid)
-                && !self.reported_spends.contains(txid)
-        };
-        let spends = self.chain.spends.values().map(|spend| spend.by);
-        let unknown: BTreeSet<Txid> = spends.filter(unknown).collect();
+        self.learn_signed();
+        let mut unknown = self.watch.unexplained(&self.chain);
+        unknown.retain(|txid| !self.fallbacks.knows(txid));
         let patient = matches!(self.terms.output_policy, OutputPolicy::KOfN(_));
         let unexplained = &mut self.fallbacks.unexplained;
         unexplained.retain(|txid, _| unknown.contains(txid));
@@ -723,7 +725,7 @@ impl Participant {
                 continue;
             }
             unexplained.remove(&txid);
-            self.reported_spends.insert(txid);
+            self.watch.reported(txid);
             effects.push(Effect::Report(Report::UnknownSpend { txid }));
         }
         effects

@@ -13,13 +13,15 @@ mod policy;
 mod refunds;
 mod round;
 mod session;
+mod watch;
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 
 use bitcoin::{Amount, OutPoint, ScriptBuf, Transaction, Txid};
 use serde::{Deserialize, Serialize};
 
 use super::chain_view::{ChainUpdate, ChainView};
+use super::confirmation::ConfirmationWatch;
 use super::deposit::UpdateDeposit;
 use super::effect::{Effect, Ignored, Prepared, Report, Step, To};
 use super::evidence::Sighash;
@@ -68,6 +70,13 @@ pub enum ParticipantInput {
     Tick,
     /// The chain changed.
     Chain(ChainUpdate),
+    /// What came of [`Effect::Broadcast`].
+    Broadcast {
+        /// The transaction.
+        txid: Txid,
+        /// `None` if the chain took it, else its reason.
+        error: Option<String>,
+    },
     /// What came of [`Effect::Prepare`].
     Prepared(Prepared),
     /// What came of [`Effect::Sign`].
@@ -231,9 +240,10 @@ pub struct Participant {
     recalling: BTreeMap<SmtIndex, Vec<HistoryItem>>,
     /// The time of the input that is handled.
     now: UnixTime,
-    reported_spends: BTreeSet<Txid>,
     fallbacks: Fallbacks,
     refunds: MyRefunds,
+    /// Where everything this member signed is.
+    watch: ConfirmationWatch,
 }
 
 impl Participant {
@@ -260,9 +270,9 @@ impl Participant {
             asked: BTreeMap::new(),
             recalling: BTreeMap::new(),
             now: UnixTime(0),
-            reported_spends: BTreeSet::new(),
             fallbacks: Fallbacks::default(),
             refunds: MyRefunds::default(),
+            watch: ConfirmationWatch::default(),
         }
     }
 
@@ -295,6 +305,7 @@ impl Participant {
             ParticipantInput::Message { message, .. } => self.message(now, message),
             ParticipantInput::Tick => self.tick(now),
             ParticipantInput::Chain(update) => self.chain_changed(&update),
+            ParticipantInput::Broadcast { txid, error } => self.broadcast_answer(txid, error),
             ParticipantInput::Prepared(prepared) => match prepared.session.subject {
                 Subject::Round(_) => self.prepared(now, prepared),
                 Subject::Deposit(number) => self.refund_prepared(number, prepared),
@@ -399,7 +410,7 @@ impl Participant {
             given.confirmed = height;
         }
         effects.extend(confirmed);
-        effects.extend(self.unknown_spends());
+        effects.extend(self.watch_signals());
         effects.extend(self.after_facts());
         Step::with(effects)
     }

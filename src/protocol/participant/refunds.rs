@@ -331,6 +331,7 @@ impl Participant {
     /// Notes a refund this member signs: when the chain shows it, it is no unknown spend.
     pub(super) fn know_refund(&mut self, txid: Txid, outpoint: OutPoint) {
         self.refunds.known.insert(txid, outpoint);
+        self.watch.expect(txid);
     }
 
     /// Whether this member signed a refund of the output.

@@ -355,6 +355,7 @@ impl Participant {
             return Self::contradiction("the result's signature does not verify");
         }
         given.signed = Some(tx.0.clone());
+        self.watch.complete(round, &tx.0);
         let (signal, fee_sat) = (given.signal, given.fee.to_sat());
         let (seconds, vsize) = (now.since(given.opened), tx.0.vsize() as u64);
         let mut others = self.given.iter();

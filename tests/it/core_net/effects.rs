@@ -102,6 +102,17 @@ impl Net {
                 }
             }
             Effect::Save(artifact) => self.nodes[i].saved.push(stored(artifact)),
+            Effect::Broadcast(tx) => {
+                let kept = self.nodes[i].saved.iter().any(
+                    |artifact| matches!(artifact, Artifact::SignedTransaction { tx: kept, .. } if *kept == tx),
+                );
+                assert!(kept, "kept before it is broadcast");
+                self.nodes[i].sent.push(tx.clone());
+                let error = self.chain.accept(&tx).err();
+                let txid = tx.compute_txid();
+                self.input(i, ParticipantInput::Broadcast { txid, error });
+                self.sync();
+            }
             Effect::Recall { index, rounds } => {
                 let me = self.nodes[i].me();
                 let nonces = rounds

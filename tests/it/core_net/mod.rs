@@ -24,3 +24,4 @@ mod rounds;
 mod sessions;
 mod spares;
 mod strangers;
+mod watch;

@@ -340,11 +340,13 @@ fn an_unknown_spend_raises_an_alarm() {
             let alarms = node.reports.iter().filter(|known| **known == report);
             assert_eq!(alarms.count(), 1, "once");
         }
+        let alarms = net.agg_reports.iter().filter(|known| **known == report);
+        assert_eq!(alarms.count(), 1, "the operator too");
     }
 }
 
 /// Spends the tip without the members, with change, and gives the transaction's id.
-fn rogue(net: &mut Net, signal: Option<[u8; 32]>) -> bitcoin::Txid {
+pub(super) fn rogue(net: &mut Net, signal: Option<[u8; 32]>) -> bitcoin::Txid {
     let TipView::Ready {
         outpoint,
         value_sat,

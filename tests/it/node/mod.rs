@@ -8,6 +8,7 @@ mod cohort;
 mod fallback;
 mod faults;
 mod refunds;
+mod replaced;
 
 use std::io::Write as _;
 use std::path::PathBuf;
