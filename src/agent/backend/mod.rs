@@ -12,7 +12,7 @@
 //! | `discover` | looking for adverts, also without a running agent |
 //! | `joining` | `cohort terms`, `cohort join` |
 //! | `funding` | `cohort fund` |
-//! | `fund_psbt` | `cohort fund --psbt` |
+//! | `fund_psbt` | `cohort psbt`, `cohort fund --psbt` |
 //! | `refunds` | `cohort recover`, and which outputs are protected |
 //! | `money` | `money status`, `money stop` |
 //! | `decoding` | `tx decode` |
@@ -209,6 +209,10 @@ impl Backend for AgentBackend {
 
     async fn tx_decode(&self, args: r::DecodeTx) -> Result<v::TxView, Failure> {
         self.decode(args).await
+    }
+
+    async fn cohort_psbt(&self, args: r::OneCohort) -> Result<v::PsbtsView, Failure> {
+        self.with(move |agent| agent.psbts(&args.cohort)).await
     }
 
     async fn cohort_announce(&self, args: r::OneCohort) -> Result<v::CohortView, Failure> {

@@ -25,6 +25,9 @@ pub enum CohortCommand {
     Show(ShowArgs),
     /// Show what to pay to the beacon address, for how many rounds
     Fund(FundArgs),
+    /// Show what is being signed now as PSBTs, for other tools (members sign what they rebuilt, never a PSBT)
+    #[command(after_help = "Example:\n  btcr2-agent cohort psbt 3f9a0c12 --json")]
+    Psbt(OneCohortArgs),
     /// Send the refund of what lies at the beacon address, once its lock is over
     Recover(RecoverFundsArgs),
     /// Open a round now (aggregator), or ask the aggregator to (member)

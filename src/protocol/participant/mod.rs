@@ -6,6 +6,7 @@
 mod checks;
 mod coverage;
 mod deposits;
+mod export;
 mod fallback;
 mod formation;
 mod history;

@@ -7,6 +7,7 @@ mod acts;
 mod checks;
 pub mod company;
 mod deposits;
+pub mod fallback;
 mod formation;
 mod joining;
 mod keeping;
