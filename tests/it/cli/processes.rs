@@ -224,7 +224,7 @@ fn a_cohort_forms_announces_and_survives_restarts() {
     assert!(send >= fund["needed_sat"].as_u64().unwrap());
     stranger.done(&format!("dev pay {address} {send} --chain {chain}"));
     let paid = aggregator.wait(&format!("cohort fund {cohort} --rounds 3"), |fund| {
-        fund["state"] == "funded"
+        fund["state"] == "confirmed"
     });
     assert_eq!(
         (&paid["send_sat"], &paid["balance_sat"]),
