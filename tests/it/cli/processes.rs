@@ -214,13 +214,16 @@ fn a_cohort_forms_announces_and_survives_restarts() {
         assert_eq!(view["beacon"]["address"], address.as_str());
         assert_eq!(view["members"].as_array().unwrap().len(), seats);
     }
+    // By the default terms the aggregator pays: it is asked, and members are not.
     let fund = two.done(&format!("cohort fund {cohort} --rounds 3"));
+    assert_eq!(fund["send_sat"], 0);
+    let fund = aggregator.done(&format!("cohort fund {cohort} --rounds 3"));
     assert_eq!(fund["address"], address.as_str());
     assert_eq!(fund["state"], "awaiting");
     let send = fund["send_sat"].as_u64().unwrap();
     assert!(send >= fund["needed_sat"].as_u64().unwrap());
     stranger.done(&format!("dev pay {address} {send} --chain {chain}"));
-    let paid = two.wait(&format!("cohort fund {cohort} --rounds 3"), |fund| {
+    let paid = aggregator.wait(&format!("cohort fund {cohort} --rounds 3"), |fund| {
         fund["state"] == "funded"
     });
     assert_eq!(
