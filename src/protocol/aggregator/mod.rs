@@ -10,6 +10,7 @@ mod formation;
 mod money;
 mod refunds;
 mod registry;
+mod replacing;
 mod round;
 mod session;
 mod signals;
@@ -37,6 +38,7 @@ use deposits::Deposits;
 use refunds::Refunds;
 pub use refunds::{KeptRefund, RefundProgress};
 use registry::Registry;
+use replacing::Kept;
 use round::RoundState;
 pub use round::{OpenRefusal, OpenRound};
 pub use signals::SignedSignal;
@@ -152,6 +154,8 @@ pub struct Aggregator {
     next_open: Option<UnixTime>,
     pending: BTreeMap<Seat, u16>,
     round: Option<RoundState>,
+    /// The last round that was signed, while its signal may have to be replaced.
+    kept: Option<Kept>,
     /// Public nonces seen in recent rounds, to refuse one that is offered twice.
     seen_nonces: session::SeenNonces,
     /// Signals signed so far that are not final, oldest first.
@@ -184,6 +188,7 @@ impl Aggregator {
             next_open: None,
             pending: BTreeMap::new(),
             round: None,
+            kept: None,
             seen_nonces: session::SeenNonces::default(),
             signed: Vec::new(),
             signed_total: 0,
@@ -239,7 +244,7 @@ impl Aggregator {
             Phase::Forming { ack_by } => Some(ack_by.plus(1)),
             _ => None,
         };
-        let round = self.round.as_ref().map(RoundState::deadline);
+        let round = self.round_in_session().map(RoundState::deadline);
         let opening = match (self.next_open, &self.phase) {
             (Some(at), Phase::Active) if self.open_refusal().is_none() => Some(at),
             _ => None,
@@ -303,6 +308,7 @@ impl Aggregator {
         }
         effects.extend(self.watch_signals());
         effects.extend(self.tip_moved());
+        effects.extend(self.replacement_after_chain());
         self.refunds_after_chain();
         // What is final, or can never confirm any more, needs no watching.
         let chain = &self.chain;
@@ -380,6 +386,7 @@ impl Aggregator {
         effects.extend(self.advert(AdvertStatus::Closed));
         effects.push(Effect::Report(Report::Ended { why: why.clone() }));
         self.round = None;
+        self.kept = None;
         self.phase = Phase::Ended(why);
         effects
     }
@@ -462,7 +469,7 @@ impl Aggregator {
     /// Seats the open round waits for.
     #[must_use]
     pub fn waiting_for(&self) -> Vec<Seat> {
-        match (&self.phase, &self.round) {
+        match (&self.phase, self.round_in_session()) {
             (Phase::Forming { .. }, _) => (0..self.member_count())
                 .map(Seat)
                 .filter(|seat| !self.acks.contains_key(seat))
