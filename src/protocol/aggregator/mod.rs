@@ -291,6 +291,7 @@ impl Aggregator {
         self.registry_timer(now, effects);
         self.round_timer(now, effects);
         self.opening_timer(now, effects);
+        self.replacement_timer(now, effects);
         self.rebroadcast_timer(now, effects);
         self.refund_timer(now, effects);
     }

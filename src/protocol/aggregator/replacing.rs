@@ -33,6 +33,8 @@ pub(super) struct Kept {
     unfinished: bool,
     /// The height at which the last replacement was begun.
     tried_at: Option<u32>,
+    /// A node says that the highest rung pays too little.
+    refused: bool,
 }
 
 impl Kept {
@@ -46,6 +48,7 @@ impl Kept {
             attempt: 0,
             unfinished: false,
             tried_at: None,
+            refused: false,
             state,
         };
         kept.close();
@@ -158,6 +161,38 @@ impl Aggregator {
         self.replace(now, round)
     }
 
+    /// A node says that the current rung pays too little: the next one goes out. After the highest a replacement is
+    /// begun when the signal would be sent again: its result has to be with the members first.
+    pub(super) fn refused(&mut self, now: UnixTime, round: Round) -> Vec<Effect> {
+        let mut signals = self.signed.iter().filter(|signal| signal.round == round);
+        if signals.any(|signal| !signal.is_at_top()) {
+            return self.climb(now, round);
+        }
+        if let Some(kept) = self.kept.as_mut().filter(|kept| kept.state.round == round) {
+            kept.refused = true;
+        }
+        Vec::new()
+    }
+
+    /// A node took the current rung.
+    pub(super) fn taken(&mut self, round: Round) {
+        if let Some(kept) = self.kept.as_mut().filter(|kept| kept.state.round == round) {
+            kept.refused = false;
+        }
+    }
+
+    /// What nodes refused is due again.
+    pub(super) fn replacement_timer(&mut self, now: UnixTime, effects: &mut Vec<Effect>) {
+        let refused = self.kept.as_ref().filter(|kept| kept.refused);
+        let Some(round) = refused.map(|kept| kept.state.round) else {
+            return;
+        };
+        let mut signals = self.signed.iter().filter(|signal| signal.round == round);
+        if signals.any(|signal| signal.is_due(now)) {
+            effects.extend(self.replace_stuck(now, round));
+        }
+    }
+
     /// Begins the next session of a signed round, over a ladder that pays more; nothing when that can not be.
     pub(super) fn replace(&mut self, now: UnixTime, round: Round) -> Vec<Effect> {
         let (Some(ladder), Some(kept)) = (self.replacement(round), &mut self.kept) else {
@@ -192,6 +227,7 @@ impl Aggregator {
         kept.close();
         kept.unfinished = false;
         kept.tried_at = None;
+        kept.refused = false;
         let round = kept.state.round;
         let mut signals = self.signed.iter_mut();
         let Some(signal) = signals.find(|signal| signal.round == round) else {

@@ -145,10 +145,14 @@ impl SignedSignal {
         reports
     }
 
+    /// Whether it is time to look after it again.
+    pub(super) fn is_due(&self, now: UnixTime) -> bool {
+        self.confirmed.is_none() && now >= self.last_sent.plus(REBROADCAST_SECONDS)
+    }
+
     /// Sends it again, if that is due and the chain does not have it.
     pub(super) fn repeat(&mut self, now: UnixTime, chain: &ChainView) -> Option<Effect> {
-        let due = now >= self.last_sent.plus(REBROADCAST_SECONDS);
-        if self.confirmed.is_some() || !due {
+        if !self.is_due(now) {
             return None;
         }
         self.last_sent = now;
@@ -311,6 +315,7 @@ impl Aggregator {
         };
         let Some(reason) = error else {
             self.watch.accepted(&txid);
+            self.taken(round);
             return Step::with(vec![Effect::Report(Report::SignalBroadcast {
                 round,
                 txid,
@@ -320,7 +325,7 @@ impl Aggregator {
         // An answer about an earlier rung says nothing of the one that followed it.
         let is_current = self.signed.iter().any(|signal| signal.txid() == txid);
         if fee_too_low && is_current {
-            effects.extend(self.climb(now, round));
+            effects.extend(self.refused(now, round));
         }
         Step::with(effects)
     }

@@ -90,7 +90,8 @@ impl Participant {
     ) -> Result<Ladder, Verdict> {
         let never = |text: &str| Verdict::Never(text.to_owned());
         let approved = state.approved.as_ref().map(|approved| &approved.ladder);
-        let Some((approved, tip)) = approved.and_then(|ladder| Some((ladder, ladder.inputs.first()?)))
+        let Some((approved, tip)) =
+            approved.and_then(|ladder| Some((ladder, ladder.inputs.first()?)))
         else {
             return Err(never("I signed nothing in this round"));
         };
@@ -133,7 +134,9 @@ impl Participant {
             ));
         }
         if ladder.signal != approved.signal {
-            return Err(never("a replacement must announce what the signal announces"));
+            return Err(never(
+                "a replacement must announce what the signal announces",
+            ));
         }
         self.check_higher(state, &ladder)?;
         Ok(ladder)
@@ -160,9 +163,8 @@ impl Participant {
     /// Rule 13 for bytes that were signed before: every DID that lists the beacon can explain them.
     pub(super) fn check_explained(&self, signal: &SignalBytes) -> Result<(), Verdict> {
         let mut bound = self.indexes.iter();
-        let bare = bound.find(|(_, mine)| {
-            mine.binding == BindingState::Bound && !mine.proved.contains(signal)
-        });
+        let bare = bound
+            .find(|(_, mine)| mine.binding == BindingState::Bound && !mine.proved.contains(signal));
         match bare {
             None => Ok(()),
             Some((index, _)) => Err(Verdict::Wait(format!(

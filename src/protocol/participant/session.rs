@@ -7,13 +7,14 @@ use crate::protocol::effect::{Artifact, Effect, Ignored, Outcome, Report, Step};
 use crate::protocol::evidence::{Signed, commitment};
 use crate::protocol::ids::SessionId;
 use crate::protocol::message::{
-    Message, NonceRequest, Partials, RefusalCode, Refused, SignRequest,
+    Message, NonceRequest, NonceUpdate, Partials, RefusalCode, Refused, SignRequest,
 };
 
 impl Participant {
     pub(super) fn nonce_request(&mut self, request: &NonceRequest) -> Step {
         let seat = self.seat();
         let session = self.session(request.round, request.attempt);
+        let replaces = self.is_replacing();
         let state = in_session(&mut self.round, &mut self.kept);
         let Some(state) = state.filter(|state| state.round == request.round && state.responded)
         else {
@@ -22,6 +23,23 @@ impl Participant {
         let asked = seat.is_some_and(|seat| request.seats.contains(&seat));
         let known = state.nonces.contains_key(&request.attempt);
         let allowed = request.attempt <= u32::from(self.terms.sessions_max);
+        let unused = !state.sent.contains_key(&request.attempt);
+        if let Some(nonces) = state.nonces.get(&request.attempt)
+            && asked
+            && allowed
+            && unused
+            && replaces
+        {
+            // What was offered came after a replacement had ended, and counted for nothing: the same once more.
+            let update = NonceUpdate {
+                round: request.round,
+                attempt: request.attempt,
+                nonces: nonces.clone(),
+            };
+            return Step::with(vec![
+                self.send(Message::NonceUpdate(Signed::unsigned(update))),
+            ]);
+        }
         if !asked || known || !allowed || request.attempt <= state.offered {
             return Step::ignored(Ignored::WrongSession);
         }
@@ -233,21 +251,23 @@ impl Participant {
         state.sent.insert(attempt, content.clone());
         let ladder = &approved.ladder;
         let before = before.unwrap_or(0);
-        let given = (1_u8..).zip(&ladder.rungs).map(|(rung, signed)| GivenPartial {
-            round: state.round,
-            signal: ladder.signal,
-            rung: rung.saturating_add(before),
-            txid: signed.txid,
-            input: ladder.tip(),
-            inputs: ladder.inputs.clone(),
-            sighashes: signed.sighashes.clone(),
-            fee: signed.fee,
-            tx: signed.tx.clone(),
-            refund: signed.refund.as_ref().map(|refund| refund.txid),
-            signed: None,
-            opened: state.opened,
-            confirmed: None,
-        });
+        let given = (1_u8..)
+            .zip(&ladder.rungs)
+            .map(|(rung, signed)| GivenPartial {
+                round: state.round,
+                signal: ladder.signal,
+                rung: rung.saturating_add(before),
+                txid: signed.txid,
+                input: ladder.tip(),
+                inputs: ladder.inputs.clone(),
+                sighashes: signed.sighashes.clone(),
+                fee: signed.fee,
+                tx: signed.tx.clone(),
+                refund: signed.refund.as_ref().map(|refund| refund.txid),
+                signed: None,
+                opened: state.opened,
+                confirmed: None,
+            });
         for (index, planned) in &state.plan {
             if let (Some(update), Some(mine)) = (planned.update, self.indexes.get_mut(index))
                 && mine.update == Some(update)
