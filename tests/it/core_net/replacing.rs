@@ -310,7 +310,7 @@ fn a_replacement_that_fails_is_tried_again() {
     );
     net.advance(u64::from(net.agg.terms().signing_seconds) + 1);
     let cause = RoundCause::NoSignature { absent };
-    assert_eq!(failed(&net.agg_reports), [cause.clone()]);
+    assert_eq!(failed(&net.agg_reports), std::slice::from_ref(&cause));
     assert_eq!(failed(&net.nodes[0].reports), [cause]);
     assert_eq!(net.agg.open_round_now(), None);
     assert!(net.chain.contains(&top), "it is still on its way");
