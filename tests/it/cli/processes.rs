@@ -280,7 +280,7 @@ fn a_cohort_forms_announces_and_survives_restarts() {
     // Round 1, from opening to block.
     aggregator.wait(&show, |v| phase(v) == "idle");
     aggregator.done(&format!("cohort announce {cohort}"));
-    let signed = aggregator.wait(&show, |v| is_sent(v));
+    let signed = aggregator.wait(&show, is_sent);
     let txid = text(&signed["past_rounds"][0]["txid"]).to_owned();
     one.wait(&format!("did show {first}"), |v| {
         v["pending"]["txid"] == txid.as_str()
