@@ -13,6 +13,7 @@
 //! | [`pow`] | proof of work for relays that want it |
 //! | [`policy`] | which relay addresses may be dialled |
 //! | [`link`] | live connections to the relays |
+//! | [`http_date`] | how relays tell their time |
 //! | [`relay`] | an in-memory relay on loopback, for the demo and the tests |
 //!
 //! No type of `nostr-sdk` is part of this module's public interface: its next line replaces this one
@@ -24,6 +25,7 @@ pub mod chunks;
 pub mod envelope;
 pub mod event;
 pub mod filter;
+pub mod http_date;
 pub mod lanes;
 pub mod link;
 pub mod outbox;
