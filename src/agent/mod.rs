@@ -40,6 +40,7 @@ pub mod singleton;
 mod standing;
 pub mod timeline;
 mod updating;
+mod upkeep;
 mod verifying;
 mod watch;
 

@@ -45,6 +45,8 @@ pub struct Part {
     pub bundle: bool,
     /// Confirmations the last update of a DID needs before the next one.
     pub min_conf: u32,
+    /// Whether it asks relays what they are.
+    pub describe_relays: bool,
 }
 
 impl Part {
@@ -62,6 +64,7 @@ impl Part {
             standing: StandingPolicy::default(),
             bundle: false,
             min_conf: DEFAULT_MIN_CONF,
+            describe_relays: false,
         }
     }
 }
@@ -194,6 +197,7 @@ impl Stage {
             bundle: part.bundle.then(|| home.bundle_path()),
             cas: None,
             min_conf: part.min_conf,
+            describe_relays: part.describe_relays,
             clock: self.clock.clone(),
         };
         let (agent, handle) = Agent::start(options).map_err(agent_error)?;

@@ -13,6 +13,7 @@
 //! | [`pow`] | proof of work for relays that want it |
 //! | [`policy`] | which relay addresses may be dialled |
 //! | [`link`] | live connections to the relays |
+//! | [`information`] | what relays tell of themselves (NIP-11) |
 //! | [`http_date`] | how relays tell their time |
 //! | [`relay`] | an in-memory relay on loopback, for the demo and the tests |
 //!
@@ -26,6 +27,7 @@ pub mod envelope;
 pub mod event;
 pub mod filter;
 pub mod http_date;
+pub mod information;
 pub mod lanes;
 pub mod link;
 pub mod outbox;

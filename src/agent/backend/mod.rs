@@ -17,7 +17,8 @@
 //! | `singleton` | announcing updates by a transaction of their own |
 //! | `updates` | their updates; what leaving a cohort means for them |
 //! | `publishing` | `did publish`: the artifacts |
-//! | `relays` | relays, and probing them, also without a running agent |
+//! | `relays` | relays, also without a running agent |
+//! | `probing` | trying relays, likewise |
 //! | `follows` | whom this agent follows, and who follows it |
 
 mod cohorts;
@@ -28,6 +29,7 @@ mod follows;
 mod funding;
 mod joining;
 pub(in crate::agent) mod keeping;
+pub mod probing;
 mod publishing;
 pub mod relays;
 mod singleton;
