@@ -129,7 +129,9 @@ impl Upkeep {
         let median = *said.get(said.len() / 2)?;
         let agree = said
             .iter()
-            .filter(|said| said.signum() == median.signum() && said.unsigned_abs() > CLOCK_TOLERANCE)
+            .filter(|said| {
+                said.signum() == median.signum() && said.unsigned_abs() > CLOCK_TOLERANCE
+            })
             .count();
         // One relay alone may be wrong itself.
         (median.unsigned_abs() > CLOCK_TOLERANCE && agree >= said.len().min(2) && agree >= 1)

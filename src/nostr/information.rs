@@ -122,7 +122,10 @@ impl RelayInformation {
             (!text.is_empty()).then(|| text.chars().take(MAX_TEXT).collect::<String>())
         };
         let software = text("software").map(|software| match text("version") {
-            Some(version) => format!("{software} {version}").chars().take(MAX_TEXT).collect(),
+            Some(version) => format!("{software} {version}")
+                .chars()
+                .take(MAX_TEXT)
+                .collect(),
             None => software,
         });
         let nips = document.get("supported_nips").and_then(Value::as_array);
@@ -151,7 +154,8 @@ impl RelayLimits {
             message_bytes: number("max_message_length").filter(|bytes| *bytes > 0),
             subscriptions: small("max_subscriptions").filter(|most| *most > 0),
             limit: small("max_limit").filter(|most| *most > 0),
-            pow: number("min_pow_difficulty").map_or(0, |bits| u8::try_from(bits).unwrap_or(u8::MAX)),
+            pow: number("min_pow_difficulty")
+                .map_or(0, |bits| u8::try_from(bits).unwrap_or(u8::MAX)),
             auth: flag("auth_required"),
             payment: flag("payment_required"),
             restricted_writes: flag("restricted_writes"),

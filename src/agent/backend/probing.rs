@@ -164,7 +164,9 @@ async fn probe_one(
         read_back(&url, &events, before.as_ref(), timeout, &mut view).await;
     }
     let still = view.kept.is_some_and(|kept| kept.served);
-    let event = events.first().filter(|_| view.wrote == Some(true) && !still);
+    let event = events
+        .first()
+        .filter(|_| view.wrote == Some(true) && !still);
     let left = event.map(|event| Left {
         url,
         event: event.id,

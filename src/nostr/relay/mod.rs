@@ -419,11 +419,7 @@ impl Connection {
         };
         let delay = self.dice.between(delay);
         let (connection, faults) = (self.without_subscriptions(), faults.clone());
-        let (name, json, event) = (
-            name.to_owned(),
-            stored.json.clone(),
-            stored.event.clone(),
-        );
+        let (name, json, event) = (name.to_owned(), stored.json.clone(), stored.event.clone());
         tokio::spawn(async move {
             tokio::time::sleep(delay).await;
             connection.send_event(&name, &Stored { event, json }, &faults);

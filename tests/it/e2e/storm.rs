@@ -7,11 +7,18 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use btcr2_agent::agent::Clock;
+use btcr2_agent::agent::control::Backend as _;
+use btcr2_agent::agent::control::request::NoArgs;
+use btcr2_agent::agent::control::views::StatusView;
+use btcr2_agent::agent::{AgentBackend, Clock};
+use btcr2_agent::config::Config;
 use btcr2_agent::demo::stage::Part;
+use btcr2_agent::network::Network;
+use btcr2_agent::nostr::Filter;
+use btcr2_agent::nostr::event::KIND_ADVERT;
 use btcr2_agent::nostr::link::RelayConfig;
 use btcr2_agent::nostr::relay::{DevRelay, Faults, RelayOptions};
-use btcr2_agent::protocol::terms::CohortBeacon;
+use btcr2_agent::protocol::terms::{CohortBeacon, Salt, Terms};
 use btcr2_agent::time::UnixTime;
 use tokio::time::Instant;
 
@@ -54,22 +61,29 @@ fn storm() -> Faults {
     }
 }
 
-/// A cohort of an aggregator and two members, two rounds, over these relays.
-async fn two_rounds(clock: &Clock, relays: &[&DevRelay], beacon: CohortBeacon) {
+/// So many agents over these relays.
+async fn agents(clock: &Clock, relays: &[&DevRelay], count: usize) -> Play {
     let mut play = Play::empty().await;
     play.patience = PATIENCE;
     play.stage.clock = clock.clone();
     // The client measures this by the true time.
     play.stage.chain_timeout = Duration::from_secs(30 * 86_400);
     let mut part = Part::new(POLL);
+    part.describe_relays = true;
     part.relays = relays
         .iter()
         .map(|relay| RelayConfig::configured(relay.url().clone()))
         .collect();
-    for _ in 0..3 {
+    for _ in 0..count {
         play.enter(part.clone());
     }
-    play.connected(0..3).await;
+    play.connected(0..count).await;
+    play
+}
+
+/// A cohort of an aggregator and two members, two rounds, over these relays.
+async fn two_rounds(clock: &Clock, relays: &[&DevRelay], beacon: CohortBeacon) {
+    let mut play = agents(clock, relays, 3).await;
     let mut company = play
         .found_with(beacon, 0, &[1, 2], &[], |terms| {
             terms.join_by = terms.join_by.plus(86_400);
@@ -115,8 +129,118 @@ async fn one_honest_relay_of_three_through_a_storm() {
             began.elapsed().as_secs()
         );
         assert!(counts.lost > counts.events_taken / 4, "{counts:?}");
-        assert!(counts.events_out >= 9 * counts.events_taken / 2, "{counts:?}");
-        assert_eq!(liar.counts().events_taken + hostile.counts().events_taken, 0);
+        assert!(
+            counts.events_out >= 9 * counts.events_taken / 2,
+            "{counts:?}"
+        );
+        assert_eq!(
+            liar.counts().events_taken + hostile.counts().events_taken,
+            0
+        );
         assert!(liar.counts().events_in > 0 && hostile.counts().events_in > 0);
     }
+}
+
+/// What an agent's operator is shown.
+async fn status(backend: &AgentBackend) -> StatusView {
+    backend.status(NoArgs {}).await.unwrap()
+}
+
+/// Waits, in virtual time, until the status is what is waited for.
+async fn shown(
+    backend: &AgentBackend,
+    what: &str,
+    condition: impl Fn(&StatusView) -> bool,
+) -> StatusView {
+    let search = async {
+        loop {
+            let view = status(backend).await;
+            if condition(&view) {
+                return view;
+            }
+            tokio::time::sleep(Duration::from_secs(10)).await;
+        }
+    };
+    tokio::time::timeout(PATIENCE, search)
+        .await
+        .unwrap_or_else(|_| panic!("waited in vain for {what}"))
+}
+
+/// Of four relays one refuses adverts and one says OK and forgets; two have another time.
+#[tokio::test(start_paused = true)]
+async fn adverts_are_read_back_and_sent_again_to_relays_that_lost_them() {
+    let clock = clock();
+    let honest = relay(&clock, 1, Faults::default()).await;
+    let wrong = Faults {
+        clock_ahead: 7_200,
+        ..Faults::default()
+    };
+    let liar = relay(
+        &clock,
+        2,
+        Faults {
+            forget: true,
+            ..wrong.clone()
+        },
+    )
+    .await;
+    let refusing = relay(
+        &clock,
+        3,
+        Faults {
+            refuse_kinds: vec![KIND_ADVERT],
+            ..wrong
+        },
+    )
+    .await;
+    let play = agents(&clock, &[&honest, &liar, &refusing], 1).await;
+    let actor = &play.stage.actors[0];
+    let backend = AgentBackend::new(actor.handle.clone(), actor.home.clone(), Config::default());
+    let cohort = play
+        .ask(0, |agent| {
+            let terms = Terms::with_defaults(
+                agent.identity_key(),
+                Network::Regtest,
+                CohortBeacon::Smt,
+                Salt::from_bytes([7; 16]),
+                agent.time().plus(7 * 86_400),
+            );
+            agent.create_cohort(terms, Vec::new())
+        })
+        .await;
+    let checked = |view: &StatusView| view.adverts.iter().any(|a| a.checked_at.is_some());
+    let view = shown(&backend, "an advert read back", checked).await;
+    let advert = &view.adverts[0];
+    assert_eq!(advert.cohort, cohort);
+    assert_eq!((advert.served, advert.relays), (1, 3), "{advert:?}");
+    let mut missing: Vec<&str> = advert.missing.iter().map(|m| &*m.url).collect();
+    let mut expected = [liar.url().as_str(), refusing.url().as_str()];
+    missing.sort_unstable();
+    expected.sort_unstable();
+    assert_eq!(missing, expected);
+    let alarm = |view: &StatusView, code: &str| view.alarms.iter().any(|a| a.code == code);
+    assert!(alarm(&view, "advert_not_served"));
+    // Two of three relays agree about the time.
+    assert!(alarm(&view, "clock_off"), "{:?}", view.alarms);
+    let of = |view: &StatusView, relay: &DevRelay| {
+        let relays = view.relays.iter();
+        let mut found = relays.filter(|shown| shown.url == relay.url().as_str());
+        found.next().cloned().unwrap()
+    };
+    let ahead = |relay: &DevRelay| of(&view, relay).clock_ahead_s.unwrap();
+    assert!(ahead(&honest).abs() < 30 && (ahead(&liar) - 7_200).abs() < 30);
+    assert!(of(&view, &honest).limits.unwrap().message_bytes.is_some());
+    assert!(of(&view, &refusing).refused > 0);
+
+    // The liar repents: at the next reading it is found to miss the advert, and gets it.
+    liar.set_faults(|faults| faults.forget = false);
+    let view = shown(&backend, "an advert at two relays", |view| {
+        view.adverts[0].served == 2
+    })
+    .await;
+    assert!(!alarm(&view, "advert_not_served"));
+    let adverts = liar.stored(&Filter::kind(KIND_ADVERT));
+    assert_eq!(adverts, honest.stored(&Filter::kind(KIND_ADVERT)));
+    assert_eq!(adverts.len(), 1);
+    play.close().await;
 }
