@@ -253,7 +253,8 @@ impl Agent {
             tx.set_meta(LAST_ADVERT, &draft.created_at.to_string())?;
             Ok(())
         })?;
-        self.send_due(now)
+        self.send_due(now)?;
+        self.publish_relay_list()
     }
 
     /// An advert came: checked, kept, reported; joined if the standing policy says so.

@@ -34,6 +34,7 @@ mod quota;
 pub mod recovery;
 mod refunding;
 mod registering;
+mod relay_lists;
 mod relays;
 mod routing;
 pub mod runtime;

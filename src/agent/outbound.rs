@@ -561,7 +561,7 @@ fn new_outbox_row<'a>(row: &Row, json: &'a str, state: &'a str) -> NewOutboxRow<
 
 /// The name of a message type as it is stored: foreign words never get there.
 fn kind_name(kind: &str) -> &'static str {
-    const OTHER: [&str; 4] = ["advert", "channel_key", "parts", "chunk"];
+    const OTHER: [&str; 5] = ["advert", "relay_list", "channel_key", "parts", "chunk"];
     Message::TYPES
         .iter()
         .chain(&OTHER)

@@ -105,6 +105,6 @@ impl Agent {
             let relays = relays.clone();
             self.send_plain(id, channel, Message::Relays(Relays { relays }))?;
         }
-        Ok(())
+        self.publish_relay_list()
     }
 }

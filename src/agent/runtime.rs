@@ -431,8 +431,10 @@ impl Agent {
         }
     }
 
-    /// Subscribes to what is addressed to this agent: identity, seats, channels.
+    /// Subscribes to what is addressed to this agent: identity, seats, channels; and to the relay lists of
+    /// its aggregators.
     pub(super) fn refresh_inbox(&mut self) {
+        self.watch_relay_lists();
         let mut keys = BTreeSet::from([self.identity.public()]);
         let mut since = self.started;
         for node in self.nodes.values().filter(|node| node.reads_inbox()) {

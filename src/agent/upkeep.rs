@@ -16,6 +16,7 @@ use crate::nostr::event::KIND_ADVERT;
 use crate::nostr::information::{Described, RelayInformation, describe};
 use crate::nostr::link::{Link, LinkOptions, RelayConfig};
 use crate::nostr::outbox::OutboxInput;
+use crate::nostr::relay_list::RelayLists;
 use crate::nostr::{EventId, Filter, RelayUrl, VerifiedEvent};
 use crate::time::UnixTime;
 
@@ -54,6 +55,9 @@ pub(super) struct Upkeep {
     pub(super) adverts: BTreeMap<CohortId, OwnAdvert>,
     /// What relays said they are.
     pub(super) described: BTreeMap<RelayUrl, Description>,
+    /// The aggregators whose relay lists are watched, and the newest that came.
+    pub(super) lists_of: BTreeSet<NostrKey>,
+    pub(super) lists: RelayLists,
     /// Relays that are used for certain cohorts only, because their aggregators named them.
     hints: BTreeMap<RelayUrl, BTreeSet<CohortId>>,
 }

@@ -2,7 +2,7 @@
 
 use super::cohort::{alarms, summaries};
 use super::round::delivery;
-use super::{Align, Page, Render, Table, npub, relative, thousands, when};
+use super::{Align, Page, Render, Table, absolute, npub, relative, thousands, when};
 use crate::agent::control::views::{
     FollowedView, InitView, KeyView, RelayListView, RelayProbeView, RelayView, StatusView,
     SubscribersView,
