@@ -6,6 +6,7 @@ use serde_json::json;
 use super::control::TimelineEvent;
 use super::events::{AgentEvent, What};
 use crate::protocol::effect::Report;
+use crate::protocol::funding::PaymentState;
 use crate::protocol::ids::Seat;
 use crate::protocol::message::{EndCause, RefusalCode, RoundCause};
 use crate::store::{Role, SpendStanding, SpendState};
@@ -55,6 +56,20 @@ pub fn of_event(at_ms: u64, actor: Option<String>, event: &AgentEvent) -> Option
             state: Err(error),
             network,
         } => ("chain_failed", format!("{network}: {error}")),
+        What::Payment(moved) => (
+            "payment",
+            format!(
+                "a payment of {} sat to the beacon {}",
+                moved.value.to_sat(),
+                match moved.to {
+                    PaymentState::Seen => "was seen; it is not confirmed",
+                    PaymentState::Confirmed => "is confirmed",
+                    PaymentState::Short => "is confirmed, and too small to be used alone",
+                    PaymentState::Spent => "is spent",
+                    PaymentState::Lapsed => "is GONE: replaced, or forgotten by nodes",
+                }
+            ),
+        ),
         What::MoneyStopped { reason } => (
             "money_stopped",
             match reason {
@@ -95,6 +110,12 @@ pub fn of_event(at_ms: u64, actor: Option<String>, event: &AgentEvent) -> Option
             Ok(height) => json!({ "network": network, "height": height }),
             Err(error) => json!({ "network": network, "error": error }),
         }),
+        What::Payment(moved) => line.with(json!({
+            "outpoint": moved.outpoint,
+            "value_sat": moved.value.to_sat(),
+            "from": moved.from.map(PaymentState::name),
+            "to": moved.to.name(),
+        })),
         What::MoneyStopped { reason } => line.with(json!({ "reason": reason })),
         What::Ignored { .. } => line,
     })
