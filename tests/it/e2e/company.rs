@@ -16,7 +16,7 @@ use btcr2_agent::protocol::effect::Report;
 use btcr2_agent::protocol::terms::{CohortBeacon, Salt, Terms};
 use btcr2_agent::store::Role;
 
-use super::play::Play;
+use super::play::{POLL, Play};
 
 /// Paid to every beacon: enough for many rounds.
 const FUNDS: Amount = Amount::from_sat(100_000);
@@ -160,6 +160,8 @@ impl Play {
                 if let Some(advert) = found {
                     return advert;
                 }
+                // Relays that answer at once would keep virtual time from passing.
+                tokio::time::sleep(POLL).await;
             }
         };
         let advert = tokio::time::timeout(self.patience, search)
