@@ -318,7 +318,7 @@ mod tests {
         );
         let id = agent.create_cohort(terms, Vec::new()).unwrap();
         let id = (id, Role::Aggregator);
-        let mut answer = |agent: &mut Agent| {
+        let answer = |agent: &mut Agent| {
             agent.broadcast(id, tx.clone());
             match agent.next_internal() {
                 Some(Internal::Broadcast { error, .. }) => error.unwrap(),

@@ -225,6 +225,7 @@ impl Play {
         company.signals.push(Announced {
             round,
             txid,
+            first: txid,
             tx: tx.expect("the transaction is in the chain"),
             height,
             signal: signal.expect("the signal was fixed before it was broadcast"),

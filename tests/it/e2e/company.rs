@@ -49,7 +49,10 @@ pub struct Known {
 /// A signal on the chain, with what it announces.
 pub struct Announced {
     pub round: Round,
+    /// The transaction that confirmed.
     pub txid: Txid,
+    /// The one that proofs and announcements name: the first that was signed, at the lowest fee.
+    pub first: Txid,
     pub tx: Transaction,
     pub height: u32,
     pub signal: SignalBytes,
