@@ -34,6 +34,7 @@ mod quota;
 pub mod recovery;
 mod refunding;
 mod registering;
+mod relay_lists;
 mod relays;
 mod routing;
 pub mod runtime;
@@ -43,6 +44,7 @@ pub mod singleton;
 mod standing;
 pub mod timeline;
 mod updating;
+mod upkeep;
 mod verifying;
 mod watch;
 

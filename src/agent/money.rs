@@ -299,6 +299,7 @@ mod tests {
             cas: None,
             min_conf: 6,
             bundle: None,
+            describe_relays: false,
             clock: std::sync::Arc::new(|| UnixTime(1_800_000_000)),
         };
         let tx = Transaction {

@@ -10,11 +10,11 @@ use tokio::sync::{mpsc, watch};
 use tokio::task::JoinHandle;
 
 use super::DemoError;
-use super::ledger::Ledger;
+use super::ledger::{CHAIN_TIMEOUT, Ledger};
 use crate::agent::dids::{Change, QueuedUpdate, Via};
 use crate::agent::money::{MoneyOptions, StopFile};
 use crate::agent::{
-    Agent, AgentError, AgentEvent, AgentHandle, AgentOptions, StandingPolicy, system_clock,
+    Agent, AgentError, AgentEvent, AgentHandle, AgentOptions, Clock, StandingPolicy, system_clock,
 };
 use crate::chain::RegtestServer;
 use crate::config::{Home, write_private};
@@ -48,6 +48,8 @@ pub struct Part {
     pub bundle: bool,
     /// Confirmations the last update of a DID needs before the next one.
     pub min_conf: u32,
+    /// Whether it asks relays what they are.
+    pub describe_relays: bool,
 }
 
 impl Part {
@@ -67,6 +69,7 @@ impl Part {
             standing: StandingPolicy::default(),
             bundle: false,
             min_conf: DEFAULT_MIN_CONF,
+            describe_relays: false,
         }
     }
 }
@@ -97,6 +100,10 @@ pub struct Stage {
     pub chain: Ledger,
     /// The agents, in the order in which they entered.
     pub actors: Vec<Actor>,
+    /// The clock of agents that enter from now on.
+    pub clock: Clock,
+    /// How long agents that enter from now on wait for one answer of the chain.
+    pub chain_timeout: Duration,
     events: mpsc::UnboundedSender<(usize, AgentEvent)>,
 }
 
@@ -125,6 +132,8 @@ impl Stage {
             relay,
             chain,
             actors: Vec::new(),
+            clock: system_clock(),
+            chain_timeout: CHAIN_TIMEOUT,
             events,
         })
     }
@@ -173,7 +182,7 @@ impl Stage {
         };
         let store = Store::open(&home.store_path())
             .map_err(|error| agent_error(AgentError::from(error)))?;
-        let backend = self.chain.backend()?;
+        let backend = self.chain.backend_within(self.chain_timeout)?;
         let relays = if part.relays.is_empty() {
             vec![RelayConfig::configured(self.relay.url().clone())]
         } else {
@@ -197,7 +206,8 @@ impl Stage {
             bundle: part.bundle.then(|| home.bundle_path()),
             cas: None,
             min_conf: part.min_conf,
-            clock: system_clock(),
+            describe_relays: part.describe_relays,
+            clock: self.clock.clone(),
         };
         let (agent, handle) = Agent::start(options).map_err(agent_error)?;
         let mut heard = handle.events();
