@@ -15,7 +15,7 @@ use crate::beacon::signal::BeaconOutput;
 use crate::hash::SignalBytes;
 use crate::protocol::chain_view::ChainView;
 use crate::protocol::effect::{Artifact, Effect, Ignored, Report, Step, To};
-use crate::protocol::ids::Round;
+use crate::protocol::ids::{Label, Round};
 use crate::protocol::ladder::{Ladder, SignedRung};
 use crate::protocol::message::{Message, RoundResult, TxHex};
 use crate::time::UnixTime;
@@ -99,6 +99,20 @@ impl SignedSignal {
     pub fn txids(&self) -> Vec<Txid> {
         let sent = self.passed.iter().chain([&self.current]);
         sent.chain(&self.higher).map(|rung| rung.txid).collect()
+    }
+
+    /// Which of its transactions this is, signals and refunds of their change, and the transaction with its
+    /// signatures.
+    #[must_use]
+    pub fn find(&self, txid: &Txid) -> Option<(Label, &Transaction)> {
+        let sent = self.passed.iter().chain([&self.current]);
+        (1..).zip(sent.chain(&self.higher)).find_map(|(rung, signed)| {
+            if signed.txid == *txid {
+                return Some((Label::Signal { rung, input: 0 }, &signed.tx));
+            }
+            let (_, refund) = signed.refund.as_ref()?;
+            (refund.compute_txid() == *txid).then_some((Label::Refund { rung }, refund))
+        })
     }
 
     /// The refunds of its change, rung by rung.
