@@ -135,10 +135,12 @@ impl Agent {
         let weight = signed_weight_of(tx);
         let mut warnings = Vec::new();
         if kind == v::TxKind::UnknownSpend {
-            warnings.push(
-                "it spends from the beacon in no form that members sign: the key of the cohort may be known to others"
-                    .to_owned(),
-            );
+            let what = "it spends from the beacon in no form that members sign";
+            warnings.push(if alone.signed {
+                format!("{what}: the key of the cohort may be known to others")
+            } else {
+                what.to_owned()
+            });
         }
         if is_cohort_signal && round.is_none() {
             warnings.push(
