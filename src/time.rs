@@ -75,7 +75,11 @@ mod tests {
         }
         // The obsolete forms, which have to be read.
         for text in ["Sunday, 06-Nov-94 08:49:37 GMT", "Sun Nov  6 08:49:37 1994"] {
-            assert_eq!(UnixTime::from_http_date(text), Some(UnixTime(784_111_777)), "{text}");
+            assert_eq!(
+                UnixTime::from_http_date(text),
+                Some(UnixTime(784_111_777)),
+                "{text}"
+            );
         }
         for text in [
             "",

@@ -97,7 +97,10 @@ fn refund_lock(tx: &Transaction) -> Option<u16> {
     let lock = u16::try_from(input.sequence.to_consensus_u32()).ok()?;
     let (first, others) = tx.output.split_first()?;
     let plain = tx.version == Version::TWO && tx.lock_time == LockTime::ZERO && lock > 0;
-    let payees = tx.output.iter().all(|output| is_payee(&output.script_pubkey));
+    let payees = tx
+        .output
+        .iter()
+        .all(|output| is_payee(&output.script_pubkey));
     let share = others.first().unwrap_or(first).value;
     let equal = others.iter().all(|output| output.value == share);
     // The satoshis that can not be divided go to the first.
@@ -274,7 +277,10 @@ mod tests {
         let mut odd = refund;
         odd.output[0].value = Amount::from_sat(1_001);
         assert_eq!(lone_form(&odd), locked, "an odd satoshi goes to the first");
-        assert_eq!(lone_form(&tx(7, vec![a])), LoneForm::Refund { lock_blocks: 7 });
+        assert_eq!(
+            lone_form(&tx(7, vec![a])),
+            LoneForm::Refund { lock_blocks: 7 }
+        );
         assert_eq!(lone_form(&tx(7, Vec::new())), LoneForm::Other);
     }
 

@@ -324,8 +324,14 @@ mod tests {
         assert_eq!(header(" 120 "), Some(120));
         assert_eq!(header(&"9".repeat(40)), Some(u64::MAX));
         assert_eq!(header("Wed, 21 Oct 2015 07:29:30 GMT"), Some(90));
-        let past = ["Wed, 21 Oct 2015 07:28:00 GMT", "Sun, 06 Nov 1994 08:49:37 GMT"];
-        for other in ["", "-1", "1.5", "soon", "Thu, 21 Oct 2015 07:29:30 GMT"].iter().chain(&past) {
+        let past = [
+            "Wed, 21 Oct 2015 07:28:00 GMT",
+            "Sun, 06 Nov 1994 08:49:37 GMT",
+        ];
+        for other in ["", "-1", "1.5", "soon", "Thu, 21 Oct 2015 07:29:30 GMT"]
+            .iter()
+            .chain(&past)
+        {
             assert_eq!(header(other), None, "{other}");
         }
         assert_eq!(retry_after(&BTreeMap::new(), now), None);

@@ -18,8 +18,8 @@ use crate::beacon::explain::{SpendForm, output_in_words, signed_weight_of, spend
 use crate::beacon::signal::signal_of;
 use crate::hash::SignalBytes;
 use crate::network::Network;
-use crate::protocol::{Label, Round};
 use crate::protocol::effect::Artifact;
+use crate::protocol::{Label, Round};
 use crate::store::SpendRow;
 
 /// Commitments shown of one signal.
@@ -111,7 +111,9 @@ impl Agent {
         let is_cohort_signal = matches!(kind, v::TxKind::Signal | v::TxKind::FallbackSignal);
         let round = match (known.node, alone.signal) {
             (Some(node), Some(signal)) if is_cohort_signal => self.round_of(node, txid, signal)?,
-            (Some(node), None) if kind == v::TxKind::Refund => self.refunded_round(node, known, tx)?,
+            (Some(node), None) if kind == v::TxKind::Refund => {
+                self.refunded_round(node, known, tx)?
+            }
             _ => None,
         };
         let commits_to = match (known.node, alone.signal, round) {
@@ -278,7 +280,11 @@ impl Agent {
         known: &Known<'_>,
         tx: &Transaction,
     ) -> Result<Option<Round>, Failure> {
-        if let Some(round) = known.recognised.as_ref().and_then(|recognised| recognised.round) {
+        if let Some(round) = known
+            .recognised
+            .as_ref()
+            .and_then(|recognised| recognised.round)
+        {
             return Ok(Some(round));
         }
         let Some(input) = tx.input.first() else {

@@ -27,7 +27,10 @@ pub fn inspect_alone(content: &[u8]) -> Result<v::PsbtInspectView, Failure> {
 
 impl AgentBackend {
     /// The same, and what the running agent knows of it.
-    pub(super) async fn inspect(&self, args: r::InspectPsbt) -> Result<v::PsbtInspectView, Failure> {
+    pub(super) async fn inspect(
+        &self,
+        args: r::InspectPsbt,
+    ) -> Result<v::PsbtInspectView, Failure> {
         // Verifying what a stranger put together takes a while; the agent goes on meanwhile.
         let work = tokio::task::spawn_blocking(move || {
             let packet = read(args.psbt.as_bytes())?;
@@ -138,7 +141,8 @@ fn contradiction(known: &Known<'_>, checked: &CheckedInput) -> Option<String> {
             checked.outpoint, claim.value, there.value
         ));
     }
-    let of_beacon = node.address().map(|address| address.to_string()) == Some(there.address.clone());
+    let of_beacon =
+        node.address().map(|address| address.to_string()) == Some(there.address.clone());
     (of_beacon && node.script() != Some(claim.script_pubkey.clone())).then(|| {
         format!(
             "it says that {} is at another address than the beacon's, where it is",

@@ -33,7 +33,8 @@ pub fn explain_alone(tx: &Transaction, spent: &[Option<TxOut>]) -> v::TxView {
         ),
         LoneForm::Other => (
             v::TxKind::Other,
-            "neither a signal, nor a refund, nor a fallback, and nothing of this agent's".to_owned(),
+            "neither a signal, nor a refund, nor a fallback, and nothing of this agent's"
+                .to_owned(),
             None,
         ),
     };
@@ -106,9 +107,7 @@ pub(super) fn fee_of(
         sum.checked_add(value(position, &input.previous_output)?)
     })?;
     let mut outputs = tx.output.iter();
-    let paid = outputs.try_fold(0_u64, |sum, output| {
-        sum.checked_add(output.value.to_sat())
-    })?;
+    let paid = outputs.try_fold(0_u64, |sum, output| sum.checked_add(output.value.to_sat()))?;
     spent.checked_sub(paid)
 }
 

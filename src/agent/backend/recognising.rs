@@ -110,9 +110,15 @@ fn being_signed(
         .filter(|unsigned| matches!(unsigned.label, Label::Signal { .. }))
         .map(Unsigned::txid)
         .collect();
-    let found = unsigned.into_iter().find(|unsigned| unsigned.txid() == *txid)?;
+    let found = unsigned
+        .into_iter()
+        .find(|unsigned| unsigned.txid() == *txid)?;
     let of_round = matches!(found.label, Label::Signal { .. })
-        || found.tx.input.iter().any(|input| signals.contains(&input.previous_output.txid));
+        || found
+            .tx
+            .input
+            .iter()
+            .any(|input| signals.contains(&input.previous_output.txid));
     Some(Recognised {
         label: Some(found.label),
         round: round.filter(|_| of_round),

@@ -62,8 +62,7 @@ impl Context {
                 let bytes = STANDARD
                     .decode(&psbt.psbt)
                     .map_err(|error| other(error.to_string()))?;
-                let two =
-                    Packet::to_version_2(&bytes).map_err(|fault| other(fault.to_string()))?;
+                let two = Packet::to_version_2(&bytes).map_err(|fault| other(fault.to_string()))?;
                 psbt.psbt = STANDARD.encode(two);
             }
         }

@@ -4,9 +4,9 @@ use std::io::{self, Write as _};
 
 use super::Context;
 use super::psbt::{base64, read_psbt};
+use crate::agent::control::Backend as _;
 use crate::agent::control::request::{FundPsbt, Recover};
 use crate::agent::control::views::RefundState;
-use crate::agent::control::Backend as _;
 use crate::cli::args::{FundArgs, RecoverFundsArgs};
 use crate::cli::ask::confirm;
 use crate::cli::backend::daemon;

@@ -106,13 +106,15 @@ impl SignedSignal {
     #[must_use]
     pub fn find(&self, txid: &Txid) -> Option<(Label, &Transaction)> {
         let sent = self.passed.iter().chain([&self.current]);
-        (1..).zip(sent.chain(&self.higher)).find_map(|(rung, signed)| {
-            if signed.txid == *txid {
-                return Some((Label::Signal { rung, input: 0 }, &signed.tx));
-            }
-            let (_, refund) = signed.refund.as_ref()?;
-            (refund.compute_txid() == *txid).then_some((Label::Refund { rung }, refund))
-        })
+        (1..)
+            .zip(sent.chain(&self.higher))
+            .find_map(|(rung, signed)| {
+                if signed.txid == *txid {
+                    return Some((Label::Signal { rung, input: 0 }, &signed.tx));
+                }
+                let (_, refund) = signed.refund.as_ref()?;
+                (refund.compute_txid() == *txid).then_some((Label::Refund { rung }, refund))
+            })
     }
 
     /// The refunds of its change, rung by rung.

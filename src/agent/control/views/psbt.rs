@@ -98,7 +98,9 @@ impl fmt::Display for PsbtSigning {
             Self::Open => f.pad("not signed"),
             Self::AddsUp => f.pad("complete: the partial signatures add up, verified"),
             Self::KeyPath => f.pad("signed by all, verified"),
-            Self::Leaf(k) => f.pad(&format!("signed by {k} through the fallback leaf, verified")),
+            Self::Leaf(k) => f.pad(&format!(
+                "signed by {k} through the fallback leaf, verified"
+            )),
             Self::Unverified => f.pad("signed, not verified here"),
         }
     }
