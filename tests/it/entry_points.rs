@@ -5,14 +5,18 @@ mod targets;
 
 use std::sync::LazyLock;
 
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD;
 use btcr2_agent::beacon::smt::{Leaf, SmtProof, SmtTree};
 use btcr2_agent::did::{PatchBuilder, SignedUpdate, UnsignedUpdate};
-use btcr2_agent::hash::SmtNonce;
+use btcr2_agent::hash::{SmtNonce, from_hex};
 use proptest::prelude::*;
 use proptest::sample::Index;
 use secp256k1::{Keypair, SECP256K1};
 use serde_json::{Value, json};
 
+const BIP370: &str = include_str!("../vectors/psbt/bip370.txt");
+const BIP373: &str = include_str!("../vectors/psbt/bip373.txt");
 const UPSTREAM: &str = include_str!("../vectors/regtest-upstream-2026-09.json");
 
 /// An update of the DID that the entry points resolve.
@@ -65,6 +69,13 @@ static SEEDS: LazyLock<Vec<Vec<u8>>> = LazyLock::new(|| {
         seeds.push(sidecar.to_string().into_bytes());
         seeds.push(set["resolveInput"]["did"].as_str().unwrap().into());
     }
+    for vectors in [BIP370, BIP373] {
+        for line in vectors.lines() {
+            let psbt = from_hex(line.split_once(' ').unwrap().1).unwrap();
+            seeds.push(STANDARD.encode(&psbt).into_bytes());
+            seeds.push(psbt);
+        }
+    }
     seeds
 });
 
@@ -75,6 +86,7 @@ fn all(data: &[u8]) {
     targets::smt_proof(data);
     targets::cas_announcement(data);
     targets::sidecar(data);
+    targets::psbt(data);
 }
 
 #[test]

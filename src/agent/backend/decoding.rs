@@ -18,8 +18,8 @@ use crate::beacon::explain::{SpendForm, output_in_words, signed_weight_of, spend
 use crate::beacon::signal::signal_of;
 use crate::hash::SignalBytes;
 use crate::network::Network;
+use crate::protocol::Round;
 use crate::protocol::effect::Artifact;
-use crate::protocol::{Label, Round};
 use crate::store::SpendRow;
 
 /// Commitments shown of one signal.
@@ -154,9 +154,8 @@ impl Agent {
         let rung = known
             .recognised
             .as_ref()
-            .filter(|_| is_cohort_signal || (kind == v::TxKind::Refund && round.is_some()))
-            .and_then(|recognised| recognised.label)
-            .map(Label::rung);
+            .filter(|_| matches!(kind, v::TxKind::Signal | v::TxKind::Refund) && round.is_some())
+            .and_then(|recognised| recognised.rung);
         Ok(self.place(v::TxView {
             text: in_words(kind, known, round, rung),
             kind,
@@ -380,7 +379,7 @@ fn in_words(kind: v::TxKind, known: &Known<'_>, round: Option<Round>, rung: Opti
     let cohort = known
         .node
         .map_or_else(String::new, |node| node.id.0.short());
-    let rung = rung.map_or_else(String::new, |rung| format!(", rung {rung}"));
+    let rung = rung.map_or_else(String::new, |rung| format!(", rung {rung},"));
     let of_round = round.map_or_else(
         || "of no round that is known here".to_owned(),
         |round| format!("of round {round}{rung}"),

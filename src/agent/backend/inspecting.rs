@@ -115,8 +115,8 @@ impl Findings {
             Some(v::PsbtKnownView {
                 cohort: known.node?.id.0,
                 identical: recognised.is_some(),
-                label: recognised.and_then(|recognised| recognised.label),
                 round: recognised.and_then(|recognised| recognised.round),
+                rung: recognised.and_then(|recognised| recognised.rung),
                 signed_here: recognised.is_some_and(|recognised| recognised.signed_here),
             })
         });

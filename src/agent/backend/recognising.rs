@@ -14,8 +14,9 @@ use crate::protocol::participant::Participant;
 /// A transaction of a cohort that was made or signed here.
 #[derive(Debug, Clone)]
 pub(super) struct Recognised {
-    /// Which of a session's transactions it is; not known of a signal through the fallback leaf.
-    pub(super) label: Option<Label>,
+    /// Its rung in the round, from 1, counted on in replacement sessions; of a refund that of the signal whose change it
+    /// spends. Absent of what was paid in, and of rounds that are over.
+    pub(super) rung: Option<u8>,
     /// The round, unless it is the refund of what was paid in.
     pub(super) round: Option<Round>,
     /// The transaction, where it is kept.
@@ -36,7 +37,7 @@ impl Node {
             let mut watched = self.watch().all();
             let watched = watched.find(|watched| watched.txid == *txid)?;
             Some(Recognised {
-                label: None,
+                rung: None,
                 round: Some(watched.round),
                 tx: None,
                 signed_here: matches!(self.machine, Machine::Participant(_)),
@@ -54,9 +55,9 @@ impl Node {
 
 fn of_aggregator(machine: &Aggregator, txid: &Txid) -> Option<Recognised> {
     let signed = machine.unsettled().iter().find_map(|signal| {
-        let (label, tx) = signal.find(txid)?;
+        let (rung, tx) = signal.find(txid)?;
         Some(Recognised {
-            label: Some(label),
+            rung: Some(rung),
             round: Some(signal.round),
             tx: Some(tx.clone()),
             signed_here: false,
@@ -70,18 +71,16 @@ fn of_aggregator(machine: &Aggregator, txid: &Txid) -> Option<Recognised> {
 
 fn of_participant(machine: &Participant, txid: &Txid) -> Option<Recognised> {
     let given = machine.given().iter().find_map(|given| {
-        let rung = given.rung;
-        let (label, tx) = if given.txid == *txid {
-            let tx = given.signed.as_ref().unwrap_or(&given.tx);
-            (Label::Signal { rung, input: 0 }, Some(tx.clone()))
+        let tx = if given.txid == *txid {
+            Some(given.signed.as_ref().unwrap_or(&given.tx).clone())
         } else if given.refund == Some(*txid) {
             let held = machine.refund_of(&OutPoint::new(given.txid, 0));
-            (Label::Refund { rung }, held.map(|held| held.tx.clone()))
+            held.map(|held| held.tx.clone())
         } else {
             return None;
         };
         Some(Recognised {
-            label: Some(label),
+            rung: Some(given.rung),
             round: Some(given.round),
             tx,
             signed_here: true,
@@ -120,7 +119,7 @@ fn being_signed(
             .iter()
             .any(|input| signals.contains(&input.previous_output.txid));
     Some(Recognised {
-        label: Some(found.label),
+        rung: Some(found.label.rung()).filter(|_| of_round),
         round: round.filter(|_| of_round),
         signed_here: signed_here(&found),
         tx: Some(found.tx),
@@ -130,7 +129,7 @@ fn being_signed(
 /// The refund of an output that was paid in.
 const fn refund(signed_here: bool) -> Recognised {
     Recognised {
-        label: Some(Label::REFUND),
+        rung: None,
         round: None,
         tx: None,
         signed_here,

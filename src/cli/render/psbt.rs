@@ -10,7 +10,7 @@ impl Render for PsbtInspectView {
             page.field("WRONG", problem);
         }
         if let Some(known) = &self.known {
-            page.field("known here", &in_words(known));
+            page.field("known here", &in_words(known, &self.tx.text));
         }
         self.tx.render(page);
         page.heading("Signing");
@@ -60,23 +60,17 @@ impl Render for PsbtInspectView {
 }
 
 /// What the running agent says of it.
-fn in_words(known: &PsbtKnownView) -> String {
+fn in_words(known: &PsbtKnownView, what: &str) -> String {
     let cohort = known.cohort.short();
     if !known.identical {
         return format!(
             "NO: it spends from the beacon of cohort {cohort}, and is none of the transactions made or signed here"
         );
     }
-    let which = known
-        .label
-        .map_or_else(|| "a transaction".to_owned(), |label| label.to_string());
-    let round = known
-        .round
-        .map_or_else(String::new, |round| format!(" of round {round}"));
     let by = if known.signed_here {
-        "identical to the one signed here"
+        "signed here"
     } else {
-        "identical to the one made here"
+        "made here"
     };
-    format!("yes: {which}{round} of cohort {cohort}, {by}")
+    format!("yes: {what}; identical to the one {by}")
 }

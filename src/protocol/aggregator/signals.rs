@@ -15,7 +15,7 @@ use crate::beacon::signal::BeaconOutput;
 use crate::hash::SignalBytes;
 use crate::protocol::chain_view::ChainView;
 use crate::protocol::effect::{Artifact, Effect, Ignored, Report, Step, To};
-use crate::protocol::ids::{Label, Round};
+use crate::protocol::ids::Round;
 use crate::protocol::ladder::{Ladder, SignedRung};
 use crate::protocol::message::{Message, RoundResult, TxHex};
 use crate::time::UnixTime;
@@ -101,19 +101,19 @@ impl SignedSignal {
         sent.chain(&self.higher).map(|rung| rung.txid).collect()
     }
 
-    /// Which of its transactions this is, signals and refunds of their change, and the transaction with its
+    /// Finds a signal, or the refund of one's change, by its id: the rung, from 1, and the transaction with its
     /// signatures.
     #[must_use]
-    pub fn find(&self, txid: &Txid) -> Option<(Label, &Transaction)> {
+    pub fn find(&self, txid: &Txid) -> Option<(u8, &Transaction)> {
         let sent = self.passed.iter().chain([&self.current]);
         (1..)
             .zip(sent.chain(&self.higher))
             .find_map(|(rung, signed)| {
                 if signed.txid == *txid {
-                    return Some((Label::Signal { rung, input: 0 }, &signed.tx));
+                    return Some((rung, &signed.tx));
                 }
                 let (_, refund) = signed.refund.as_ref()?;
-                (refund.compute_txid() == *txid).then_some((Label::Refund { rung }, refund))
+                (refund.compute_txid() == *txid).then_some((rung, refund))
             })
     }
 

@@ -5,8 +5,11 @@ use std::process::{Output, Stdio};
 
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
-use bitcoin::Transaction;
-use bitcoin::consensus::encode::{deserialize_hex, serialize_hex};
+use bitcoin::absolute::LockTime;
+use bitcoin::consensus::encode::serialize_hex;
+use bitcoin::hashes::Hash as _;
+use bitcoin::transaction::Version;
+use bitcoin::{Amount, OutPoint, ScriptBuf, Sequence, Transaction, TxIn, TxOut, Txid, Witness};
 use btcr2_agent::agent::backend::explain_alone;
 use btcr2_agent::agent::control::views::{
     PsbtInputView, PsbtInspectView, PsbtKeys, PsbtKnownView, PsbtSigning, PsbtView, PsbtsView,
@@ -158,26 +161,38 @@ fn what_can_not_be_so_ends_with_a_failure() {
     );
 }
 
-/// A signal of 154 vB, in hex.
-const SIGNAL: &str = "0200000000010107070707070707070707070707070707070707070707070707070707070707070000000000\
-    fdffffff02e80300000000000022512001010101010101010101010101010101010101010101010101010101010101010000000000\
-    000000226a20090909090909090909090909090909090909090909090909090909090909090901400303030303030303030303030303\
-    030303030303030303030303030303030303030303030303030303030303030303030303030303030303030303030303030303030300\
-    000000";
-
+/// A signal of 154 vB.
 fn signal() -> Transaction {
-    deserialize_hex(&SIGNAL.replace([' ', '\n'], "")).unwrap()
+    let pay = |value, script_pubkey| TxOut {
+        value: Amount::from_sat(value),
+        script_pubkey,
+    };
+    let beacon = ScriptBuf::from_bytes([&[0x51, 0x20][..], &[1; 32]].concat());
+    Transaction {
+        version: Version::TWO,
+        lock_time: LockTime::ZERO,
+        input: vec![TxIn {
+            previous_output: OutPoint::new(Txid::from_byte_array([7; 32]), 0),
+            script_sig: ScriptBuf::new(),
+            sequence: Sequence(0xffff_fffd),
+            witness: Witness::from_slice(&[[3; 64]]),
+        }],
+        output: vec![
+            pay(1_000, beacon),
+            pay(0, ScriptBuf::new_op_return([9; 32])),
+        ],
+    }
 }
 
 #[test]
 fn a_transaction_is_explained_by_its_form_without_an_agent() {
     let dir = home();
     let mut refund = signal();
-    refund.input[0].sequence = bitcoin::Sequence(1_008);
+    refund.input[0].sequence = Sequence(1_008);
     refund.output.pop();
     let mut fallback = signal();
     let leaf = [vec![3; 64], vec![0x51], [&[0xc0][..], &[4; 32]].concat()];
-    fallback.input[0].witness = bitcoin::Witness::from_slice(&leaf);
+    fallback.input[0].witness = Witness::from_slice(&leaf);
     let mut other = signal();
     other.output.pop();
     let mut unsigned = signal();
@@ -248,7 +263,7 @@ async fn a_running_agent_is_asked_and_its_answer_is_told() {
         known: Some(PsbtKnownView {
             cohort,
             identical: true,
-            label: Some(Label::Signal { rung: 2, input: 0 }),
+            rung: Some(2),
             round: Some(Round(3)),
             signed_here: true,
         }),
@@ -275,7 +290,8 @@ async fn a_running_agent_is_asked_and_its_answer_is_told() {
     let output = daemon.run(&line).await;
     assert!(output.status.success(), "{}", stderr(&output));
     for expected in [
-        "known here        yes: signal/2 of round 3 of cohort abababab, identical to the one signed here",
+        "known here        yes: it has the form of a signal, of a beacon that is not known here; identical to the one signed \
+         here",
         "  input         sat  keys                            nonces   partial signatures  state\n",
         "      0  10,000 sat  3: exactly those of the cohort     3/3  1/3, 1 not verified  not signed\n",
         "script root 0     eeee",

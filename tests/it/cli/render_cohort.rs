@@ -232,7 +232,7 @@ fn refunds_say_when_they_can_be_sent() {
         "pays              49,889 sat\n",
         "fee               111 sat\n",
         "reason            non-BIP68-final\n",
-        "without refund here  7,000 sat\n",
+        "without refund here 7,000 sat\n",
     ] {
         assert!(shown.contains(text), "{text:?} in\n{shown}");
     }
@@ -266,6 +266,10 @@ fn a_funding_transaction_is_given_back_with_what_to_do() {
     ] {
         assert!(shown.contains(text), "{text:?} in\n{shown}");
     }
+    // Whole, however long it is, and nothing but base64.
+    view.psbt = format!("{}\u{1b}[2J==", "cHNi".repeat(5_000));
+    assert!(page(&view).contains(&format!("\n{}2J==\n", "cHNi".repeat(5_000))));
+    view.psbt = "cHNidP8=".to_owned();
     view.signed = true;
     assert!(page(&view).contains("all members signed its refund: it may be sent\n"));
     view.sent = true;

@@ -2,6 +2,9 @@
 
 use std::collections::BTreeSet;
 
+use bitcoin::TxOut;
+use bitcoin::psbt::Psbt;
+use btcr2_agent::beacon::address::beacon_script;
 use btcr2_agent::beacon::psbt::{InputFault, Packet, Signing};
 use btcr2_agent::keys::NostrKey;
 use btcr2_agent::keys::musig::KeySet;
@@ -9,6 +12,7 @@ use btcr2_agent::protocol::export::Unsigned;
 use btcr2_agent::protocol::terms::{CohortBeacon, OutputPolicy};
 use btcr2_agent::protocol::{Label, Round};
 
+use super::fallback::{BEACONS, leave, setup};
 use super::net::{Dest, Net, Setup};
 
 /// Members sign, all but the last, whose partial signature stays on its way.
@@ -133,4 +137,49 @@ fn partial_signatures_add_up_to_the_signal_that_is_sent() {
     share.unwrap().partial = Some(partials[&second]);
     let fault = packets(&first, &keys)[1].check().remove(0).unwrap_err();
     assert_eq!(fault, InputFault::WrongPartial(last.from));
+}
+
+/// A signal that k members signed through the leaf is verified, and found out when anything in it is changed.
+#[test]
+fn a_signal_through_the_leaf_is_verified() {
+    for (beacon, n, k) in [(BEACONS[0], 3, 2), (BEACONS[1], 4, 1), (BEACONS[0], 5, 4)] {
+        let mut net = Net::ready(setup(beacon, n, k));
+        net.queue(0, 0, "a");
+        let _away = leave(&mut net, &[n - 1]);
+        net.open();
+        net.advance(61);
+        let (_, tx) = net.signed_txs().pop().unwrap();
+        let keys = key_set(&net);
+        let mut unsigned = tx.clone();
+        unsigned.input[0].witness.clear();
+        let unsigned = Unsigned {
+            label: Label::SIGNAL,
+            prevouts: vec![TxOut {
+                value: net
+                    .chain
+                    .output(&tx.input[0].previous_output)
+                    .unwrap()
+                    .value,
+                script_pubkey: beacon_script(keys.output_key()),
+            }],
+            tx: unsigned,
+            shares: Vec::new(),
+        };
+        let mut psbt = unsigned.to_psbt(&keys).unwrap();
+        psbt.inputs[0].final_script_witness = Some(tx.input[0].witness.clone());
+        let signing = |psbt: &Psbt| {
+            let packet = Packet::parse(&psbt.serialize()).unwrap();
+            packet.check().remove(0).map(|checked| checked.signing)
+        };
+        assert_eq!(signing(&psbt), Ok(Signing::Leaf(k)));
+        assert_eq!(Packet::parse(&psbt.serialize()).unwrap().extracted(), tx);
+        let mut other = psbt.clone();
+        other.unsigned_tx.output[0].value -= bitcoin::Amount::ONE_SAT;
+        assert_eq!(signing(&other), Err(InputFault::WrongSignature));
+        let mut fewer: Vec<Vec<u8>> = tx.input[0].witness.to_vec();
+        let signature = fewer.iter().position(|item| item.len() == 64).unwrap();
+        fewer[signature].clear();
+        psbt.inputs[0].final_script_witness = Some(bitcoin::Witness::from_slice(&fewer));
+        assert_eq!(signing(&psbt), Err(InputFault::WrongSignature));
+    }
 }

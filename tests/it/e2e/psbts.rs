@@ -188,10 +188,7 @@ impl Play {
                 let view = play_view(self.inspected(actor, &bytes).await, version);
                 let known = view.known.clone().unwrap();
                 assert_eq!((known.cohort, known.identical), (company.id, true));
-                assert_eq!(
-                    (known.label, known.round),
-                    (Some(Label::SIGNAL), Some(Round(1)))
-                );
+                assert_eq!((known.rung, known.round), (Some(1), Some(Round(1))));
                 assert_eq!(known.signed_here, signed_here);
                 assert_eq!((view.tx.rung, view.tx.fee_sat), (Some(1), Some(308)));
                 assert_eq!((view.tx.signed, view.tx.kind), (false, v::TxKind::Signal));
@@ -204,7 +201,7 @@ impl Play {
                     "made here"
                 };
                 let words = format!(
-                    "yes: signal/1 of round 1 of cohort {}, identical to the one {by}",
+                    "yes: the signal of round 1, rung 1, of cohort {}; identical to the one {by}",
                     company.id.short()
                 );
                 assert!(text(&view).contains(&words), "{}", text(&view));
@@ -233,7 +230,7 @@ impl Play {
         let view = self.inspected(0, &open.serialize()).await.unwrap();
         assert_eq!(view.problems, Vec::<String>::new());
         let known = view.known.clone().unwrap();
-        assert_eq!((known.identical, known.label), (false, None));
+        assert_eq!((known.identical, known.rung), (false, None));
         assert!(text(&view).contains("NO: it spends from the beacon of cohort"));
         assert!(text(&view).contains("none of the transactions made or signed here"));
 
@@ -282,7 +279,18 @@ fn play_view(view: Result<v::PsbtInspectView, Failure>, version: u8) -> v::PsbtI
 #[tokio::test]
 async fn refunds_of_deposits_are_of_no_round() {
     let mut play = Play::open(3).await;
+    let mark = play.mark();
     let mut company = play.found(CohortBeacon::Cas, 0, &[1, 2]).await;
+    let complete = |report: &Report| matches!(report, Report::RefundComplete { .. });
+    play.reported(
+        "a refund",
+        mark,
+        company.id,
+        Role::Aggregator,
+        &[0],
+        complete,
+    )
+    .await;
     let dids = play.create_dids(&mut company, &[1, 2]).await;
     let [refund] = play.refunds(0, &company).await.try_into().unwrap();
     for actor in [0, 1] {
@@ -396,20 +404,17 @@ async fn a_bump_is_done_or_says_why_not() {
     let round = play.open_round(&mut company).await;
     play.broadcast(&company, round, mark).await;
     let rungs = play.rungs(&company).await;
-    let view = play.bumped(0, &company).await.unwrap();
-    let page = text(&view);
-    for (rung, kind) in rungs.iter().zip([
-        "to be sent by this agent",
-        "to be sent by this agent",
-        "held back",
-    ]) {
-        let line = page
-            .lines()
-            .find(|line| line.starts_with("  round 1, ") && line.contains(&rung.to_string()));
-        assert!(
-            line.is_some_and(|line| line.contains(kind)),
-            "{rung} {kind} in\n{page}"
-        );
+    for (rung, fee, words) in [(1, 924, "924 sat"), (2, 3_080, "3,080 sat")] {
+        let mark = play.mark();
+        let view = play.bumped(0, &company).await.unwrap();
+        assert_eq!(view.past_rounds[0].fee_sat, Some(fee));
+        assert!(text(&view).contains(words), "{}", text(&view));
+        // The chain took it in the place of the one before.
+        let next = rungs[rung];
+        let taken = move |report: &Report| matches!(report, Report::SignalBroadcast { txid, .. } if *txid == next);
+        play.reported("a bump", mark, company.id, Role::Aggregator, &[0], taken)
+            .await;
+        assert!(play.stage.chain.transaction(&next).unwrap().is_some());
     }
     assert_eq!(play.explained(0, &rungs[1].to_string()).await.rung, Some(2));
     play.close().await;

@@ -7,7 +7,7 @@ use serde::{Deserialize, Serialize};
 
 use super::{Tally, TxView};
 use crate::hash::CohortId;
-use crate::protocol::{Label, Round};
+use crate::protocol::Round;
 
 /// Answer of `psbt inspect`.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -41,12 +41,12 @@ pub struct PsbtKnownView {
     pub cohort: CohortId,
     /// Whether its transaction is, byte for byte, one that was made or signed here.
     pub identical: bool,
-    /// Which of a session's transactions it is.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub label: Option<Label>,
-    /// The round of that session; absent for the refund of what was paid in.
+    /// The round it was made for; absent for the refund of what was paid in.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub round: Option<Round>,
+    /// Its rung in that round, or that of the signal whose change it refunds, from 1.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub rung: Option<u8>,
     /// Whether this agent signed it, as a member.
     pub signed_here: bool,
 }
