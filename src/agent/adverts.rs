@@ -251,6 +251,7 @@ impl Agent {
                     inc,
                     seq: 0,
                     kind: "advert".into(),
+                    about: None,
                     awaiting: std::collections::BTreeSet::new(),
                     relays,
                 },

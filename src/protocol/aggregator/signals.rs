@@ -101,6 +101,22 @@ impl SignedSignal {
         sent.chain(&self.higher).map(|rung| rung.txid).collect()
     }
 
+    /// Finds a signal, or the refund of one's change, by its id: the rung, from 1, and the transaction with its
+    /// signatures.
+    #[must_use]
+    pub fn find(&self, txid: &Txid) -> Option<(u8, &Transaction)> {
+        let sent = self.passed.iter().chain([&self.current]);
+        (1..)
+            .zip(sent.chain(&self.higher))
+            .find_map(|(rung, signed)| {
+                if signed.txid == *txid {
+                    return Some((rung, &signed.tx));
+                }
+                let (_, refund) = signed.refund.as_ref()?;
+                (refund.compute_txid() == *txid).then_some((rung, refund))
+            })
+    }
+
     /// The refunds of its change, rung by rung.
     pub(super) fn refunds(&self) -> impl Iterator<Item = Txid> {
         let sent = self.passed.iter().chain([&self.current]);

@@ -7,6 +7,7 @@ mod deposits;
 mod deposits_bounds;
 mod deposits_refused;
 mod effects;
+mod exports;
 mod fallback;
 mod fallback_refused;
 mod fixed;

@@ -5,6 +5,7 @@ use btcr2_agent::protocol::effect::Report;
 use btcr2_agent::protocol::terms::{CohortBeacon, OutputPolicy};
 use btcr2_agent::store::Role;
 
+use super::company::Company;
 use super::play::Play;
 
 /// Seconds to respond: longer than any response takes, and waited for once in a test.
@@ -12,7 +13,12 @@ const RESPONSE: u32 = 15;
 
 /// A round with everybody; one without all but k members, who come back when it is signed; one with everybody again,
 /// in which who was away has something to announce.
-pub async fn a_stalled_round(play: &mut Play, beacon: CohortBeacon, members: usize, k: u16) {
+pub async fn a_stalled_round(
+    play: &mut Play,
+    beacon: CohortBeacon,
+    members: usize,
+    k: u16,
+) -> Company {
     let seats: Vec<usize> = (1..=members).collect();
     let mut company = play
         .found_with(beacon, 0, &seats, &[], move |terms| {
@@ -48,6 +54,7 @@ pub async fn a_stalled_round(play: &mut Play, beacon: CohortBeacon, members: usi
 
     play.round(&mut company, &dids[members - 1..]).await;
     assert_eq!(company.signals.len(), 3);
+    company
 }
 
 async fn in_process(beacon: CohortBeacon, members: usize, k: u16) {

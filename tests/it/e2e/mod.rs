@@ -14,6 +14,7 @@ mod keeping;
 mod life;
 mod money;
 pub mod play;
+mod psbts;
 mod publishing;
 mod relays;
 mod restarts;
