@@ -111,7 +111,9 @@ impl Aggregator {
         }
         let built = kept.state.built.as_ref()?;
         if kept.unfinished {
-            return Some(built.ladder.clone());
+            let ladder = built.ladder.clone();
+            let allowed = ladder.rungs.iter().all(|rung| self.may_pay(rung.fee));
+            return allowed.then_some(ladder);
         }
         // BIP-125: whoever replaces pays what is replaced, and at least 1 sat/vB for itself.
         let weight = signed_weight(built.ladder.inputs.len(), true);
@@ -119,11 +121,12 @@ impl Aggregator {
         let least = kept.paid.checked_add(relay)?;
         let per_kwu = least.to_sat().checked_mul(1_000)?;
         let rate = FeeRate::from_sat_per_kwu(per_kwu.div_ceil(weight.to_wu()));
-        if rate > self.fee_ceiling() {
+        let ceiling = self.ceiling_for(weight);
+        if rate > ceiling {
             return None;
         }
         let base = rate.max(self.fee_rate());
-        let rates = ladder::rates(base, &self.terms.fee_ladder, self.fee_ceiling());
+        let rates = ladder::rates(base, &self.terms.fee_ladder, ceiling);
         let payees = self.refund_scripts();
         let ground = Ground {
             script: &built.script,
@@ -131,7 +134,9 @@ impl Aggregator {
             payees: &payees,
         };
         let (inputs, bytes) = (built.ladder.inputs.clone(), built.ladder.signal);
-        let ladder = Ladder::build(inputs, bytes, &rates, &ground).ok()?;
+        let ladder = Ladder::build(inputs, bytes, &rates, &ground)
+            .ok()
+            .and_then(|ladder| ladder.within(|fee| self.may_pay(fee)))?;
         // What leaves no change pays all there is, whatever its rate.
         let enough = |fee: Amount| fee >= least;
         ladder
