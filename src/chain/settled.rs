@@ -169,7 +169,10 @@ mod tests {
         kept.keep(&script(3), settled(&script(3), 1));
         assert_eq!(kept.bytes, 5 * one);
         kept.keep(&script(2), Settled::default());
-        assert_eq!((kept.bytes, kept.known.len(), kept.order.len()), (one, 1, 1));
+        assert_eq!(
+            (kept.bytes, kept.known.len(), kept.order.len()),
+            (one, 1, 1)
+        );
         kept.forget(&script(3));
         assert_eq!((kept.bytes, kept.known.len(), kept.order.len()), (0, 0, 0));
     }

@@ -9,6 +9,7 @@ mod deposits_refused;
 mod effects;
 mod fallback;
 mod fallback_refused;
+mod fallback_replaced;
 mod fixed;
 mod formation;
 mod happy;

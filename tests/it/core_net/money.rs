@@ -169,6 +169,8 @@ fn a_signal_does_not_climb_over_the_cap() {
     net.queue(0, 0, "a");
     net.open();
     let first = net.agg.unsettled()[0].txid();
+    // Without an estimate every six blocks are a reason to pay more.
+    net.chain.fee_rate = None;
     cap(&mut net, 2_309);
     let text = "the next fee that was signed for it is over money.max_fee_sat";
     assert_eq!(net.agg.bump_refusal(), Some(text));
