@@ -16,6 +16,7 @@ mod money;
 pub mod play;
 mod publishing;
 mod relays;
+pub mod replacing;
 mod restarts;
 mod rounds;
 mod secrets;
