@@ -109,6 +109,7 @@ impl Agent {
         let cohort = terms.cohort_id();
         let id = (cohort, Role::Aggregator);
         self.insert_cohort(id, &terms, None)?;
+        self.state_policy(id)?;
         let relays = self.relay_hints();
         let relays = relays.iter().map(ToString::to_string).collect();
         self.feed(

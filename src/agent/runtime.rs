@@ -360,14 +360,13 @@ impl Agent {
 
     /// After a start: nonces are gone, unsent events are sent, cohorts are listened to.
     fn resume(&mut self) -> Result<(), AgentError> {
-        let restarted: Vec<NodeId> = self
-            .nodes
-            .values()
-            .filter(|node| matches!(node.machine, Machine::Participant(_)) && !node.is_over())
-            .map(|node| node.id)
-            .collect();
-        for id in restarted {
+        let alive = self.nodes.values().filter(|node| !node.is_over());
+        let alive: Vec<NodeId> = alive.map(|node| node.id).collect();
+        for id in alive {
             self.state_policy(id)?;
+            if id.1 == Role::Aggregator {
+                continue;
+            }
             self.feed(id, NodeInput::Participant(ParticipantInput::Restarted))?;
         }
         self.tell_money()?;

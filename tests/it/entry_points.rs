@@ -76,7 +76,7 @@ type Corpus = BTreeMap<(&'static str, String), Vec<u8>>;
 fn made() -> Corpus {
     let mut corpus = Corpus::new();
     let mut add = |target: &'static str, name: &str, bytes: Vec<u8>| {
-        let name = name.replace([' ', ':'], "-");
+        let name = name.replace([' ', ':', '/'], "-");
         corpus.insert((target, name), bytes);
     };
     let (did, _, genesis) = targets::resolution::target();

@@ -10,6 +10,7 @@ mod effects;
 mod exports;
 mod fallback;
 mod fallback_refused;
+mod fallback_replaced;
 mod fixed;
 mod formation;
 mod happy;

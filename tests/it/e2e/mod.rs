@@ -17,6 +17,7 @@ pub mod play;
 mod psbts;
 mod publishing;
 mod relays;
+pub mod replacing;
 mod restarts;
 mod rounds;
 mod secrets;
