@@ -110,29 +110,30 @@ impl Agent {
         if !self.unresumed.remove(&id) {
             return Ok(());
         }
-        let Some(Machine::Aggregator(machine)) = self.nodes.get(&id).map(|node| &node.machine)
-        else {
+        let Some(node) = self.nodes.get(&id) else {
             return Ok(());
         };
-        let seen = |signal: &crate::protocol::aggregator::SignedSignal| {
-            machine.chain().signals.contains_key(&signal.txid())
-        };
-        let confirmed: Vec<_> = machine
-            .unsettled()
-            .iter()
-            .filter_map(|signal| Some((signal.txid(), signal.confirmed_at()?)))
-            .collect();
-        let unsent: Vec<_> = machine
-            .unsettled()
-            .iter()
-            .filter(|signal| signal.confirmed_at().is_none() && !seen(signal))
-            .map(|signal| signal.tx().clone())
-            .collect();
-        for (txid, height) in confirmed {
-            let row = self.store.view().transaction(txid)?;
-            if row.is_some_and(|row| row.height != Some(height)) {
-                self.transaction_state(txid, "confirmed", Some(height))?;
+        let mut confirmed = Vec::new();
+        for row in self.store.view().transactions_of(id.0)? {
+            let seen = node.chain().signals.get(&row.txid);
+            let height = seen.and_then(|seen| seen.height);
+            if height.is_some() && height != row.height {
+                confirmed.push((row.txid, height));
             }
+        }
+        let unsent: Vec<_> = match &node.machine {
+            Machine::Aggregator(machine) => machine
+                .unsettled()
+                .iter()
+                .filter(|signal| signal.confirmed_at().is_none())
+                .filter(|signal| !machine.chain().signals.contains_key(&signal.txid()))
+                .map(|signal| signal.tx().clone())
+                .collect(),
+            // A member sends what nobody else sends by its own timer.
+            Machine::Participant(_) => Vec::new(),
+        };
+        for (txid, height) in confirmed {
+            self.transaction_state(txid, "confirmed", height)?;
         }
         for tx in unsent {
             self.broadcast(id, tx);

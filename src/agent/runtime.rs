@@ -120,7 +120,7 @@ pub struct Agent {
     pub(super) history_quota: super::quota::HistoryQuota,
     /// A step changed memory and could not be stored: the agent must stop, and resume from the store.
     pub(super) broken: Option<String>,
-    /// Aggregated cohorts whose signals were not looked after since the start: the chain was not read yet.
+    /// Cohorts whose signals were not looked after since the start: the chain was not read yet.
     pub(super) unresumed: BTreeSet<NodeId>,
     inputs: Option<Inputs>,
     inbox: (Vec<NostrKey>, UnixTime),
@@ -284,9 +284,7 @@ impl Agent {
                 self.signer
                     .add_seat(self.seat_secret(id.0, node.own.public()));
             }
-            if id.1 == Role::Aggregator {
-                self.unresumed.insert(id);
-            }
+            self.unresumed.insert(id);
             self.nodes.insert(id, node);
         }
         Ok(())

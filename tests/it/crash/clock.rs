@@ -30,9 +30,7 @@ fn shifted_in_a_round(offset: i64) -> World {
     std::fs::write(&clock, offset.to_string()).unwrap();
     // The clocks are compared with every input and timer.
     world.wait("the clocks are compared", |world| {
-        let log = world.actors[1].log();
-        let said = log.contains("the clocks disagree: all secret nonces were dropped");
-        if said { Ok(()) } else { Err(log) }
+        world.actors[1].said("the clocks disagree: all secret nonces were dropped")
     });
     // Set right again, as after the time is synchronised: the machine notices that as well.
     std::fs::write(&clock, "0").unwrap();
@@ -67,9 +65,7 @@ fn a_clock_that_is_set_back_a_day_drops_the_nonces_and_the_round_ends_well() {
     std::fs::write(&clock, (-DAY).to_string()).unwrap();
     actor.start();
     world.wait("the warning", |world| {
-        let log = world.actors[1].log();
-        let said = log.contains("minutes behind the last entry of the log: set it");
-        if said { Ok(()) } else { Err(log) }
+        world.actors[1].said("minutes behind the last entry of the log: set it")
     });
     world.actors[1].store().check().unwrap();
 }

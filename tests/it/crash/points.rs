@@ -18,21 +18,35 @@ const MOST_ROUNDS: u32 = 60;
 /// Cohorts in whose forming the points of forming must have been reached.
 const MOST_COHORTS: usize = 16;
 
-/// Points that not every run reaches: they depend on how long something took.
-const BY_CHANCE: [&str; 4] = ["resign", "bundle_rename", "mark_chunk", "arrived/chunk"];
+/// Points that not every run reaches: they depend on how long something took. They are tried, and need not be met.
+const BY_CHANCE: [&str; 7] = [
+    "write_states",
+    "resign",
+    "bundle_",
+    "mark_chunk",
+    "arrived/chunk",
+    "arrived/ack",
+    "sent/ack",
+];
 
 /// The points that were reached, in order.
 type Points = VecDeque<String>;
 
+fn is_by_chance(point: &str) -> bool {
+    BY_CHANCE.iter().any(|name| point.contains(name))
+}
+
 fn read(path: &Path) -> Points {
-    let text = std::fs::read_to_string(path).unwrap();
-    let all = text.lines().map(str::to_owned);
-    all.filter(|point| !BY_CHANCE.iter().any(|name| point.contains(name)))
-        .collect()
+    let text = std::fs::read_to_string(path).unwrap_or_default();
+    let (last, first): (Vec<_>, Vec<_>) = text
+        .lines()
+        .map(str::to_owned)
+        .partition(|p| is_by_chance(p));
+    first.into_iter().chain(last).collect()
 }
 
 /// Runs without a kill, and says what forming and rounds reach: for the aggregator and for a member.
-fn reached() -> [[Points; 2]; 2] {
+fn reached(rounds: u32) -> [[Points; 2]; 2] {
     let mut world = World::new();
     let dir = world.dir.path().to_owned();
     let record = |stage: &str, actor: &mut Actor| {
@@ -45,7 +59,7 @@ fn reached() -> [[Points; 2]; 2] {
         record("round", actor);
         actor.restart();
     }
-    for _ in 0..2 {
+    for _ in 0..rounds {
         let ending = world.round(&mut cohort);
         assert!(matches!(ending, Ending::Confirmed(_)), "{ending:?}");
     }
@@ -67,13 +81,11 @@ fn arm(world: &mut World, points: &[Points; 2]) {
     }
 }
 
+/// The points that have to be reached and were not.
 fn left(world: &World) -> Vec<(&'static str, Vec<String>)> {
-    let actors = world.actors.iter();
-    let left = actors.map(|actor| {
-        (
-            actor.name,
-            actor.pending.iter().cloned().collect::<Vec<_>>(),
-        )
+    let left = world.actors.iter().map(|actor| {
+        let points = actor.pending.iter().filter(|point| !is_by_chance(point));
+        (actor.name, points.cloned().collect::<Vec<_>>())
     });
     left.filter(|(_, points)| !points.is_empty()).collect()
 }
@@ -155,41 +167,48 @@ fn kills(world: &World) -> usize {
     world.actors.iter().map(|actor| actor.died.len()).sum()
 }
 
+/// That points are found at all: some that must be there by what the program does.
+fn has(points: &Points, wanted: &[&str]) {
+    let missing = wanted
+        .iter()
+        .filter(|name| !points.iter().any(|point| point == *name));
+    assert_eq!(missing.count(), 0, "{wanted:?} in {points:?}");
+}
+
 #[test]
-fn killed_at_every_point_a_cohort_goes_on_with_the_same_signal() {
-    let [forming, round] = reached();
-    for (role, points) in [(0, "aggregator"), (1, "member")].map(|(n, role)| (role, &round[n])) {
-        // That they are found at all: some that must be there by what the program does.
-        let wanted: &[&str] = match role {
-            "aggregator" => &[
-                "before/broadcast",
-                "after/send_to_chain",
-                "sent/sign_request",
-            ],
-            _ => &[
-                "before/sign",
-                "signed",
-                "stored/signed",
-                "sent/partial_signature",
-            ],
-        };
-        let points: BTreeSet<&str> = points.iter().map(String::as_str).collect();
-        assert!(
-            wanted.iter().all(|name| points.contains(name)),
-            "{role}: {points:?}"
-        );
-    }
-    eprintln!(
-        "forming {} + {}, round {} + {}",
-        forming[0].len(),
-        forming[1].len(),
-        round[0].len(),
-        round[1].len()
+fn killed_at_every_point_of_forming_a_cohort_forms_and_announces() {
+    let [forming, _] = reached(0);
+    has(
+        &forming[0],
+        &["stored/advertise", "before/advertise", "sent/frozen"],
     );
-    std::thread::scope(|scope| {
-        let one = scope.spawn(|| kill_in_forming(&forming));
-        let two = scope.spawn(|| kill_in_rounds(&round));
-        one.join().unwrap();
-        two.join().unwrap();
-    });
+    has(
+        &forming[1],
+        &["stored/join", "after/store_did", "stored/signed"],
+    );
+    kill_in_forming(&forming);
+}
+
+#[test]
+fn killed_at_every_point_of_a_round_a_cohort_announces_the_same_signal() {
+    let [_, round] = reached(2);
+    has(
+        &round[0],
+        &[
+            "before/broadcast",
+            "after/send_to_chain",
+            "sent/sign_request",
+        ],
+    );
+    has(
+        &round[1],
+        &[
+            "before/sign",
+            "signed",
+            "pinned",
+            "stored/signed",
+            "sent/partial_signature",
+        ],
+    );
+    kill_in_rounds(&round);
 }

@@ -158,6 +158,16 @@ impl Actor {
         lines[lines.len().saturating_sub(25)..].join("\n")
     }
 
+    /// Whether it has written this.
+    pub fn said(&self, words: &str) -> Result<(), String> {
+        let text = std::fs::read_to_string(self.home.join("run.log")).unwrap_or_default();
+        if text.contains(words) {
+            Ok(())
+        } else {
+            Err(self.log())
+        }
+    }
+
     /// A command's result, or why it failed: also that the daemon was killed meanwhile.
     pub fn ask(&self, line: &str) -> Result<Value, String> {
         let output = run(&self.home, words(line).chain(["--json"]));
@@ -233,7 +243,7 @@ impl World {
         // Members are killed more often here than terms usually expect.
         let path = actors[AGGREGATOR].home.join("config.toml");
         let text = std::fs::read_to_string(&path).unwrap();
-        std::fs::write(&path, text + "\n[aggregator]\nmax_nonce_losses = 12\n").unwrap();
+        std::fs::write(&path, text + "\n[aggregator]\nmax_nonce_losses = 40\n").unwrap();
         Self {
             dir,
             _servers: [relay_process, chain_process],
@@ -325,7 +335,7 @@ impl World {
 
     /// A cohort from its advert to two bound DIDs.
     pub fn form(&mut self) -> Cohort {
-        let known: BTreeSet<String> = cohorts(&self.actors[AGGREGATOR]).unwrap_or_default();
+        let known = self.wait("cohort list", |world| cohorts(&world.actors[AGGREGATOR]));
         let line = "cohort advertise --seats 2 --dids-per-seat 1-4 --empty-rounds signal";
         let id = self.command(AGGREGATOR, line, |actor| {
             let now = cohorts(actor)?;
@@ -390,6 +400,7 @@ impl World {
             show,
             dids,
             round: 0,
+            confirmed: Vec::new(),
         }
     }
 
@@ -446,6 +457,7 @@ impl World {
             let updates = view["updates"].as_array().unwrap();
             updates.iter().all(|update| update["stage"] == "final")
         });
+        cohort.confirmed.push(txid.clone());
         Ending::Confirmed(txid)
     }
 }
@@ -462,6 +474,8 @@ pub struct Cohort {
     /// Of the two members.
     pub dids: [String; 2],
     pub round: u32,
+    /// The transactions of its rounds.
+    pub confirmed: Vec<String>,
 }
 
 impl Cohort {
