@@ -15,7 +15,7 @@ mod happy;
 mod history;
 mod ladder;
 mod money;
-mod net;
+pub mod net;
 mod node;
 mod order;
 mod recovered;
