@@ -68,7 +68,8 @@ impl Followup {
             Self::Advertise(_) => "advertise",
             Self::Report(report) => {
                 let json = serde_json::to_value(report).unwrap_or_default();
-                return format!("report_{}", json["event"].as_str().unwrap_or("unknown"));
+                let event = json.get("event").and_then(serde_json::Value::as_str);
+                return format!("report_{}", event.unwrap_or("unknown"));
             }
         };
         name.to_owned()

@@ -93,7 +93,15 @@ impl Agent {
         else {
             return Ok(None);
         };
-        let opening = self.opening(id, &did)?;
+        let opening = match self.opening(id, &did) {
+            // Whoever aggregates may ask for any index at any time: a DID whose first key is elsewhere, as an adopted
+            // one's, is no reason to stop.
+            Err(error) if !error.is_fatal() => {
+                tracing::warn!(%error, "an index that somebody else claims is not opened");
+                return Ok(None);
+            }
+            opening => opening?,
+        };
         Ok(Some(NodeInput::Participant(ParticipantInput::Open {
             index,
             opening,

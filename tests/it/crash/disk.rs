@@ -199,10 +199,9 @@ fn a_commit_that_was_cut_off_in_the_write_ahead_log_never_was() {
     check(&world, &cohort);
 }
 
-/// The first object of a log that names an error.
+/// The last object of a log that names an error.
 pub fn error_of(log: &str) -> Option<Value> {
-    let lines = log
-        .lines()
-        .filter_map(|line| serde_json::from_str::<Value>(line).ok());
-    lines.filter(|line| line["error"].is_object()).last()
+    let lines = log.lines();
+    let mut objects = lines.filter_map(|line| serde_json::from_str::<Value>(line).ok());
+    objects.rfind(|line| line["error"].is_object())
 }

@@ -1,6 +1,6 @@
 //! One kill at every fail point there is, for both roles.
 
-use std::collections::{BTreeSet, VecDeque};
+use std::collections::VecDeque;
 use std::path::{Path, PathBuf};
 
 use super::evidence::check;
@@ -18,7 +18,7 @@ const MOST_ROUNDS: u32 = 60;
 /// Cohorts in whose forming the points of forming must have been reached.
 const MOST_COHORTS: usize = 16;
 
-/// Points that not every run reaches: they depend on how long something took. They are tried, and need not be met.
+/// Points that not every run reaches: they depend on how long something took. They are tried once, and need not be met.
 const BY_CHANCE: [&str; 7] = [
     "write_states",
     "resign",
@@ -104,7 +104,7 @@ fn kill_in_forming(points: &[Points; 2]) {
         );
         for who in [AGGREGATOR, MEMBER] {
             let actor = &mut world.actors[who];
-            actor.put_off();
+            actor.put_off(is_by_chance);
             actor.lives = usize::MAX;
             actor.restart();
         }
@@ -140,7 +140,7 @@ fn kill_in_rounds(points: &[Points; 2]) {
         );
         for who in [AGGREGATOR, MEMBER] {
             let actor = &mut world.actors[who];
-            actor.put_off();
+            actor.put_off(is_by_chance);
             actor.lives = KILLS_PER_ROUND;
             actor.restart();
         }

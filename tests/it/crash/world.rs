@@ -142,12 +142,12 @@ impl Actor {
         true
     }
 
-    /// Ends the wait for the point that was not reached: it goes to the end of the queue.
-    pub fn put_off(&mut self) {
+    /// Ends the wait for the point that was not reached: it goes to the end of the queue, or is given up.
+    pub fn put_off(&mut self, given_up: impl Fn(&str) -> bool) {
         if let Some(point) = self.armed.take() {
-            let at = self.pending.iter().position(|other| *other == point);
-            let put_off = at.and_then(|at| self.pending.remove(at));
-            self.pending.extend(put_off);
+            self.pending.retain(|other| *other != point);
+            self.pending
+                .extend(Some(point).filter(|point| !given_up(point)));
         }
     }
 
@@ -177,6 +177,16 @@ impl Actor {
         } else {
             Err(answer["error"].to_string())
         }
+    }
+
+    /// Gives a command and does not wait.
+    fn begin(&self, line: &str) -> Child {
+        binary(&self.home)
+            .args(words(line))
+            .stdout(Stdio::null())
+            .stderr(Stdio::null())
+            .spawn()
+            .unwrap()
     }
 
     pub fn root(&self) -> RootSecret {
@@ -310,13 +320,26 @@ impl World {
         done: impl Fn(&Actor) -> Result<T, String>,
     ) -> T {
         let what = format!("{} {line}", self.actors[who].name);
-        self.wait(&what, |world| {
+        // It may wait for others, who may have to be started again meanwhile.
+        let mut running: Option<Child> = None;
+        let found = self.wait(&what, |world| {
             let actor = &world.actors[who];
-            done(actor).or_else(|before| {
-                let asked = actor.ask(line);
-                done(actor).map_err(|after| format!("{before}; {asked:?}; {after}"))
-            })
-        })
+            let why = match done(actor) {
+                Ok(found) => return Ok(found),
+                Err(why) => why,
+            };
+            match running.as_mut().map(|child| child.try_wait().unwrap()) {
+                None => running = Some(actor.begin(line)),
+                Some(Some(_)) => running = None,
+                Some(None) => {}
+            }
+            Err(why)
+        });
+        if let Some(mut child) = running {
+            let _ = child.kill();
+            child.wait().unwrap();
+        }
+        found
     }
 
     /// Kills an actor some time from now, within whatever is waited for then.
@@ -359,7 +382,7 @@ impl World {
             });
         }
         for who in [AGGREGATOR, 1, 2] {
-            self.until(who, &show, |view| is_frozen(view));
+            self.until(who, &show, is_frozen);
         }
         let line = format!("cohort fund {id} --rounds 40");
         let fund = self.until(AGGREGATOR, &line, |fund| {
