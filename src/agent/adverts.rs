@@ -6,6 +6,7 @@ use super::error::AgentError;
 use super::events::What;
 use super::node::{Machine, NodeId, NodeInput};
 use super::runtime::Agent;
+use crate::fail_point;
 use crate::hash::CohortId;
 use crate::keys::NostrKey;
 use crate::network::Network;
@@ -109,6 +110,7 @@ impl Agent {
         let cohort = terms.cohort_id();
         let id = (cohort, Role::Aggregator);
         self.insert_cohort(id, &terms, None)?;
+        fail_point!("after", "insert_cohort");
         self.state_policy(id)?;
         let relays = self.relay_hints();
         let relays = relays.iter().map(ToString::to_string).collect();
@@ -146,7 +148,12 @@ impl Agent {
             ));
         }
         let id = (cohort, Role::Participant);
-        if self.nodes.contains_key(&id) {
+        // One that was interrupted before the opt-in was stored is taken up where it stopped.
+        let begun = self
+            .nodes
+            .get(&id)
+            .is_some_and(|node| node.phase_name() == "new");
+        if self.nodes.contains_key(&id) && !begun {
             return Err(AgentError::Refused(format!(
                 "this agent has joined {} already",
                 cohort.short()
@@ -164,7 +171,10 @@ impl Agent {
         } else {
             self.root.seat(&cohort).public()
         };
-        self.insert_cohort(id, &terms, Some(seat))?;
+        if !begun {
+            self.insert_cohort(id, &terms, Some(seat))?;
+            fail_point!("after", "insert_membership");
+        }
         self.learn_relays(id, relays)?;
         self.refresh_inbox();
         self.state_policy(id)?;
@@ -260,6 +270,7 @@ impl Agent {
             tx.set_meta(LAST_ADVERT, &draft.created_at.to_string())?;
             Ok(())
         })?;
+        fail_point!("stored", "advert");
         self.send_due(now)?;
         self.publish_relay_list()
     }

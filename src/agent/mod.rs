@@ -36,6 +36,7 @@ mod refunding;
 mod registering;
 mod relay_lists;
 mod relays;
+mod resuming;
 mod routing;
 pub mod runtime;
 mod settling;

@@ -12,6 +12,7 @@ use super::delivery::{self, Outgoing};
 use super::error::AgentError;
 use super::node::{Machine, Node, NodeId};
 use super::runtime::Agent;
+use crate::fail_point;
 use crate::hash::CohortId;
 use crate::keys::{NostrKey, OwnKey};
 use crate::nostr::envelope::{self, ACK, AckOf, Envelope, Incarnation};
@@ -242,8 +243,11 @@ impl Agent {
         self.post.dirty.remove(&row.event.id);
         let state = state_json(row)?;
         let id = row.event.id;
+        fail_point!("before", "close_row");
         self.store
-            .transaction::<_, AgentError>(|tx| Ok(tx.set_outbox_state(id, &state, true)?))
+            .transaction::<_, AgentError>(|tx| Ok(tx.set_outbox_state(id, &state, true)?))?;
+        fail_point!("after", "close_row");
+        Ok(())
     }
 
     /// Signs a message again: the same plaintext and number under a fresh date.
@@ -281,6 +285,7 @@ impl Agent {
             let new = new_outbox_row(row, &json, &state);
             self.store
                 .transaction::<_, AgentError>(|tx| Ok(tx.replace_outbox(former, &new)?))?;
+            fail_point!("after", "resign");
         }
         self.post.dirty.remove(&former);
         self.outbox_effects(now, effects)
@@ -310,7 +315,11 @@ impl Agent {
                     events.insert(id, row.event.clone());
                 }
                 if let Some(event) = events.get(&id) {
+                    #[cfg(debug_assertions)]
+                    let kind = self.post.outbox.row(&id).map(|row| kind_name(&row.kind));
+                    fail_point!("unsent", kind.unwrap_or("none"));
                     self.publish_to(event, &relay);
+                    fail_point!("sent", kind.unwrap_or("none"));
                 }
             }
         }
@@ -331,6 +340,7 @@ impl Agent {
             return Ok(());
         }
         let outbox = &self.post.outbox;
+        fail_point!("before", "write_states");
         self.store.transaction::<_, AgentError>(|tx| {
             for id in dirty {
                 if let Some(row) = outbox.row(&id) {
@@ -338,7 +348,9 @@ impl Agent {
                 }
             }
             Ok(())
-        })
+        })?;
+        fail_point!("after", "write_states");
+        Ok(())
     }
 
     /// Tells authors what has arrived, where no message has carried it. An acknowledgement is not counted,
@@ -381,6 +393,7 @@ impl Agent {
                 .lanes
                 .told(node.own.public(), peer, channel, id.0, &envelope.acks);
             self.publish(&event, id.0)?;
+            fail_point!("sent", "ack");
         }
         Ok(())
     }
@@ -392,6 +405,9 @@ impl Agent {
         outcome: PublishOutcome,
     ) -> Result<(), AgentError> {
         let jitter = rand::thread_rng().gen_range(0..1_000);
+        #[cfg(debug_assertions)]
+        let kind = self.post.outbox.row(&event).map(|row| kind_name(&row.kind));
+        fail_point!("answered", kind.unwrap_or("none"));
         self.outbox(OutboxInput::Answer {
             event,
             relay,
@@ -498,6 +514,7 @@ impl Agent {
         store.transaction::<_, AgentError>(|tx| {
             post.queue(tx, conversations, node, outgoing, &relays, now)
         })?;
+        fail_point!("stored", "plain");
         self.send_due(now)
     }
 }

@@ -18,6 +18,7 @@ use super::outbound::Post;
 use super::watch::{ChainNews, Watch};
 use crate::beacon::history::AddressHistory;
 use crate::chain::ChainBackend;
+use crate::fail_point;
 use crate::hash::{CohortId, SmtIndex};
 use crate::keys::{NostrKey, OwnKey, RootSecret, Signer};
 use crate::lookup::Lookup;
@@ -119,7 +120,9 @@ pub struct Agent {
     /// Requests for history in the current minute.
     pub(super) history_quota: super::quota::HistoryQuota,
     /// A step changed memory and could not be stored: the agent must stop, and resume from the store.
-    pub(super) broken: bool,
+    pub(super) broken: Option<String>,
+    /// Cohorts whose signals were not looked after since the start: the chain was not read yet.
+    pub(super) unresumed: BTreeSet<NodeId>,
     inputs: Option<Inputs>,
     inbox: (Vec<NostrKey>, UnixTime),
     slip: (UnixTime, tokio::time::Instant),
@@ -225,7 +228,8 @@ impl Agent {
             refusals: (now, 0),
             history_quota: super::quota::HistoryQuota::default(),
             bundle,
-            broken: false,
+            broken: None,
+            unresumed: BTreeSet::new(),
             inputs: Some(Inputs {
                 jobs: job_receiver,
                 link: link_events,
@@ -243,6 +247,9 @@ impl Agent {
     fn replay(&mut self) -> Result<(), AgentError> {
         let rows = self.store.view().cohorts()?;
         for row in rows {
+            if self.is_unborn(&row)? {
+                continue;
+            }
             let (terms, cohort) = Terms::parse(&row.terms).map_err(|error| AgentError::Log {
                 seq: 0,
                 reason: error.to_string(),
@@ -278,6 +285,7 @@ impl Agent {
                 self.signer
                     .add_seat(self.seat_secret(id.0, node.own.public()));
             }
+            self.unresumed.insert(id);
             self.nodes.insert(id, node);
         }
         Ok(())
@@ -350,9 +358,9 @@ impl Agent {
                 Some(news) = inputs.news.recv() => self.chain_news(news)?,
                 () = tokio::time::sleep(wake) => {}
             }
-            if self.broken {
+            if let Some(reason) = self.broken.take() {
                 // The caller of a job got the error; going on would build on what is not stored.
-                return Err(AgentError::Defect("a step could not be stored"));
+                return Err(AgentError::Broken(reason));
             }
             self.timers()?;
         }
@@ -360,6 +368,7 @@ impl Agent {
 
     /// After a start: nonces are gone, unsent events are sent, cohorts are listened to.
     fn resume(&mut self) -> Result<(), AgentError> {
+        fail_point!("replayed");
         let alive = self.nodes.values().filter(|node| !node.is_over());
         let alive: Vec<NodeId> = alive.map(|node| node.id).collect();
         for id in alive {
@@ -373,6 +382,7 @@ impl Agent {
         self.resume_recovered()?;
         self.reconcile_artifacts()?;
         self.resume_bindings()?;
+        self.resume_updates()?;
         let ids: Vec<NodeId> = self.nodes.keys().copied().collect();
         for id in ids {
             self.connect_hints(id)?;
@@ -383,7 +393,9 @@ impl Agent {
         self.refresh_watch();
         self.watch_adverts()?;
         let now = self.now();
-        self.send_due(now)
+        self.send_due(now)?;
+        fail_point!("resumed");
+        Ok(())
     }
 
     pub(super) fn now(&self) -> UnixTime {
@@ -502,6 +514,7 @@ impl Agent {
                 for id in ids {
                     self.watch_payments(id, &history);
                     self.sync_chain(id, false)?;
+                    self.resume_signals(id)?;
                 }
                 self.follow_spends(network, &address, &history)
             }

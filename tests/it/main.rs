@@ -11,6 +11,9 @@ mod cas;
 mod chain;
 mod cli;
 mod core_net;
+// Fail points exist where debug assertions do.
+#[cfg(all(unix, debug_assertions))]
+mod crash;
 mod did_vectors;
 mod e2e;
 mod entry_points;

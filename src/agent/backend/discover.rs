@@ -141,7 +141,10 @@ impl Agent {
                         .insert(node.id.0, super::delivery::number(taken));
                 }
                 Role::Participant => {
-                    context.joined.insert(node.id.0);
+                    // One whose opt-in was never stored can be joined still.
+                    if node.phase_name() != "new" {
+                        context.joined.insert(node.id.0);
+                    }
                     context.memberships += usize::from(!node.is_over());
                 }
             }

@@ -51,6 +51,21 @@ impl Aggregator {
         (!self.terms.invite_only).then_some(Effect::Advertise(status))
     }
 
+    /// What the advert should say now; `None` if there is none.
+    #[must_use]
+    pub const fn advert_status(&self) -> Option<AdvertStatus> {
+        if self.terms.invite_only {
+            return None;
+        }
+        match self.phase {
+            Phase::Draft => None,
+            Phase::Open => Some(AdvertStatus::Open),
+            Phase::Forming { .. } => Some(AdvertStatus::Full),
+            Phase::Active => Some(AdvertStatus::Active),
+            Phase::Ended(_) => Some(AdvertStatus::Closed),
+        }
+    }
+
     pub(super) fn opt_in(&mut self, now: UnixTime, from: NostrKey, opt_in: OptIn) -> Step {
         let refuse = |code| {
             let mut step = refuse(from, "opt_in", code, None);
