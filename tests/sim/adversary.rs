@@ -23,6 +23,7 @@ use super::members::key;
 use super::post::Payload;
 use super::process::Input;
 use super::rng::Rng;
+use super::check::difference;
 use super::world::{World, sign_evidence};
 
 /// Messages remembered to be sent again.
@@ -455,8 +456,10 @@ impl World {
             _ => "",
         };
         let step = self.processes[to].core.handle(now, input);
-        if self.processes[to].core.state() != before {
-            self.fail(format!("rule 6: a stranger's {name} changed process {to}: {step:?}"));
+        let after = self.processes[to].core.state();
+        if after != before {
+            let part = difference(&before, &after);
+            self.fail(format!("rule 6: a stranger's {name} changed process {to}: {step:?}, {part}"));
         }
     }
 }

@@ -4,13 +4,13 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use bitcoin::{OutPoint, Transaction, Txid};
 use btcr2_agent::beacon::address::beacon_script;
-use btcr2_agent::hash::{UpdateHash, sha256};
+use btcr2_agent::hash::{SmtIndex, UpdateHash, sha256};
 use btcr2_agent::keys::{NostrKey, PartialSignature};
 use btcr2_agent::protocol::aggregator::{AggregatorInput, FINAL_DEPTH, Phase};
 use btcr2_agent::protocol::effect::{Artifact, LabelOrder, Outcome, Report, Step};
 use btcr2_agent::protocol::evidence::Fault;
 use btcr2_agent::protocol::message::{Entries, Message, Partials, Response, RoundCause};
-use btcr2_agent::protocol::participant::BindingState;
+use btcr2_agent::protocol::participant::{BindingState, ParticipantInput};
 use btcr2_agent::protocol::terms::CohortBeacon;
 use btcr2_agent::protocol::{Round, Seat};
 
@@ -34,6 +34,15 @@ struct SignedSignal {
     input: OutPoint,
     /// What it announces for each of the member's DIDs.
     updates: BTreeMap<usize, UpdateHash>,
+}
+
+/// Where two states differ first.
+pub fn difference(before: &str, after: &str) -> String {
+    let same = before.bytes().zip(after.bytes()).take_while(|(a, b)| a == b);
+    let at = same.count();
+    let part =
+        |text: &str| -> String { text.chars().skip(at.saturating_sub(80)).take(200).collect() };
+    format!("was …{}…, is …{}…", part(before), part(after))
 }
 
 /// What is remembered between steps.
@@ -79,11 +88,6 @@ impl Checker {
                 .filter(|i| config.peers[*i].bad)
                 .collect(),
         }
-    }
-
-    pub fn confirmed_signals(&self) -> u64 {
-        let confirmed = self.fates.values().filter(|fate| fate.confirmed.is_some());
-        confirmed.count() as u64
     }
 
     /// Whether a round is over in a way that is no failure, or may fail in this run.
@@ -198,16 +202,22 @@ impl World {
     ) -> Option<UpdateHash> {
         let saw = self.processes[i].saw.as_ref()?;
         let signed = self.checker.signed.get(&i)?;
+        let is_final = |signal: &[u8; 32]| {
+            saw.view.signals.values().any(|seen| {
+                let deep = |height| saw.view.confirmations(height) >= FINAL_DEPTH;
+                seen.signal.to_bytes() == *signal && seen.height.is_some_and(deep)
+            })
+        };
+        // The same update may have been announced twice: final once is final.
+        let settled: BTreeSet<UpdateHash> = signed
+            .iter()
+            .filter(|signed| is_final(&signed.signal))
+            .filter_map(|signed| signed.updates.get(&did).copied())
+            .collect();
         signed
             .iter()
             .filter(|signed| signed.round < round)
             .filter(|signed| {
-                let confirmed = saw.view.signals.values().any(|seen| {
-                    seen.signal.to_bytes() == signed.signal
-                        && seen.height.is_some_and(|height| {
-                            saw.view.confirmations(height) >= FINAL_DEPTH
-                        })
-                });
                 let dead = saw.view.spends.get(&signed.input).is_some_and(|spend| {
                     let ours = saw.view.signals.get(&spend.by);
                     ours.is_none_or(|seen| seen.signal.to_bytes() != signed.signal)
@@ -215,10 +225,10 @@ impl World {
                             saw.view.confirmations(height) >= FINAL_DEPTH
                         })
                 });
-                !confirmed && !dead
+                !dead
             })
             .filter_map(|signed| signed.updates.get(&did).copied())
-            .find(|other| other != update)
+            .find(|other| other != update && !settled.contains(other))
     }
 
     fn check_partials(&mut self, i: usize, content: &Partials) -> Result<(), String> {
@@ -316,7 +326,7 @@ impl World {
     }
 
     /// Whether an artifact on the disk of `i` explains a signal for an index.
-    fn explains(&self, i: usize, of: &btcr2_agent::hash::SmtIndex, signal: &[u8; 32]) -> bool {
+    fn explains(&self, i: usize, of: &SmtIndex, signal: &[u8; 32]) -> bool {
         let artifacts = &self.processes[i].disk.artifacts;
         artifacts.iter().any(|artifact| match artifact {
             Artifact::SmtProof {
@@ -405,18 +415,46 @@ impl World {
         }
     }
 
-    /// After a step was stored.
-    pub fn check_state(&mut self, i: usize) {
-        if self.is_bad(i) {
+    /// Rule 13: a DID lists the beacon only once all there is can be explained.
+    pub fn check_bound(&mut self, i: usize, input: &Input) {
+        let Input::Member(ParticipantInput::Bound { index }) = input else {
+            return;
+        };
+        if self.is_bad(i) || !self.is_bound(i, index) {
             return;
         }
-        let secret = btcr2_agent::hash::to_hex(&self.processes[i].own.keypair().secret_bytes());
-        if let Some((_, input)) = self.processes[i].disk.log.last() {
-            // Rule 12: the log never holds the seat's secret.
-            let text = format!("{input:?}");
-            if text.contains(&secret) {
-                self.broken(i, "rule 12", "the secret of a seat is in the log");
-            }
+        let saw = self.processes[i].saw.as_ref();
+        let seen = saw.map(|saw| saw.view.signals.values().map(|seen| seen.signal.to_bytes()));
+        let unexplained = seen.into_iter().flatten().any(|signal| !self.explains(i, index, &signal));
+        if unexplained {
+            self.broken(i, "rule 13", "a DID was bound before its history was complete");
+        }
+    }
+
+    fn is_bound(&self, i: usize, index: &SmtIndex) -> bool {
+        self.processes[i].core.member().binding_state(index) == Some(BindingState::Bound)
+    }
+
+    /// What a member acknowledges: its key once, its payee as it said, a count within the terms.
+    fn check_set(&mut self, i: usize) {
+        let process = &self.processes[i];
+        let Some((set, _)) = process.core.member().set() else {
+            return self.broken(i, "formation", "acknowledged no set");
+        };
+        let me = process.public();
+        let mine = set.keys.iter().filter(|key| **key == me).count();
+        let mut distinct = set.keys.clone();
+        distinct.sort_unstable();
+        distinct.dedup();
+        let payee = self.config.payees.then(|| {
+            let payee = super::members::key(&format!("payee of member {i}"));
+            beacon_script(payee.keypair().x_only_public_key().0)
+        });
+        let count = set.keys.len() == usize::from(self.config.terms.seats_max);
+        let own = set.payees.get(&me) == payee.as_ref();
+        let odd = set.payees.values().any(|script| script.as_bytes().first() == Some(&0x6a));
+        if mine != 1 || distinct.len() != set.keys.len() || !count || !own || odd {
+            self.broken(i, "formation", "acknowledged a set that is not what it agreed to");
         }
     }
 
@@ -426,16 +464,14 @@ impl World {
             return;
         };
         let after = self.processes[i].core.state();
+        // Rule 12: neither state nor log ever holds the seat's secret.
+        let secret = btcr2_agent::hash::to_hex(&self.processes[i].own.keypair().secret_bytes());
+        let log = format!("{:?}", self.processes[i].disk.log.last());
+        if after.contains(&secret) || log.contains(&secret) {
+            self.broken(i, "rule 12", "the secret of a seat is in state or log");
+        }
         if before != after {
-            let at = before
-                .bytes()
-                .zip(after.bytes())
-                .take_while(|(a, b)| a == b)
-                .count();
-            let part = |text: &str| -> String {
-                text.chars().skip(at.saturating_sub(60)).take(160).collect()
-            };
-            let why = format!("was …{}…, is …{}…", part(&before), part(&after));
+            let why = difference(&before, &after);
             self.broken(i, "rule 8", &why);
         }
     }
@@ -476,6 +512,7 @@ impl World {
         }
         self.line(14, i, 0, || format!("says {report:?}").chars().take(200).collect());
         match report {
+            Report::SetAcknowledged { .. } => self.check_set(i),
             Report::SignalConfirmed { txid, .. } => {
                 let seen = self.in_block(i, txid);
                 self.checker.says_confirmed.entry(i).or_default().insert(*txid);
@@ -578,6 +615,13 @@ impl World {
 
     fn is_final(&self, _txid: &Txid) -> bool {
         false
+    }
+
+    /// How many signals are in blocks.
+    pub fn confirmed_signals(&self) -> u64 {
+        let placed = self.chain.txs.values().filter(|placed| placed.height.is_some());
+        let signals = placed.filter(|placed| signal_of(&placed.tx).is_some());
+        signals.count() as u64
     }
 
     // ---- the chain ------------------------------------------------------------------------------------------

@@ -128,6 +128,8 @@ pub struct Config {
     pub invents: u64,
     /// Whether everything but the bad peers works.
     pub calm: bool,
+    /// The first DIDs that are registered at once; the others wait for a signal on the chain.
+    pub early_dids: usize,
 }
 
 impl Config {
@@ -140,16 +142,16 @@ impl Config {
         };
         let family = family.unwrap_or(drawn);
         // Small cohorts are as good at finding faults as large ones, and cheaper.
-        let members = *rng.pick(&[2, 2, 2, 3, 3, 3, 4, 4, 5, 7]);
+        let members = *rng.pick(&[2, 2, 2, 2, 2, 3, 3, 3, 4, 5, 7]);
         let calm = family != Family::Faults && rng.one_in(2);
         let chaos = if rng.one_in(3) || calm {
             0
         } else {
-            rng.range(2 * HOUR, 4 * DAY)
+            rng.range(2 * HOUR, 2 * DAY)
         };
         let terms = terms(&mut rng, members, seed);
-        let rounds = rng.range(1, 2) as u32;
-        let mut relays: Vec<RelayFaults> = (0..rng.range(1, 4))
+        let rounds = *rng.pick(&[1, 1, 2]);
+        let mut relays: Vec<RelayFaults> = (0..*rng.pick(&[1, 2, 2, 3, 3, 4]))
             .map(|_| relay_faults(&mut rng, calm))
             .collect();
         if relays.iter().all(|relay| relay.gone_at.is_some()) {
@@ -210,11 +212,12 @@ impl Config {
             funds: rng.range(100_000, 400_000),
             quiet_at: START + chaos,
             rounds,
-            rounds_before: rng.range(0, 2) as u32,
+            rounds_before: *rng.pick(&[0, 1, 1, 2]),
             end_at: START + chaos + if family == Family::Faults { 60 * DAY } else { 4 * DAY },
             alters: *rng.pick(&[20, 60, 200]),
             invents: *rng.pick(&[0, 50, 150, 400]),
             calm,
+            early_dids: *rng.pick(&[1, 1, 8]),
             terms,
         }
     }
@@ -330,7 +333,7 @@ fn peer_faults(rng: &mut Rng, calm: bool, chaos: u64) -> PeerFaults {
         faults.skew = rng.range(0, 30 * MINUTE) as i64 - (15 * MINUTE) as i64;
     }
     if rng.one_in(3) {
-        faults.crash_every = Some(*rng.pick(&[4, 10, 30, 100]));
+        faults.crash_every = Some(*rng.pick(&[5, 20, 60, 100]));
     }
     if chaos > 0 && rng.one_in(6) {
         faults.away = Some((START + rng.below(chaos), rng.range(2 * HOUR, 3 * DAY)));

@@ -324,7 +324,7 @@ impl World {
             return Ok(());
         }
         match self.processes[i].lanes.receive(lane, inc, seq) {
-            Receipt::New | Receipt::NewIncarnation => {}
+            Receipt::New | Receipt::NewIncarnation => self.check_number(i, lane, seq),
             Receipt::Duplicate => {
                 self.processes[i].ack_at.get_or_insert(now.plus(ACK_DELAY));
                 self.mark_seen(i, id, lane);
@@ -400,6 +400,21 @@ impl World {
         let state = process.lanes.state(&lane);
         process.disk.seen.insert(id);
         process.disk.lanes.insert(lane, state);
+        self.handled(i);
+    }
+
+    /// A number of a lane is handled once, unless the process died before that was stored.
+    fn check_number(&mut self, i: usize, lane: LaneId, seq: u64) {
+        if self.processes[i].handled.contains(&(lane, seq)) {
+            self.fail(format!("delivery: process {i} handles number {seq} of a lane again"));
+        }
+        self.processes[i].handling = Some((lane, seq));
+    }
+
+    /// That it was handled is stored.
+    pub fn handled(&mut self, i: usize) {
+        let process = &mut self.processes[i];
+        process.handled.extend(process.handling.take());
     }
 }
 

@@ -77,20 +77,24 @@ impl Core {
         }
     }
 
-    /// The state as text, without the time of the last input, which a replay may not see.
+    /// The state as text, without what a replay does not have to know: the time of the last input, and when a signal
+    /// that the chain has was looked after last. Both move with ticks that change nothing else and are not logged.
     pub fn state(&self) -> String {
         match self {
-            Self::Aggregator(core) => format!("{core:?}"),
-            Self::Member(core) => {
-                let text = format!("{core:?}");
-                let Some((before, after)) = text.split_once(", now: UnixTime(") else {
-                    return text;
-                };
-                let after = after.split_once(')').map_or("", |(_, after)| after);
-                format!("{before}{after}")
-            }
+            Self::Aggregator(core) => without(&format!("{core:?}"), ", last_sent: UnixTime("),
+            Self::Member(core) => without(&format!("{core:?}"), ", now: UnixTime("),
         }
     }
+}
+
+/// The text without a field that holds a time.
+fn without(text: &str, field: &str) -> String {
+    let mut parts = text.split(field);
+    let mut kept = parts.next().unwrap_or_default().to_owned();
+    for part in parts {
+        kept += part.split_once(')').map_or("", |(_, after)| after);
+    }
+    kept
 }
 
 /// What survives a crash.
@@ -143,6 +147,11 @@ pub struct Process {
     /// What arrived and is being handled.
     pub arrived: Option<(EventId, LaneId)>,
     pub queue: VecDeque<Input>,
+    /// Numbers that were handled, and the one that is being handled.
+    pub handled: BTreeSet<(LaneId, u64)>,
+    pub handling: Option<(LaneId, u64)>,
+    /// How much of the log went through its JSON already.
+    reread: usize,
 }
 
 impl Process {
@@ -179,6 +188,9 @@ impl Process {
             ack_at: None,
             arrived: None,
             queue: VecDeque::new(),
+            handled: BTreeSet::new(),
+            handling: None,
+            reread: 0,
         };
         process.disk.channel = id == 0;
         process.signer.add_seat(key(&name));
@@ -212,10 +224,14 @@ impl Process {
         self.write_at = None;
         self.ack_at = None;
         self.arrived = None;
+        self.handling = None;
         self.queue.clear();
+        for (_, input) in self.disk.log.iter_mut().skip(self.reread) {
+            *input = reread(input);
+        }
+        self.reread = self.disk.log.len();
         for (at, input) in &self.disk.log {
-            let input = reread(input);
-            let _ = self.core.handle(*at, input);
+            let _ = self.core.handle(*at, input.clone());
         }
     }
 }

@@ -264,7 +264,7 @@ impl World {
             steps: self.steps,
             hash: self.hash,
             crashes: self.crashes,
-            confirmed: self.checker.confirmed_signals(),
+            confirmed: self.confirmed_signals(),
             blamed: self.checker.blames,
             failure: self.failure,
             trace: self.trace,
@@ -792,7 +792,9 @@ impl World {
             let state = self.processes[i].lanes.state(&lane);
             self.processes[i].disk.seen.insert(id);
             self.processes[i].disk.lanes.insert(lane, state);
+            self.handled(i);
         }
+        self.check_bound(i, &input);
         let mut followups = VecDeque::new();
         for effect in step.effects {
             match effect {
@@ -816,7 +818,6 @@ impl World {
                 other => followups.push_back(Followup::Effect(other)),
             }
         }
-        self.check_state(i);
         self.send_due(i);
         Ok((outcome, followups))
     }
@@ -1068,7 +1069,9 @@ impl World {
         let cas = self.config.terms.beacon == CohortBeacon::Cas;
         let me = self.processes[i].public();
         let core = self.processes[i].core.member();
+        let late = core.chain().signals.is_empty();
         let fresh = self.processes[i].dids.iter();
+        let fresh = fresh.take(if late { self.config.early_dids } else { usize::MAX });
         let items: Vec<RegisterItem> = fresh
             .filter(|did| core.index_state(&did.index).is_none())
             .map(|did| RegisterItem {
@@ -1102,7 +1105,8 @@ impl World {
         let opened = self.rounds_opened.len();
         let settled = self.settled_at();
         let early = self.now < settled && opened >= self.config.rounds_before as usize;
-        let all: usize = self.processes.iter().map(|p| p.dids.len()).sum();
+        let early_dids = self.config.early_dids;
+        let all: usize = self.processes.iter().map(|p| p.dids.len().min(early_dids)).sum();
         let waits = core.registered() < all && self.now < settled + 6 * HOUR;
         let waits = waits && !self.is_bad_somewhere();
         if early || waits || opened >= 8 {
