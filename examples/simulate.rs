@@ -123,7 +123,10 @@ fn main() -> ExitCode {
     let shown = if options.trace {
         Some(options.from)
     } else {
-        failed.first().map(|run| run.seed).filter(|_| !options.keep_going)
+        failed
+            .first()
+            .map(|run| run.seed)
+            .filter(|_| !options.keep_going)
     };
     if let Some(seed) = shown {
         let run = World::new(Config::draw(seed, options.family))

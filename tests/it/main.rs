@@ -22,5 +22,8 @@ mod nostr;
 mod protocol_doc;
 mod resolver;
 mod serve;
+#[path = "../sim/mod.rs"]
+mod sim;
+mod simulation;
 mod store;
 mod synthetic;

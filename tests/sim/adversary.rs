@@ -18,12 +18,12 @@ use btcr2_agent::protocol::message::{Message, RoundCause, RoundFailed, SignReque
 use btcr2_agent::protocol::{Round, Seat};
 use serde_json::Value;
 
+use super::check::difference;
 use super::config::Config;
 use super::members::key;
 use super::post::Payload;
 use super::process::Input;
 use super::rng::Rng;
-use super::check::difference;
 use super::world::{World, sign_evidence};
 
 /// Messages remembered to be sent again.
@@ -312,7 +312,11 @@ impl World {
         let altered = Rc::new(altered);
         self.line(21, i, kind, || {
             let body = altered.body().map(|body| body.get().to_owned());
-            format!("alters {}: {}", altered.type_name(), body.unwrap_or_default())
+            format!(
+                "alters {}: {}",
+                altered.type_name(),
+                body.unwrap_or_default()
+            )
         });
         if i == 0 && to == self.channel && kind < 5 {
             // To some, the truth.
@@ -375,8 +379,7 @@ impl World {
 
     /// A blame of an honest member, with a real signed body of it and a session that it never signed in.
     fn forged_blame(&mut self) -> Option<Message> {
-        let signed: Vec<_> = self
-            .processes[0]
+        let signed: Vec<_> = self.processes[0]
             .disk
             .log
             .iter()
@@ -459,7 +462,9 @@ impl World {
         let after = self.processes[to].core.state();
         if after != before {
             let part = difference(&before, &after);
-            self.fail(format!("rule 6: a stranger's {name} changed process {to}: {step:?}, {part}"));
+            self.fail(format!(
+                "rule 6: a stranger's {name} changed process {to}: {step:?}, {part}"
+            ));
         }
     }
 }

@@ -112,11 +112,18 @@ impl Chain {
         let spent = spent.ok_or("bad-txns-inputs-missingorspent")?;
         verify_scripts(tx, &spent)?;
         // BIP-68: only refunds have such a lock, and none is mature in the time of a run.
-        if tx.input.iter().any(|input| input.sequence.is_height_locked()) {
+        if tx
+            .input
+            .iter()
+            .any(|input| input.sequence.is_height_locked())
+        {
             return Err("non-BIP68-final".into());
         }
         let fee = |tx: &Transaction, chain: &Self| -> u64 {
-            let inputs = tx.input.iter().filter_map(|i| chain.output(&i.previous_output));
+            let inputs = tx
+                .input
+                .iter()
+                .filter_map(|i| chain.output(&i.previous_output));
             let inputs: u64 = inputs.map(|output| output.value.to_sat()).sum();
             let outputs: u64 = tx.output.iter().map(|output| output.value.to_sat()).sum();
             inputs.saturating_sub(outputs)
@@ -163,7 +170,11 @@ impl Chain {
             let parents: Vec<Option<&Placed>> = inputs
                 .map(|input| self.txs.get(&input.previous_output.txid))
                 .collect();
-            if parents.iter().flatten().any(|parent| parent.height.is_none()) {
+            if parents
+                .iter()
+                .flatten()
+                .any(|parent| parent.height.is_none())
+            {
                 continue;
             }
             let spent: u64 = placed
@@ -214,7 +225,9 @@ impl Chain {
             .iter()
             .filter(|(_, placed)| {
                 let inputs = placed.tx.input.iter();
-                inputs.clone().any(|input| input.previous_output.txid == txid)
+                inputs
+                    .clone()
+                    .any(|input| input.previous_output.txid == txid)
             })
             .map(|(txid, _)| *txid)
             .collect();
@@ -229,7 +242,9 @@ impl Chain {
         let script = self.script.as_ref()?;
         let mut starts: Vec<(u32, [u8; 32], u32, u64)> = Vec::new();
         for (txid, placed) in &self.txs {
-            let Some(height) = placed.height else { continue };
+            let Some(height) = placed.height else {
+                continue;
+            };
             for (vout, output) in (0..).zip(&placed.tx.output) {
                 if output.script_pubkey == *script && output.value.to_sat() >= self.min_start {
                     starts.push((height, txid.to_byte_array(), vout, output.value.to_sat()));
@@ -239,7 +254,11 @@ impl Chain {
         starts.sort_unstable();
         let mut visited = BTreeSet::new();
         for (height, txid, vout, value) in starts {
-            let mut at = (OutPoint::new(Txid::from_byte_array(txid), vout), value, height);
+            let mut at = (
+                OutPoint::new(Txid::from_byte_array(txid), vout),
+                value,
+                height,
+            );
             if visited.contains(&at.0) {
                 continue;
             }
@@ -307,7 +326,8 @@ impl Chain {
         for seen in history.outputs(&script) {
             let output = seen.output;
             if let Some((by, height)) = seen.spent_by {
-                view.spends.insert(output.outpoint, SpendSeen { by, height });
+                view.spends
+                    .insert(output.outpoint, SpendSeen { by, height });
             } else {
                 let seen = OutputSeen {
                     value_sat: output.value.to_sat(),

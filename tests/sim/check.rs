@@ -38,7 +38,10 @@ struct SignedSignal {
 
 /// Where two states differ first.
 pub fn difference(before: &str, after: &str) -> String {
-    let same = before.bytes().zip(after.bytes()).take_while(|(a, b)| a == b);
+    let same = before
+        .bytes()
+        .zip(after.bytes())
+        .take_while(|(a, b)| a == b);
     let at = same.count();
     let part =
         |text: &str| -> String { text.chars().skip(at.saturating_sub(80)).take(200).collect() };
@@ -151,7 +154,11 @@ impl World {
         let updates = self.updates_in(i, response);
         for (did, update) in updates {
             if let Some(other) = self.conflicting(i, did, response.round, &update) {
-                self.broken(i, "rule 10", &format!("a second update while {other:?} lives"));
+                self.broken(
+                    i,
+                    "rule 10",
+                    &format!("a second update while {other:?} lives"),
+                );
             }
         }
     }
@@ -221,9 +228,9 @@ impl World {
                 let dead = saw.view.spends.get(&signed.input).is_some_and(|spend| {
                     let ours = saw.view.signals.get(&spend.by);
                     ours.is_none_or(|seen| seen.signal.to_bytes() != signed.signal)
-                        && spend.height.is_some_and(|height| {
-                            saw.view.confirmations(height) >= FINAL_DEPTH
-                        })
+                        && spend
+                            .height
+                            .is_some_and(|height| saw.view.confirmations(height) >= FINAL_DEPTH)
                 });
                 !dead
             })
@@ -280,10 +287,19 @@ impl World {
             input: found.inputs[0],
             updates: self.updates_in(i, &response),
         };
-        for txid in self.processes[i].core.member().given().iter().map(|given| given.txid) {
+        for txid in self.processes[i]
+            .core
+            .member()
+            .given()
+            .iter()
+            .map(|given| given.txid)
+        {
             self.checker.approved.entry(txid).or_default().insert(i);
         }
-        self.checker.inputs.entry((i, round)).or_insert(found.inputs);
+        self.checker
+            .inputs
+            .entry((i, round))
+            .or_insert(found.inputs);
         self.checker.signed.entry(i).or_default().push(signed);
         Ok(())
     }
@@ -394,9 +410,7 @@ impl World {
                     (None, None) => sha256(&[0; 64]),
                     (None, Some(update)) => update.to_bytes(),
                     (Some(hidden), None) => sha256(&hidden),
-                    (Some(hidden), Some(update)) => {
-                        sha256(&[hidden, update.to_bytes()].concat())
-                    }
+                    (Some(hidden), Some(update)) => sha256(&[hidden, update.to_bytes()].concat()),
                 };
                 if fold(path, index.as_bytes(), leaf) != Some(signal.to_bytes()) {
                     self.broken(i, "rule 5", "a proof is kept that proves something else");
@@ -425,9 +439,16 @@ impl World {
         }
         let saw = self.processes[i].saw.as_ref();
         let seen = saw.map(|saw| saw.view.signals.values().map(|seen| seen.signal.to_bytes()));
-        let unexplained = seen.into_iter().flatten().any(|signal| !self.explains(i, index, &signal));
+        let unexplained = seen
+            .into_iter()
+            .flatten()
+            .any(|signal| !self.explains(i, index, &signal));
         if unexplained {
-            self.broken(i, "rule 13", "a DID was bound before its history was complete");
+            self.broken(
+                i,
+                "rule 13",
+                "a DID was bound before its history was complete",
+            );
         }
     }
 
@@ -452,9 +473,16 @@ impl World {
         });
         let count = set.keys.len() == usize::from(self.config.terms.seats_max);
         let own = set.payees.get(&me) == payee.as_ref();
-        let odd = set.payees.values().any(|script| script.as_bytes().first() == Some(&0x6a));
+        let odd = set
+            .payees
+            .values()
+            .any(|script| script.as_bytes().first() == Some(&0x6a));
         if mine != 1 || distinct.len() != set.keys.len() || !count || !own || odd {
-            self.broken(i, "formation", "acknowledged a set that is not what it agreed to");
+            self.broken(
+                i,
+                "formation",
+                "acknowledged a set that is not what it agreed to",
+            );
         }
     }
 
@@ -510,18 +538,28 @@ impl World {
         if self.is_bad(i) {
             return;
         }
-        self.line(14, i, 0, || format!("says {report:?}").chars().take(200).collect());
+        self.line(14, i, 0, || {
+            format!("says {report:?}").chars().take(200).collect()
+        });
         match report {
             Report::SetAcknowledged { .. } => self.check_set(i),
             Report::SignalConfirmed { txid, .. } => {
                 let seen = self.in_block(i, txid);
-                self.checker.says_confirmed.entry(i).or_default().insert(*txid);
+                self.checker
+                    .says_confirmed
+                    .entry(i)
+                    .or_default()
+                    .insert(*txid);
                 if !seen {
                     self.broken(i, "rule 9", "called confirmed what its chain does not show");
                 }
             }
             Report::SignalReorganised { txid, .. } => {
-                self.checker.says_confirmed.entry(i).or_default().remove(txid);
+                self.checker
+                    .says_confirmed
+                    .entry(i)
+                    .or_default()
+                    .remove(txid);
             }
             Report::SignalBroadcast { txid, .. } => {
                 if !self.checker.taken.contains(txid) {
@@ -608,7 +646,11 @@ impl World {
         let says = self.checker.says_confirmed.get(&i).cloned();
         for txid in says.unwrap_or_default() {
             if !self.in_block(i, &txid) && !self.is_final(&txid) {
-                self.broken(i, "rule 9", &format!("{txid} left the chain, and nothing was said"));
+                self.broken(
+                    i,
+                    "rule 9",
+                    &format!("{txid} left the chain, and nothing was said"),
+                );
             }
         }
     }
@@ -619,7 +661,11 @@ impl World {
 
     /// How many signals are in blocks.
     pub fn confirmed_signals(&self) -> u64 {
-        let placed = self.chain.txs.values().filter(|placed| placed.height.is_some());
+        let placed = self
+            .chain
+            .txs
+            .values()
+            .filter(|placed| placed.height.is_some());
         let signals = placed.filter(|placed| signal_of(&placed.tx).is_some());
         signals.count() as u64
     }
@@ -658,7 +704,11 @@ impl World {
         if let Some(spent) = spent
             && let Err(why) = super::chain::verify_scripts(tx, &spent)
         {
-            self.broken(i, "rule 7", &format!("a round ended with a bad signature: {why}"));
+            self.broken(
+                i,
+                "rule 7",
+                &format!("a round ended with a bad signature: {why}"),
+            );
         }
     }
 

@@ -213,7 +213,13 @@ impl Config {
             quiet_at: START + chaos,
             rounds,
             rounds_before: *rng.pick(&[0, 1, 1, 2]),
-            end_at: START + chaos + if family == Family::Faults { 60 * DAY } else { 4 * DAY },
+            end_at: START
+                + chaos
+                + if family == Family::Faults {
+                    60 * DAY
+                } else {
+                    4 * DAY
+                },
             alters: *rng.pick(&[20, 60, 200]),
             invents: *rng.pick(&[0, 50, 150, 400]),
             calm,
@@ -224,7 +230,13 @@ impl Config {
 
     /// One line that says what is on.
     pub fn describe(&self) -> String {
-        let on = |what: &str, is: bool| if is { format!(" {what}") } else { String::new() };
+        let on = |what: &str, is: bool| {
+            if is {
+                format!(" {what}")
+            } else {
+                String::new()
+            }
+        };
         let mut text = format!(
             "{:?} {} n={} relays={} ladder={:?} depth={} quiet after {} h",
             self.family,
@@ -240,14 +252,20 @@ impl Config {
         text += &on("reorgs", self.chain.reorgs > 0);
         text += &on("rejects", self.chain.rejects > 0);
         text += &on("fees", self.chain.fee_changes > 0);
-        text += &on("crashes", self.peers.iter().any(|p| p.crash_every.is_some()));
+        text += &on(
+            "crashes",
+            self.peers.iter().any(|p| p.crash_every.is_some()),
+        );
         text += &on("away", self.peers.iter().any(|p| p.away.is_some()));
         text += &on("leaves", self.peers.iter().any(|p| p.leaves_at.is_some()));
         let bad: Vec<usize> = (0..self.peers.len())
             .filter(|i| self.peers[*i].bad)
             .collect();
         if !bad.is_empty() {
-            text += &format!(" bad={bad:?} alters={} invents={}", self.alters, self.invents);
+            text += &format!(
+                " bad={bad:?} alters={} invents={}",
+                self.alters, self.invents
+            );
         }
         text
     }

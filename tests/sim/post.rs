@@ -406,7 +406,9 @@ impl World {
     /// A number of a lane is handled once, unless the process died before that was stored.
     fn check_number(&mut self, i: usize, lane: LaneId, seq: u64) {
         if self.processes[i].handled.contains(&(lane, seq)) {
-            self.fail(format!("delivery: process {i} handles number {seq} of a lane again"));
+            self.fail(format!(
+                "delivery: process {i} handles number {seq} of a lane again"
+            ));
         }
         self.processes[i].handling = Some((lane, seq));
     }

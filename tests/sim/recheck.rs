@@ -162,7 +162,12 @@ fn answers(
 fn values(member: &Process, inputs: &[OutPoint]) -> Result<Vec<u64>, String> {
     let mut all: BTreeMap<OutPoint, u64> = member.values_seen.clone();
     if let Some(saw) = &member.saw {
-        all.extend(saw.view.outputs.iter().map(|(at, seen)| (*at, seen.value_sat)));
+        all.extend(
+            saw.view
+                .outputs
+                .iter()
+                .map(|(at, seen)| (*at, seen.value_sat)),
+        );
         all.extend(saw.tip.map(|(at, value, _)| (at, value)));
     }
     let value = |at: &OutPoint| {
@@ -173,7 +178,11 @@ fn values(member: &Process, inputs: &[OutPoint]) -> Result<Vec<u64>, String> {
 }
 
 /// Rule 2, the signal: field by field. Its fee in sat.
-fn check_signal_form(tx: &Transaction, values: &[u64], known: &Knowledge<'_>) -> Result<u64, String> {
+fn check_signal_form(
+    tx: &Transaction,
+    values: &[u64],
+    known: &Knowledge<'_>,
+) -> Result<u64, String> {
     if tx.version.0 != 2 || tx.lock_time.to_consensus_u32() != 0 {
         return Err("version or lock time".into());
     }
@@ -201,7 +210,11 @@ fn check_signal_form(tx: &Transaction, values: &[u64], known: &Knowledge<'_>) ->
     let rate = u64::from(known.policy.max_fee_rate.min(known.terms.max_fee_rate)) * 250;
     let further = 230 * (tx.input.len() as u64 - 1);
     let most = |weight: u64| (rate * (weight + further)).div_ceil(1_000);
-    let limit = if change > 0 { most(616) } else { most(616).max(most(444) + DUST) };
+    let limit = if change > 0 {
+        most(616)
+    } else {
+        most(616).max(most(444) + DUST)
+    };
     if fee > limit || fee > known.policy.max_fee_sat {
         return Err(format!("a fee of {fee} sat, at most {limit}"));
     }
@@ -230,7 +243,11 @@ fn check_refund_form(
     if known.payees.is_empty() || !scripts.eq(known.payees.iter()) {
         return Err("the refund pays somebody else".into());
     }
-    let paid: u64 = refund.output.iter().map(|output| output.value.to_sat()).sum();
+    let paid: u64 = refund
+        .output
+        .iter()
+        .map(|output| output.value.to_sat())
+        .sum();
     let share = paid / refund.output.len() as u64;
     let fair = (1..refund.output.len()).all(|i| refund.output[i].value.to_sat() == share);
     if !fair || paid > change.value.to_sat() || share < DUST {
@@ -265,7 +282,9 @@ fn check_bytes(
     match (&known.response.entries, known.terms.beacon) {
         (Entries::Smt(entries), CohortBeacon::Smt) => {
             for entry in entries {
-                let leaf = entry.leaf.map_or_else(|| sha256(&[0; 64]), |leaf| leaf.to_bytes());
+                let leaf = entry
+                    .leaf
+                    .map_or_else(|| sha256(&[0; 64]), |leaf| leaf.to_bytes());
                 let folds = |message: &Message| {
                     let Message::Proofs(proofs) = message else {
                         return false;
@@ -290,7 +309,9 @@ fn check_bytes(
             let map: BTreeMap<String, String> =
                 serde_json::from_str(text).map_err(|error| error.to_string())?;
             // Sorted keys, no white space: what JCS makes of it. DIDs and hashes need no escapes.
-            let parts = map.iter().map(|(key, value)| format!("\"{key}\":\"{value}\""));
+            let parts = map
+                .iter()
+                .map(|(key, value)| format!("\"{key}\":\"{value}\""));
             if format!("{{{}}}", parts.collect::<Vec<_>>().join(",")) != text {
                 return Err("the announcement is not canonical".into());
             }

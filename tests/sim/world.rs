@@ -775,8 +775,7 @@ impl World {
             return Ok((outcome, VecDeque::new()));
         }
         let is = |name: &str| matches!(&input, Input::Aggregator(AggregatorInput::Message { message, .. }) if message.type_name() == name);
-        let stranger =
-            is("opt_in") && matches!(outcome, Outcome::Ignored(Ignored::Refused(_)));
+        let stranger = is("opt_in") && matches!(outcome, Outcome::Ignored(Ignored::Refused(_)));
         let tick = matches!(
             input,
             Input::Aggregator(AggregatorInput::Tick) | Input::Member(ParticipantInput::Tick)
@@ -1071,7 +1070,11 @@ impl World {
         let core = self.processes[i].core.member();
         let late = core.chain().signals.is_empty();
         let fresh = self.processes[i].dids.iter();
-        let fresh = fresh.take(if late { self.config.early_dids } else { usize::MAX });
+        let fresh = fresh.take(if late {
+            self.config.early_dids
+        } else {
+            usize::MAX
+        });
         let items: Vec<RegisterItem> = fresh
             .filter(|did| core.index_state(&did.index).is_none())
             .map(|did| RegisterItem {
@@ -1106,7 +1109,11 @@ impl World {
         let settled = self.settled_at();
         let early = self.now < settled && opened >= self.config.rounds_before as usize;
         let early_dids = self.config.early_dids;
-        let all: usize = self.processes.iter().map(|p| p.dids.len().min(early_dids)).sum();
+        let all: usize = self
+            .processes
+            .iter()
+            .map(|p| p.dids.len().min(early_dids))
+            .sum();
         let waits = core.registered() < all && self.now < settled + 6 * HOUR;
         let waits = waits && !self.is_bad_somewhere();
         if early || waits || opened >= 8 {
@@ -1157,10 +1164,7 @@ impl World {
     }
 
     fn finish(&mut self) {
-        if !matches!(
-            self.processes[0].core.aggregator().phase(),
-            Phase::Ended(_)
-        ) {
+        if !matches!(self.processes[0].core.aggregator().phase(), Phase::Ended(_)) {
             let settled = self.settled_rounds();
             let ended = settled
                 .iter()

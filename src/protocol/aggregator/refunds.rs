@@ -383,11 +383,13 @@ impl Aggregator {
             .outputs
             .iter()
             .map(|(outpoint, seen)| (*outpoint, seen.value_sat, false));
-        promised.chain(seen).filter(move |(outpoint, value_sat, _)| {
-            let kept = refunds.kept.get(outpoint);
-            let protected = kept.is_some_and(|kept| kept.value.to_sat() == *value_sat);
-            *value_sat >= least && !protected
-        })
+        promised
+            .chain(seen)
+            .filter(move |(outpoint, value_sat, _)| {
+                let kept = refunds.kept.get(outpoint);
+                let protected = kept.is_some_and(|kept| kept.value.to_sat() == *value_sat);
+                *value_sat >= least && !protected
+            })
     }
 
     fn open_refund(&mut self, now: UnixTime, outpoint: OutPoint, value_sat: u64) -> Vec<Effect> {
