@@ -292,7 +292,14 @@ impl World {
     pub fn send_badly(&mut self, i: usize, to: NostrKey, message: Message) {
         let honest = Rc::new(message);
         self.adversary.remember(&honest);
-        if !self.adversary.rng.permille(self.adversary.alters) {
+        // There are few of these in a run, and nothing else is worth as much.
+        let worth = match &*honest {
+            Message::SignRequest(_) => 4,
+            Message::PartialSignature(_) | Message::RoundResult(_) | Message::CohortSet(_) => 2,
+            _ => 1,
+        };
+        let altered = self.adversary.alters * worth;
+        if !self.adversary.rng.permille(altered.min(800)) {
             self.post(i, to, Payload::Core(honest), BTreeMap::new());
             return;
         }
@@ -318,12 +325,19 @@ impl World {
                 body.unwrap_or_default()
             )
         });
-        if i == 0 && to == self.channel && kind < 5 {
-            // To some, the truth.
+        if i == 0 && to == self.channel && kind < 7 {
+            // To some the truth, to others other lies.
             let mut instead = BTreeMap::new();
             for member in 1..self.processes.len() {
-                if self.adversary.rng.one_in(2) {
-                    instead.insert(member, Rc::clone(&altered));
+                match self.adversary.rng.below(4) {
+                    0 => {}
+                    1 => {
+                        instead.insert(member, Rc::clone(&altered));
+                    }
+                    _ => {
+                        let other = self.adversary.alter(&honest).map(Rc::new);
+                        instead.insert(member, other.unwrap_or_else(|| Rc::clone(&altered)));
+                    }
                 }
             }
             self.post(i, to, Payload::Core(honest), instead);

@@ -149,7 +149,12 @@ impl Config {
         } else {
             rng.range(2 * HOUR, 2 * DAY)
         };
-        let terms = terms(&mut rng, members, seed);
+        let mut terms = terms(&mut rng, members, seed);
+        if family != Family::Faults {
+            // Rounds that somebody spoils should end soon, so that there is another one to spoil.
+            terms.response_seconds = rng.range(4 * HOUR, 12 * HOUR) as u32;
+            terms.signing_seconds = rng.range(4 * HOUR, 12 * HOUR) as u32;
+        }
         let rounds = *rng.pick(&[1, 1, 2]);
         let mut relays: Vec<RelayFaults> = (0..*rng.pick(&[1, 2, 2, 3, 3, 4]))
             .map(|_| relay_faults(&mut rng, calm))
@@ -220,7 +225,7 @@ impl Config {
                 } else {
                     4 * DAY
                 },
-            alters: *rng.pick(&[20, 60, 200]),
+            alters: *rng.pick(&[20, 60, 150, 250]),
             invents: *rng.pick(&[0, 50, 150, 400]),
             calm,
             early_dids: *rng.pick(&[1, 1, 8]),
