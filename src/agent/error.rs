@@ -71,6 +71,9 @@ pub enum AgentError {
     /// A relay is not configured.
     #[error("{0} is not configured")]
     UnknownRelay(RelayUrl),
+    /// Another copy of this agent goes on with the same keys: this one stops, so that no DID is announced twice.
+    #[error("{0}")]
+    AnotherCopy(super::copies::Sighting),
     /// The agent has stopped.
     #[error("the agent has stopped")]
     Stopped,
@@ -83,6 +86,9 @@ impl AgentError {
     /// Whether the agent can not go on: what it has in memory is ahead of what is stored.
     #[must_use]
     pub const fn is_fatal(&self) -> bool {
-        matches!(self, Self::Store(_) | Self::Log { .. })
+        matches!(
+            self,
+            Self::Store(_) | Self::Log { .. } | Self::AnotherCopy(_)
+        )
     }
 }

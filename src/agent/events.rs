@@ -72,6 +72,20 @@ pub enum What {
         /// The height, or why there is none.
         state: Result<u32, String>,
     },
+    /// Another copy of this agent was seen at work.
+    AnotherCopy {
+        /// What was seen.
+        sighting: super::copies::Sighting,
+        /// Whether this copy stops for it; otherwise the other one will.
+        stops: bool,
+    },
+    /// Wall and monotonic clock disagree; secret nonces were dropped.
+    ClockSlipped {
+        /// How.
+        slip: super::clocks::Slip,
+        /// How many nonces.
+        dropped: usize,
+    },
     /// A message came that counts for nothing.
     Ignored {
         /// Why.

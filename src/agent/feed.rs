@@ -606,6 +606,7 @@ fn kind_of(input: &NodeInput) -> &'static str {
             AggregatorInput::OpenRound => "open_round",
             AggregatorInput::Release { .. } => "release",
             AggregatorInput::Cancel => "cancel",
+            AggregatorInput::Restored => "restored",
         },
         NodeInput::Participant(input) => match input {
             ParticipantInput::Join { .. } => "join",

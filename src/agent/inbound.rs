@@ -72,6 +72,7 @@ impl Agent {
         if self.store.view().seen(event.id)? {
             return Ok(());
         }
+        self.judge_own(event)?;
         let Some(recipient) = event.tag("p").and_then(|key| key.parse::<NostrKey>().ok()) else {
             self.count("no_recipient");
             return Ok(());

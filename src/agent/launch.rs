@@ -9,6 +9,7 @@ use std::path::Path;
 use std::time::Duration;
 
 use super::backend::AgentBackend;
+use super::backup::BackupError;
 use super::bundle::{BundleError, BundleState};
 use super::chains::backend_of;
 use super::control::views::RelaySource;
@@ -469,6 +470,20 @@ pub fn bundle_failure(error: BundleError) -> Failure {
     split(code, &text)
 }
 
+/// A failure of a backup.
+#[must_use]
+#[allow(clippy::needless_pass_by_value)] // for map_err
+pub fn backup_failure(error: BackupError) -> Failure {
+    let text = error.to_string();
+    let code = match error {
+        BackupError::Store(error) => return store_failure(error),
+        BackupError::Home(error) => return home_failure(error),
+        BackupError::Io { .. } | BackupError::Occupied { .. } => ErrorCode::Io,
+        _ => ErrorCode::BadBundle,
+    };
+    split(code, &text)
+}
+
 /// A failure of the keystore.
 #[must_use]
 pub fn keystore_failure(home: &Home, error: &KeystoreError) -> Failure {
@@ -517,6 +532,11 @@ pub fn agent_failure(error: AgentError) -> Failure {
             ErrorCode::ChainUnreachable
         }
         AgentError::Unresolvable { .. } => ErrorCode::NotResolved,
+        AgentError::AnotherCopy(_) => {
+            return Failure::new(ErrorCode::AnotherCopy, text).remedy(
+                "stop one of the two for good; to go on with this home: `btcr2-agent takeover`",
+            );
+        }
         AgentError::Stopped => {
             return Failure::new(ErrorCode::NotRunning, text)
                 .remedy("look at its log, and start it with `btcr2-agent run`");

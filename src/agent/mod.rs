@@ -6,10 +6,13 @@
 
 pub mod adverts;
 pub mod backend;
+pub mod backup;
 pub mod bundle;
 pub mod chains;
 mod changes;
+pub mod clocks;
 pub mod control;
+pub mod copies;
 mod creating;
 mod delivery;
 mod depositing;

@@ -7,13 +7,15 @@
 //!
 //! Secret nonces are never part of any of this: they live in memory, and a new process begins without.
 
+use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 
 use serde_json::Value;
 
 use super::bundle::{BundleEnd, BundleError, BundleReader, inspect_bundle, read_bundle};
 use super::error::AgentError;
-use super::node::NodeInput;
+use super::node::{NodeId, NodeInput};
+use super::outbound::Post;
 use super::runtime::Agent;
 use crate::did::initial::INITIAL_KEY;
 use crate::did::{Did, GenesisDocument, initial_key_document};
@@ -24,8 +26,14 @@ use crate::network::Network;
 use crate::nostr::lanes::LaneState;
 use crate::protocol::aggregator::AggregatorInput;
 use crate::protocol::participant::{IndexState, ParticipantInput};
-use crate::store::{DidKeyRow, DidRow, MetaKey, NewLogEntry, Restoring, Role, Store, StoreError};
+use crate::store::{
+    DidKeyRow, DidRow, MetaKey, NewLogEntry, Restoring, Role, Store, StoreError, Tx, View,
+};
 use crate::time::UnixTime;
+
+/// When a store was copied by [`back_up`](super::backup::back_up); only the copy has it, and it is empty once the copy
+/// is in use. So a copy is known as one however it came into its place.
+const COPIED: MetaKey = MetaKey::new("copied_at");
 
 /// Set while a store that was restored has not been used.
 const RECOVERED: MetaKey = MetaKey::new("recovered");
@@ -305,11 +313,120 @@ pub fn restore_words(
     made
 }
 
+/// Notes in a copy of a store that it is one.
+pub(super) fn mark_copy(tx: &Tx<'_>, at: UnixTime) -> Result<(), StoreError> {
+    tx.set_meta(COPIED, &at.to_string())
+}
+
+/// When the copy was made, if the store is one that was not used yet.
+///
+/// # Errors
+/// [`StoreError`] if reading fails.
+pub fn copied_at(view: &View<'_>) -> Result<Option<UnixTime>, StoreError> {
+    let text = view.meta(COPIED)?;
+    Ok(text.and_then(|text| text.parse().ok()).map(UnixTime))
+}
+
+/// Makes a copy of a store one to go on with, before anything is sent from it. Gives its new incarnation if it was a
+/// copy.
+///
+/// # Errors
+/// [`StoreError`]; the store is as it was then.
+pub fn settle_copy(store: &mut Store, now: UnixTime) -> Result<Option<u64>, StoreError> {
+    match copied_at(&store.view())? {
+        Some(_) => begin_anew(store, now).map(Some),
+        None => Ok(None),
+    }
+}
+
+/// Begins a new incarnation of a store whose agent did something, here or in another copy, that the store does not
+/// know: after a restore, or when another copy was seen. All numbers begin again; memberships leave an open round, and
+/// so does what this agent is the aggregator of.
+///
+/// # Errors
+/// [`StoreError`]; the store is as it was then.
+pub fn begin_anew(store: &mut Store, now: UnixTime) -> Result<u64, StoreError> {
+    let unreadable = |detail: serde_json::Error| StoreError::Damaged {
+        detail: format!("a lane: {detail}"),
+    };
+    store.transaction(|tx| {
+        let cohorts: BTreeSet<CohortId> = tx.cohorts()?.iter().map(|row| row.cohort).collect();
+        for cohort in cohorts {
+            for row in tx.lanes_of(cohort)? {
+                let state: LaneState = serde_json::from_str(&row.state).map_err(unreadable)?;
+                let json = serde_json::to_string(&state.resumed()).map_err(unreadable)?;
+                tx.set_lane(row.lane, &json)?;
+            }
+        }
+        let seen = super::copies::seen(tx)?.map_or(0, |sighting| sighting.inc);
+        super::copies::forget(tx)?;
+        tx.set_meta(COPIED, "")?;
+        tx.set_meta(RECOVERED, "1")?;
+        // Above what any copy restored earlier took.
+        tx.raise_incarnation(seen.max(now.0.saturating_sub(1)))
+    })
+}
+
+/// Messages of a round that is given up, or that are built on nonces that are gone.
+const OF_A_ROUND: [&str; 7] = [
+    "round_open",
+    "response",
+    "nonce_update",
+    "nonce_request",
+    "sign_request",
+    "parts",
+    "deposited",
+];
+
 impl Agent {
+    /// What an earlier incarnation had not delivered is said again under this one, for peers ignore the numbers of
+    /// that. Before anything else is sent.
+    pub(super) fn reissue_stale(&mut self) -> Result<(), AgentError> {
+        let stale = std::mem::take(&mut self.post.stale);
+        if stale.is_empty() {
+            return Ok(());
+        }
+        let now = self.now();
+        let relays = self.write_relays();
+        let Self {
+            nodes,
+            store,
+            post,
+            conversations,
+            ..
+        } = self;
+        store.transaction::<_, AgentError>(|tx| {
+            // All of them first: a number may be free again only then.
+            for row in &stale {
+                Post::close_stale(tx, row)?;
+            }
+            for row in &stale {
+                let node = nodes.values().find(|node| {
+                    row.lane.is_some_and(|lane| {
+                        lane.cohort == node.id.0 && lane.author == node.own.public()
+                    })
+                });
+                if let Some(node) = node.filter(|_| !OF_A_ROUND.contains(&row.kind.as_str())) {
+                    post.reissue(tx, conversations, node, row, &relays, now)?;
+                }
+            }
+            Ok(())
+        })
+    }
+
     /// After the first start of a restored store: memberships are told, and what may not have arrived is said again.
     pub(super) fn resume_recovered(&mut self) -> Result<(), AgentError> {
         if self.store.view().meta(RECOVERED)?.as_deref() != Some("1") {
             return Ok(());
+        }
+        let aggregated: Vec<NodeId> = self
+            .nodes
+            .values()
+            .filter(|node| node.id.1 == Role::Aggregator && !node.is_over())
+            .map(|node| node.id)
+            .collect();
+        for id in aggregated {
+            self.feed(id, NodeInput::Aggregator(AggregatorInput::Restored))?;
         }
         let members: Vec<CohortId> = self
             .nodes

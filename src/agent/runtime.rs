@@ -7,6 +7,7 @@ use std::time::Duration;
 use bitcoin::Txid;
 use tokio::sync::{broadcast, mpsc};
 
+use super::clocks::Clocks;
 use super::delivery;
 use super::error::AgentError;
 use super::events::{AgentEvent, ChainState, What};
@@ -39,10 +40,6 @@ const REQUEST_QUEUE: usize = 64;
 
 /// Seconds after which a secret nonce is not used any more (DESIGN §5).
 const NONCE_LIFE_SECONDS: u64 = 24 * 3_600;
-
-/// Seconds by which wall and monotonic clock may differ before all nonces are dropped: more means a
-/// resumed snapshot, whose nonces another copy of this machine may have used.
-const CLOCK_SLIP_SECONDS: u64 = 60;
 
 /// Seconds subtracted from "since": peers' clocks may be skewed, and relays late.
 const INBOX_SLACK_SECONDS: u64 = 2 * 3_600;
@@ -103,7 +100,18 @@ pub struct Agent {
     pub(super) broken: bool,
     inputs: Option<Inputs>,
     inbox: (Vec<NostrKey>, UnixTime),
-    slip: (UnixTime, tokio::time::Instant),
+    clocks: Clocks,
+    /// The copy this store was restored from, should it be running still.
+    pub(super) former_copy: Option<super::copies::Sighting>,
+}
+
+/// What the agent was woken by.
+enum Came {
+    Link(LinkEvent),
+    Internal(Internal),
+    Job(Job),
+    News(ChainNews),
+    Time,
 }
 
 struct Inputs {
@@ -115,7 +123,13 @@ struct Inputs {
 
 impl Agent {
     /// Opens the connections and rebuilds the state from the log. Must be called within a tokio runtime.
-    pub fn start(options: AgentOptions) -> Result<(Self, AgentHandle), AgentError> {
+    ///
+    /// # Errors
+    /// [`AgentError::AnotherCopy`] if this store's agent has seen another copy of itself.
+    pub fn start(mut options: AgentOptions) -> Result<(Self, AgentHandle), AgentError> {
+        let now = (options.clock)();
+        super::recovery::settle_copy(&mut options.store, now)?;
+        super::copies::refuse_if_seen(&options.store)?;
         let (events, _) = broadcast::channel(EVENT_BACKLOG);
         let (jobs, job_receiver) = mpsc::channel(REQUEST_QUEUE);
         let (news_sender, news) = mpsc::channel(REQUEST_QUEUE);
@@ -151,7 +165,6 @@ impl Agent {
                 (network, watch)
             })
             .collect();
-        let now = (options.clock)();
         let incarnation = options.store.view().incarnation()?;
         let bundle = match (&options.bundle, options.store.path()) {
             (Some(path), Some(store)) => Some(super::bundle::BundleKeeper::start(
@@ -199,7 +212,8 @@ impl Agent {
                 internal,
             }),
             inbox: (Vec::new(), UnixTime(0)),
-            slip: (now, tokio::time::Instant::now()),
+            clocks: Clocks::new(now, tokio::time::Instant::now()),
+            former_copy: None,
         };
         agent.replay()?;
         Ok((agent, handle))
@@ -305,14 +319,23 @@ impl Agent {
         tokio::pin!(stop);
         loop {
             let wake = self.next_wake();
-            tokio::select! {
+            let came = tokio::select! {
                 biased;
                 () = &mut stop => return self.write_states(),
-                Some(event) = inputs.link.recv() => self.link_event(event)?,
-                Some(internal) = inputs.internal.recv() => self.internal(internal)?,
-                Some(job) = inputs.jobs.recv() => job(&mut self),
-                Some(news) = inputs.news.recv() => self.chain_news(news)?,
-                () = tokio::time::sleep(wake) => {}
+                Some(event) = inputs.link.recv() => Came::Link(event),
+                Some(internal) = inputs.internal.recv() => Came::Internal(internal),
+                Some(job) = inputs.jobs.recv() => Came::Job(job),
+                Some(news) = inputs.news.recv() => Came::News(news),
+                () = tokio::time::sleep(wake) => Came::Time,
+            };
+            // First of all: what came may ask for a signature, and this may be a snapshot that was just resumed.
+            self.check_clocks()?;
+            match came {
+                Came::Link(event) => self.link_event(event)?,
+                Came::Internal(internal) => self.internal(internal)?,
+                Came::Job(job) => job(&mut self),
+                Came::News(news) => self.chain_news(news)?,
+                Came::Time => {}
             }
             if self.broken {
                 // The caller of a job got the error; going on would build on what is not stored.
@@ -324,13 +347,8 @@ impl Agent {
 
     /// After a start: nonces are gone, unsent events are sent, cohorts are listened to.
     fn resume(&mut self) -> Result<(), AgentError> {
-        let restarted: Vec<NodeId> = self
-            .nodes
-            .values()
-            .filter(|node| matches!(node.machine, Machine::Participant(_)) && !node.is_over())
-            .map(|node| node.id)
-            .collect();
-        for id in restarted {
+        self.reissue_stale()?;
+        for id in self.live_memberships() {
             self.feed(id, NodeInput::Participant(ParticipantInput::Restarted))?;
         }
         self.resume_recovered()?;
@@ -365,7 +383,6 @@ impl Agent {
 
     fn timers(&mut self) -> Result<(), AgentError> {
         let now = self.now();
-        self.check_clocks(now);
         let due: Vec<(NodeId, NodeInput)> = self
             .nodes
             .values()
@@ -378,29 +395,44 @@ impl Agent {
         self.send_due(now)
     }
 
-    fn check_clocks(&mut self, now: UnixTime) {
-        let (wall, monotonic) = self.slip;
-        let elapsed = monotonic.elapsed().as_secs();
-        let slipped = now.since(wall).abs_diff(elapsed) > CLOCK_SLIP_SECONDS || now < wall;
-        if slipped {
-            let dropped = self.signer.drop_all_nonces();
-            tracing::warn!(
-                dropped,
-                "the clocks disagree: all secret nonces were dropped"
-            );
+    /// Drops the nonces of a snapshot that was resumed, and those that are too old.
+    fn check_clocks(&mut self) -> Result<(), AgentError> {
+        let now = self.now();
+        let slip = self.clocks.compare(now, tokio::time::Instant::now());
+        self.signer.drop_nonces_older_than(now, NONCE_LIFE_SECONDS);
+        let Some(slip) = slip else {
+            return Ok(());
+        };
+        let dropped = self.signer.drop_all_nonces();
+        tracing::warn!(
+            dropped,
+            ?slip,
+            "the clocks disagree: all secret nonces were dropped"
+        );
+        self.emit(None, What::ClockSlipped { slip, dropped });
+        // As after a restart: other nonces are offered where that still counts.
+        for id in self.live_memberships() {
+            self.feed(id, NodeInput::Participant(ParticipantInput::Restarted))?;
         }
-        if slipped || elapsed > 10 {
-            self.slip = (now, tokio::time::Instant::now());
-            self.signer.drop_nonces_older_than(now, NONCE_LIFE_SECONDS);
-        }
+        Ok(())
+    }
+
+    fn live_memberships(&self) -> Vec<NodeId> {
+        self.nodes
+            .values()
+            .filter(|node| matches!(node.machine, Machine::Participant(_)) && !node.is_over())
+            .map(|node| node.id)
+            .collect()
     }
 
     /// Subscribes to what is addressed to this agent: identity, seats, channels.
     pub(super) fn refresh_inbox(&mut self) {
         let mut keys = BTreeSet::from([self.identity.public()]);
+        let mut own = keys.clone();
         let mut since = self.started;
         for node in self.nodes.values().filter(|node| node.reads_inbox()) {
             keys.insert(node.own.public());
+            own.insert(node.own.public());
             if let Machine::Participant(_) = node.machine {
                 keys.extend(delivery::channel_of(node));
             }
@@ -409,10 +441,12 @@ impl Agent {
             }
         }
         let keys: Vec<NostrKey> = keys.into_iter().collect();
+        let own: Vec<NostrKey> = own.into_iter().collect();
         // "Since" moves with the work done; asking again for the same keys only costs the relays.
         if self.inbox.0 != keys {
             let since = since.minus(INBOX_SLACK_SECONDS);
             self.link.set_inbox(&keys, since);
+            self.link.set_own(&own, since);
             self.inbox = (keys, since);
         }
     }

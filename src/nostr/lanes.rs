@@ -97,9 +97,12 @@ pub enum Receipt {
 pub enum OwnSighting {
     /// We sent it, in this incarnation.
     Ours,
-    /// We sent it before this store was restored.
+    /// It was sent before this store was restored.
     Earlier,
-    /// Another copy of this agent is running with our keys: stop, and raise an alarm.
+    /// Sent after this store was restored, by the copy it was restored from: that one still runs. It stops when it
+    /// sees what we send, because ours is the higher incarnation.
+    Former,
+    /// Another copy of this agent goes on with our keys, and this one is the older: stop, and raise an alarm.
     Foreign,
 }
 
@@ -326,14 +329,31 @@ impl Lanes {
         })
     }
 
-    /// Judges a message by one of our own keys that came back from a relay.
-    pub fn own_message(&self, inc: Incarnation, created_at: UnixTime) -> OwnSighting {
-        if inc == self.incarnation {
-            OwnSighting::Ours
-        } else if inc < self.incarnation && created_at < self.began.plus(COPY_SKEW) {
-            OwnSighting::Earlier
-        } else {
+    /// Judges a message by one of our own keys, on a lane of ours, that came back from a relay.
+    ///
+    /// Of our own incarnation it is ours if we gave out its number; what is beyond was sent by a twin: a home that
+    /// was copied by hand, or a machine that was set back to a snapshot.
+    pub fn own_message(
+        &self,
+        lane: &LaneId,
+        inc: Incarnation,
+        seq: u64,
+        created_at: UnixTime,
+    ) -> OwnSighting {
+        if inc > self.incarnation {
+            return OwnSighting::Foreign;
+        }
+        if inc < self.incarnation {
+            return if created_at < self.began.plus(COPY_SKEW) {
+                OwnSighting::Earlier
+            } else {
+                OwnSighting::Former
+            };
+        }
+        if seq > self.outgoing.get(lane).copied().unwrap_or(0) {
             OwnSighting::Foreign
+        } else {
+            OwnSighting::Ours
         }
     }
 
@@ -506,12 +526,25 @@ mod tests {
 
     #[test]
     fn a_copy_of_this_agent_is_noticed() {
-        let lanes = Lanes::new(Incarnation(100), NOW);
-        let at = |inc, created| lanes.own_message(Incarnation(inc), UnixTime(created));
-        assert_eq!(at(100, NOW.0 + 5_000), OwnSighting::Ours);
-        assert_eq!(at(99, NOW.0 - 5_000), OwnSighting::Earlier);
-        assert_eq!(at(99, NOW.0 + 5_000), OwnSighting::Foreign);
-        assert_eq!(at(101, NOW.0 - 5_000), OwnSighting::Foreign);
+        let mut lanes = Lanes::new(Incarnation(100), NOW);
+        let mine = lane(1, 2);
+        for _ in 0..3 {
+            lanes.next_seq(mine);
+        }
+        let judge = |inc, seq, created| {
+            lanes.own_message(&mine, Incarnation(inc), seq, UnixTime(created))
+        };
+        // What is not counted (acknowledgements) has number 0.
+        for seq in 0..=3 {
+            assert_eq!(judge(100, seq, NOW.0 + 5_000), OwnSighting::Ours);
+        }
+        assert_eq!(judge(99, 9, NOW.0 - 5_000), OwnSighting::Earlier);
+        assert_eq!(judge(99, 9, NOW.0 + 5_000), OwnSighting::Former);
+        assert_eq!(judge(101, 1, NOW.0 - 5_000), OwnSighting::Foreign);
+        // A twin of this very incarnation counts on by itself.
+        assert_eq!(judge(100, 4, NOW.0), OwnSighting::Foreign);
+        let other = lanes.own_message(&lane(1, 3), Incarnation(100), 1, NOW);
+        assert_eq!(other, OwnSighting::Foreign);
     }
 
     #[test]

@@ -164,6 +164,14 @@ impl Agent {
                 })
             })
             .collect();
+        if let Some(sighting) = &self.former_copy {
+            alarms.push(v::AlarmView {
+                at: sighting.seen_at,
+                code: "another_copy".to_owned(),
+                text: PeerText::from(sighting.to_string()),
+                remedy: Some("stop the other one, for good".to_owned()),
+            });
+        }
         for (network, state) in &self.chain_states {
             if let Some(error) = &state.error {
                 alarms.push(v::AlarmView {

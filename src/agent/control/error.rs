@@ -15,6 +15,8 @@ pub enum ErrorCode {
     NotRunning,
     /// Another daemon holds the home directory.
     AlreadyRunning,
+    /// Another copy of this agent, with the same keys, was seen at work.
+    AnotherCopy,
     /// The home directory has no keystore yet.
     NotInitialized,
     /// The home directory has a keystore already.

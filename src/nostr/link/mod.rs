@@ -47,6 +47,7 @@ const KEYS_PER_FILTER: usize = 300;
 const MAX_FILTERS: usize = 10;
 
 const INBOX: &str = "inbox";
+const OWN: &str = "own";
 const ADVERTS: &str = "adverts";
 
 /// A relay and what it is used for.
@@ -385,6 +386,21 @@ impl Link {
             .map(|keys| Filter::kind(KIND_DIRECTED).tag('p', keys).since(since))
             .collect();
         self.subscribe(INBOX, filters);
+    }
+
+    /// Watches messages that `keys` themselves have written, at `since` or later: what another copy of this agent
+    /// sends. Replaces the former set.
+    pub fn set_own(&self, keys: &[NostrKey], since: UnixTime) {
+        let filters = keys
+            .chunks(KEYS_PER_FILTER)
+            .take(MAX_FILTERS)
+            .map(|keys| {
+                Filter::kind(KIND_DIRECTED)
+                    .authors(keys.iter().copied())
+                    .since(since)
+            })
+            .collect();
+        self.subscribe(OWN, filters);
     }
 
     /// Watches adverts. Replaces the former query; `None` ends it.

@@ -36,6 +36,9 @@ const REBROADCAST_SECONDS: u64 = 60;
 /// Confirmations after which a signal counts as final (spec.md §2.7 `minConf` default).
 pub const FINAL_DEPTH: u32 = 6;
 
+/// Numbers of rounds left out by a store that was restored from an older copy: three years of daily rounds.
+const ROUNDS_SKIPPED: u32 = 1_000;
+
 /// Something that happened to the aggregator of a cohort. The log stores it as JSON; the tag is outside
 /// because serde can not read raw JSON and numeric map keys back through an inner one.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -81,6 +84,8 @@ pub enum AggregatorInput {
     },
     /// Operator: end the cohort.
     Cancel,
+    /// The store is an older copy of itself: rounds may have been held since that it does not know.
+    Restored,
 }
 
 /// The phase of a cohort.
@@ -206,6 +211,7 @@ impl Aggregator {
             },
             AggregatorInput::Release { member, reason } => self.release(member, &reason),
             AggregatorInput::Cancel => self.cancel(),
+            AggregatorInput::Restored => self.restored(),
         };
         self.timers(now, &mut step.effects);
         step
@@ -359,6 +365,13 @@ impl Aggregator {
             return Step::ignored(Ignored::TooLate);
         }
         Step::with(self.end(EndCause::Cancelled))
+    }
+
+    /// Gives up the open round, which may have been signed after the copy was made, and leaves out the numbers that
+    /// rounds may have had since: members ignore a round whose number they have seen.
+    fn restored(&mut self) -> Step {
+        self.last_round = self.last_round.saturating_add(ROUNDS_SKIPPED);
+        Step::with(self.fail_round(RoundCause::Operator))
     }
 
     /// Ends the cohort and tells everybody why.
