@@ -137,6 +137,18 @@ impl Store {
         Ok(Self { conn })
     }
 
+    /// The newest schema this program knows.
+    #[must_use]
+    pub const fn schema_known() -> usize {
+        schema::MIGRATIONS.len()
+    }
+
+    /// The version of SQLite in this program.
+    #[must_use]
+    pub fn sqlite_version() -> &'static str {
+        rusqlite::version()
+    }
+
     /// The reading half.
     #[must_use]
     pub const fn view(&self) -> View<'_> {

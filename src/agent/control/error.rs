@@ -77,6 +77,8 @@ pub enum ErrorCode {
     BadBundle,
     /// Something a resolver needs is missing, or a DID is at risk.
     Incomplete,
+    /// Something this agent needs is not in order.
+    Unhealthy,
     /// A file can not be read or written.
     Io,
     /// This build does not connect the command to anything yet.
