@@ -107,6 +107,8 @@ pub fn open(path: &Path, passphrase: Option<&str>) -> Result<Opened, Failure> {
     let root =
         keystore::open(&text, passphrase).map_err(|error| keystore_failure(&home, &error))?;
     let store = open_store(&home, &config)?;
+    // Before anything is built on it, or a peer told something that a damaged page says.
+    store.check_pages().map_err(store_failure)?;
     Ok(Opened {
         home,
         config,

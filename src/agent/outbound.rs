@@ -32,6 +32,9 @@ const ACK_DELAY: u64 = 20;
 /// Seconds between two writings of delivery states that nothing depends on.
 const WRITE_DELAY: u64 = 2;
 
+/// Seconds after which a date is far back: peers ask for what is two hours older than they need.
+const OLD_DATE: u64 = 3_600;
+
 /// The chunks that wait for others.
 const ASSEMBLER: MetaKey = MetaKey::new("unfinished_chunks");
 
@@ -335,6 +338,21 @@ impl Agent {
         }
         self.post.dirty.remove(&former);
         self.outbox_effects(now, effects)
+    }
+
+    /// The clock was behind and is set right: what is dated far back is signed again now, because peers ask relays by
+    /// date.
+    pub(super) fn redate(&mut self) -> Result<(), AgentError> {
+        let now = self.now();
+        let rows = self.post.outbox.rows();
+        let old: Vec<EventId> = rows
+            .filter(|row| row.lane.is_some() && now.since(row.event.created_at) > OLD_DATE)
+            .map(|row| row.event.id)
+            .collect();
+        for id in old {
+            self.resign(now, id, None)?;
+        }
+        Ok(())
     }
 
     /// The secret of one of this agent's keys.

@@ -415,9 +415,10 @@ impl Agent {
     }
 
     /// After the first start of a restored store: memberships are told, and what may not have arrived is said again.
-    pub(super) fn resume_recovered(&mut self) -> Result<(), AgentError> {
+    /// Whether this was one.
+    pub(super) fn resume_recovered(&mut self) -> Result<bool, AgentError> {
         if self.store.view().meta(RECOVERED)?.as_deref() != Some("1") {
-            return Ok(());
+            return Ok(false);
         }
         let aggregated: Vec<NodeId> = self
             .nodes
@@ -442,7 +443,8 @@ impl Agent {
             }
         }
         self.store
-            .transaction::<_, AgentError>(|tx| Ok(tx.set_meta(RECOVERED, "0")?))
+            .transaction::<_, AgentError>(|tx| Ok(tx.set_meta(RECOVERED, "0")?))?;
+        Ok(true)
     }
 
     /// DIDs whose registration with a cohort was not answered.

@@ -7,7 +7,7 @@ use std::time::Duration;
 use bitcoin::Txid;
 use tokio::sync::{broadcast, mpsc};
 
-use super::clocks::Clocks;
+use super::clocks::{Clocks, Slip};
 use super::delivery;
 use super::error::AgentError;
 use super::events::{AgentEvent, ChainState, What};
@@ -348,10 +348,12 @@ impl Agent {
     /// After a start: nonces are gone, unsent events are sent, cohorts are listened to.
     fn resume(&mut self) -> Result<(), AgentError> {
         self.reissue_stale()?;
-        for id in self.live_memberships() {
-            self.feed(id, NodeInput::Participant(ParticipantInput::Restarted))?;
+        // A store that was restored offers no nonces for a round that another copy may be in.
+        if !self.resume_recovered()? {
+            for id in self.live_memberships() {
+                self.feed(id, NodeInput::Participant(ParticipantInput::Restarted))?;
+            }
         }
-        self.resume_recovered()?;
         self.reconcile_artifacts()?;
         self.resume_bindings()?;
         let ids: Vec<NodeId> = self.nodes.keys().copied().collect();
@@ -399,8 +401,8 @@ impl Agent {
     fn check_clocks(&mut self) -> Result<(), AgentError> {
         let now = self.now();
         let slip = self.clocks.compare(now, tokio::time::Instant::now());
-        self.signer.drop_nonces_older_than(now, NONCE_LIFE_SECONDS);
         let Some(slip) = slip else {
+            self.signer.drop_nonces_older_than(now, NONCE_LIFE_SECONDS);
             return Ok(());
         };
         let dropped = self.signer.drop_all_nonces();
@@ -413,6 +415,9 @@ impl Agent {
         // As after a restart: other nonces are offered where that still counts.
         for id in self.live_memberships() {
             self.feed(id, NodeInput::Participant(ParticipantInput::Restarted))?;
+        }
+        if let Slip::Ahead(_) = slip {
+            self.redate()?;
         }
         Ok(())
     }

@@ -2,6 +2,8 @@
 
 use std::net::{Ipv4Addr, SocketAddr};
 use std::path::Path;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicI64, Ordering};
 use std::time::Duration;
 
 use bitcoin::{Address, Amount};
@@ -13,7 +15,7 @@ use super::DemoError;
 use super::ledger::Ledger;
 use crate::agent::dids::{Change, QueuedUpdate, Via};
 use crate::agent::{
-    Agent, AgentError, AgentEvent, AgentHandle, AgentOptions, StandingPolicy, system_clock,
+    Agent, AgentError, AgentEvent, AgentHandle, AgentOptions, Clock, StandingPolicy, system_clock,
 };
 use crate::chain::RegtestServer;
 use crate::config::{Home, write_private};
@@ -45,6 +47,8 @@ pub struct Part {
     pub bundle: bool,
     /// Confirmations the last update of a DID needs before the next one.
     pub min_conf: u32,
+    /// Seconds by which its clock is ahead of this machine's. It may be set while it plays; clones share it.
+    pub ahead: Arc<AtomicI64>,
 }
 
 impl Part {
@@ -62,7 +66,20 @@ impl Part {
             standing: StandingPolicy::default(),
             bundle: false,
             min_conf: DEFAULT_MIN_CONF,
+            ahead: Arc::default(),
         }
+    }
+
+    fn clock(&self) -> Clock {
+        let (real, ahead) = (system_clock(), Arc::clone(&self.ahead));
+        Arc::new(move || {
+            let seconds = ahead.load(Ordering::Relaxed);
+            if seconds < 0 {
+                real().minus(seconds.unsigned_abs())
+            } else {
+                real().plus(seconds.unsigned_abs())
+            }
+        })
     }
 }
 
@@ -153,6 +170,22 @@ impl Stage {
         Ok(position)
     }
 
+    /// Starts an agent in a home that is there already, as another actor.
+    pub fn enter_again(&mut self, name: &str, home: &Path, part: Part) -> Result<usize, DemoError> {
+        let setup = |error: String| DemoError::Setup(format!("{name}: {error}"));
+        let home = Home::locate(Some(home), None).map_err(|error| setup(error.to_string()))?;
+        let position = self.actors.len();
+        let (handle, running) = self.start(position, name, &home, &part, root_in(name, &home)?)?;
+        self.actors.push(Actor {
+            name: name.to_owned(),
+            handle,
+            home,
+            part,
+            running: Some(running),
+        });
+        Ok(position)
+    }
+
     /// Starts an agent with the store of its home, as its daemon would.
     fn start(
         &self,
@@ -188,7 +221,7 @@ impl Stage {
             bundle: part.bundle.then(|| home.bundle_path()),
             cas: None,
             min_conf: part.min_conf,
-            clock: system_clock(),
+            clock: part.clock(),
         };
         let (agent, handle) = Agent::start(options).map_err(agent_error)?;
         let mut heard = handle.events();
@@ -240,10 +273,7 @@ impl Stage {
     pub fn resume(&mut self, position: usize) -> Result<(), DemoError> {
         let actor = self.actor(position)?;
         let (name, home, part) = (actor.name.clone(), actor.home.clone(), actor.part.clone());
-        let setup = |error: String| DemoError::Setup(format!("{name}: {error}"));
-        let sealed = std::fs::read_to_string(home.keystore_path())
-            .map_err(|error| setup(error.to_string()))?;
-        let root = keystore::open(&sealed, None).map_err(|error| setup(error.to_string()))?;
+        let root = root_in(&name, &home)?;
         let (handle, running) = self.start(position, &name, &home, &part, root)?;
         let actor = self.actor_mut(position)?;
         actor.handle = handle;
@@ -335,6 +365,14 @@ impl Actor {
             link.remove_relay(&relay.url);
         }
     }
+}
+
+/// The root secret of a home, whose keystore has no passphrase here.
+fn root_in(name: &str, home: &Home) -> Result<RootSecret, DemoError> {
+    let setup = |error: String| DemoError::Setup(format!("{name}: {error}"));
+    let sealed =
+        std::fs::read_to_string(home.keystore_path()).map_err(|error| setup(error.to_string()))?;
+    keystore::open(&sealed, None).map_err(|error| setup(error.to_string()))
 }
 
 fn ended_well(

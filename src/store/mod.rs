@@ -233,6 +233,20 @@ impl Store {
         }
     }
 
+    /// Checks the structure of every page, without comparing indexes with tables: at each start.
+    ///
+    /// # Errors
+    /// [`StoreError::Damaged`] with the first fault.
+    pub fn check_pages(&self) -> Result<(), StoreError> {
+        let verdict: String = self
+            .conn
+            .query_row("PRAGMA quick_check(1)", [], |row| row.get(0))?;
+        if verdict == "ok" {
+            return Ok(());
+        }
+        Err(StoreError::Damaged { detail: verdict })
+    }
+
     /// Checks every page and every reference of the store. Takes time in proportion to its size.
     ///
     /// # Errors

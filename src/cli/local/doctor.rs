@@ -67,10 +67,11 @@ pub async fn doctor(
         }
     } else if let Some(config) = &config {
         let client = daemon.as_ref().map(|(client, _)| client);
-        checks.relays(&home, client).await;
-        let networks = kept
+        let mut networks = kept
             .as_ref()
             .map_or_else(BTreeSet::new, |kept| kept.networks.clone());
+        networks.insert(config.network);
+        checks.relays(&home, client, &networks).await;
         clock_seen |= checks.chains(config, networks).await;
         checks.artifacts(client, kept.as_ref()).await;
     }
@@ -375,9 +376,37 @@ impl Checks {
         }
     }
 
-    async fn relays(&mut self, home: &Home, daemon: Option<&ControlClient>) {
+    /// Tries the relays of these networks, and no others.
+    async fn relays(
+        &mut self,
+        home: &Home,
+        daemon: Option<&ControlClient>,
+        networks: &BTreeSet<Network>,
+    ) {
+        let listed = match daemon {
+            Some(daemon) => daemon.relay_list(NoArgs {}).await,
+            None => super::relay_list(home.root()),
+        };
+        let listed = match listed {
+            Ok(view) => view.relays,
+            Err(failure) => return self.failure(Area::Relays, CheckState::Failed, &failure),
+        };
+        let of_networks = listed.into_iter().filter(|relay| {
+            let mut of = relay.networks.iter();
+            relay.networks.is_empty() || of.any(|network| networks.contains(network))
+        });
+        let urls: Vec<String> = of_networks.map(|relay| relay.url).collect();
+        if urls.is_empty() {
+            let names: Vec<&str> = networks.iter().map(|network| network.name()).collect();
+            return self.add(
+                Area::Relays,
+                CheckState::Failed,
+                &format!("no relay is configured for {}", names.join(", ")),
+                Some("add one with `btcr2-agent relay add <url>`"),
+            );
+        }
         let probe = ProbeRelays {
-            urls: Vec::new(),
+            urls,
             timeout_s: Some(PROBE_SECONDS),
         };
         let probed = match daemon {
@@ -423,8 +452,7 @@ impl Checks {
     }
 
     /// Asks every backend in use. Whether a clock could be compared.
-    async fn chains(&mut self, config: &Config, mut networks: BTreeSet<Network>) -> bool {
-        networks.insert(config.network);
+    async fn chains(&mut self, config: &Config, networks: BTreeSet<Network>) -> bool {
         let mut compared = false;
         for network in networks {
             let backend = match launch::chain_of(config, network) {

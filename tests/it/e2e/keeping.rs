@@ -44,7 +44,7 @@ impl Play {
         .unwrap();
     }
 
-    async fn verify(&self, actor: usize, fetch: bool) -> VerifyView {
+    pub async fn verify(&self, actor: usize, fetch: bool) -> VerifyView {
         let verify = r::VerifyDids {
             fetch,
             wait_s: Some(60),
@@ -54,7 +54,7 @@ impl Play {
     }
 
     /// Every DID resolves for anybody who has its controller's sidecar data, to the version it must have.
-    async fn all_resolve(&self, company: &Company) {
+    pub async fn all_resolve(&self, company: &Company) {
         let chain =
             ChainBackend::esplora(&self.stage.chain.url(), Duration::from_secs(10)).unwrap();
         let lookup = Lookup::new(chain);
