@@ -145,10 +145,10 @@ fn a_full_store_is_said_and_the_agent_goes_on_when_there_is_room() {
     // All the room there is, taken by something else.
     let shell = rusqlite::Connection::open(agent.home.join("store.sqlite")).unwrap();
     shell
-        .execute("INSERT INTO meta (key, value) VALUES ('filler', ?1)", ["x".repeat(1 << 20)])
+        .execute("INSERT INTO meta (key, value) VALUES ('filler', ?1)", ["x".repeat(64 << 20)])
         .unwrap();
     drop(shell);
-    std::fs::write(&config, format!("{roomy}\n[limits]\nstore_mib = 1\n")).unwrap();
+    std::fs::write(&config, format!("{roomy}\n[limits]\nstore_mib = 64\n")).unwrap();
     agent.start();
     let refused = agent.ask("did create").unwrap_err();
     assert!(refused.contains("the disk is full"), "{refused}");
