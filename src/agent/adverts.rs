@@ -1,5 +1,7 @@
 //! Adverts: publishing one's own, finding others', invitations and followers.
 
+use bitcoin::ScriptBuf;
+
 use super::error::AgentError;
 use super::events::What;
 use super::node::{Machine, NodeId, NodeInput};
@@ -15,7 +17,7 @@ use crate::protocol::aggregator::AggregatorInput;
 use crate::protocol::effect::AdvertStatus;
 use crate::protocol::message::Invite;
 use crate::protocol::participant::ParticipantInput;
-use crate::protocol::terms::{Deposits, Terms};
+use crate::protocol::terms::{Deposits, Funding, Terms};
 use crate::store::{MetaKey, NewAdvert, NewCohort, Role, Subscriber};
 use crate::time::UnixTime;
 
@@ -72,12 +74,24 @@ pub fn check_advert(
 }
 
 impl Agent {
-    /// Begins a cohort: stores it, publishes its advert, sends invitations.
+    /// Begins a cohort: stores it, publishes its advert, sends invitations. Refunds go to the first address of a
+    /// BIP-86 wallet of this agent's words.
     pub fn create_cohort(
         &mut self,
         terms: Terms,
         invited: Vec<NostrKey>,
     ) -> Result<CohortId, AgentError> {
+        self.create_cohort_refunding(terms, invited, None)
+    }
+
+    /// As [`create_cohort`](Self::create_cohort), with refunds to another script.
+    pub fn create_cohort_refunding(
+        &mut self,
+        terms: Terms,
+        invited: Vec<NostrKey>,
+        payee: Option<ScriptBuf>,
+    ) -> Result<CohortId, AgentError> {
+        let payee = payee.or_else(|| self.root.refund_script(terms.network));
         self.gate.permit(terms.network)?;
         terms
             .validate()
@@ -97,7 +111,7 @@ impl Agent {
             NodeInput::Aggregator(AggregatorInput::Advertise {
                 invited,
                 relays,
-                payee: None,
+                payee,
             }),
         )?;
         Ok(cohort)
@@ -109,11 +123,22 @@ impl Agent {
         content: &str,
         relays: &[String],
         identity_seat: bool,
-        payee: Option<bitcoin::ScriptBuf>,
+        payee: Option<ScriptBuf>,
     ) -> Result<CohortId, AgentError> {
         let (terms, cohort) =
             Terms::parse(content).map_err(|error| AgentError::Refused(error.to_string()))?;
         self.gate.permit(terms.network)?;
+        // Only who funds is paid back: nobody else learns an address of this agent's.
+        let payee = payee.or_else(|| {
+            let funds = terms.funding == Funding::Members;
+            funds.then(|| self.root.refund_script(terms.network))?
+        });
+        if terms.funding == Funding::Members && payee.is_none() {
+            return Err(AgentError::Refused(
+                "members fund this cohort, and this agent has no words to derive an address for refunds from: name one"
+                    .into(),
+            ));
+        }
         let id = (cohort, Role::Participant);
         if self.nodes.contains_key(&id) {
             return Err(AgentError::Refused(format!(
@@ -136,6 +161,7 @@ impl Agent {
         self.insert_cohort(id, &terms, Some(seat))?;
         self.learn_relays(id, relays)?;
         self.refresh_inbox();
+        self.state_policy(id)?;
         self.feed(id, NodeInput::Participant(ParticipantInput::Join { payee }))?;
         Ok(cohort)
     }

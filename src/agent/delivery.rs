@@ -80,6 +80,11 @@ pub(super) fn expiry(now: UnixTime, kind: &str) -> UnixTime {
             | "sign_request"
             | "parts"
             | "partial_signature"
+            | "fallback_signature"
+            | "refund_open"
+            | "refund_nonces"
+            | "refund_request"
+            | "refund_partial"
             | "round_request"
             | "refused"
     );
@@ -99,6 +104,9 @@ pub(super) fn wrap(
         Message::Response(body) => body.sign_with(&cohort, sign),
         Message::NonceUpdate(body) => body.sign_with(&cohort, sign),
         Message::PartialSignature(body) => body.sign_with(&cohort, sign),
+        Message::FallbackSignature(body) => body.sign_with(&cohort, sign),
+        Message::RefundNonces(body) => body.sign_with(&cohort, sign),
+        Message::RefundPartial(body) => body.sign_with(&cohort, sign),
         _ => {}
     }
     Ok(Outgoing {

@@ -86,6 +86,11 @@ pub enum What {
         /// How many nonces.
         dropped: usize,
     },
+    /// Money is stopped: nothing is spent and nobody asked to pay until the agent is started again without the switch.
+    MoneyStopped {
+        /// Why, as the operator said it.
+        reason: Option<String>,
+    },
     /// A message came that counts for nothing.
     Ignored {
         /// Why.

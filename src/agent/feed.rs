@@ -2,19 +2,22 @@
 
 use std::collections::VecDeque;
 
-use bitcoin::Transaction;
+use bitcoin::{Amount, Transaction};
 
 use super::delivery::{self, Outgoing};
 use super::error::AgentError;
 use super::events::What;
-use super::node::{Machine, NodeId, NodeInput};
+use super::money;
+use super::node::{Machine, Node, NodeId, NodeInput};
 use super::runtime::{Agent, Internal};
+use crate::chain::{BroadcastError, Rejection};
 use crate::hash::SmtIndex;
 use crate::keys::NostrKey;
 use crate::keys::signer::NonceSlot;
 use crate::protocol::aggregator::AggregatorInput;
 use crate::protocol::effect::{
-    AdvertStatus, Artifact, Effect, Ignored, Outcome, Prepared, Report, SignOrder, Step, To,
+    AdvertStatus, Artifact, Effect, FallbackOrder, Ignored, Outcome, Prepared, Report, SignOrder,
+    Step, To,
 };
 use crate::protocol::history::{Answer, MAX_ANSWER_BYTES};
 use crate::protocol::ids::{Label, Round, SessionId};
@@ -34,6 +37,7 @@ enum Followup {
         indexes: Vec<SmtIndex>,
     },
     Sign(SignOrder),
+    SignFallback(FallbackOrder),
     Broadcast(Transaction),
     AnswerHistory {
         to: NostrKey,
@@ -177,6 +181,7 @@ impl Agent {
                         });
                     }
                     Effect::Sign(order) => followups.push(Followup::Sign(order)),
+                    Effect::SignFallback(order) => followups.push(Followup::SignFallback(order)),
                     Effect::Broadcast(tx) => followups.push(Followup::Broadcast(tx)),
                     Effect::AnswerHistory { to, request } => {
                         followups.push(Followup::AnswerHistory { to, request });
@@ -222,7 +227,11 @@ impl Agent {
                     queue.push_back((id, input));
                 }
             }
+            // Rule 11: a partial signature spends. A session that is not signed waits.
+            Followup::Sign(_) if !self.may_sign(id) => {}
             Followup::Sign(order) => queue.push_back((id, self.sign(id, &order))),
+            Followup::SignFallback(_) if !self.may_sign(id) => {}
+            Followup::SignFallback(order) => queue.extend(self.sign_fallback(id, &order)),
             Followup::Broadcast(tx) => self.broadcast(id, tx),
             Followup::AnswerHistory { to, request } => self.answer_history(id, to, &request)?,
             Followup::OpenIndex(index) => {
@@ -336,34 +345,82 @@ impl Agent {
         }))
     }
 
+    /// Signs digests of a transaction with the seat's own key (BIP-340), as evidence is signed. They are BIP-341
+    /// digests, tagged `TapSighash`; evidence is tagged `btcr2/evidence/1`, and the id of a Nostr event has no tag:
+    /// no signature of one kind is one of another.
+    fn sign_fallback(&self, id: NodeId, order: &FallbackOrder) -> Option<(NodeId, NodeInput)> {
+        let own = &self.nodes.get(&id)?.own;
+        let digests = order.sighashes.iter();
+        let signatures = digests.map(|digest| own.sign_digest(digest.as_bytes()));
+        let signed = ParticipantInput::FallbackSigned {
+            round: order.round,
+            signatures: signatures.collect(),
+        };
+        Some((id, NodeInput::Participant(signed)))
+    }
+
     /// Sends a transaction to the chain, if the gate permits it.
-    fn broadcast(&self, id: NodeId, tx: Transaction) {
+    fn broadcast(&mut self, id: NodeId, tx: Transaction) {
         let Some(node) = self.nodes.get(&id) else {
             return;
         };
         let network = node.terms().network;
         let txid = tx.compute_txid();
+        let fee = self.fee_at_beacon(node, &tx);
         let internal = self.internal.clone();
-        let refused = match self.gate.permit(network) {
-            Err(refused) => Some(refused.to_string()),
-            Ok(_) if !self.chains.contains_key(&network) => {
-                Some(AgentError::NoChain(network).to_string())
-            }
-            Ok(_) => None,
-        };
-        if let Some(error) = refused {
-            let error = Some(error);
-            let _ = internal.send(Internal::Broadcast { id, txid, error });
-            return;
-        }
-        let Some(backend) = self.chains.get(&network).map(|watch| watch.backend.clone()) else {
-            return;
-        };
-        tokio::spawn(async move {
-            let result = backend.broadcast(&tx).await;
-            let error = result.err().map(|error| error.to_string());
-            let _ = internal.send(Internal::Broadcast { id, txid, error });
+        let permit = self.gate.permit(network).and_then(|permit| match fee {
+            Some(fee) => permit.to_spend(fee),
+            // What it spends was not seen on the chain: its fee was checked by those who signed it.
+            None => Ok(permit),
         });
+        let cleared = permit
+            .map_err(AgentError::from)
+            .and_then(|permit| Ok((permit, self.backend_of(network)?)));
+        match cleared {
+            Ok((permit, backend)) => {
+                tokio::spawn(async move {
+                    // Another server may have answered since: nothing goes to one of another chain.
+                    let result = match backend.prove_network(network).await {
+                        Ok(()) => money::send(permit, &backend, &tx).await,
+                        Err(error) => Err(error.into()),
+                    };
+                    let error = result.err();
+                    let rejection = error.as_ref().and_then(BroadcastError::rejection);
+                    let _ = internal.send(Internal::Broadcast {
+                        id,
+                        txid,
+                        error: error.map(|error| error.to_string()),
+                        fee_too_low: rejection == Some(Rejection::FeeTooLow),
+                    });
+                });
+            }
+            Err(refused) => {
+                let _ = internal.send(Internal::Broadcast {
+                    id,
+                    txid,
+                    error: Some(refused.to_string()),
+                    fee_too_low: false,
+                });
+            }
+        }
+    }
+
+    /// What a transaction pays, if all it spends lies at the cohort's beacon and was seen there.
+    fn fee_at_beacon(&self, node: &Node, tx: &Transaction) -> Option<Amount> {
+        let (address, script) = (node.address()?, node.script()?);
+        let (history, _) = self.histories.get(&address.to_string())?;
+        let outputs = history.outputs(&script);
+        let spent = tx.input.iter().try_fold(Amount::ZERO, |sum, input| {
+            let found = outputs
+                .iter()
+                .find(|seen| seen.output.outpoint == input.previous_output)?;
+            sum.checked_add(found.output.value)
+        })?;
+        let paid = tx
+            .output
+            .iter()
+            .try_fold(Amount::ZERO, |sum, output| sum.checked_add(output.value))?;
+        spent.checked_sub(paid)
     }
 
     fn answer_history(
@@ -499,6 +556,9 @@ fn save(tx: &Tx<'_>, id: NodeId, now: UnixTime, artifact: &Artifact) -> Result<(
     {
         return super::depositing::save(tx, now, *hash, update, genesis.as_ref());
     }
+    if let Artifact::Refund { tx: refund, .. } = artifact {
+        return super::refunding::save(tx, id, now, refund, artifact);
+    }
     let (round, signal, subject, kind, txid) = match artifact {
         Artifact::SmtProof {
             round,
@@ -549,7 +609,7 @@ fn save(tx: &Tx<'_>, id: NodeId, now: UnixTime, artifact: &Artifact) -> Result<(
                 txid,
             )
         }
-        Artifact::Deposit { .. } => return Ok(()),
+        Artifact::Deposit { .. } | Artifact::Refund { .. } => return Ok(()),
     };
     let bytes =
         serde_json::to_vec(artifact).map_err(|_| AgentError::Defect("an artifact has no JSON"))?;
@@ -565,8 +625,8 @@ fn save(tx: &Tx<'_>, id: NodeId, now: UnixTime, artifact: &Artifact) -> Result<(
         created: now,
     };
     match tx.put_artifact(&new) {
-        // Something else lies in its place, and was found to be damaged or nobody would have asked again: what
-        // is stored is never changed, so the good one goes beside it.
+        // Something else lies in its place: it was found to be damaged, or names another transaction with the
+        // same signal. What is stored is never changed, so this one goes beside it.
         Err(StoreError::ArtifactConflict { .. }) if is_proof(kind) => {
             new.key.origin = None;
             tx.put_artifact(&new)?;
@@ -590,7 +650,10 @@ fn save(tx: &Tx<'_>, id: NodeId, now: UnixTime, artifact: &Artifact) -> Result<(
 }
 
 const fn is_proof(kind: ArtifactKind) -> bool {
-    matches!(kind, ArtifactKind::SmtProof | ArtifactKind::CasAnnouncement)
+    matches!(
+        kind,
+        ArtifactKind::SmtProof | ArtifactKind::CasAnnouncement | ArtifactKind::LeafSet
+    )
 }
 
 /// A name for an input, for the log's readers.
@@ -603,19 +666,24 @@ fn kind_of(input: &NodeInput) -> &'static str {
             AggregatorInput::Chain(_) => "chain",
             AggregatorInput::Broadcast { .. } => "broadcast",
             AggregatorInput::Close => "close",
+            AggregatorInput::Bump => "bump",
             AggregatorInput::OpenRound => "open_round",
+            AggregatorInput::Protect { .. } => "protect",
             AggregatorInput::Release { .. } => "release",
             AggregatorInput::Cancel => "cancel",
             AggregatorInput::Restored => "restored",
+            AggregatorInput::Money { .. } => "money",
         },
         NodeInput::Participant(input) => match input {
             ParticipantInput::Join { .. } => "join",
             ParticipantInput::Message { message, .. } => message.type_name(),
             ParticipantInput::Tick => "tick",
             ParticipantInput::Chain(_) => "chain",
+            ParticipantInput::Broadcast { .. } => "broadcast",
             ParticipantInput::Prepared(_) => "prepared",
             ParticipantInput::Signed(_) => "signed",
             ParticipantInput::SignFailed { .. } => "sign_failed",
+            ParticipantInput::FallbackSigned { .. } => "fallback_signed",
             ParticipantInput::Register { .. } => "register",
             ParticipantInput::Open { .. } => "open",
             ParticipantInput::Bound { .. } => "bound",
@@ -626,6 +694,7 @@ fn kind_of(input: &NodeInput) -> &'static str {
             ParticipantInput::Recalled(_) => "recalled",
             ParticipantInput::Lost { .. } => "lost",
             ParticipantInput::Fetch { .. } => "fetch",
+            ParticipantInput::Policy(_) => "policy",
             ParticipantInput::Restarted => "restarted",
             ParticipantInput::Recovered => "recovered",
         },

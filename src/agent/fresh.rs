@@ -297,8 +297,10 @@ mod tests {
             relays: Vec::new(),
             link: LinkOptions::default(),
             chains: Vec::new(),
+            money: crate::agent::MoneyOptions::default(),
             policy: SigningPolicy {
                 max_fee_rate: 1,
+                max_fee_sat: 50_000,
                 decline: Decline::Idle,
             },
             standing: StandingPolicy::default(),

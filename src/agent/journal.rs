@@ -46,7 +46,14 @@ pub(super) struct Alarm {
     pub(super) at: UnixTime,
     pub(super) code: &'static str,
     pub(super) text: String,
+    /// The round it is about, if it goes away by itself once that is well.
+    round: Option<Round>,
+    /// Whether the user has seen it.
+    seen: bool,
 }
+
+/// The code of the alarm over a spend of the beacon that was not signed here.
+pub(super) const UNKNOWN_SPEND: &str = "unknown_spend";
 
 /// What is known of one round.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -94,11 +101,46 @@ impl Journal {
         })
     }
 
-    fn alarm(&mut self, at: UnixTime, code: &'static str, text: String) {
-        if self.alarms.len() >= MAX_ALARMS {
-            self.alarms.pop_front();
+    /// Alarms that the user has not acknowledged, oldest first.
+    pub(super) fn open_alarms(&self) -> impl Iterator<Item = &Alarm> {
+        self.alarms.iter().filter(|alarm| !alarm.seen)
+    }
+
+    /// The user has seen all of them.
+    pub(super) fn acknowledge(&mut self) {
+        for alarm in &mut self.alarms {
+            alarm.seen = true;
         }
-        self.alarms.push_back(Alarm { at, code, text });
+    }
+
+    fn alarm(&mut self, at: UnixTime, code: &'static str, text: String) {
+        self.alarm_of(None, at, code, text);
+    }
+
+    fn alarm_of(&mut self, round: Option<Round>, at: UnixTime, code: &'static str, text: String) {
+        // What is tried again and again is one alarm, since it was first wrong.
+        let same = |known: &Alarm| !known.seen && known.code == code && known.text == text;
+        if self.alarms.iter().any(same) {
+            return;
+        }
+        if self.alarms.len() >= MAX_ALARMS {
+            // The gravest stays as long as anything else can go.
+            let other = |alarm: &Alarm| alarm.seen || alarm.code != UNKNOWN_SPEND;
+            let place = self.alarms.iter().position(other).unwrap_or(0);
+            self.alarms.remove(place);
+        }
+        self.alarms.push_back(Alarm {
+            at,
+            code,
+            text,
+            round,
+            seen: false,
+        });
+    }
+
+    /// The round's transaction is where it should be: what was wrong with it is past.
+    fn settle(&mut self, round: Round) {
+        self.alarms.retain(|alarm| alarm.round != Some(round));
     }
 
     fn report(&mut self, now: UnixTime, report: &Report) {
@@ -143,9 +185,21 @@ impl Journal {
                 record.txid = Some(*txid);
                 record.vsize = Some(*vsize);
             }
+            Report::SignalBumped {
+                round,
+                txid,
+                vsize,
+                fee_sat,
+            } => {
+                let record = self.round(now, *round);
+                record.txid = Some(*txid);
+                record.vsize = Some(*vsize);
+                record.fee_sat = Some(*fee_sat);
+            }
             Report::SignalBroadcast { round, .. } => {
                 let record = self.round(now, *round);
                 record.broadcast.get_or_insert(now);
+                self.settle(*round);
             }
             Report::SignalConfirmed {
                 round,
@@ -156,6 +210,7 @@ impl Journal {
                 record.confirmed = Some(*height);
                 record.txid = Some(*txid);
                 record.signed = true;
+                self.settle(*round);
             }
             // Rule 9: back to where the chain says it is.
             Report::SignalReorganised { round, .. } => self.round(now, *round).confirmed = None,
@@ -165,17 +220,17 @@ impl Journal {
             }
             Report::BroadcastFailed { round, reason } => {
                 let text = format!("the signal of round {round} was not taken: {reason}");
-                self.alarm(now, "broadcast_failed", text);
+                self.alarm_of(Some(*round), now, "broadcast_failed", text);
             }
             Report::UnknownSpend { txid } => {
-                let text = format!("the beacon was spent by {txid}, which this agent did not sign");
-                self.alarm(now, "unknown_spend", text);
+                let text = format!("THE BEACON WAS SPENT by {txid}, which this agent did not sign");
+                self.alarm(now, UNKNOWN_SPEND, text);
             }
             Report::Alarm { text } => self.alarm(now, "alarm", text.clone()),
             Report::MemberBlamed { blame, proved } => {
                 let how = if *proved { "proved" } else { "claimed" };
                 let text = format!(
-                    "member {} sent an invalid partial signature ({how})",
+                    "member {} sent an invalid signature ({how})",
                     blame.member.short()
                 );
                 self.alarm(now, "member_blamed", text);
@@ -251,5 +306,57 @@ mod tests {
         assert!(journal.rounds.contains_key(&Round(2_999)));
         assert_eq!(journal.alarms.len(), MAX_ALARMS);
         assert_eq!(journal.alarms.back().unwrap().text, "2999");
+    }
+
+    fn codes(journal: &Journal) -> Vec<&str> {
+        journal.open_alarms().map(|alarm| alarm.code).collect()
+    }
+
+    #[test]
+    fn an_alarm_is_shown_until_it_is_acknowledged() {
+        let mut journal = Journal::default();
+        let txid: Txid = "11".repeat(32).parse().unwrap();
+        note(&mut journal, 1, Report::UnknownSpend { txid });
+        // Nothing that comes later pushes it out.
+        for n in 0..100 {
+            let text = n.to_string();
+            note(&mut journal, 2, Report::Alarm { text });
+        }
+        assert_eq!(codes(&journal)[0], UNKNOWN_SPEND);
+        assert_eq!(journal.alarms.len(), MAX_ALARMS);
+        journal.acknowledge();
+        assert_eq!(codes(&journal), [""; 0]);
+        // Another one is news, and what was seen makes room for it.
+        let txid: Txid = "22".repeat(32).parse().unwrap();
+        note(&mut journal, 3, Report::UnknownSpend { txid });
+        assert_eq!(codes(&journal), [UNKNOWN_SPEND]);
+        assert_eq!(journal.alarms.len(), MAX_ALARMS);
+    }
+
+    #[test]
+    fn a_failed_broadcast_is_one_alarm_and_over_when_the_chain_takes_it() {
+        let mut journal = Journal::default();
+        let txid: Txid = "11".repeat(32).parse().unwrap();
+        let failed = |round| Report::BroadcastFailed {
+            round: Round(round),
+            reason: "min relay fee not met".to_owned(),
+        };
+        for at in 1..50 {
+            note(&mut journal, at, failed(1));
+        }
+        note(&mut journal, 50, failed(2));
+        assert_eq!(codes(&journal), ["broadcast_failed"; 2]);
+        assert_eq!(journal.alarms[0].at, UnixTime(1));
+        let round = Round(1);
+        note(&mut journal, 60, Report::SignalBroadcast { round, txid });
+        assert_eq!(codes(&journal), ["broadcast_failed"]);
+        let (round, height) = (Round(2), 7);
+        let confirmed = Report::SignalConfirmed {
+            round,
+            txid,
+            height,
+        };
+        note(&mut journal, 70, confirmed);
+        assert_eq!(codes(&journal), [""; 0]);
     }
 }

@@ -8,6 +8,8 @@ use std::collections::BTreeSet;
 use std::path::Path;
 use std::time::Duration;
 
+use bitcoin::Amount;
+
 use super::backend::AgentBackend;
 use super::backup::BackupError;
 use super::bundle::{BundleError, BundleState};
@@ -15,6 +17,7 @@ use super::chains::backend_of;
 use super::control::views::RelaySource;
 use super::control::{ErrorCode, Failure};
 use super::error::AgentError;
+use super::money::{MoneyOptions, StopFile};
 use super::options::{AgentOptions, StandingPolicy, system_clock};
 use super::runtime::Agent;
 use crate::cas::{self, CasReader};
@@ -27,6 +30,8 @@ use crate::keys::keystore::{self, KeystoreError};
 use crate::keys::{NostrKey, RootSecret};
 use crate::network::Network;
 use crate::nostr::link::{LinkOptions, RelayConfig};
+use crate::protocol::fees::FeePolicy;
+use crate::protocol::money::{KillSwitch as _, MoneyRules};
 use crate::protocol::participant::{Decline, SigningPolicy};
 use crate::resolver::DEFAULT_MIN_CONF;
 use crate::store::{RelayRow, Store, StoreError};
@@ -43,6 +48,10 @@ pub struct Opened {
     root: RootSecret,
     store: Store,
     lock: HomeLock,
+    /// The command said `--mainnet`.
+    mainnet: bool,
+    /// The keystore has a passphrase.
+    sealed: bool,
 }
 
 impl std::fmt::Debug for Opened {
@@ -110,11 +119,13 @@ pub fn open(path: &Path, passphrase: Option<&str>) -> Result<Opened, Failure> {
     // Before anything is built on it, or a peer told something that a damaged page says.
     store.check_pages().map_err(store_failure)?;
     Ok(Opened {
+        sealed: keystore::is_encrypted(&text).unwrap_or(false),
         home,
         config,
         root,
         store,
         lock,
+        mainnet: false,
     })
 }
 
@@ -182,6 +193,13 @@ impl Opened {
         .map_err(bundle_failure)
     }
 
+    /// Says that the command asked for mainnet. It is used if the configuration allows it too.
+    #[must_use]
+    pub const fn with_mainnet(mut self, asked: bool) -> Self {
+        self.mainnet = asked;
+        self
+    }
+
     /// The relays of this home.
     pub fn relays(&self) -> Result<Vec<RelaySetting>, Failure> {
         let by_hand = self.store.view().relays().map_err(store_failure)?;
@@ -198,7 +216,13 @@ impl Opened {
             root,
             store,
             lock,
+            mainnet,
+            sealed,
         } = self;
+        let money = money_options(&home, &config, mainnet, &mut warnings)?;
+        if money.rules.mainnet {
+            check_secret(&root, sealed)?;
+        }
         let networks = networks_in_use(&config, &store)?;
         let relays = relays_of(&settings, &networks, &config, &mut warnings);
         for network in &networks {
@@ -211,12 +235,6 @@ impl Opened {
                 ));
             }
         }
-        if config.network.carries_value() {
-            warnings.push(
-                "network = \"bitcoin\": mainnet is refused by this version; only test networks are used"
-                    .to_owned(),
-            );
-        }
         let identity = root.identity();
         let options = AgentOptions {
             root,
@@ -226,7 +244,8 @@ impl Opened {
                 auth: Some(identity),
                 ..LinkOptions::default()
             },
-            chains: chains(&config)?,
+            chains: chains(&config, money.rules.mainnet)?,
+            money,
             policy: signing_policy(&config),
             standing: standing_policy(&config),
             bundle: Some(home.bundle_path()),
@@ -340,11 +359,103 @@ fn networks_in_use(config: &Config, store: &Store) -> Result<BTreeSet<Network>, 
     Ok(networks)
 }
 
-/// A backend for every test network. None is contacted before a cohort needs it.
-fn chains(config: &Config) -> Result<Vec<(Network, ChainBackend, Duration)>, Failure> {
+/// What the settings and the command say of money.
+fn money_options(
+    home: &Home,
+    config: &Config,
+    asked: bool,
+    warnings: &mut Vec<String>,
+) -> Result<MoneyOptions, Failure> {
+    let money = &config.money;
+    match (asked, money.mainnet) {
+        (true, false) => {
+            return Err(Failure::new(
+                ErrorCode::RefusedByMoneyGate,
+                "--mainnet was given, and config.toml does not allow mainnet",
+            )
+            .remedy("read docs/money.md, then write `mainnet = true` under [money] in config.toml"));
+        }
+        (false, true) => warnings.push(
+            "config.toml allows mainnet, and the agent was started without --mainnet: it stays off".to_owned(),
+        ),
+        (false, false) if config.network.carries_value() => warnings.push(
+            "network = \"bitcoin\": mainnet is refused, because it is not switched on; see docs/money.md".to_owned(),
+        ),
+        _ => {}
+    }
+    let switch = StopFile::in_home(home);
+    if switch.is_pulled() {
+        warnings.push(format!(
+            "money is stopped: {} is there",
+            switch.path().display()
+        ));
+    }
+    let fees = Network::ALL
+        .into_iter()
+        .map(|network| (network, fee_policy(config, network)))
+        .collect();
+    Ok(MoneyOptions {
+        rules: money_rules(config, asked),
+        fees,
+        switch: Some(switch),
+    })
+}
+
+/// What the gate may permit, where the command asked for mainnet or did not.
+#[must_use]
+pub const fn money_rules(config: &Config, asked: bool) -> MoneyRules {
+    let money = &config.money;
+    MoneyRules {
+        mainnet: asked && money.mainnet,
+        max_fee: Amount::from_sat(money.max_fee_sat),
+        max_funding: Amount::from_sat(money.max_funding_sat),
+        max_balance: Amount::from_sat(money.max_balance_sat),
+    }
+}
+
+/// The bounds of fee rates on a network.
+#[must_use]
+pub const fn fee_policy(config: &Config, network: Network) -> FeePolicy {
+    let fee = config.fees.of(network);
+    FeePolicy {
+        floor: fee.floor,
+        ceiling: fee.ceiling,
+        fallback: fee.fallback,
+    }
+}
+
+/// Where coins have a price, a secret that others can read or know is refused.
+fn check_secret(root: &RootSecret, sealed: bool) -> Result<(), Failure> {
+    if !sealed {
+        return Err(Failure::new(
+            ErrorCode::RefusedByMoneyGate,
+            "mainnet needs a keystore with a passphrase: whoever reads this one has the funds",
+        )
+        .remedy("make a home with a passphrase: `btcr2-agent init` in another --home"));
+    }
+    let known = root.words().is_some_and(|words| {
+        // The words of examples and test vectors repeat: nobody draws them.
+        let distinct: BTreeSet<&str> = words.expose().split_whitespace().collect();
+        distinct.len() <= 2
+    });
+    if known {
+        return Err(Failure::new(
+            ErrorCode::RefusedByMoneyGate,
+            "these recovery words are an example that everybody knows",
+        )
+        .remedy("make a key of your own: `btcr2-agent init` in another --home"));
+    }
+    Ok(())
+}
+
+/// A backend for every network that may be used. None is contacted before a cohort needs it.
+fn chains(
+    config: &Config,
+    mainnet: bool,
+) -> Result<Vec<(Network, ChainBackend, Duration)>, Failure> {
     let networks = Network::ALL.into_iter();
     networks
-        .filter(|network| !network.carries_value())
+        .filter(|network| mainnet || !network.carries_value())
         .map(|network| {
             let backend = chain_of(config, network)?;
             let poll = config.chain.of(network).poll.seconds();
@@ -380,6 +491,7 @@ fn cas(config: &Config) -> Result<Option<CasReader>, Failure> {
 pub const fn signing_policy(config: &Config) -> SigningPolicy {
     SigningPolicy {
         max_fee_rate: config.participant.max_fee_rate,
+        max_fee_sat: config.money.max_fee_sat,
         decline: match config.participant.when_no_update {
             WhenNoUpdate::NoUpdate => Decline::NoUpdate,
             WhenNoUpdate::Idle => Decline::Idle,

@@ -5,6 +5,7 @@
 //! only then is anything sent, signed or broadcast (DESIGN §6, rules 1, 5 and 8).
 
 pub mod adverts;
+mod alarms;
 pub mod backend;
 pub mod backup;
 pub mod bundle;
@@ -27,12 +28,14 @@ mod inbound;
 mod journal;
 pub mod launch;
 pub mod leaving;
+pub mod money;
 mod node;
 pub mod options;
 pub mod outbound;
 pub mod publishing;
 mod quota;
 pub mod recovery;
+mod refunding;
 mod registering;
 mod relays;
 mod routing;
@@ -51,6 +54,7 @@ pub use error::AgentError;
 pub use events::{AgentEvent, ChainState, What};
 pub use fresh::FreshResolution;
 pub use handle::AgentHandle;
+pub use money::MoneyOptions;
 pub use options::{AgentOptions, Clock, StandingPolicy, system_clock};
 pub use runtime::Agent;
 pub use sidecar::{MissingArtifact, MissingKind};

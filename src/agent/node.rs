@@ -1,6 +1,6 @@
 //! One cohort of this agent in one role: the machine, and the keys it speaks with.
 
-use bitcoin::{Address, Amount, FeeRate, ScriptBuf};
+use bitcoin::{Address, Amount, FeeRate, ScriptBuf, Txid};
 use serde::Serialize;
 
 use super::error::AgentError;
@@ -13,6 +13,7 @@ use crate::keys::{NostrKey, OwnKey};
 use crate::nostr::seal::ChannelKey;
 use crate::protocol::aggregator::{Aggregator, AggregatorInput, FINAL_DEPTH, Phase};
 use crate::protocol::chain_view::{ChainUpdate, ChainView, TipView};
+use crate::protocol::confirmation::ConfirmationWatch;
 use crate::protocol::effect::Step;
 use crate::protocol::message::Message;
 use crate::protocol::participant::{MemberPhase, Participant, ParticipantInput};
@@ -118,6 +119,32 @@ impl Node {
         }
     }
 
+    pub(super) const fn broadcast_input(
+        &self,
+        txid: Txid,
+        error: Option<String>,
+        fee_too_low: bool,
+    ) -> NodeInput {
+        match self.machine {
+            Machine::Aggregator(_) => NodeInput::Aggregator(AggregatorInput::Broadcast {
+                txid,
+                error,
+                fee_too_low,
+            }),
+            Machine::Participant(_) => {
+                NodeInput::Participant(ParticipantInput::Broadcast { txid, error })
+            }
+        }
+    }
+
+    /// Where everything that was signed is.
+    pub(super) const fn watch(&self) -> &ConfirmationWatch {
+        match &self.machine {
+            Machine::Aggregator(machine) => machine.watch(),
+            Machine::Participant(machine) => machine.watch(),
+        }
+    }
+
     pub(super) fn deadline(&self) -> Option<UnixTime> {
         match &self.machine {
             Machine::Aggregator(machine) => machine.deadline(),
@@ -197,7 +224,7 @@ impl Node {
             .signals
             .values()
             .any(|signal| signal.height.is_none_or(shallow));
-        tip_waits || signal_waits
+        tip_waits || signal_waits || self.watch().counts_blocks(chain)
     }
 
     /// A word for the phase.

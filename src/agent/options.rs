@@ -4,6 +4,7 @@ use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::time::Duration;
 
+use super::money::MoneyOptions;
 use crate::cas::CasReader;
 use crate::chain::ChainBackend;
 use crate::keys::{NostrKey, RootSecret};
@@ -25,6 +26,8 @@ pub struct AgentOptions {
     pub link: LinkOptions,
     /// Chain backends, with the time between two polls.
     pub chains: Vec<(Network, ChainBackend, Duration)>,
+    /// What it may do with money.
+    pub money: MoneyOptions,
     /// What this agent signs without asking.
     pub policy: SigningPolicy,
     /// What it joins and does by itself.

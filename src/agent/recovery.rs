@@ -367,8 +367,8 @@ pub fn begin_anew(store: &mut Store, now: UnixTime) -> Result<u64, StoreError> {
     })
 }
 
-/// Messages of a round that is given up, or that are built on nonces that are gone.
-const OF_A_ROUND: [&str; 7] = [
+/// Messages of a round that is given up, and of sessions whose nonces are gone.
+const OF_A_ROUND: [&str; 11] = [
     "round_open",
     "response",
     "nonce_update",
@@ -376,6 +376,10 @@ const OF_A_ROUND: [&str; 7] = [
     "sign_request",
     "parts",
     "deposited",
+    "fallback_request",
+    "refund_open",
+    "refund_nonces",
+    "refund_request",
 ];
 
 impl Agent {

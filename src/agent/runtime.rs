@@ -12,6 +12,7 @@ use super::delivery;
 use super::error::AgentError;
 use super::events::{AgentEvent, ChainState, What};
 use super::handle::{AgentHandle, Job, Traffic};
+use super::money::MoneyOptions;
 use super::node::{Machine, Node, NodeId, NodeInput};
 use super::options::{AgentOptions, Clock, StandingPolicy};
 use super::outbound::Post;
@@ -25,7 +26,7 @@ use crate::network::Network;
 use crate::nostr::envelope::Incarnation;
 use crate::nostr::link::{Link, LinkEvent};
 use crate::nostr::seal::{ChannelKey, ConversationKeys};
-use crate::protocol::aggregator::{Aggregator, AggregatorInput};
+use crate::protocol::aggregator::Aggregator;
 use crate::protocol::money::MoneyGate;
 use crate::protocol::participant::{Participant, ParticipantInput, SigningPolicy};
 use crate::protocol::terms::Terms;
@@ -53,6 +54,7 @@ pub(super) enum Internal {
         id: NodeId,
         txid: Txid,
         error: Option<String>,
+        fee_too_low: bool,
     },
     Spend {
         txid: Txid,
@@ -79,6 +81,11 @@ pub struct Agent {
     pub(super) lookups: BTreeMap<Network, Lookup>,
     pub(super) histories: HashMap<String, (Arc<AddressHistory>, Option<u32>)>,
     pub(super) gate: MoneyGate,
+    pub(super) money: MoneyOptions,
+    /// Whether it was said that money is stopped.
+    pub(super) money_told: bool,
+    /// Whether the cohorts were told.
+    pub(super) money_synced: bool,
     pub(super) sending: super::singleton::Sending,
     pub(super) policy: SigningPolicy,
     pub(super) standing: StandingPolicy,
@@ -189,7 +196,10 @@ impl Agent {
             chain_states: BTreeMap::new(),
             lookups,
             histories: HashMap::new(),
-            gate: MoneyGate::new(),
+            gate: options.money.gate(),
+            money: options.money,
+            money_told: false,
+            money_synced: false,
             sending: super::singleton::Sending::default(),
             policy: options.policy,
             standing: options.standing,
@@ -241,6 +251,7 @@ impl Agent {
                         node.channel =
                             super::inbound::reopen_channel(conversations, &node, &entry.input);
                     }
+                    super::alarms::ALARMS_SEEN => node.journal.acknowledge(),
                     super::relays::RELAY_HINTS => {
                         node.relays = serde_json::from_str(&entry.input)
                             .map_err(|error| unreadable(error.to_string()))?;
@@ -269,6 +280,7 @@ impl Agent {
         seat: Option<NostrKey>,
         created: UnixTime,
     ) -> Node {
+        let policy = self.policy_on(terms.network);
         let (machine, own, channel) = match id.1 {
             Role::Aggregator => {
                 let channel = self.root.channel(&id.0);
@@ -282,7 +294,7 @@ impl Agent {
             Role::Participant => {
                 let seat = seat.unwrap_or_else(|| self.root.seat(&id.0).public());
                 (
-                    Machine::Participant(Box::new(Participant::new(terms, seat, self.policy))),
+                    Machine::Participant(Box::new(Participant::new(terms, seat, policy))),
                     self.seat_secret(id.0, seat),
                     None,
                 )
@@ -348,6 +360,10 @@ impl Agent {
     /// After a start: nonces are gone, unsent events are sent, cohorts are listened to.
     fn resume(&mut self) -> Result<(), AgentError> {
         self.reissue_stale()?;
+        for id in self.live_memberships() {
+            self.state_policy(id)?;
+        }
+        self.tell_money()?;
         // A store that was restored offers no nonces for a round that another copy may be in.
         if !self.resume_recovered()? {
             for id in self.live_memberships() {
@@ -385,6 +401,7 @@ impl Agent {
 
     fn timers(&mut self) -> Result<(), AgentError> {
         let now = self.now();
+        self.look_at_switch()?;
         let due: Vec<(NodeId, NodeInput)> = self
             .nodes
             .values()
@@ -534,7 +551,10 @@ impl Agent {
         let Some((history, fee_rate)) = self.histories.get(&address.to_string()) else {
             return Ok(());
         };
-        let view = chain_view(history, &script, node.min_start(), *fee_rate);
+        // What is fed is logged: a replay pays the rate that was paid, whatever the settings say by then.
+        let fees = self.money.fee_policy(node.terms().network);
+        let rate = fees.choose_whole(*fee_rate);
+        let view = chain_view(history, &script, node.min_start(), Some(rate));
         let Some(update) = node.chain().diff(&view) else {
             return Ok(());
         };
@@ -551,12 +571,16 @@ impl Agent {
     fn internal(&mut self, internal: Internal) -> Result<(), AgentError> {
         match internal {
             Internal::Spend { txid, refused } => self.spend_sent(txid, refused),
-            Internal::Broadcast { id, txid, error } => {
+            Internal::Broadcast {
+                id,
+                txid,
+                error,
+                fee_too_low,
+            } => {
                 let sent = error.is_none();
-                if let Some(Machine::Aggregator(_)) = self.nodes.get(&id).map(|node| &node.machine)
-                {
-                    let input = AggregatorInput::Broadcast { txid, error };
-                    self.feed(id, NodeInput::Aggregator(input))?;
+                if let Some(node) = self.nodes.get(&id) {
+                    let input = node.broadcast_input(txid, error, fee_too_low);
+                    self.feed(id, input)?;
                 }
                 if sent {
                     let network = self.nodes.get(&id).map(|node| node.terms().network);

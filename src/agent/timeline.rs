@@ -65,6 +65,13 @@ pub fn of_event(at_ms: u64, actor: Option<String>, event: &AgentEvent) -> Option
             },
         ),
         What::ClockSlipped { slip, dropped } => ("clock_slipped", clock_slipped(*slip, *dropped)),
+        What::MoneyStopped { reason } => (
+            "money_stopped",
+            match reason {
+                Some(reason) => format!("MONEY IS STOPPED: {reason}"),
+                None => "MONEY IS STOPPED: nothing is spent and nobody is asked to pay".to_owned(),
+            },
+        ),
         What::Ignored { reason } => ("ignored", format!("a message counts for nothing: {reason}")),
     };
     let line = TimelineEvent::new(at_ms, actor, step, text);
@@ -105,6 +112,7 @@ pub fn of_event(at_ms: u64, actor: Option<String>, event: &AgentEvent) -> Option
             Slip::Ahead(seconds) => json!({ "ahead_s": seconds, "dropped": dropped }),
             Slip::Back(seconds) => json!({ "back_s": seconds, "dropped": dropped }),
         }),
+        What::MoneyStopped { reason } => line.with(json!({ "reason": reason })),
         What::Ignored { .. } => line,
     })
 }
@@ -243,9 +251,66 @@ fn of_report(report: &Report, is_aggregator: bool) -> Option<(&'static str, Stri
             "session_lost",
             format!("round {round} needs session {attempt}: nonces were lost"),
         ),
+        Report::FallbackOpened {
+            round,
+            absent,
+            threshold,
+        } => (
+            "fallback_opened",
+            match absent.as_slice() {
+                [] => format!(
+                    "round {round} stalled while it was signed: {threshold} members may sign it without the others"
+                ),
+                absent => format!(
+                    "round {round} stalled without {}: {threshold} members may sign it without the others",
+                    seats(absent)
+                ),
+            },
+        ),
+        Report::FallbackSignatureReceived { signatures, .. } => (
+            "fallback_signature_received",
+            format!("verified {signatures} signatures through the k-of-n leaf"),
+        ),
+        Report::FallbackSigned { round, .. } => (
+            "fallback_signed",
+            format!("signed round {round} through the k-of-n leaf"),
+        ),
         Report::SignalSigned { txid, vsize, .. } => (
             "signed",
             format!("the final signature verifies: {txid}, {vsize} vB"),
+        ),
+        Report::RefundOpened { outpoint, .. } => (
+            "refund_opened",
+            format!("asks for the refund of {outpoint}"),
+        ),
+        Report::RefundApproved {
+            outpoint, fee_sat, ..
+        } => (
+            "refund_approved",
+            format!("signs the refund of {outpoint}, fee {fee_sat} sat"),
+        ),
+        Report::RefundRefused { outpoint, reason } => (
+            "refund_refused",
+            format!("does not sign the refund of {outpoint}: {reason}"),
+        ),
+        Report::RefundComplete { outpoint, .. } => (
+            "refund_complete",
+            format!("the refund of {outpoint} is signed by all"),
+        ),
+        Report::RefundFailed { outpoint, absent } => (
+            "refund_failed",
+            if absent.is_empty() {
+                format!("the refund of {outpoint} could not be signed")
+            } else {
+                format!(
+                    "the refund of {outpoint} was not signed in time by {}",
+                    seats(absent)
+                )
+            },
+        ),
+        Report::SignalBumped { txid, fee_sat, .. } => (
+            "bumped",
+            format!("replaced at a higher fee: {txid}, {fee_sat} sat"),
         ),
         Report::SignalBroadcast { txid, .. } => ("broadcast", format!("broadcast {txid}")),
         Report::BroadcastFailed { reason, .. } => {

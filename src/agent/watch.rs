@@ -11,7 +11,9 @@ use tokio::task::JoinHandle;
 use crate::beacon::history::{AddressHistory, Tip};
 use crate::chain::{self, ChainBackend, ChainError};
 use crate::network::Network;
-use crate::protocol::chain_view::{ChainView, SignalSeen, SpendSeen, TipView};
+use crate::protocol::chain_view::{
+    ChainView, MAX_EXTRA, OutputSeen, SignalSeen, SpendSeen, TipView,
+};
 
 /// Polls of the tip between two readings of the histories when the tip stays: what enters the mempool
 /// does not move the tip.
@@ -149,15 +151,17 @@ impl Poll {
             }
             quiet = 0;
             last_tip = Some(tip.hash);
-            if !self.read(addresses).await {
-                return;
+            match self.read(addresses).await {
+                Some(all) => proved = all,
+                None => return,
             }
         }
     }
 
-    /// Reads every address; false when nobody listens any more.
-    async fn read(&self, addresses: Vec<Address>) -> bool {
+    /// Reads every address, and says whether that went well; `None` when nobody listens any more.
+    async fn read(&self, addresses: Vec<Address>) -> Option<bool> {
         let network = self.network;
+        let mut all = true;
         let estimate = self.backend.fee_rate(FEE_TARGET).await.ok().flatten();
         let fee_rate =
             estimate.map(|rate| u32::try_from(rate.to_sat_per_vb_ceil()).unwrap_or(u32::MAX));
@@ -171,13 +175,16 @@ impl Poll {
                     history: Arc::new(AddressHistory::new(tip_height, txs)),
                     fee_rate,
                 },
-                Err(error) => ChainNews::Failed { network, error },
+                Err(error) => {
+                    all = false;
+                    ChainNews::Failed { network, error }
+                }
             };
             if !self.tell(news).await {
-                return false;
+                return None;
             }
         }
-        true
+        Some(all)
     }
 
     async fn tell(&self, news: ChainNews) -> bool {
@@ -210,6 +217,10 @@ pub(super) fn chain_view(
             },
         },
     };
+    let extra = match &tip {
+        TipView::Ready { outpoint, .. } => history.top_ups(script, outpoint, MAX_EXTRA),
+        _ => Vec::new(),
+    };
     let signals: BTreeMap<_, _> = history
         .signals(script)
         .into_iter()
@@ -229,11 +240,25 @@ pub(super) fn chain_view(
             Some((output.output.outpoint, SpendSeen { by, height }))
         })
         .collect();
+    let outputs = history
+        .outputs(script)
+        .into_iter()
+        .filter(|output| output.spent_by.is_none())
+        .map(|output| {
+            let seen = OutputSeen {
+                value_sat: output.output.value.to_sat(),
+                height: output.output.height,
+            };
+            (output.output.outpoint, seen)
+        })
+        .collect();
     ChainView {
         height: history.tip_height(),
         tip,
+        extra,
         signals,
         spends,
+        outputs,
         fee_rate,
     }
 }

@@ -202,6 +202,18 @@ impl AddressHistory {
             .collect()
     }
 
+    /// The outputs that may be spent beside the tip (DESIGN §6 rule 4): those of [`Self::spendable`] without it,
+    /// the most valuable `most` of them, in that order. Whoever pays many small amounts to the address fills no
+    /// list with them and hides no payment of more.
+    #[must_use]
+    pub fn top_ups(&self, script: &Script, tip: &OutPoint, most: usize) -> Vec<BeaconOutput> {
+        let mut further = self.spendable(script);
+        further.retain(|output| output.outpoint != *tip);
+        further.sort_by_key(|output| (std::cmp::Reverse(output.value), output.outpoint));
+        further.truncate(most);
+        further
+    }
+
     /// What lies at the address unspent and can not be spent yet: unconfirmed, or of a coinbase that is not
     /// mature.
     #[must_use]
@@ -221,6 +233,13 @@ impl AddressHistory {
     pub fn height_of(&self, txid: &Txid) -> Option<Option<u32>> {
         let found = self.txs.iter().find(|entry| entry.txid == *txid);
         found.map(|entry| entry.height)
+    }
+
+    /// A transaction of this history.
+    #[must_use]
+    pub fn transaction(&self, txid: &Txid) -> Option<&Transaction> {
+        let found = self.txs.iter().find(|entry| entry.txid == *txid);
+        found.map(|entry| &entry.tx)
     }
 
     /// The transaction of this history that spends an output, with its height (`None` in the mempool).

@@ -38,6 +38,16 @@ pub enum ChainError {
         /// The first words of the answer.
         detail: String,
     },
+    /// The server has asked not to be asked so often, and is left alone until then.
+    #[error(
+        "the chain server {host} limits how often it is asked: the next request goes out in {seconds} s; use your own server if that is too seldom"
+    )]
+    RateLimited {
+        /// Host and port.
+        host: String,
+        /// How long it is left alone still.
+        seconds: u64,
+    },
     /// The answer is not what the server's API says, or contradicts itself.
     #[error(
         "the chain server {host} gave an unusable answer: {detail}; check that the URL is an Esplora base URL (most end in /api) or, with backend = \"bitcoind\", a node's RPC address, or use another server"
@@ -177,6 +187,7 @@ impl ChainError {
             | Self::Unsettled { .. }
             | Self::NotReady { .. }
             | Self::Login { .. }
+            | Self::RateLimited { .. }
             | Self::TipsApart { .. } => true,
             Self::Refused { status, .. } => matches!(*status, 429 | 500..=599),
             Self::Url { .. }

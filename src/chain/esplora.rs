@@ -4,19 +4,19 @@
 //! names, a history must be closed under the spends it shows, and it counts only if the tip was the
 //! same before and after it was read.
 
-use std::error::Error as _;
 use std::fmt;
-use std::io;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use bitcoin::block::Header;
 use bitcoin::hashes::Hash as _;
 use bitcoin::{Address, BlockHash, FeeRate, ScriptBuf, Transaction, Txid};
-use esplora_client::{AsyncClient, Builder, EsploraTx};
+use esplora_client::{BlockInfo, EsploraTx, OutputStatus};
+use serde::de::DeserializeOwned;
 use url::Url;
 
 use super::error::printable;
+use super::esplora_http::{EsploraHttp, Estimates, Refusal};
 use super::reading::Reading;
 use super::{AddressHistory, BlockFacts, BroadcastError, ChainError, Tip, TxStatus};
 use crate::time::UnixTime;
@@ -35,18 +35,13 @@ const MEMPOOL_LIST_MAY_BE_CUT: usize = 25;
 /// Outputs whose spends are looked up one by one when the list may be cut, oldest first.
 const MAX_SPEND_LOOKUPS: usize = 200;
 
-/// Retries after HTTP 429, 500 and 503, with 0.25 s and 0.5 s between. The caller retries at its own,
-/// slower pace.
-const RETRIES: usize = 2;
-
 /// An Esplora HTTP server.
 ///
 /// Requests go over one kept-alive connection per server when the server says `Connection:
 /// keep-alive`; else each request connects. They are answered one after another.
 #[derive(Clone)]
 pub struct EsploraBackend {
-    client: AsyncClient,
-    host: String,
+    http: Arc<EsploraHttp>,
     /// The last tip seen. A block's height and median time never change, so its hash alone decides
     /// whether they must be asked for again.
     last_tip: Arc<Mutex<Option<Tip>>>,
@@ -55,7 +50,7 @@ pub struct EsploraBackend {
 impl fmt::Debug for EsploraBackend {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("EsploraBackend")
-            .field("host", &self.host)
+            .field("host", &self.host())
             .finish_non_exhaustive()
     }
 }
@@ -97,22 +92,12 @@ impl EsploraBackend {
             Some(port) => format!("{name}:{port}"),
             None => name.to_owned(),
         };
-        let mut builder = Builder::new(url.as_str().trim_end_matches('/'));
-        if let Some(proxy) = proxy {
-            builder = builder.proxy(proxy.trim_end_matches('/'));
-        }
-        let client = builder
-            .timeout(timeout.max(Duration::from_secs(1)))
-            .max_retries(RETRIES)
-            .header(
-                "user-agent",
-                concat!("btcr2-agent/", env!("CARGO_PKG_VERSION")),
-            )
-            .build_async()
+        let base = url.as_str().trim_end_matches('/').to_owned();
+        let proxy = proxy.map(|proxy| proxy.trim_end_matches('/'));
+        let http = EsploraHttp::new(base, host, timeout, proxy)
             .map_err(|_| bad("cannot be used by the HTTP client"))?;
         Ok(Self {
-            client,
-            host,
+            http: Arc::new(http),
             last_tip: Arc::default(),
         })
     }
@@ -120,7 +105,13 @@ impl EsploraBackend {
     /// Host and port, for messages.
     #[must_use]
     pub fn host(&self) -> &str {
-        &self.host
+        self.http.host()
+    }
+
+    /// Requests sent so far.
+    #[must_use]
+    pub fn requests(&self) -> u64 {
+        self.http.requests()
     }
 
     /// See [`super::ChainBackend::tip`]. One request while the tip stays, two when it moved.
@@ -130,11 +121,9 @@ impl EsploraBackend {
             if let Some(tip) = self.remembered_tip(hash) {
                 return Ok(tip);
             }
-            let block = match self.client.get_block_info(&hash).await {
-                Ok(block) => block,
-                // Reorganised away between the two requests.
-                Err(esplora_client::Error::HttpResponse { status: 404, .. }) => continue,
-                Err(error) => return Err(self.fail(error)),
+            // None: reorganised away between the two requests.
+            let Some(block) = self.block_info(hash).await? else {
+                continue;
             };
             if block.id != hash {
                 return Err(self.bad_answer(format!("asked for block {hash}, got {}", block.id)));
@@ -179,12 +168,7 @@ impl EsploraBackend {
     /// See [`super::ChainBackend::tx_status`].
     pub(super) async fn tx_status(&self, txid: Txid) -> Result<TxStatus, ChainError> {
         // Not /tx/:txid/status: there some servers call an unknown transaction merely unconfirmed.
-        let Some(tx) = self
-            .client
-            .get_tx_info(&txid)
-            .await
-            .map_err(|error| self.fail(error))?
-        else {
+        let Some(tx) = self.tx(txid).await? else {
             return Ok(TxStatus::NotFound);
         };
         if tx.txid != txid {
@@ -205,11 +189,10 @@ impl EsploraBackend {
 
     /// See [`super::ChainBackend::fee_rate`].
     pub(super) async fn fee_rate(&self, target_blocks: u16) -> Result<Option<FeeRate>, ChainError> {
-        let estimates = match self.client.get_fee_estimates().await {
-            Ok(estimates) => estimates,
-            // Not every server that speaks the rest of the API has estimates.
-            Err(esplora_client::Error::HttpResponse { status: 404, .. }) => return Ok(None),
-            Err(error) => return Err(self.fail(error)),
+        // Not every server that speaks the rest of the API has estimates.
+        let estimates: Option<Estimates> = self.get("/fee-estimates").await?;
+        let Some(estimates) = estimates else {
+            return Ok(None);
         };
         // The estimate for the longest target that is still soon enough, else for the shortest.
         let soon_enough = estimates
@@ -217,36 +200,33 @@ impl EsploraBackend {
             .filter(|(target, _)| **target <= target_blocks)
             .max_by_key(|(target, _)| **target);
         let chosen = soon_enough.or_else(|| estimates.iter().min_by_key(|(target, _)| **target));
-        Ok(chosen
-            .map(|(_, rate)| *rate)
-            .filter(|rate| *rate > FeeRate::ZERO))
+        Ok(chosen.and_then(|(_, sat_per_vb)| rate_of(*sat_per_vb)))
     }
 
     /// See [`super::ChainBackend::broadcast`].
     pub(super) async fn broadcast(&self, tx: &Transaction) -> Result<(), BroadcastError> {
         let txid = tx.compute_txid();
-        let refusal = match self.client.broadcast(tx).await {
-            Ok(answered) if answered == txid => return Ok(()),
+        let raw = bitcoin::consensus::encode::serialize_hex(tx);
+        let reason = match self.http.post("/tx", raw).await {
+            Ok(answered) if answered == txid.to_string() => return Ok(()),
             Ok(answered) => {
+                let answered = printable(&answered);
                 let detail = format!("sent transaction {txid}, it acknowledged {answered}");
                 return Err(self.bad_answer(detail).into());
             }
-            Err(error) => error,
-        };
-        let reason = match &refusal {
-            esplora_client::Error::HttpResponse {
+            Err(Refusal::Status {
                 status: 400 | 422,
                 message,
-            } => node_reason(message),
+            }) => node_reason(&message),
             // Whether the node saw it is unknown.
-            _ => return Err(self.fail(refusal).into()),
+            Err(refusal) => return Err(self.fail(refusal).into()),
         };
         // A node refuses what it has already, in words that differ by version and by whether the
         // outputs are still unspent. Whether it has it is a question with one answer.
         match self.tx_status(txid).await? {
             TxStatus::Mempool | TxStatus::Confirmed { .. } => Ok(()),
             TxStatus::NotFound => Err(BroadcastError::Rejected {
-                host: self.host.clone(),
+                host: self.host().to_owned(),
                 txid,
                 reason,
             }),
@@ -255,19 +235,17 @@ impl EsploraBackend {
 
     /// See [`super::ChainBackend::block_hash`].
     pub(super) async fn block_hash(&self, height: u32) -> Result<Option<BlockHash>, ChainError> {
-        match self.client.get_block_hash(height).await {
-            Ok(hash) => Ok(Some(hash)),
-            Err(esplora_client::Error::HttpResponse { status: 404, .. }) => Ok(None),
-            Err(error) => Err(self.fail(error)),
+        match self.http.text(&format!("/block-height/{height}")).await {
+            Ok(hash) => self.hash_of(&hash).map(Some),
+            Err(Refusal::Status { status: 404, .. }) => Ok(None),
+            Err(refusal) => Err(self.fail(refusal)),
         }
     }
 
     /// See [`super::ChainBackend::block`].
     pub(super) async fn block(&self, hash: BlockHash) -> Result<Option<BlockFacts>, ChainError> {
-        let block = match self.client.get_block_info(&hash).await {
-            Ok(block) => block,
-            Err(esplora_client::Error::HttpResponse { status: 404, .. }) => return Ok(None),
-            Err(error) => return Err(self.fail(error)),
+        let Some(block) = self.block_info(hash).await? else {
+            return Ok(None);
         };
         let computed = header_of(&block).map(|header| header.block_hash());
         if block.id != hash || computed != Some(hash) {
@@ -287,10 +265,27 @@ impl EsploraBackend {
     }
 
     async fn tip_hash(&self) -> Result<BlockHash, ChainError> {
-        self.client
-            .get_tip_hash()
-            .await
-            .map_err(|error| self.fail(error))
+        let answer = self.http.text("/blocks/tip/hash").await;
+        self.hash_of(&answer.map_err(|refusal| self.fail(refusal))?)
+    }
+
+    fn hash_of(&self, text: &str) -> Result<BlockHash, ChainError> {
+        text.parse()
+            .map_err(|_| self.bad_answer(format!("'{}' is no block hash", printable(text))))
+    }
+
+    /// The JSON at a path, `None` where the server has nothing.
+    async fn get<T: DeserializeOwned>(&self, path: &str) -> Result<Option<T>, ChainError> {
+        let answer = self.http.found(path).await;
+        answer.map_err(|refusal| self.fail(refusal))
+    }
+
+    async fn block_info(&self, hash: BlockHash) -> Result<Option<BlockInfo>, ChainError> {
+        self.get(&format!("/block/{hash}")).await
+    }
+
+    async fn tx(&self, txid: Txid) -> Result<Option<EsploraTx>, ChainError> {
+        self.get(&format!("/tx/{txid}")).await
     }
 
     fn remembered_tip(&self, hash: BlockHash) -> Option<Tip> {
@@ -306,17 +301,21 @@ impl EsploraBackend {
         // Pages are followed until an empty one. A short page proves nothing: servers differ in
         // their page size, and some have it configured below the documented 25.
         loop {
-            let page = match self.client.get_address_txs(address, after).await {
+            let path = match after {
+                Some(last) => format!("/address/{address}/txs/chain/{last}"),
+                None => format!("/address/{address}/txs"),
+            };
+            let page: Vec<EsploraTx> = match self.http.json(&path).await {
                 Ok(page) => page,
                 // A reorganisation can take away the transaction that the next page starts after.
-                Err(esplora_client::Error::HttpResponse {
+                Err(Refusal::Status {
                     status: 400 | 404 | 422,
                     ..
                 }) if after.is_some() => {
                     reading.gap = Some("a history page has no continuation");
                     return Ok(reading);
                 }
-                Err(error) => return Err(self.fail(error)),
+                Err(refusal) => return Err(self.fail(refusal)),
             };
             let last_confirmed = page.iter().rev().find(|tx| tx.status.confirmed);
             after = last_confirmed.map(|tx| tx.txid);
@@ -330,7 +329,7 @@ impl EsploraBackend {
             }
             if reading.txs.len() > MAX_HISTORY {
                 return Err(ChainError::TooLong {
-                    host: self.host.clone(),
+                    host: self.host().to_owned(),
                     address: address.to_string(),
                     limit: MAX_HISTORY,
                 });
@@ -367,20 +366,12 @@ impl EsploraBackend {
             let Some(output) = queue.pop_front() else {
                 break;
             };
-            let status = self
-                .client
-                .get_output_status(&output.txid, u64::from(output.vout))
-                .await
-                .map_err(|error| self.fail(error))?;
+            let path = format!("/tx/{}/outspend/{}", output.txid, output.vout);
+            let status: Option<OutputStatus> = self.get(&path).await?;
             let Some(spender) = status.and_then(|status| status.txid) else {
                 continue;
             };
-            let Some(tx) = self
-                .client
-                .get_tx_info(&spender)
-                .await
-                .map_err(|error| self.fail(error))?
-            else {
+            let Some(tx) = self.tx(spender).await? else {
                 continue;
             };
             if self.add(reading, vec![tx])? == 1
@@ -397,49 +388,44 @@ impl EsploraBackend {
 
     fn bad_answer(&self, detail: String) -> ChainError {
         ChainError::BadAnswer {
-            host: self.host.clone(),
+            host: self.host().to_owned(),
             detail,
         }
     }
 
     fn unsettled(&self) -> ChainError {
         ChainError::Unsettled {
-            host: self.host.clone(),
+            host: self.host().to_owned(),
             attempts: SETTLE_ATTEMPTS,
         }
     }
 
-    fn fail(&self, error: esplora_client::Error) -> ChainError {
-        let host = self.host.clone();
-        match error {
-            esplora_client::Error::HttpResponse { status, message } => ChainError::Refused {
-                host,
+    fn fail(&self, refusal: Refusal) -> ChainError {
+        match refusal {
+            Refusal::Status { status, message } => ChainError::Refused {
+                host: self.host().to_owned(),
                 status,
                 detail: printable(&message),
             },
-            esplora_client::Error::BitReq(error) => {
-                let detail = printable(&error.to_string());
-                let source = error.source();
-                let broken_transport = source.is_some_and(|source| {
-                    source.is::<io::Error>()
-                        || !(source.is::<serde_json::Error>() || source.is::<std::str::Utf8Error>())
-                });
-                if broken_transport {
-                    ChainError::Unreachable { host, detail }
-                } else {
-                    ChainError::BadAnswer { host, detail }
-                }
-            }
-            other => ChainError::BadAnswer {
-                host,
-                detail: printable(&other.to_string()),
-            },
+            Refusal::Chain(error) => error,
         }
     }
 }
 
+/// A stranger's number of sat/vB; `None` when it is none, or nothing.
+fn rate_of(sat_per_vb: f64) -> Option<FeeRate> {
+    // Above this nothing is an estimate any more; every policy caps far below.
+    const MOST: f64 = 1_000_000.0;
+    if sat_per_vb.is_nan() || sat_per_vb <= 0.0 {
+        return None;
+    }
+    #[allow(clippy::cast_possible_truncation, clippy::cast_sign_loss)]
+    let sat_per_kwu = (sat_per_vb.min(MOST) * 250.0).round() as u64;
+    Some(FeeRate::from_sat_per_kwu(sat_per_kwu)).filter(|rate| *rate > FeeRate::ZERO)
+}
+
 /// The header that the fields of an answer make up; `None` if its time does not fit one.
-fn header_of(block: &esplora_client::BlockInfo) -> Option<Header> {
+fn header_of(block: &BlockInfo) -> Option<Header> {
     Some(Header {
         version: block.version,
         prev_blockhash: block.previousblockhash.unwrap_or_else(BlockHash::all_zeros),
@@ -494,8 +480,21 @@ mod tests {
         let backend =
             EsploraBackend::new("https://example.org:8443/token/api/", Duration::ZERO).unwrap();
         assert_eq!(backend.host(), "example.org:8443");
-        assert_eq!(backend.client.url(), "https://example.org:8443/token/api");
         assert!(!format!("{backend:?}").contains("token"));
+    }
+
+    #[test]
+    fn an_estimate_is_a_number_or_none() {
+        for (said, kwu) in [
+            (1.0, Some(250)),
+            (0.5, Some(125)),
+            (1e300, Some(250_000_000)),
+        ] {
+            assert_eq!(rate_of(said).map(FeeRate::to_sat_per_kwu), kwu, "{said}");
+        }
+        for nothing in [0.0, -1.0, 0.001, f64::NAN, f64::NEG_INFINITY] {
+            assert_eq!(rate_of(nothing), None, "{nothing}");
+        }
     }
 
     #[test]

@@ -15,6 +15,7 @@ mod bitcoind;
 mod compared;
 mod error;
 mod esplora;
+mod esplora_http;
 mod esplora_json;
 mod faucet;
 mod mempool;

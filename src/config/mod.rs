@@ -30,6 +30,6 @@ pub use relays::{Provenance, RELAYS_MAX, RelayEntry, RelayError, RelayList};
 pub use rules::{Fault, RULES, Rule, Unit};
 pub use settings::{
     Aggregator, Backend, BeaconChoice, Cas, Chain, Chains, Config, Connections, DepositsChoice,
-    EmptyRounds, Limits, Participant, Privacy, SeatKey, ServiceUrl, WhenNoUpdate,
+    EmptyRounds, Fee, Fees, Limits, Money, Participant, Privacy, SeatKey, ServiceUrl, WhenNoUpdate,
 };
 pub use source::{ConfigError, ENVIRONMENT_PREFIX, Given, Origin, Setting};

@@ -85,6 +85,12 @@ pub const RULES: &[Rule] = &[
     count("participant.max_members", "members", 2, 1_000),
     count("participant.max_fee_rate", "sat/vB", 1, 10_000),
     count("participant.max_cohorts", "cohorts", 1, 1_000),
+    count("money.max_fee_sat", "sat", 1_000, 10_000_000),
+    count("money.max_funding_sat", "sat", 1_000, 10_000_000_000),
+    count("money.max_balance_sat", "sat", 1_000, 10_000_000_000),
+    count("fees.*.floor", "sat/vB", 1, 1_000),
+    count("fees.*.ceiling", "sat/vB", 1, 10_000),
+    count("fees.*.fallback", "sat/vB", 1, 10_000),
     count("limits.relays", "relays", 1, 64),
     count("limits.store_mib", "MiB", 64, 1_048_576),
     count("limits.pow_bits", "bits", 0, 24),
@@ -119,7 +125,7 @@ const USER_MAX: usize = 100;
 /// The rule of a key.
 pub(super) fn rule_for(key: &str) -> Option<&'static Rule> {
     let general = match key.split('.').collect::<Vec<_>>().as_slice() {
-        ["chain", _, last] => format!("chain.*.{last}"),
+        [group @ ("chain" | "fees"), _, last] => format!("{group}.*.{last}"),
         _ => key.to_owned(),
     };
     RULES.iter().find(|rule| rule.key == general)
@@ -206,6 +212,7 @@ impl Config {
             }
         }
         self.check_cas()?;
+        self.check_money()?;
         Network::ALL
             .into_iter()
             .try_for_each(|network| self.check_chain(network))
@@ -305,6 +312,32 @@ impl Config {
                 "http_proxy",
                 "is the address of an HTTP proxy, like http://127.0.0.1:8118",
             );
+        }
+        Ok(())
+    }
+
+    fn check_money(&self) -> Result<(), Fault> {
+        let money = &self.money;
+        if money.max_funding_sat > money.max_balance_sat {
+            return Err(Fault::new(
+                "money.max_funding_sat",
+                format!("is above money.max_balance_sat, {}", money.max_balance_sat),
+            ));
+        }
+        for network in Network::ALL {
+            let fee = self.fees.of(network);
+            for (key, value, other, limit) in [
+                ("floor", fee.floor, "ceiling", fee.ceiling),
+                ("floor", fee.floor, "fallback", fee.fallback),
+                ("fallback", fee.fallback, "ceiling", fee.ceiling),
+            ] {
+                if value > limit {
+                    return Err(Fault::new(
+                        &format!("fees.{network}.{key}"),
+                        format!("is above fees.{network}.{other}, {limit}"),
+                    ));
+                }
+            }
         }
         Ok(())
     }

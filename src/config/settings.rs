@@ -33,6 +33,10 @@ pub struct Config {
     pub aggregator: Aggregator,
     /// What this agent joins and signs as a participant.
     pub participant: Participant,
+    /// Mainnet, and how much may be at stake.
+    pub money: Money,
+    /// Bounds of fee rates, per network.
+    pub fees: Fees,
     /// What others can link.
     pub privacy: Privacy,
     /// Bounds of what the agent uses of this machine.
@@ -48,6 +52,8 @@ impl Default for Config {
             cas: Cas::default(),
             aggregator: Aggregator::default(),
             participant: Participant::default(),
+            money: Money::default(),
+            fees: Fees::default(),
             privacy: Privacy::default(),
             limits: Limits::default(),
         }
@@ -399,6 +405,104 @@ pub enum SeatKey {
     Fresh,
     /// The agent's identity, the same everywhere.
     Identity,
+}
+
+/// Mainnet, and how much may be at stake: on every network, so that what is tried on a test network is what holds.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Money {
+    /// Whether mainnet may be used by an agent that is started with `run --mainnet`. Neither does anything alone.
+    pub mainnet: bool,
+    /// The highest fee of one transaction, in sat: nothing above is signed or sent.
+    pub max_fee_sat: u64,
+    /// The most that is asked for at once, in sat.
+    pub max_funding_sat: u64,
+    /// The most an address may hold together with what is asked for, in sat.
+    pub max_balance_sat: u64,
+}
+
+impl Default for Money {
+    fn default() -> Self {
+        Self {
+            mainnet: false,
+            max_fee_sat: 50_000,
+            max_funding_sat: 1_000_000,
+            max_balance_sat: 2_000_000,
+        }
+    }
+}
+
+/// Bounds of fee rates, one table per network.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Fees {
+    /// Mainnet.
+    pub bitcoin: Fee,
+    /// The default signet.
+    pub signet: Fee,
+    /// A private regression-test chain.
+    pub regtest: Fee,
+    /// Testnet version 3.
+    pub testnet3: Fee,
+    /// Testnet version 4.
+    pub testnet4: Fee,
+    /// Mutinynet.
+    pub mutinynet: Fee,
+}
+
+impl Default for Fees {
+    fn default() -> Self {
+        let test = Fee::default();
+        Self {
+            // Where blocks are full, what waits at 2 sat/vB may wait for weeks.
+            bitcoin: Fee {
+                fallback: 10,
+                ..test.clone()
+            },
+            signet: test.clone(),
+            regtest: test.clone(),
+            testnet3: test.clone(),
+            testnet4: test.clone(),
+            mutinynet: test,
+        }
+    }
+}
+
+impl Fees {
+    /// The bounds of a network.
+    #[must_use]
+    pub const fn of(&self, network: Network) -> &Fee {
+        match network {
+            Network::Bitcoin => &self.bitcoin,
+            Network::Signet => &self.signet,
+            Network::Regtest => &self.regtest,
+            Network::Testnet3 => &self.testnet3,
+            Network::Testnet4 => &self.testnet4,
+            Network::Mutinynet => &self.mutinynet,
+        }
+    }
+}
+
+/// Bounds of the fee rates of one network, in sat/vB.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Fee {
+    /// Never less is paid.
+    pub floor: u32,
+    /// Never more is paid or signed.
+    pub ceiling: u32,
+    /// What is paid when the chain backend has no estimate.
+    pub fallback: u32,
+}
+
+impl Default for Fee {
+    fn default() -> Self {
+        Self {
+            floor: 1,
+            ceiling: 200,
+            fallback: 2,
+        }
+    }
 }
 
 /// How relays are connected to.

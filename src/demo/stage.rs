@@ -14,6 +14,7 @@ use tokio::task::JoinHandle;
 use super::DemoError;
 use super::ledger::Ledger;
 use crate::agent::dids::{Change, QueuedUpdate, Via};
+use crate::agent::money::{MoneyOptions, StopFile};
 use crate::agent::{
     Agent, AgentError, AgentEvent, AgentHandle, AgentOptions, Clock, StandingPolicy, system_clock,
 };
@@ -39,6 +40,8 @@ pub struct Part {
     pub relays: Vec<RelayConfig>,
     /// Waiting times of its connections.
     pub timings: Timings,
+    /// Caps and fee rates; the kill switch is the home's.
+    pub money: MoneyOptions,
     /// What it signs without asking.
     pub policy: SigningPolicy,
     /// What it joins by itself.
@@ -59,8 +62,10 @@ impl Part {
             poll,
             relays: Vec::new(),
             timings: Timings::default(),
+            money: MoneyOptions::default(),
             policy: SigningPolicy {
                 max_fee_rate: 50,
+                max_fee_sat: 50_000,
                 decline: Decline::Idle,
             },
             standing: StandingPolicy::default(),
@@ -216,6 +221,10 @@ impl Stage {
                 timings: part.timings,
             },
             chains: vec![(Network::Regtest, backend, part.poll)],
+            money: MoneyOptions {
+                switch: Some(StopFile::in_home(home)),
+                ..part.money.clone()
+            },
             policy: part.policy,
             standing: part.standing.clone(),
             bundle: part.bundle.then(|| home.bundle_path()),

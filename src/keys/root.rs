@@ -16,6 +16,7 @@
 //! | channel of an advertised cohort | `HMAC-SHA256(m/8327'/0', "btcr2/channel/1" ‖ cohort)` |
 //! | DID key | `m/8327'/1'/network'/counter'`, with the did:btcr2 number of the network |
 //! | SMT nonce | `HMAC-SHA256(m/8327'/2', cohort ‖ round ‖ index)`, round as 32 bits big-endian |
+//! | refunds | words only: `m/86'/coin'/0'/0/0` (BIP-86: the first address of a taproot wallet of these words); coin 0 on bitcoin, 1 elsewhere |
 //! | bundle encryption key | `HMAC-SHA256(m/8327'/3', "btcr2/bundle/1")` |
 //!
 //! A path as HMAC key means the 32 bytes of its private key. 8327 is the Nostr kind of our messages; no BIP
@@ -28,6 +29,7 @@ use std::fmt;
 
 use bip39::Mnemonic;
 use bitcoin::NetworkKind;
+use bitcoin::ScriptBuf;
 use bitcoin::bip32::{ChainCode, ChildNumber, Xpriv};
 use bitcoin::hashes::{Hash as _, HashEngine as _, Hmac, HmacEngine, sha256, sha512};
 use rand::{CryptoRng, RngCore};
@@ -61,6 +63,8 @@ struct Derived {
     dids: Branch,
     smt_nonces: Zeroizing<[u8; 32]>,
     bundle: Zeroizing<[u8; 32]>,
+    /// Where refunds go: on bitcoin, and on every other network.
+    refunds: Option<[ScriptBuf; 2]>,
 }
 
 /// What the tree grows from: exactly what the keystore has to keep.
@@ -156,6 +160,12 @@ impl RootSecret {
             let account = master.hardened(44).hardened(1237).hardened(0);
             account.normal(0).normal(0).secret()
         });
+        let refunds = matches!(origin, Origin::Words(_)).then(|| {
+            [0, 1].map(|coin| {
+                let account = master.hardened(86).hardened(coin).hardened(0);
+                account.normal(0).normal(0).address_script()
+            })
+        });
         Self(Box::new(Derived {
             origin,
             identity,
@@ -163,6 +173,7 @@ impl RootSecret {
             dids: own.hardened(1),
             smt_nonces: own.hardened(2).secret(),
             bundle: own.hardened(3).secret(),
+            refunds,
         }))
     }
 
@@ -239,6 +250,17 @@ impl RootSecret {
     #[must_use]
     pub fn bundle_key(&self) -> BundleKey {
         BundleKey(hmac(&self.0.bundle, &[b"btcr2/bundle/1"]))
+    }
+
+    /// Where refunds go unless another address is named: the first address of a BIP-86 wallet of the words, so that
+    /// any such wallet can spend them. None for a root that was imported as nsec: no wallet has its tree.
+    #[must_use]
+    pub fn refund_script(&self, network: Network) -> Option<ScriptBuf> {
+        let [bitcoin, other] = self.0.refunds.as_ref()?;
+        Some(match network {
+            Network::Bitcoin => bitcoin.clone(),
+            _ => other.clone(),
+        })
     }
 
     pub(super) fn origin(&self) -> &Origin {
@@ -328,6 +350,14 @@ impl Branch {
         )
     }
 
+    /// The taproot script of the key alone (BIP-86).
+    fn address_script(&self) -> ScriptBuf {
+        let mut keypair = self.0.private_key.keypair(SECP256K1);
+        let (internal, _) = keypair.x_only_public_key();
+        keypair.non_secure_erase();
+        ScriptBuf::new_p2tr(SECP256K1, internal, None)
+    }
+
     fn secret(&self) -> Zeroizing<[u8; 32]> {
         Zeroizing::new(self.0.private_key.secret_bytes())
     }
@@ -390,6 +420,30 @@ mod tests {
 
     // The trees below were computed by an independent implementation of BIP-32, BIP-39 and the table above.
     // They are what every backup depends on: a change here loses people's keys.
+
+    /// The test vector of BIP-86, and what wallets make of the same words on test networks.
+    #[test]
+    fn refunds_go_to_the_first_address_of_a_bip_86_wallet() {
+        let words = format!("{}about", "abandon ".repeat(11));
+        let root = RootSecret::from_words(&words).unwrap();
+        let address = |network: Network| {
+            let script = root.refund_script(network).unwrap();
+            bitcoin::Address::from_script(&script, network.bitcoin_network())
+                .unwrap()
+                .to_string()
+        };
+        assert_eq!(
+            address(Network::Bitcoin),
+            "bc1p5cyxnuxmeuwuvkwfem96lqzszd02n6xdcjrs20cac6yqjjwudpxqkedrcr"
+        );
+        assert_eq!(
+            address(Network::Testnet3),
+            "tb1p8wpt9v4frpf3tkn0srd97pksgsxc5hs52lafxwru9kgeephvs7rqlqt9zj"
+        );
+        assert!(address(Network::Regtest).starts_with("bcrt1p"));
+        let imported = RootSecret::from_nsec(NSEC).unwrap();
+        assert_eq!(imported.refund_script(Network::Regtest), None);
+    }
 
     #[test]
     fn twelve_words_known_tree() {

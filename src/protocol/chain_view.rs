@@ -2,10 +2,14 @@
 
 use std::collections::BTreeMap;
 
-use bitcoin::{OutPoint, Txid};
+use bitcoin::{Amount, OutPoint, Txid};
 use serde::{Deserialize, Serialize};
 
+use crate::beacon::signal::BeaconOutput;
 use crate::hash::SignalBytes;
+
+/// Outputs beside the tip that a view has: the most valuable ones. A signal spends three of them at most.
+pub const MAX_EXTRA: usize = 16;
 
 /// The output the next signal must spend (rule 4), as the own chain backend sees it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, Default)]
@@ -53,6 +57,15 @@ pub struct SpendSeen {
     pub height: Option<u32>,
 }
 
+/// An output at the address that nothing spends.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct OutputSeen {
+    /// Its value in sat.
+    pub value_sat: u64,
+    /// Block that confirmed it; `None` in the mempool.
+    pub height: Option<u32>,
+}
+
 /// The state of the beacon address at one height.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, Default)]
 pub struct ChainView {
@@ -60,10 +73,16 @@ pub struct ChainView {
     pub height: u32,
     /// The output the next signal must spend.
     pub tip: TipView,
+    /// Further confirmed outputs that can be spent, the most valuable first, at most [`MAX_EXTRA`]; empty while
+    /// there is no tip that is ready.
+    #[serde(default)]
+    pub extra: Vec<BeaconOutput>,
     /// Every signal ever sent from the address.
     pub signals: BTreeMap<Txid, SignalSeen>,
     /// Every spent output of the address.
     pub spends: BTreeMap<OutPoint, SpendSeen>,
+    /// Every output of the address that nothing spends.
+    pub outputs: BTreeMap<OutPoint, OutputSeen>,
     /// Estimated fee rate in sat/vB, when the backend gives one.
     pub fee_rate: Option<u32>,
 }
@@ -75,10 +94,16 @@ pub struct ChainUpdate {
     pub height: u32,
     /// The tip.
     pub tip: TipView,
+    /// Further outputs that can be spent, if that changed.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub extra: Option<Vec<BeaconOutput>>,
     /// New or changed signals; `None` for one that is gone (reorganised away or dropped).
     pub signals: Vec<(Txid, Option<SignalSeen>)>,
     /// New or changed spends; `None` for one that is gone.
     pub spends: Vec<(OutPoint, Option<SpendSeen>)>,
+    /// New or changed outputs that nothing spends; `None` for one that is spent or gone.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub outputs: Vec<(OutPoint, Option<OutputSeen>)>,
     /// Estimated fee rate in sat/vB.
     pub fee_rate: Option<u32>,
 }
@@ -93,8 +118,10 @@ impl ChainView {
         Some(ChainUpdate {
             height: new.height,
             tip: new.tip,
+            extra: (self.extra != new.extra).then(|| new.extra.clone()),
             signals: map_diff(&self.signals, &new.signals),
             spends: map_diff(&self.spends, &new.spends),
+            outputs: map_diff(&self.outputs, &new.outputs),
             fee_rate: new.fee_rate,
         })
     }
@@ -104,8 +131,13 @@ impl ChainView {
         self.height = update.height;
         self.tip = update.tip;
         self.fee_rate = update.fee_rate;
+        if let Some(extra) = &update.extra {
+            self.extra.clone_from(extra);
+            self.extra.truncate(MAX_EXTRA);
+        }
         map_apply(&mut self.signals, &update.signals);
         map_apply(&mut self.spends, &update.spends);
+        map_apply(&mut self.outputs, &update.outputs);
     }
 
     /// Confirmations of something at `height`: 1 when it is in the best block.
@@ -130,16 +162,49 @@ impl ChainView {
         }
     }
 
-    /// Whether a transaction that spends `input` can never confirm any more: another one that spends it has
-    /// `depth` confirmations.
+    /// The tip as an output, when it has at least `depth` confirmations.
     #[must_use]
-    pub fn is_dead(&self, txid: &Txid, input: &OutPoint, depth: u32) -> bool {
+    pub fn ready_output(&self, depth: u8) -> Option<BeaconOutput> {
+        let (outpoint, value_sat) = self.ready_tip(depth)?;
+        let height = match self.tip {
+            TipView::Ready { height, .. } => Some(height),
+            _ => None,
+        };
+        Some(BeaconOutput {
+            outpoint,
+            value: Amount::from_sat(value_sat),
+            height,
+        })
+    }
+
+    /// The further outputs with at least `depth` confirmations, each of which a signal may spend beside the tip.
+    #[must_use]
+    pub fn ready_extra(&self, depth: u8) -> Vec<BeaconOutput> {
+        let deep = |output: &&BeaconOutput| {
+            output
+                .height
+                .is_some_and(|height| self.confirmations(height) >= u32::from(depth))
+        };
+        self.extra.iter().filter(deep).copied().collect()
+    }
+
+    /// Whether none of these transactions, which spend `input` all, can confirm any more: another one that spends
+    /// it has `depth` confirmations.
+    #[must_use]
+    pub fn are_dead(&self, txids: &[Txid], input: &OutPoint, depth: u32) -> bool {
         self.spends.get(input).is_some_and(|spend| {
-            spend.by != *txid
+            !txids.contains(&spend.by)
                 && spend
                     .height
                     .is_some_and(|height| self.confirmations(height) >= depth)
         })
+    }
+
+    /// Whether a transaction that spends `input` can never confirm any more: another one that spends it has
+    /// `depth` confirmations.
+    #[must_use]
+    pub fn is_dead(&self, txid: &Txid, input: &OutPoint, depth: u32) -> bool {
+        self.are_dead(std::slice::from_ref(txid), input, depth)
     }
 }
 
@@ -189,6 +254,11 @@ mod tests {
         new.height = 7;
         new.signals.insert(txid(1), seen(Some(7)));
         new.signals.remove(&txid(2));
+        new.extra = vec![BeaconOutput {
+            outpoint: OutPoint::new(txid(8), 1),
+            value: Amount::from_sat(7_000),
+            height: Some(5),
+        }];
         new.spends.insert(
             OutPoint::new(txid(9), 0),
             SpendSeen {
@@ -201,6 +271,14 @@ mod tests {
         old.apply(&update);
         assert_eq!(old, new);
         assert_eq!(old.diff(&new), None);
+        assert_eq!(old.ready_extra(3), new.extra);
+        assert_eq!(old.ready_extra(4), []);
+        let mut later = new.clone();
+        later.height = 8;
+        let update = new.diff(&later).unwrap();
+        assert_eq!(update.extra, None, "unchanged");
+        new.apply(&update);
+        assert_eq!(new, later);
     }
 
     #[test]

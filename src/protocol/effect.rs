@@ -3,7 +3,7 @@
 use std::fmt;
 use std::str::FromStr;
 
-use bitcoin::{Transaction, Txid};
+use bitcoin::{OutPoint, Transaction, Txid};
 use serde::{Deserialize, Serialize};
 
 use super::deposit::DepositCode;
@@ -107,6 +107,9 @@ pub enum Effect {
     },
     /// Sign; then make nonces for the next attempt of the round; answer with `Signed` or `SignFailed`.
     Sign(SignOrder),
+    /// Sign these digests with the seat's key, without MuSig2: the inputs of a signal through the k-of-n leaf. Answer
+    /// with `FallbackSigned`.
+    SignFallback(FallbackOrder),
     /// Open an index: another seat claims it. Answer with `Open`, if the driver holds a key of the DID.
     OpenIndex(SmtIndex),
     /// Keep this for the life of the beacon. Durable before any later effect of the same step.
@@ -141,6 +144,15 @@ pub struct SignOrder {
     pub labels: Vec<LabelOrder>,
     /// The labels of the next attempt, for which nonces are made ahead. None: there is no next attempt.
     pub spares: Vec<Label>,
+}
+
+/// An approved signal to sign through the k-of-n leaf.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct FallbackOrder {
+    /// The round.
+    pub round: Round,
+    /// The digest of each input, computed locally from the approved transaction.
+    pub sighashes: Vec<Sighash>,
 }
 
 /// One approved message to sign.
@@ -208,6 +220,15 @@ pub enum Artifact {
         update: String,
         /// The genesis document of an x1 DID, canonical, if it came along.
         genesis: Option<(Did, String)>,
+    },
+    /// A refund signed by all: payees and the aggregator keep it. It belongs to no round.
+    Refund {
+        /// The output it spends.
+        outpoint: OutPoint,
+        /// Value of that output in sat.
+        value_sat: u64,
+        /// The signed transaction.
+        tx: Transaction,
     },
     /// A signed signal transaction.
     SignedTransaction {
@@ -439,6 +460,47 @@ pub enum Report {
         /// The aggregator's words.
         reason: String,
     },
+    /// Aggregator: the refund of an output is being signed.
+    RefundOpened {
+        /// The output.
+        outpoint: OutPoint,
+        /// Its value in sat.
+        value_sat: u64,
+    },
+    /// Member: a refund was checked and approved.
+    RefundApproved {
+        /// The output it spends.
+        outpoint: OutPoint,
+        /// Value of that output in sat.
+        value_sat: u64,
+        /// The refund.
+        txid: Txid,
+        /// Its fee in sat.
+        fee_sat: u64,
+    },
+    /// Member: what was to be signed as a refund is none, or not for these payees, or too dear.
+    RefundRefused {
+        /// The output.
+        outpoint: OutPoint,
+        /// Why.
+        reason: String,
+    },
+    /// The refund of an output is signed by all and kept.
+    RefundComplete {
+        /// The output it spends.
+        outpoint: OutPoint,
+        /// Value of that output in sat.
+        value_sat: u64,
+        /// The refund.
+        txid: Txid,
+    },
+    /// Aggregator: the refund of an output was not signed in time. Absence is a statement, never evidence.
+    RefundFailed {
+        /// The output.
+        outpoint: OutPoint,
+        /// Seats that did not answer.
+        absent: Vec<Seat>,
+    },
     /// A round opened.
     RoundOpened {
         /// The round.
@@ -502,7 +564,32 @@ pub enum Report {
         /// The attempt that follows.
         attempt: u32,
     },
-    /// The signal is signed by all.
+    /// A round stalled; its signal is to be signed through the k-of-n leaf.
+    FallbackOpened {
+        /// The round.
+        round: Round,
+        /// Seats that did not respond, whose indexes are left empty.
+        absent: Vec<Seat>,
+        /// How many members have to sign.
+        threshold: u16,
+    },
+    /// Aggregator: a member's signature through the leaf came and verified.
+    FallbackSignatureReceived {
+        /// The round.
+        round: Round,
+        /// The seat.
+        seat: Seat,
+        /// How many are in.
+        signatures: u16,
+    },
+    /// Member: signed through the leaf.
+    FallbackSigned {
+        /// The round.
+        round: Round,
+        /// The transaction.
+        txid: Txid,
+    },
+    /// The signal is signed by all, or by enough through the leaf.
     SignalSigned {
         /// The round.
         round: Round,
@@ -512,6 +599,17 @@ pub enum Report {
         vsize: u64,
         /// Seconds since the round opened.
         seconds: u64,
+    },
+    /// The signal goes out at a higher fee: it did not confirm, or paid too little.
+    SignalBumped {
+        /// The round.
+        round: Round,
+        /// The transaction that replaces the one before.
+        txid: Txid,
+        /// Virtual size in vbytes.
+        vsize: u64,
+        /// Its fee in sat.
+        fee_sat: u64,
     },
     /// The chain took the transaction.
     SignalBroadcast {

@@ -5,7 +5,8 @@ use std::collections::BTreeMap;
 use serde::{Deserialize, Serialize};
 
 use super::ids::Label;
-use super::message::{NonceUpdate, Nonces, Partials, Response};
+use super::message::{FallbackSignature, NonceUpdate, Nonces, Partials, Response};
+use super::refund_message::RefundPartial;
 use crate::hash::{CohortId, SchnorrSignature, array_from_hex, bytes_newtype, tagged_hash, to_hex};
 use crate::keys::NostrKey;
 use crate::keys::musig::{
@@ -47,6 +48,9 @@ impl Evidence for NonceUpdate {
 }
 impl Evidence for Partials {
     const TYPE: &'static str = "partial_signature";
+}
+impl Evidence for FallbackSignature {
+    const TYPE: &'static str = "fallback_signature";
 }
 
 /// The digest a seat signs to stand by `content`.
@@ -137,6 +141,20 @@ pub enum Fault {
         /// What the session signed, label by label, as the session hash commits to it.
         session: BTreeMap<Label, LabelContext>,
     },
+    /// A signature through the k-of-n leaf that does not verify for the digest it names.
+    BadFallbackSignature {
+        /// The signed body with digests and signatures.
+        signature: Box<Signed<FallbackSignature>>,
+        /// Which of them is bad.
+        input: u8,
+    },
+    /// A partial signature of a refund that does not verify for the session it names.
+    BadRefundPartial {
+        /// The signed body with nonce, session hash and partial signature.
+        partial: Box<Signed<RefundPartial>>,
+        /// What the session signed, as the session hash commits to it.
+        session: BTreeMap<Label, LabelContext>,
+    },
 }
 
 /// A member shown to have sent something invalid.
@@ -163,7 +181,7 @@ pub enum BlameError {
     #[error("the evidence is of another session than the one the member signed")]
     OtherSession,
     /// What the member sent is valid.
-    #[error("the partial signature is valid")]
+    #[error("the signature is valid")]
     Valid,
 }
 
@@ -176,38 +194,73 @@ impl Blame {
         if !keys.contains(&self.member) {
             return Err(BlameError::NotAMember);
         }
-        match &self.fault {
+        // Whichever it is: nonces, partial signatures and session hash, and what the session signed.
+        let (signed, nonces, partials, hash, label, session) = match &self.fault {
             Fault::BadPartial {
                 partials,
                 label,
                 session,
             } => {
-                if !partials.verifies(cohort, self.member) {
-                    return Err(BlameError::NotSigned);
-                }
                 let content = &partials.content;
-                if commitment(keys, &content.nonces, session) != Some(content.session_hash) {
-                    return Err(BlameError::OtherSession);
-                }
-                let (Some(nonce), Some(partial), Some(context)) = (
-                    content.nonces.get(label),
-                    content.partials.get(label),
-                    session.get(label),
-                ) else {
-                    return Err(BlameError::OtherSession);
-                };
-                match verify_partial(
-                    keys,
-                    &self.member,
-                    nonce,
-                    &context.aggregate_nonce,
-                    context.sighash.as_bytes(),
-                    partial,
-                ) {
-                    Ok(()) => Err(BlameError::Valid),
-                    Err(_) => Ok(()),
-                }
+                let signed = partials.verifies(cohort, self.member);
+                let hash = content.session_hash;
+                let (nonces, made) = (&content.nonces, &content.partials);
+                (signed, nonces, made, hash, label, session)
             }
+            Fault::BadFallbackSignature { signature, input } => {
+                return self.verify_fallback(cohort, signature, *input);
+            }
+            Fault::BadRefundPartial { partial, session } => {
+                let content = &partial.content;
+                let signed = partial.verifies(cohort, self.member);
+                let hash = content.session_hash;
+                let (nonces, made) = (&content.nonces, &content.partials);
+                (signed, nonces, made, hash, &Label::REFUND, session)
+            }
+        };
+        if !signed {
+            return Err(BlameError::NotSigned);
         }
+        if commitment(keys, nonces, session) != Some(hash) {
+            return Err(BlameError::OtherSession);
+        }
+        let (Some(nonce), Some(partial), Some(context)) =
+            (nonces.get(label), partials.get(label), session.get(label))
+        else {
+            return Err(BlameError::OtherSession);
+        };
+        match verify_partial(
+            keys,
+            &self.member,
+            nonce,
+            &context.aggregate_nonce,
+            context.sighash.as_bytes(),
+            partial,
+        ) {
+            Ok(()) => Err(BlameError::Valid),
+            Err(_) => Ok(()),
+        }
+    }
+
+    fn verify_fallback(
+        &self,
+        cohort: &CohortId,
+        signature: &Signed<FallbackSignature>,
+        input: u8,
+    ) -> Result<(), BlameError> {
+        if !signature.verifies(cohort, self.member) {
+            return Err(BlameError::NotSigned);
+        }
+        let content = &signature.content;
+        let input = usize::from(input);
+        let (Some(sighash), Some(made)) =
+            (content.sighashes.get(input), content.signatures.get(input))
+        else {
+            return Err(BlameError::OtherSession);
+        };
+        if self.member.verifies(sighash.as_bytes(), made) {
+            return Err(BlameError::Valid);
+        }
+        Ok(())
     }
 }

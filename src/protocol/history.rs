@@ -121,6 +121,7 @@ const fn signed_round(artifact: &Artifact) -> Option<Round> {
         Artifact::LeafSet { round, .. } | Artifact::Announcement { round, .. } => Some(*round),
         Artifact::SmtProof { .. }
         | Artifact::Deposit { .. }
+        | Artifact::Refund { .. }
         | Artifact::SignedTransaction { .. } => None,
     }
 }

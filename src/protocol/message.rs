@@ -12,8 +12,12 @@ use serde_json::value::RawValue;
 
 use super::deposit::{Deposited, LeafOpening, UpdateDeposit};
 use super::evidence::{Blame, Signed};
+pub use super::fallback_message::{Announced, FallbackRequest, FallbackSignature};
 use super::ids::{Label, Round, Seat};
 pub use super::raw_json::{MAX_RAW_DEPTH, RawJson};
+use super::refund_message::{
+    RefundComplete, RefundNonces, RefundOpen, RefundPartial, RefundRequest,
+};
 use super::terms::TextHash;
 use crate::beacon::smt::SmtPath;
 use crate::did::Did;
@@ -141,6 +145,20 @@ messages! {
     "proofs" => Proofs(Proofs),
     /// Member → aggregator: partial signatures and spare nonces.
     "partial_signature" => PartialSignature(Signed<Partials>),
+    /// Aggregator → channel: sign a stalled round's signal through the k-of-n leaf.
+    "fallback_request" => FallbackRequest(FallbackRequest),
+    /// Member → aggregator: its signatures of the signal through the leaf.
+    "fallback_signature" => FallbackSignature(Signed<FallbackSignature>),
+    /// Aggregator → channel: the refund of an output is to be signed; nonces, please.
+    "refund_open" => RefundOpen(RefundOpen),
+    /// Member → aggregator: nonces for a refund session.
+    "refund_nonces" => RefundNonces(Signed<RefundNonces>),
+    /// Aggregator → channel: the refund to sign.
+    "refund_request" => RefundRequest(RefundRequest),
+    /// Member → aggregator: its partial signature of a refund.
+    "refund_partial" => RefundPartial(Signed<RefundPartial>),
+    /// Aggregator → payee: a refund signed by all.
+    "refund_complete" => RefundComplete(RefundComplete),
     /// Aggregator → channel: the round's outcome.
     "round_result" => RoundResult(RoundResult),
     /// Aggregator → channel: the round ended without a signature.
@@ -353,6 +371,18 @@ pub struct RoundOpen {
     pub respond_by: UnixTime,
     /// How many indexes each seat has in this round: registrations acknowledged for a later round wait.
     pub indexes: BTreeMap<Seat, u16>,
+    /// How many inputs the signal may have, 1 to 4: the tip and top-ups. A nonce is offered for each. Absent: 1.
+    #[serde(default = "one_input", skip_serializing_if = "is_one_input")]
+    pub inputs: u8,
+}
+
+const fn one_input() -> u8 {
+    1
+}
+
+#[allow(clippy::trivially_copy_pass_by_ref, reason = "serde gives a reference")]
+const fn is_one_input(inputs: &u8) -> bool {
+    *inputs == 1
 }
 
 /// One index of an SMT response.
@@ -444,16 +474,14 @@ pub struct PrevoutInfo {
     pub script: ScriptBuf,
 }
 
-/// One labelled message to sign.
+/// One rung of the fee ladder.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
-pub struct ToSign {
-    /// The unsigned transaction.
+pub struct RungToSign {
+    /// The signal, unsigned.
     pub tx: TxHex,
-    /// What its inputs spend, in order. Claims: a member uses what its own chain says.
-    pub prevouts: Vec<PrevoutInfo>,
-    /// The aggregate nonce.
-    pub aggregate_nonce: AggregateNonce,
+    /// The refund of its change, unsigned; `null` if there is no change, or none is refunded.
+    pub refund: Option<TxHex>,
 }
 
 /// What to sign.
@@ -466,8 +494,12 @@ pub struct SignRequest {
     pub attempt: u32,
     /// Partial signatures count until then.
     pub sign_by: UnixTime,
-    /// The messages to sign.
-    pub labels: BTreeMap<Label, ToSign>,
+    /// The transactions, lowest fee first. All spend the same outputs and announce the same 32 bytes.
+    pub rungs: Vec<RungToSign>,
+    /// What their inputs spend, in order. Claims: a member uses what its own chain says.
+    pub prevouts: Vec<PrevoutInfo>,
+    /// The aggregate nonce of each message to sign: every input of every rung, and every refund.
+    pub aggregate_nonces: BTreeMap<Label, AggregateNonce>,
     /// CAS: the announcement, exactly the bytes whose hash is the signal. SMT: `null`, proofs come apart.
     pub announcement: Option<String>,
 }
@@ -511,7 +543,7 @@ pub struct Partials {
     pub spares: Nonces,
 }
 
-/// How a round ended well.
+/// How a round ended well. It may come again with the same signal at a higher fee.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct RoundResult {

@@ -5,15 +5,21 @@
 
 pub mod aggregator;
 pub mod chain_view;
+pub mod confirmation;
 pub mod deposit;
 pub mod effect;
 pub mod evidence;
+pub mod fallback_message;
+pub mod fees;
+pub mod funding;
 pub mod history;
 pub mod ids;
+pub mod ladder;
 pub mod message;
 pub mod money;
 pub mod participant;
 pub mod raw_json;
+pub mod refund_message;
 pub mod registration;
 pub mod set;
 pub mod terms;

@@ -7,8 +7,9 @@ use serde::{Deserialize, Serialize};
 
 use super::ids::Seat;
 use super::message::SetHash;
-use super::terms::{Funding, Terms};
+use super::terms::{Funding, OutputPolicy, Terms};
 use crate::beacon::address::beacon_address;
+use crate::beacon::fallback::{FallbackLeaf, LeafError};
 use crate::hash::{CohortId, tagged_hash};
 use crate::keys::NostrKey;
 use crate::keys::musig::KeySet;
@@ -19,7 +20,8 @@ use crate::keys::musig::KeySet;
 pub struct CohortSet {
     /// The members' keys; the position of a key is its seat. MuSig2 sorts them itself (BIP-327 KeySort).
     pub keys: Vec<NostrKey>,
-    /// The beacon address: taproot output of the aggregate key with an empty script tree.
+    /// The beacon address: taproot output of the aggregate key, with no script tree or with the k-of-n leaf,
+    /// as the terms' output policy says.
     pub address: String,
     /// Where refunds go, for members that named a payee, and for the aggregator if it did.
     pub payees: BTreeMap<NostrKey, ScriptBuf>,
@@ -35,6 +37,9 @@ pub enum SetFault {
     /// A key appears twice, or can not be aggregated.
     #[error("the keys are not distinct members: {0}")]
     Keys(String),
+    /// There is no k-of-n leaf of these keys.
+    #[error("the terms ask for a k-of-n leaf: {0}")]
+    Leaf(#[from] LeafError),
     /// The own key is missing.
     #[error("my key is not in the set")]
     NotMe,
@@ -64,6 +69,28 @@ pub fn payee_is_allowed(script: &ScriptBuf) -> bool {
     script.is_p2wpkh() || script.is_p2wsh() || script.is_p2tr()
 }
 
+/// The keys of a cohort as its output policy combines them: the only way from a list of seats to a key set, and so
+/// to the beacon's address, its script and its signatures.
+pub fn key_set(terms: &Terms, keys: &[NostrKey]) -> Result<KeySet, SetFault> {
+    let root = match terms.output_policy {
+        OutputPolicy::Musig2KeyPath => None,
+        OutputPolicy::KOfN(threshold) => {
+            let leaf = FallbackLeaf::new(keys, threshold)?;
+            Some(leaf.merkle_root())
+        }
+    };
+    KeySet::with_script_root(keys, root).map_err(|error| SetFault::Keys(error.to_string()))
+}
+
+/// The leaf beside the key of a set, if the terms have the output policy `k-of-n`.
+#[must_use]
+pub fn fallback_leaf(terms: &Terms, keys: &KeySet) -> Option<FallbackLeaf> {
+    match terms.output_policy {
+        OutputPolicy::Musig2KeyPath => None,
+        OutputPolicy::KOfN(threshold) => FallbackLeaf::new(keys.keys(), threshold).ok(),
+    }
+}
+
 impl CohortSet {
     /// Builds the set of these members, in seat order. `payee` is the aggregator's own.
     pub fn build(
@@ -72,7 +99,7 @@ impl CohortSet {
         payee: Option<&ScriptBuf>,
     ) -> Result<(Self, KeySet), SetFault> {
         let keys: Vec<NostrKey> = members.iter().map(|(key, _)| *key).collect();
-        let key_set = KeySet::new(&keys).map_err(|error| SetFault::Keys(error.to_string()))?;
+        let key_set = key_set(terms, &keys)?;
         let aggregator = payee.map(|payee| (terms.aggregator, payee.clone()));
         let payees = aggregator
             .into_iter()
@@ -103,7 +130,7 @@ impl CohortSet {
         if count < terms.seats_min.into() || count > terms.seats_max.into() {
             return Err(SetFault::Count(count, terms.seats_min, terms.seats_max));
         }
-        let key_set = KeySet::new(&self.keys).map_err(|error| SetFault::Keys(error.to_string()))?;
+        let key_set = key_set(terms, &self.keys)?;
         if !key_set.contains(&own) {
             return Err(SetFault::NotMe);
         }

@@ -104,6 +104,21 @@ pub enum OutputPolicy {
     KOfN(u16),
 }
 
+impl OutputPolicy {
+    /// What whoever joins has to know of this policy, in one sentence; `None` where all members sign every spend.
+    #[must_use]
+    pub fn risk(self) -> Option<String> {
+        let Self::KOfN(threshold) = self else {
+            return None;
+        };
+        let seats = if threshold == 1 { "seat" } else { "seats" };
+        Some(format!(
+            "any {threshold} {seats}, which the aggregator may own, can make every DID that ever listed this beacon \
+             unresolvable, and a round that they sign without the others publishes the keys of all seats"
+        ))
+    }
+}
+
 /// Who pays for signals.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
@@ -329,6 +344,8 @@ impl Terms {
             // With all of them the leaf is no fallback; what counts is how many the set has in the end.
             let most = u64::from(self.seats_min).saturating_sub(1);
             check("output_policy", k.into(), 1, most)?;
+            let keys = u64::try_from(crate::beacon::fallback::MAX_KEYS).unwrap_or(u64::MAX);
+            check("seats_max", self.seats_max.into(), 1, keys)?;
         }
         check("cost_enrolment_sat", self.cost_enrolment_sat, 0, SAFE)?;
         check("cost_signal_sat", self.cost_signal_sat, 0, SAFE)?;
@@ -499,7 +516,7 @@ mod tests {
     #[test]
     fn every_range_is_enforced_and_names_its_field() {
         type Change = fn(&mut Terms);
-        let cases: [(&str, Change); 31] = [
+        let cases: [(&str, Change); 30] = [
             ("v", |t| t.v = 2),
             ("seats_min", |t| t.seats_min = 0),
             ("seats_max", |t| t.seats_max = 1),
@@ -531,6 +548,10 @@ mod tests {
             ("output_policy", |t| t.output_policy = OutputPolicy::KOfN(2)),
             ("output_policy", |t| {
                 t.seats_min = 1;
+                t.output_policy = OutputPolicy::KOfN(1);
+            }),
+            ("seats_max", |t| {
+                t.seats_max = 1_000;
                 t.output_policy = OutputPolicy::KOfN(1);
             }),
             ("cost_enrolment_sat", |t| t.cost_enrolment_sat = u64::MAX),

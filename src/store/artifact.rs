@@ -307,6 +307,18 @@ impl View<'_> {
         Ok(())
     }
 
+    /// The refunds of a cohort: signed transactions that belong to no round.
+    ///
+    /// # Errors
+    /// [`StoreError`] if reading fails.
+    pub fn refunds_of_cohort(&self, cohort: CohortId) -> Result<Vec<Artifact>, StoreError> {
+        self.rows(
+            select_artifacts!("WHERE cohort = ?1 AND round = 0 AND kind = 'raw_tx' ORDER BY id"),
+            params![cohort],
+            Artifact::read,
+        )
+    }
+
     /// Everything stored of a cohort from a round on, by round.
     ///
     /// # Errors

@@ -6,6 +6,7 @@ mod core_rpc;
 mod core_server;
 mod erring_servers;
 mod esplora;
+mod limits;
 mod regtest;
 
 use std::collections::HashMap;

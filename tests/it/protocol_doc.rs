@@ -3,6 +3,8 @@
 //! Each fenced block that follows a `<!-- example: NAME -->` line in the document is compared with what
 //! the library makes, and read back. `UPDATE_DOCS=1 cargo test --test it protocol_doc` rewrites them.
 
+mod refunds;
+
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::PathBuf;
 
@@ -13,8 +15,8 @@ use bitcoin::{Amount, FeeRate, OutPoint, Txid};
 use btcr2_agent::beacon::address::beacon_script;
 use btcr2_agent::beacon::cas::CasAnnouncement;
 use btcr2_agent::beacon::signal::{
-    BeaconOutput, DUST_LIMIT, UnsignedSignal, WEIGHT_WITH_CHANGE, WEIGHT_WITHOUT_CHANGE,
-    build_signal, finalize,
+    BeaconOutput, DUST_LIMIT, MAX_INPUTS, WEIGHT_OF_INPUT, WEIGHT_WITH_CHANGE,
+    WEIGHT_WITHOUT_CHANGE,
 };
 use btcr2_agent::beacon::smt::{EMPTY_LEAF, Leaf, SmtTree};
 use btcr2_agent::did::json::MAX_DEPTH;
@@ -26,8 +28,7 @@ use btcr2_agent::hash::{
     CohortId, SchnorrSignature, SmtIndex, SmtNonce, UpdateHash, sha256, to_base64url, to_hex,
 };
 use btcr2_agent::keys::musig::{
-    AggregateNonce, KeySet, PartialSignature, PublicNonce, aggregate_nonces, aggregate_partials,
-    verify_partial,
+    KeySet, PartialSignature, PublicNonce, aggregate_nonces, aggregate_partials, verify_partial,
 };
 use btcr2_agent::keys::{NostrKey, OwnKey};
 use btcr2_agent::network::Network;
@@ -43,15 +44,16 @@ use btcr2_agent::protocol::deposit::{
     verify_deposit,
 };
 use btcr2_agent::protocol::evidence::{
-    Blame, Evidence, Fault, LabelContext, Sighash, Signed, commitment, evidence_digest,
+    Blame, Evidence, Fault, LabelContext, Signed, commitment, evidence_digest,
 };
+use btcr2_agent::protocol::ladder::{Ground, Ladder, SignedRung, rates};
 use btcr2_agent::protocol::message::{
     Accept, CasEntry, CohortAck, EndCause, Ended, Entries, Frozen, History, HistoryItem,
     HistoryRequest, IndexChallenge, IndexOpening, IndexProof, Invite, Leave, MAX_RAW_DEPTH,
     Message, NonceRequest, NonceUpdate, Nonces, Opening, OptIn, Partials, PrevoutInfo, Proofs,
     RawJson, RefusalCode, Refused, Register, RegisterItem, Registered, RegisteredItem, Relays,
     Release, Response, RoundCause, RoundFailed, RoundOpen, RoundRequest, RoundResult, SignRequest,
-    SmtEntry, Subscribe, ToSign, TxHex,
+    SmtEntry, Subscribe, TxHex,
 };
 use btcr2_agent::protocol::registration::{MAX_GENESIS_BYTES, registration_digest, verify_opening};
 use btcr2_agent::protocol::set::CohortSet;
@@ -126,15 +128,23 @@ fn seal(own: &OwnKey, peer: NostrKey, plaintext: &[u8], nonce: &str) -> String {
 }
 
 /// A secret nonce of the examples: BIP-327 NonceGen with a seed anybody can compute. Never outside one.
-fn secret_nonce(member: usize, attempt: u32) -> musig2::SecNonce {
-    let seed = secret(&format!("nonce of member {member}, session {attempt}"));
+fn secret_nonce(member: usize, attempt: u32, label: Label) -> musig2::SecNonce {
+    let seed = secret(&format!(
+        "nonce of member {member}, session {attempt}, {label}"
+    ));
     let own = key(&format!("member {member}"));
     musig2::SecNonce::build_with_seckey(seed, own.keypair().secret_key()).build()
 }
 
 fn nonces(member: usize, attempt: u32) -> Nonces {
-    let public = secret_nonce(member, attempt).public_nonce().serialize();
-    BTreeMap::from([(Label::SIGNAL, PublicNonce::from_bytes(&public).unwrap())])
+    let public = |label| {
+        let nonce = secret_nonce(member, attempt, label).public_nonce();
+        (label, PublicNonce::from_bytes(&nonce.serialize()).unwrap())
+    };
+    Label::of_round(3, 1, true)
+        .into_iter()
+        .map(public)
+        .collect()
 }
 
 /// One cohort of two members, up to its first signal.
@@ -143,9 +153,8 @@ struct Cohort {
     id: CohortId,
     set: CohortSet,
     keys: KeySet,
-    unsigned: UnsignedSignal,
-    sighash: Sighash,
-    aggregate: AggregateNonce,
+    ladder: Ladder,
+    contexts: BTreeMap<Label, LabelContext>,
     tree: SmtTree,
     announcement: String,
 }
@@ -207,7 +216,8 @@ impl Cohort {
         let members: Vec<_> = (0..2)
             .map(|i| (key(&format!("member {i}")).public(), None))
             .collect();
-        let (set, keys) = CohortSet::build(&terms, &members, None).unwrap();
+        let payee = beacon_script(key("payee").public().x_only());
+        let (set, keys) = CohortSet::build(&terms, &members, Some(&payee)).unwrap();
         let tree = SmtTree::new((0..2).map(|i| (did(i).smt_index(), leaf(i).value()))).unwrap();
         let announcement =
             CasAnnouncement::new([(did(0).to_string(), update())], |_| true).unwrap();
@@ -220,36 +230,44 @@ impl Cohort {
             value: Amount::from_sat(100_000),
             height: None,
         };
-        let unsigned = build_signal(
-            &tip,
-            &beacon_script(keys.output_key()),
-            signal,
-            FeeRate::from_sat_per_vb(2).unwrap(),
-        )
-        .unwrap();
-        let offered: Vec<PublicNonce> = (0..2).map(|i| nonces(i, 1)[&Label::SIGNAL]).collect();
+        let vb = |rate| FeeRate::from_sat_per_vb(rate).unwrap();
+        let ground = Ground {
+            script: &beacon_script(keys.output_key()),
+            lock_blocks: terms.refund_blocks,
+            payees: &set.refund_scripts(&terms),
+        };
+        let rates = rates(vb(2), &terms.fee_ladder, vb(terms.max_fee_rate.into()));
+        assert_eq!(rates, [vb(2), vb(6), vb(20)]);
+        let ladder = Ladder::build(vec![tip], signal, &rates, &ground).unwrap();
+        let context = |(label, sighash)| {
+            let offered: Vec<PublicNonce> = (0..2).map(|i| nonces(i, 1)[&label]).collect();
+            let context = LabelContext {
+                aggregate_nonce: aggregate_nonces(&offered).unwrap(),
+                sighash,
+            };
+            (label, context)
+        };
         Self {
             id: terms.cohort_id(),
-            sighash: Sighash::from_bytes(unsigned.sighash()),
-            aggregate: aggregate_nonces(&offered).unwrap(),
+            contexts: ladder.digests().into_iter().map(context).collect(),
             announcement: String::from_utf8(announcement.canonical_bytes()).unwrap(),
             terms,
             set,
             keys,
-            unsigned,
+            ladder,
             tree,
         }
     }
 
-    fn contexts(&self) -> BTreeMap<Label, LabelContext> {
-        let context = LabelContext {
-            aggregate_nonce: self.aggregate,
-            sighash: self.sighash,
-        };
-        BTreeMap::from([(Label::SIGNAL, context)])
+    fn all_partials(&self, member: usize) -> BTreeMap<Label, PartialSignature> {
+        let labels = self.contexts.keys();
+        labels
+            .map(|label| (*label, self.partial(member, *label)))
+            .collect()
     }
 
-    fn partial(&self, member: usize) -> PartialSignature {
+    fn partial(&self, member: usize, label: Label) -> PartialSignature {
+        let signed = self.contexts[&label];
         let points = self.keys.keys().iter().map(|key| key.even_point());
         let context = musig2::KeyAggContext::new(points)
             .unwrap()
@@ -259,61 +277,73 @@ impl Cohort {
         let partial: musig2::PartialSignature = musig2::sign_partial(
             &context,
             own.keypair().secret_key(),
-            secret_nonce(member, 1),
-            &musig2::AggNonce::from_bytes(&self.aggregate.to_bytes()).unwrap(),
-            self.sighash.as_bytes(),
+            secret_nonce(member, 1, label),
+            &musig2::AggNonce::from_bytes(&signed.aggregate_nonce.to_bytes()).unwrap(),
+            signed.sighash.as_bytes(),
         )
         .unwrap();
         let partial = PartialSignature::from_bytes(&partial.serialize()).unwrap();
         verify_partial(
             &self.keys,
             &own.public(),
-            &nonces(member, 1)[&Label::SIGNAL],
-            &self.aggregate,
-            self.sighash.as_bytes(),
+            &nonces(member, 1)[&label],
+            &signed.aggregate_nonce,
+            signed.sighash.as_bytes(),
             &partial,
         )
         .unwrap();
         partial
     }
 
-    fn partials(&self, member: usize, partial: PartialSignature) -> Signed<Partials> {
+    fn partials(
+        &self,
+        member: usize,
+        partials: BTreeMap<Label, PartialSignature>,
+    ) -> Signed<Partials> {
         let content = Partials {
             round: Round(1),
             attempt: 1,
-            session_hash: commitment(&self.keys, &nonces(member, 1), &self.contexts()).unwrap(),
+            session_hash: commitment(&self.keys, &nonces(member, 1), &self.contexts).unwrap(),
             nonces: nonces(member, 1),
-            partials: BTreeMap::from([(Label::SIGNAL, partial)]),
+            partials,
             spares: nonces(member, 2),
         };
         signed(&self.id, &key(&format!("member {member}")), content)
     }
 
+    /// Every rung, signed by both.
+    fn signed(&self) -> Vec<SignedRung> {
+        let signature = |(label, context): (&Label, &LabelContext)| {
+            let signature = aggregate_partials(
+                &self.keys,
+                &context.aggregate_nonce,
+                context.sighash.as_bytes(),
+                (0..2).map(|i| self.partial(i, *label)),
+            );
+            (*label, signature.unwrap())
+        };
+        let signatures = self.contexts.iter().map(signature).collect();
+        self.ladder.complete(&signatures).unwrap()
+    }
+
     fn final_transaction(&self) -> TxHex {
-        let signature = aggregate_partials(
-            &self.keys,
-            &self.aggregate,
-            self.sighash.as_bytes(),
-            (0..2).map(|i| self.partial(i)),
-        )
-        .unwrap();
-        TxHex(finalize(self.unsigned.tx.clone(), &signature))
+        TxHex(self.signed()[0].tx.clone())
     }
 
     fn sign_request(&self) -> SignRequest {
-        let to_sign = ToSign {
-            tx: TxHex(self.unsigned.tx.clone()),
-            prevouts: vec![PrevoutInfo {
-                value_sat: self.unsigned.prevout.value.to_sat(),
-                script: self.unsigned.prevout.script_pubkey.clone(),
-            }],
-            aggregate_nonce: self.aggregate,
-        };
+        let aggregate_nonces = self.contexts.iter();
         SignRequest {
             round: Round(1),
             attempt: 1,
             sign_by: NOW.plus(90_000),
-            labels: BTreeMap::from([(Label::SIGNAL, to_sign)]),
+            rungs: self.ladder.to_sign(),
+            prevouts: vec![PrevoutInfo {
+                value_sat: self.ladder.inputs[0].value.to_sat(),
+                script: beacon_script(self.keys.output_key()),
+            }],
+            aggregate_nonces: aggregate_nonces
+                .map(|(label, context)| (*label, context.aggregate_nonce))
+                .collect(),
             announcement: (self.terms.beacon == CohortBeacon::Cas)
                 .then(|| self.announcement.clone()),
         }
@@ -359,6 +389,12 @@ impl Cohort {
 /// The messages, by name: the type, or `type:variant`.
 #[allow(clippy::too_many_lines)] // a list
 fn messages() -> Vec<(&'static str, Message)> {
+    let mut messages = of_cohorts();
+    messages.extend(refunds::messages(&Cohort::new(CohortBeacon::Smt)));
+    messages
+}
+
+fn of_cohorts() -> Vec<(&'static str, Message)> {
     let smt = Cohort::new(CohortBeacon::Smt);
     let cas = Cohort::new(CohortBeacon::Cas);
     let member = |i: usize| key(&format!("member {i}"));
@@ -368,13 +404,17 @@ fn messages() -> Vec<(&'static str, Message)> {
     let relays = vec!["wss://relay.example.com".to_owned()];
     let (external, external_opening) = cas.external_opening();
 
-    let bad = PartialSignature::from_bytes(&[1; 32]).unwrap();
+    let mut bad = smt.all_partials(1);
+    bad.insert(
+        Label::SIGNAL,
+        PartialSignature::from_bytes(&[1; 32]).unwrap(),
+    );
     let blame = Blame {
         member: member(1).public(),
         fault: Fault::BadPartial {
             partials: Box::new(smt.partials(1, bad)),
             label: Label::SIGNAL,
-            session: smt.contexts(),
+            session: smt.contexts.clone(),
         },
     };
     blame.verify(&smt.id, &smt.keys).unwrap();
@@ -384,8 +424,8 @@ fn messages() -> Vec<(&'static str, Message)> {
     assert_eq!(smt.tree.value_at(&late), EMPTY_LEAF);
     let past = HistoryItem {
         round: Round(1),
-        signal: smt.unsigned.signal,
-        txid: smt.unsigned.tx.compute_txid(),
+        signal: smt.ladder.signal,
+        txid: smt.ladder.rungs[0].txid,
         path: Some(smt.tree.prove(&late)),
         leaf: None,
         announcement: None,
@@ -515,6 +555,7 @@ fn messages() -> Vec<(&'static str, Message)> {
                 round: Round(1),
                 respond_by: NOW.plus(86_400),
                 indexes: BTreeMap::from([(Seat(0), 1), (Seat(1), 1)]),
+                inputs: 1,
             }),
         ),
         (
@@ -567,7 +608,7 @@ fn messages() -> Vec<(&'static str, Message)> {
         ),
         (
             "partial_signature",
-            Message::PartialSignature(smt.partials(0, smt.partial(0))),
+            Message::PartialSignature(smt.partials(0, smt.all_partials(0))),
         ),
         (
             "round_result",
@@ -797,16 +838,24 @@ fn hashes() -> String {
         ("leaf of did 0, an update", leaf(0).value().to_string()),
         ("leaf of did 1, no update", leaf(1).value().to_string()),
         ("empty leaf", EMPTY_LEAF.to_string()),
-        ("signal, smt", smt.unsigned.signal.to_string()),
-        ("signal, cas", cas.unsigned.signal.to_string()),
-        ("sighash, smt", smt.sighash.to_string()),
+        ("signal, smt", smt.ladder.signal.to_string()),
+        ("signal, cas", cas.ladder.signal.to_string()),
+        (
+            "sighash of signal/1, smt",
+            smt.contexts[&Label::SIGNAL].sighash.to_string(),
+        ),
+        (
+            "sighash of refund/1, smt",
+            smt.contexts[&Label::REFUND].sighash.to_string(),
+        ),
         (
             "session hash of member 0",
-            commitment(&smt.keys, &nonces(0, 1), &smt.contexts())
+            commitment(&smt.keys, &nonces(0, 1), &smt.contexts)
                 .unwrap()
                 .to_string(),
         ),
-        ("txid", tx.0.compute_txid().to_string()),
+        ("txid of signal/1", tx.0.compute_txid().to_string()),
+        ("txid of signal/3", smt.ladder.rungs[2].txid.to_string()),
     ];
     let mut text = String::new();
     for (name, value) in rows {
@@ -1077,6 +1126,8 @@ fn the_tables_of_codes_and_limits_agree_with_the_library() {
             WEIGHT_WITH_CHANGE.to_wu(),
         ),
         ("weight without change", WEIGHT_WITHOUT_CHANGE.to_wu()),
+        ("weight of each further input", WEIGHT_OF_INPUT.to_wu()),
+        ("inputs of a signal", MAX_INPUTS as u64),
     ] {
         let row = format!("| {name} | {value} |");
         assert!(text.contains(&row), "docs/protocol.md lacks the row {row}");

@@ -3,8 +3,10 @@
 use bitcoin::FeeRate;
 
 use super::AgentBackend;
+use super::confirmations::{alarm_view, on_chain};
 use super::delivery::{delivery_view, members, number};
 use super::funding::{Funds, rounds_left};
+use super::joining::payee_script;
 use super::parse_key;
 use super::terms::{build_terms, terms_view};
 use crate::agent::control::views as v;
@@ -40,6 +42,11 @@ impl AgentBackend {
             .iter()
             .map(|key| parse_key(key).map(|(key, _)| key))
             .collect::<Result<Vec<NostrKey>, Failure>>()?;
+        let payee = args
+            .refund_to
+            .as_deref()
+            .map(|address| payee_script(address, terms.network))
+            .transpose()?;
         self.use_relays_of(terms.network).await?;
         self.with(move |agent| {
             if agent.link.relays().iter().all(|relay| !relay.write) {
@@ -49,7 +56,9 @@ impl AgentBackend {
                 )
                 .remedy("add one with `btcr2-agent relay add <url>`"));
             }
-            let cohort = agent.create_cohort(terms, invited).map_err(agent_failure)?;
+            let cohort = agent
+                .create_cohort_refunding(terms, invited, payee)
+                .map_err(agent_failure)?;
             agent.cohort_view((cohort, Role::Aggregator), 0)
         })
         .await
@@ -390,6 +399,11 @@ impl Agent {
         Ok(v::CohortView {
             now: self.now(),
             summary: self.summary(node),
+            alarms: node
+                .journal
+                .open_alarms()
+                .map(|alarm| alarm_view(node, alarm))
+                .collect(),
             aggregator: terms.aggregator,
             naddr,
             terms: terms_view(terms, &hints),
@@ -430,6 +444,7 @@ impl Agent {
             address: address.to_string(),
             balance_sat: funds.confirmed,
             unconfirmed_sat: funds.unconfirmed,
+            outputs: self.output_views(node),
             tip,
             rounds_left: left,
         })
@@ -444,20 +459,20 @@ impl Agent {
     ) -> v::RoundView {
         let of = number(members(node).len());
         let chain = node.chain();
-        let on_chain = record.txid.and_then(|txid| chain.signals.get(&txid));
+        let on_chain = on_chain(node, round, record);
         let state = match record {
+            // Rule 9: where the chain says it is, and nowhere else. A signal may come out of a round that was given up.
+            _ if on_chain
+                .state
+                .is_some_and(|state| state != v::RoundState::Conflicted) =>
+            {
+                on_chain.state.unwrap_or(v::RoundState::Signed)
+            }
             RoundRecord {
                 failed: Some(_), ..
             } => v::RoundState::Failed,
             RoundRecord { empty: true, .. } => v::RoundState::Empty,
-            RoundRecord {
-                confirmed: Some(_), ..
-            } => v::RoundState::Confirmed,
-            // Rule 9: only when the chain said so.
-            RoundRecord {
-                broadcast: Some(_), ..
-            } => v::RoundState::Broadcast,
-            _ if on_chain.is_some() => v::RoundState::Broadcast,
+            _ if on_chain.state.is_some() => v::RoundState::Conflicted,
             RoundRecord { signed: true, .. } => v::RoundState::Signed,
             RoundRecord {
                 signal: Some(_), ..
@@ -522,12 +537,13 @@ impl Agent {
             updates: record.updates,
             own,
             signal: record.signal,
-            txid: record.txid,
+            txid: on_chain.txid,
             vsize: record.vsize,
             fee_sat: record.fee_sat,
-            confirmations: record
-                .confirmed
+            confirmations: on_chain
+                .height
                 .map_or(0, |height| chain.confirmations(height)),
+            signed: on_chain.signed,
             took_ms: took,
             end: record
                 .failed
@@ -537,7 +553,7 @@ impl Agent {
     }
 
     /// The DID behind an index, or the beginning of the index.
-    fn name_of(&self, index: &crate::hash::SmtIndex) -> String {
+    pub(super) fn name_of(&self, index: &crate::hash::SmtIndex) -> String {
         let did = self.did_of_index(index).ok().flatten();
         did.unwrap_or_else(|| index.to_string().chars().take(16).collect())
     }

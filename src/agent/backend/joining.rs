@@ -198,7 +198,7 @@ fn named(target: &r::JoinTarget) -> Result<Named, Failure> {
     }
 }
 
-fn payee_script(address: &str, network: Network) -> Result<ScriptBuf, Failure> {
+pub(super) fn payee_script(address: &str, network: Network) -> Result<ScriptBuf, Failure> {
     let wrong = || {
         Failure::new(
             ErrorCode::InvalidValue,

@@ -12,6 +12,10 @@
 //! | `discover` | looking for adverts, also without a running agent |
 //! | `joining` | `cohort terms`, `cohort join` |
 //! | `funding` | `cohort fund` |
+//! | `fund_psbt` | `cohort fund --psbt` |
+//! | `refunds` | `cohort recover`, and which outputs are protected |
+//! | `money` | `money status`, `money stop` |
+//! | `decoding` | `tx decode` |
 //! | `dids` | DIDs |
 //! | `keeping` | `did sidecar`, `did verify`, `key backup` |
 //! | `singleton` | announcing updates by a transaction of their own |
@@ -21,19 +25,26 @@
 //! | `follows` | whom this agent follows, and who follows it |
 
 mod cohorts;
+mod confirmations;
+mod decoding;
 mod delivery;
 mod dids;
 pub mod discover;
 mod follows;
+mod fund_psbt;
 mod funding;
 mod joining;
 pub(in crate::agent) mod keeping;
+mod money;
 mod publishing;
+mod refunds;
 pub mod relays;
 mod singleton;
 mod status;
 mod terms;
 mod updates;
+
+pub use money::money_at_rest;
 
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -179,6 +190,26 @@ impl Backend for AgentBackend {
         self.fund(args).await
     }
 
+    async fn cohort_fund_psbt(&self, args: r::FundPsbt) -> Result<v::FundPsbtView, Failure> {
+        self.fund_psbt(args).await
+    }
+
+    async fn cohort_recover(&self, args: r::Recover) -> Result<v::RefundsView, Failure> {
+        self.recover(args).await
+    }
+
+    async fn money_status(&self, _: r::NoArgs) -> Result<v::MoneyView, Failure> {
+        self.money().await
+    }
+
+    async fn money_stop(&self, args: r::StopMoney) -> Result<v::MoneyView, Failure> {
+        self.stop_money(args).await
+    }
+
+    async fn tx_decode(&self, args: r::DecodeTx) -> Result<v::TxView, Failure> {
+        self.decode(args).await
+    }
+
     async fn cohort_announce(&self, args: r::OneCohort) -> Result<v::CohortView, Failure> {
         self.with(move |agent| agent.announce(&args.cohort)).await
     }
@@ -191,6 +222,10 @@ impl Backend for AgentBackend {
     async fn cohort_cancel(&self, args: r::OneCohort) -> Result<v::CohortView, Failure> {
         self.with(move |agent| agent.cancel_cohort(&args.cohort))
             .await
+    }
+
+    async fn cohort_acknowledge(&self, args: r::OneCohort) -> Result<v::CohortView, Failure> {
+        self.with(move |agent| agent.acknowledge(&args)).await
     }
 
     async fn cohort_leave(&self, args: r::LeaveCohort) -> Result<v::CohortView, Failure> {

@@ -3,9 +3,11 @@
 use std::time::Duration;
 
 use super::AgentBackend;
+use super::confirmations::alarm_view;
 use crate::agent::control::views as v;
 use crate::agent::control::{Failure, PeerText};
 use crate::agent::events::What;
+use crate::agent::journal::UNKNOWN_SPEND;
 use crate::agent::node::Node;
 use crate::agent::runtime::Agent;
 use crate::chain::{ChainBackend, ChainError};
@@ -153,15 +155,12 @@ impl Agent {
         let mut alarms: Vec<v::AlarmView> = self
             .nodes
             .values()
-            .filter(|node| !node.is_over())
             .flat_map(|node| {
-                let cohort = node.id.0.short();
-                node.journal.alarms.iter().map(move |alarm| v::AlarmView {
-                    at: alarm.at,
-                    code: alarm.code.to_owned(),
-                    text: PeerText::from(format!("cohort {cohort}: {}", alarm.text)),
-                    remedy: Some(format!("look at `btcr2-agent cohort show {cohort}`")),
-                })
+                let over = node.is_over();
+                let open = node.journal.open_alarms();
+                // The money and the DIDs of a cohort outlive it.
+                open.filter(move |alarm| !over || alarm.code == UNKNOWN_SPEND)
+                    .map(move |alarm| alarm_view(node, alarm))
             })
             .collect();
         if let Some(sighting) = &self.former_copy {

@@ -8,7 +8,8 @@ use crate::config::{self, Config};
 use crate::keys::NostrKey;
 use crate::nostr::RelayUrl;
 use crate::protocol::terms::{
-    CohortBeacon, Deposits, EmptyRounds, Funding, Salt, Terms, TermsOfService, TextHash,
+    CohortBeacon, Deposits, EmptyRounds, Funding, OutputPolicy, Salt, Terms, TermsOfService,
+    TextHash,
 };
 use crate::time::UnixTime;
 
@@ -64,7 +65,9 @@ pub(super) fn build_terms(
             .remedy("round it up"));
         }
     };
+    let output_policy = output_policy(args)?;
     let terms = Terms {
+        output_policy,
         name: args.name.clone().unwrap_or_default(),
         seats_min: seats.min,
         seats_max: seats.max,
@@ -139,6 +142,25 @@ fn ripe_after(cadence_seconds: u32) -> u16 {
     u16::try_from(blocks).unwrap_or(u16::MAX)
 }
 
+/// The output policy a command asks for. It has no default but all of all: somebody has to want the other.
+fn output_policy(args: &r::Advertise) -> Result<OutputPolicy, Failure> {
+    let policy = args.output_policy.unwrap_or_default();
+    match (policy, args.threshold) {
+        (v::OutputPolicy::Musig2KeyPath, None) => Ok(OutputPolicy::Musig2KeyPath),
+        (v::OutputPolicy::KOfN, Some(threshold)) => Ok(OutputPolicy::KOfN(threshold)),
+        (v::OutputPolicy::KOfN, None) => Err(Failure::new(
+            ErrorCode::InvalidValue,
+            "the output policy k-of-n says how many members can sign a round that has stalled",
+        )
+        .remedy("give --threshold, fewer than the fewest seats")),
+        (v::OutputPolicy::Musig2KeyPath, Some(_)) => Err(Failure::new(
+            ErrorCode::InvalidValue,
+            "a threshold belongs to the output policy k-of-n",
+        )
+        .remedy("give --output-policy k-of-n, or no threshold")),
+    }
+}
+
 fn narrow<T: TryFrom<u64>>(name: &str, value: u64) -> Result<T, Failure> {
     T::try_from(value).map_err(|_| {
         Failure::new(
@@ -159,6 +181,11 @@ pub(super) fn terms_view(terms: &Terms, relays: &[RelayUrl]) -> v::TermsView {
             min: terms.seats_min,
             max: terms.seats_max,
         },
+        threshold: match terms.output_policy {
+            OutputPolicy::Musig2KeyPath => None,
+            OutputPolicy::KOfN(threshold) => Some(threshold),
+        },
+        risk: terms.output_policy.risk(),
         dids_per_seat: v::Span {
             min: terms.dids_min,
             max: terms.dids_max,
@@ -353,6 +380,36 @@ mod tests {
             ..r::Advertise::default()
         });
         assert_eq!(terms_view(&none.unwrap(), &[]).refund_blocks, None);
+    }
+
+    #[test]
+    fn a_fallback_is_asked_for_and_its_risk_is_shown() {
+        let of = |output_policy, threshold| r::Advertise {
+            seats: Some(v::Span { min: 5, max: 7 }),
+            output_policy,
+            threshold,
+            ..r::Advertise::default()
+        };
+        let terms = build(&of(Some(v::OutputPolicy::KOfN), Some(2))).unwrap();
+        assert_eq!(terms.output_policy, OutputPolicy::KOfN(2));
+        let view = terms_view(&terms, &[]);
+        assert_eq!(view.threshold, Some(2));
+        assert_eq!(
+            view.risk.unwrap(),
+            "any 2 seats, which the aggregator may own, can make every DID that ever listed this beacon \
+             unresolvable, and a round that they sign without the others publishes the keys of all seats"
+        );
+        let without = terms_view(&build(&of(None, None)).unwrap(), &[]);
+        assert_eq!((without.threshold, without.risk), (None, None));
+        for (policy, threshold, words) in [
+            (Some(v::OutputPolicy::KOfN), None, "says how many"),
+            (Some(v::OutputPolicy::KOfN), Some(5), "output_policy"),
+            (Some(v::OutputPolicy::KOfN), Some(0), "output_policy"),
+            (None, Some(2), "belongs to"),
+        ] {
+            let refused = build(&of(policy, threshold)).unwrap_err();
+            assert!(refused.to_string().contains(words), "{refused}");
+        }
     }
 
     #[test]

@@ -68,12 +68,18 @@ operations! {
     CohortShow = cohort_show(r::ShowCohort) -> v::CohortView;
     /// What to pay, where, for how many rounds.
     CohortFund = cohort_fund(r::Fund) -> v::FundView;
+    /// Has the refunds of a funding transaction signed by all before it is given back or sent.
+    CohortFundPsbt = cohort_fund_psbt(r::FundPsbt) -> v::FundPsbtView;
+    /// Sends the refunds this agent holds whose lock is over.
+    CohortRecover = cohort_recover(r::Recover) -> v::RefundsView;
     /// Aggregator: opens a round now. Member: asks for one.
     CohortAnnounce = cohort_announce(r::OneCohort) -> v::CohortView;
     /// Aggregator: takes no more opt-ins and fixes the set with the members seated so far.
     CohortClose = cohort_close(r::OneCohort) -> v::CohortView;
     /// Aggregator: ends the cohort; refused from the first partial signature on.
     CohortCancel = cohort_cancel(r::OneCohort) -> v::CohortView;
+    /// The user has seen a cohort's alarms: they are not shown any more.
+    CohortAcknowledge = cohort_acknowledge(r::OneCohort) -> v::CohortView;
     /// Member: leaves; after the set froze this ends the beacon for all.
     CohortLeave = cohort_leave(r::LeaveCohort) -> v::CohortView;
     /// Aggregator: sends the terms directly to more keys.
@@ -122,6 +128,12 @@ operations! {
     DidWithdraw = did_withdraw(r::WithdrawUpdate) -> v::DidUpdatesView;
     /// What leaving a cohort would mean for this agent's DIDs and for the other members.
     CohortExitPlan = cohort_exit_plan(r::OneCohort) -> v::ExitPlanView;
+    /// Whether money may move, on which networks, and how much.
+    MoneyStatus = money_status(r::NoArgs) -> v::MoneyView;
+    /// Stops spending and asking for funds, at once and across restarts. No operation undoes it.
+    MoneyStop = money_stop(r::StopMoney) -> v::MoneyView;
+    /// Explains a transaction.
+    TxDecode = tx_decode(r::DecodeTx) -> v::TxView;
     /// Queues the updates that take a cohort's beacon out of this agent's DIDs.
     CohortRemoveBeacons = cohort_remove_beacons(r::OneCohort) -> v::ExitPlanView;
 }

@@ -6,13 +6,17 @@ use std::str::FromStr;
 use serde::{Deserialize, Serialize};
 
 pub use super::request_keeping::{Backup, SidecarOf, VerifyDids};
+pub use super::request_money::{DecodeTx, StopMoney, StopReason, TxRef};
 pub use super::request_publish::DidArtifacts;
+pub use super::request_refund::{FundPsbt, Recover};
 pub use super::request_singleton::{AnnounceDid, BindDid};
 pub use super::request_update::{
     AnnounceBy, BeaconSpec, CreateDid, DidChange, Disclose, LeaveCohort, ParseBeaconError,
     UpdateDid, WithdrawUpdate,
 };
-use super::views::{BeaconType, Deposits, EmptyRounds, FeeRate, FundBy, Span, TosHash};
+use super::views::{
+    BeaconType, Deposits, EmptyRounds, FeeRate, FundBy, OutputPolicy, Span, TosHash,
+};
 use crate::hash::CohortId;
 use crate::keys::NostrKey;
 use crate::network::Network;
@@ -34,6 +38,9 @@ pub enum ParseNameError {
     /// Not a public key of Nostr.
     #[error("a Nostr key is an npub1…, an nprofile1… or 64 lower-case hex digits")]
     Key,
+    /// Not a transaction.
+    #[error("a transaction is its id (64 hex digits) or all of it in hex")]
+    Tx,
     /// Not a did:btcr2 identifier.
     #[error("a DID starts with did:btcr2: and has no spaces")]
     Did,
@@ -152,6 +159,10 @@ pub struct Advertise {
     pub beacon: BeaconType,
     /// Fewest and most members.
     pub seats: Option<Span<u16>>,
+    /// Who can spend from the beacon.
+    pub output_policy: Option<OutputPolicy>,
+    /// How many members can sign a round that has stalled, with the output policy `k-of-n`.
+    pub threshold: Option<u16>,
     /// Fewest and most DIDs a seat registers.
     pub dids_per_seat: Option<Span<u16>>,
     /// Seconds between the openings of two rounds.
@@ -172,6 +183,8 @@ pub struct Advertise {
     pub fund_by: Option<FundBy>,
     /// Relative lock time of refunds in blocks; 0 for none.
     pub refund_blocks: Option<u16>,
+    /// Address that refunds to the aggregator pay; `None` is the first one of a BIP-86 wallet of its words.
+    pub refund_to: Option<String>,
     /// What a round without updates does.
     pub empty_rounds: Option<EmptyRounds>,
     /// Whether members may, or must, deposit the updates they want announced.

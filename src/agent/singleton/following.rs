@@ -6,6 +6,7 @@ use bitcoin::{Address, Transaction, Txid};
 
 use super::super::error::AgentError;
 use super::super::events::What;
+use super::super::money::send;
 use super::super::node::Machine;
 use super::super::runtime::{Agent, Internal};
 use super::super::standing::Standing;
@@ -205,13 +206,14 @@ impl Agent {
             return;
         }
         // The gate decides here too: what was signed while it was open is not sent after it was closed.
-        let (Ok(_), Ok(backend)) = (self.gate.permit(network), self.backend_of(network)) else {
+        let (Ok(permit), Ok(backend)) = (self.gate.permit(network), self.backend_of(network))
+        else {
             return;
         };
         self.sending.attempts.insert(txid, now);
         let internal = self.internal.clone();
         tokio::spawn(async move {
-            let refused = backend.broadcast(&tx).await.err();
+            let refused = send(permit, &backend, &tx).await.err();
             let refused = refused.map(|error| error.to_string());
             let _ = internal.send(Internal::Spend { txid, refused });
         });

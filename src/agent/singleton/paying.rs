@@ -17,11 +17,8 @@ use crate::chain::ChainBackend;
 use crate::did::{BeaconKind, Did, Document};
 use crate::keys::OwnKey;
 use crate::network::Network;
-use crate::protocol::money::MoneyPermit;
+use crate::protocol::fees::{FeePolicy, RateSource};
 use crate::store::{SpendRow, SpendState};
-
-/// Fee rate when the chain backend has no estimate, as for the signals of cohorts.
-const FALLBACK_FEE_RATE: FeeRate = FeeRate::from_sat_per_vb_u32(2);
 
 /// Blocks within which the signal should confirm, for the fee estimate.
 const FEE_TARGET: u16 = 6;
@@ -50,7 +47,7 @@ struct Route {
 /// What has to be asked of the chain before money moves.
 #[derive(Debug)]
 pub struct FundsQuestion {
-    permit: MoneyPermit,
+    network: Network,
     backend: ChainBackend,
     routes: Vec<Route>,
 }
@@ -58,7 +55,7 @@ pub struct FundsQuestion {
 /// What the chain answered: what each beacon holds, and the fee rate that gets a transaction confirmed soon.
 #[derive(Debug)]
 pub struct Funds {
-    pub(super) permit: MoneyPermit,
+    pub(super) network: Network,
     pub(super) backend: ChainBackend,
     held: Vec<(Route, AddressHistory)>,
     estimate: Option<FeeRate>,
@@ -151,11 +148,11 @@ impl FundsQuestion {
     /// [`AgentError::Chain`]: the chain server is of another network, or can not be asked.
     pub async fn ask(self) -> Result<Funds, AgentError> {
         let Self {
-            permit,
+            network,
             backend,
             routes,
         } = self;
-        backend.prove_network(permit.network()).await?;
+        backend.prove_network(network).await?;
         let estimate = backend.fee_rate(FEE_TARGET).await.ok().flatten();
         let mut held = Vec::with_capacity(routes.len());
         for route in routes {
@@ -163,7 +160,7 @@ impl FundsQuestion {
             held.push((route, AddressHistory::new(read.tip_height, read.txs)));
         }
         Ok(Funds {
-            permit,
+            network,
             backend,
             held,
             estimate,
@@ -184,7 +181,8 @@ impl Agent {
     ) -> Result<FundsQuestion, AgentError> {
         let did = document.id();
         let network = did.network();
-        let permit = self.gate.permit(network)?;
+        // What it costs is shown to have it paid: that asks for funds.
+        let _permit = self.gate.permit(network)?;
         let backend = self.backend_of(network)?;
         let wanted = service.map(|service| document.absolute(&as_url(service)));
         let mut routes = Vec::new();
@@ -235,7 +233,7 @@ impl Agent {
         routes.sort_by_key(|route| std::cmp::Reverse(route.beacon.form()));
         routes.truncate(MOST_ROUTES);
         Ok(FundsQuestion {
-            permit,
+            network,
             backend,
             routes,
         })
@@ -292,8 +290,9 @@ impl Agent {
         taken: &BTreeSet<OutPoint>,
     ) -> Result<Quote, AgentError> {
         let beacon = &route.beacon;
-        let limit = FeeRate::from_sat_per_vb_u32(self.policy.max_fee_rate);
-        let (rate, warnings) = rate_of(announce.fee_rate, funds.estimate, limit);
+        let fees = self.spending_fees(funds.network);
+        let limit = fees.ceiling_rate();
+        let (rate, warnings) = rate_of(announce.fee_rate, funds.estimate, fees);
         let required = match earlier {
             Some((_, tx)) => outputs_spent(tx, history, beacon)?,
             None => Vec::new(),
@@ -413,7 +412,20 @@ impl Agent {
         Ok(keys.find(|key| beacon.is_of(key.public().x_only())))
     }
 
-    pub(super) fn backend_of(&self, network: Network) -> Result<ChainBackend, AgentError> {
+    /// The bounds of what this agent pays by itself, and signs for others, on a network.
+    pub(in crate::agent) fn spending_fees(&self, network: Network) -> FeePolicy {
+        let fees = self.money.fee_policy(network);
+        FeePolicy {
+            ceiling: fees.ceiling.min(self.policy.max_fee_rate),
+            ..fees
+        }
+    }
+
+    /// Where the chain of a network is read.
+    pub(in crate::agent) fn backend_of(
+        &self,
+        network: Network,
+    ) -> Result<ChainBackend, AgentError> {
         let watch = self.chains.get(&network);
         watch
             .map(|watch| watch.backend.clone())
@@ -450,31 +462,27 @@ fn outputs_spent(
         .collect()
 }
 
-/// The fee rate: what the owner says; else the estimate within the owner's limit; else the fallback.
+/// The fee rate: what the owner says; else what the policy makes of the estimate.
 fn rate_of(
     asked: Option<FeeRate>,
     estimate: Option<FeeRate>,
-    limit: FeeRate,
+    fees: FeePolicy,
 ) -> (FeeRate, Vec<String>) {
     if let Some(rate) = asked {
         return (rate, Vec::new());
     }
-    match estimate {
-        Some(rate) if rate > limit => (
-            limit,
-            vec![format!(
-                "nodes estimate {} sat/vB, over the limit of {} (participant.max_fee_rate): it may take long",
-                rate.to_sat_per_vb_ceil(),
-                limit.to_sat_per_vb_ceil()
-            )],
-        ),
-        // Less than this most nodes do not relay, whatever one server estimates.
-        Some(rate) => (rate.max(FeeRate::BROADCAST_MIN).min(limit), Vec::new()),
-        None => (
-            FALLBACK_FEE_RATE.min(limit),
-            vec!["the chain server has no fee estimate".to_owned()],
-        ),
-    }
+    let chosen = fees.choose(estimate);
+    let warning = match chosen.by {
+        RateSource::Ceiling => Some(format!(
+            "nodes estimate {} sat/vB, over the limit of {} (participant.max_fee_rate and the ceiling under [fees]): \
+             it may take long",
+            estimate.map_or(u64::from(fees.fallback), FeeRate::to_sat_per_vb_ceil),
+            fees.ceiling
+        )),
+        RateSource::Fallback => Some("the chain server has no fee estimate".to_owned()),
+        RateSource::Estimate | RateSource::Floor => None,
+    };
+    (chosen.rate, warning.into_iter().collect())
 }
 
 /// A service id as people give it: `initialP2TR`, `#initialP2TR`, or the whole DID URL.
@@ -491,20 +499,21 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_owner_s_limit_bounds_estimates_and_nothing_is_free() {
+    fn the_owner_s_limits_bound_estimates_and_nothing_is_free() {
         let vb = |rate| FeeRate::from_sat_per_vb(rate).unwrap();
-        let limit = vb(50);
-        assert_eq!(rate_of(None, Some(vb(7)), limit), (vb(7), vec![]));
-        assert_eq!(rate_of(None, Some(FeeRate::ZERO), limit).0, vb(1));
-        assert_eq!(rate_of(None, None, limit).0, FALLBACK_FEE_RATE);
-        assert_eq!(rate_of(None, None, vb(1)).0, vb(1));
-        let (rate, warnings) = rate_of(None, Some(vb(900)), limit);
-        assert_eq!((rate, warnings.len()), (limit, 1));
+        let fees = FeePolicy {
+            floor: 2,
+            ceiling: 50,
+            fallback: 4,
+        };
+        assert_eq!(rate_of(None, Some(vb(7)), fees), (vb(7), vec![]));
+        assert_eq!(rate_of(None, Some(FeeRate::ZERO), fees).0, vb(2));
+        let (rate, warnings) = rate_of(None, None, fees);
+        assert_eq!((rate, warnings.len()), (vb(4), 1));
+        let (rate, warnings) = rate_of(None, Some(vb(900)), fees);
+        assert_eq!((rate, warnings.len()), (vb(50), 1));
         // What is asked for is refused by the plan, not bent here.
-        assert_eq!(
-            rate_of(Some(vb(900)), Some(vb(3)), limit),
-            (vb(900), vec![])
-        );
+        assert_eq!(rate_of(Some(vb(900)), Some(vb(3)), fees), (vb(900), vec![]));
     }
 
     #[test]

@@ -6,6 +6,7 @@ use bitcoin::consensus::encode::serialize;
 use super::super::error::AgentError;
 use super::super::fresh::FreshResolution;
 use super::super::handle::AgentHandle;
+use super::super::money::send;
 use super::super::node::Machine;
 use super::super::routing::Via;
 use super::super::runtime::Agent;
@@ -14,6 +15,7 @@ use super::paying::{Announce, Funds, Quote};
 use crate::chain::{BroadcastError, ChainBackend};
 use crate::did::{Did, Document, ErrorCode, SignedUpdate, VerifyOptions, verify};
 use crate::hash::{SignalBytes, UpdateHash};
+use crate::network::Network;
 use crate::protocol::aggregator::FINAL_DEPTH;
 use crate::protocol::money::MoneyPermit;
 use crate::store::{SpendRow, SpendStanding, UpdateRow};
@@ -63,7 +65,16 @@ impl AgentHandle {
 
     /// Sends what was stored, and notes what the chain said to it.
     pub(super) async fn send_spend(&self, spend: SignedSpend) -> Result<Announced, AgentError> {
-        let refused = spend.send().await.err().map(|error| error.to_string());
+        let network = spend.network()?;
+        let permit = self.with(move |agent| agent.gate.permit(network)).await?;
+        let refused = match permit {
+            Ok(permit) => spend
+                .send(permit)
+                .await
+                .err()
+                .map(|error| error.to_string()),
+            Err(refused) => Some(refused.to_string()),
+        };
         let (txid, reason) = (spend.row.txid, refused.clone());
         self.with(move |agent| agent.spend_sent(txid, reason))
             .await??;
@@ -76,8 +87,14 @@ impl SignedSpend {
     ///
     /// # Errors
     /// [`BroadcastError`], with the node's reason.
-    pub async fn send(&self) -> Result<(), BroadcastError> {
-        self.backend.broadcast(&self.tx).await
+    pub async fn send(&self, permit: MoneyPermit) -> Result<(), BroadcastError> {
+        send(permit, &self.backend, &self.tx).await
+    }
+
+    fn network(&self) -> Result<Network, AgentError> {
+        let did: Result<Did, _> = self.row.did.parse();
+        did.map(|did| did.network())
+            .map_err(|_| AgentError::Defect("a stored signal is of no DID"))
     }
 }
 
@@ -120,6 +137,8 @@ impl Agent {
         self.require_same_bytes(did, &update)?;
         let quote = self.quote(did, Some(version), funds, announce)?;
         let plan = quote.plan.clone()?;
+        // Asked for now, not when the chain was asked: money may have been stopped meanwhile.
+        let permit = self.gate.permit(funds.network)?.to_spend(plan.fee)?;
         // From here on this member signs no cohort's signal that the new document could not explain (rule 13).
         let binds = self.new_bindings(fresh.document(), &after)?;
         self.begin_binding(did, &binds)?;
@@ -147,7 +166,7 @@ impl Agent {
             standing: SpendStanding::signed(),
             created: self.now(),
         };
-        self.store_spend(funds.permit, &row)?;
+        self.store_spend(&permit, &row)?;
         self.refresh_watch();
         Ok(SignedSpend {
             row,
@@ -159,7 +178,7 @@ impl Agent {
 
     /// Stores a signed signal before it is sent: the transaction, the pin on the update's bytes, and where the update
     /// stands, together.
-    fn store_spend(&mut self, permit: MoneyPermit, row: &SpendRow) -> Result<(), AgentError> {
+    fn store_spend(&mut self, permit: &MoneyPermit, row: &SpendRow) -> Result<(), AgentError> {
         let network = row.did.parse::<Did>().map(|did| did.network());
         if network != Ok(permit.network()) {
             return Err(AgentError::Defect(

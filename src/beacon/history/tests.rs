@@ -452,3 +452,27 @@ proptest! {
         }
     }
 }
+
+/// Top-ups are what a signal may spend beside the tip: confirmed, unspent, most valuable first, and no more
+/// than asked for, however many small payments came.
+#[test]
+fn top_ups_are_the_most_valuable_spendable_outputs_beside_the_tip() {
+    let mut chain = Chain::default();
+    let tip = chain.deposit(1, Some(90), 5_000);
+    let small = chain.deposit(2, Some(91), 1_500);
+    let large = chain.deposit(3, Some(95), 9_000);
+    chain.deposit(4, None, 50_000);
+    let spent = chain.deposit(5, Some(92), 7_000);
+    chain.signal(spent, None, 9, 6_000);
+    let dust = chain.deposit(6, Some(80), 330);
+    assert_eq!(chain.tip(1), ready(tip, 5_000, 90));
+    let top_ups = |most| chain.history().top_ups(&beacon(), &tip, most);
+    let expected = [
+        output(large, 9_000, Some(95)),
+        output(small, 1_500, Some(91)),
+        output(dust, 330, Some(80)),
+    ];
+    assert_eq!(top_ups(16), expected);
+    assert_eq!(top_ups(2), expected[..2]);
+    assert_eq!(top_ups(0), []);
+}

@@ -45,7 +45,7 @@ fn limits(sat_per_vb: u64, max_fee: u64) -> SignalLimits {
 }
 
 fn build(value: u64, sat_per_vb: u64) -> Result<UnsignedSignal, SignalError> {
-    build_signal(&tip(value), &script(), signal(), rate(sat_per_vb))
+    build_signal(&[tip(value)], &script(), signal(), rate(sat_per_vb))
 }
 
 fn check(
@@ -53,7 +53,7 @@ fn check(
     value: u64,
     limits: &SignalLimits,
 ) -> Result<CheckedSignal, SignalFault> {
-    check_signal(tx, &tip(value), &script(), limits)
+    check_signal(tx, &tip(value), &[], &script(), limits)
 }
 
 /// Both transactions, their ids and signature hashes were computed by another program from the
@@ -68,7 +68,7 @@ fn known_answer_with_change() {
     assert_eq!(built.fee, Amount::from_sat(770));
     assert_eq!(built.change, Some(Amount::from_sat(99_230)));
     assert_eq!(
-        to_hex(&built.sighash()),
+        to_hex(&built.sighashes()[0]),
         "9d9bdbe163ee593ebd78ab24d7b58f6d6c31a87d3935d2f27212f107382e7ea3"
     );
 
@@ -80,7 +80,8 @@ fn known_answer_with_change() {
     assert_eq!(checked.signal, signal());
     assert_eq!(checked.fee, built.fee);
     assert_eq!(checked.change, built.change);
-    assert_eq!(checked.sighash, built.sighash());
+    assert_eq!(checked.sighashes, built.sighashes());
+    assert_eq!(checked.inputs, [tip(100_000)]);
 }
 
 #[test]
@@ -100,7 +101,7 @@ fn known_answer_without_change() {
         "18db3a3f2bf99f1c5ce4cfc98c8eacc33b9f0a12ab086e8b88aaf7861dac209a"
     );
     assert_eq!(
-        to_hex(&checked.sighash),
+        to_hex(&checked.sighashes[0]),
         "2824c4e7de2ffe05cd0b11057b5ac3e256662315500c6e5163f59ef9e51f5c2b"
     );
 }
@@ -136,19 +137,19 @@ fn the_sighash_is_that_of_bip_341() {
         message.extend(0_u32.to_le_bytes()); // input_index
         let expected = tagged_hash("TapSighash", &[&message]);
 
-        assert_eq!(built.sighash(), expected);
-        assert_eq!(sighash(&built.tx, &built.prevout), Some(expected));
+        assert_eq!(built.sighashes(), [expected]);
+        assert_eq!(sighashes(&built.tx, &built.prevouts), Some(vec![expected]));
     }
 }
 
 #[test]
-fn there_is_no_sighash_for_another_number_of_inputs() {
+fn there_is_no_sighash_for_another_number_of_prevouts() {
     let built = build(100_000, 1).unwrap();
     let mut tx = built.tx.clone();
     tx.input.push(tx.input[0].clone());
-    assert_eq!(sighash(&tx, &built.prevout), None);
+    assert_eq!(sighashes(&tx, &built.prevouts), None);
     tx.input.clear();
-    assert_eq!(sighash(&tx, &built.prevout), None);
+    assert_eq!(sighashes(&tx, &built.prevouts), None);
 }
 
 /// Bitcoin Core's own script verification takes the signed transaction, and its weight is the planned one.
@@ -159,10 +160,10 @@ fn consensus_accepts_the_signed_transaction_at_the_planned_weight() {
         (1000, WEIGHT_WITHOUT_CHANGE, 111),
     ] {
         let built = build(value, 5).unwrap();
-        let message = Message::from_digest(built.sighash());
+        let message = Message::from_digest(built.sighashes()[0]);
         let signature = SECP256K1.sign_schnorr_no_aux_rand(&message, &keypair());
         let signature = SchnorrSignature::from_bytes(signature.serialize());
-        let signed = finalize(built.tx.clone(), &signature);
+        let signed = finalize(built.tx.clone(), &[signature]);
 
         assert_eq!(signed.weight(), weight);
         assert_eq!(signed.vsize(), virtual_size);
@@ -180,7 +181,7 @@ fn consensus_accepts_the_signed_transaction_at_the_planned_weight() {
         assert_eq!(verify(&signed), Ok(()));
         let mut other = signature.to_bytes();
         other[63] ^= 1;
-        let forged = finalize(built.tx, &SchnorrSignature::from_bytes(other));
+        let forged = finalize(built.tx, &[SchnorrSignature::from_bytes(other)]);
         assert!(verify(&forged).is_err());
     }
 }
@@ -218,7 +219,7 @@ fn an_absurd_fee_rate_is_refused_everywhere() {
     let absurd = FeeRate::from_sat_per_kwu(u64::MAX);
     let error = SignalError::FeeRate(u64::MAX);
     assert_eq!(
-        build_signal(&tip(1000), &script(), signal(), absurd),
+        build_signal(&[tip(1000)], &script(), signal(), absurd),
         Err(error)
     );
     assert_eq!(funding_needed(1, absurd), Err(error));
@@ -263,7 +264,7 @@ fn every_deviation_has_its_name() {
             previous_output: OutPoint::new(Txid::all_zeros(), 0),
             ..tx.input[0].clone()
         })),
-        SignalFault::ExtraInput(2)
+        SignalFault::NotATopUp(OutPoint::new(Txid::all_zeros(), 0))
     );
     let other = OutPoint::new(tip(value).outpoint.txid, 8);
     assert_eq!(
@@ -338,7 +339,7 @@ fn every_bad_amount_has_its_name() {
     let value = 100_000;
     let check_change = |change: Option<u64>, limits: SignalLimits| {
         let change = change.map(Amount::from_sat);
-        let tx = transaction(tip(value).outpoint, change, &script(), signal());
+        let tx = transaction(&[tip(value)], change, &script(), signal());
         check(&tx, value, &limits).map(|checked| checked.fee.to_sat())
     };
     let too_high = |fee, limit| {
@@ -367,9 +368,9 @@ fn every_bad_amount_has_its_name() {
     );
     assert_eq!(
         check_change(Some(100_001), limits(10, 1000)),
-        Err(SignalFault::ChangeExceedsTip {
+        Err(SignalFault::ChangeExceedsInputs {
             change: Amount::from_sat(100_001),
-            tip: Amount::from_sat(100_000)
+            spent: Amount::from_sat(100_000)
         })
     );
     assert!(check_change(Some(u64::MAX), limits(10, 1000)).is_err());
@@ -382,7 +383,7 @@ fn every_bad_amount_has_its_name() {
 #[test]
 fn change_may_be_missing_only_where_it_would_be_dust() {
     let check_without_change = |value: u64, limits: SignalLimits| {
-        let tx = transaction(tip(value).outpoint, None, &script(), signal());
+        let tx = transaction(&[tip(value)], None, &script(), signal());
         check(&tx, value, &limits).map(|checked| checked.fee.to_sat())
     };
     // At 10 sat/vB a fee of 1540 is allowed, so change from 330 on has to return.
@@ -448,7 +449,7 @@ fn funding_known_answers() {
 fn rounds_paid(value: Amount, fee_rate: FeeRate, most: u32) -> u32 {
     let mut tip = tip(value.to_sat());
     for round in 0..most {
-        match build_signal(&tip, &script(), signal(), fee_rate) {
+        match build_signal(&[tip], &script(), signal(), fee_rate) {
             Ok(UnsignedSignal {
                 change: Some(change),
                 ..
@@ -475,7 +476,7 @@ proptest! {
     #[test]
     fn what_is_built_at_the_limit_passes_the_check(value in 330_u64..50_000, sat_per_kwu in 0_u64..20_000) {
         let fee_rate = FeeRate::from_sat_per_kwu(sat_per_kwu);
-        if let Ok(built) = build_signal(&tip(value), &script(), signal(), fee_rate) {
+        if let Ok(built) = build_signal(&[tip(value)], &script(), signal(), fee_rate) {
             let limits = SignalLimits { max_fee_rate: fee_rate, max_fee: built.fee };
             let checked = check(&built.tx, value, &limits).unwrap();
             prop_assert_eq!(checked.fee, built.fee);
@@ -497,7 +498,7 @@ proptest! {
         };
         if let Ok(checked) = check(&tx, value, &limits(1000, 50_000)) {
             prop_assert!(checked.signal != built.signal || checked.change != built.change);
-            prop_assert_ne!(checked.sighash, built.sighash());
+            prop_assert_ne!(checked.sighashes, built.sighashes());
             prop_assert!(checked.fee <= Amount::from_sat(50_000));
         }
     }
@@ -514,4 +515,181 @@ fn txids_are_double_hashes_of_the_stripped_transaction() {
     );
     let again: Transaction = deserialize_hex(&serialize_hex(&built.tx)).unwrap();
     assert!(check(&again, 100_000, &limits(5, 770)).is_ok());
+}
+
+/// An output of the same address as the tip.
+fn top_up(n: u8, value: u64) -> BeaconOutput {
+    BeaconOutput {
+        outpoint: OutPoint::new(Txid::from_byte_array([n; 32]), u32::from(n)),
+        value: Amount::from_sat(value),
+        height: Some(101),
+    }
+}
+
+/// BIP-341's common message for several inputs: the hashes of all outpoints, amounts, scripts and sequences are
+/// in every input's digest, and only the index differs.
+#[test]
+fn the_sighash_of_every_input_is_that_of_bip_341() {
+    let inputs = [tip(10_000), top_up(1, 20_000), top_up(2, 30_000)];
+    let built = build_signal(&inputs, &script(), signal(), rate(3)).unwrap();
+    let joined = |part: &dyn Fn(&BeaconOutput) -> Vec<u8>| {
+        sha256(&inputs.iter().flat_map(part).collect::<Vec<u8>>())
+    };
+    let mut script_with_length = vec![34];
+    script_with_length.extend(script().as_bytes());
+    let mut outputs = built.change.unwrap().to_sat().to_le_bytes().to_vec();
+    outputs.extend(&script_with_length);
+    outputs.extend([0; 8]);
+    outputs.extend([34, 0x6a, 0x20]);
+    outputs.extend(signal().as_bytes());
+    let sighashes = built.sighashes();
+    assert_eq!(sighashes.len(), 3);
+    for (index, found) in (0_u32..).zip(sighashes) {
+        let mut message = vec![0, 0];
+        message.extend(2_u32.to_le_bytes());
+        message.extend(0_u32.to_le_bytes());
+        message.extend(joined(&|input| serialize(&input.outpoint)));
+        message.extend(joined(&|input| input.value.to_sat().to_le_bytes().to_vec()));
+        message.extend(joined(&|_| script_with_length.clone()));
+        message.extend(joined(&|_| 0xffff_fffd_u32.to_le_bytes().to_vec()));
+        message.extend(sha256(&outputs));
+        message.push(0);
+        message.extend(index.to_le_bytes());
+        assert_eq!(
+            found,
+            tagged_hash("TapSighash", &[&message]),
+            "input {index}"
+        );
+    }
+}
+
+/// For every number of inputs, with and without change: the weight that is planned is the weight that is
+/// signed, and Bitcoin Core's script code takes every input.
+#[test]
+fn every_number_of_inputs_has_the_planned_weight_and_verifies() {
+    for count in 1..=MAX_INPUTS {
+        for (change, each) in [(true, 50_000), (false, 400)] {
+            let inputs: Vec<_> = (0..count)
+                .map(|n| match n {
+                    0 => tip(each),
+                    n => top_up(n as u8, each),
+                })
+                .collect();
+            let built = build_signal(&inputs, &script(), signal(), rate(5)).unwrap();
+            assert_eq!(built.change.is_some(), change);
+            let signatures: Vec<_> = built
+                .sighashes()
+                .iter()
+                .map(|digest| {
+                    let message = Message::from_digest(*digest);
+                    let signature = SECP256K1.sign_schnorr_no_aux_rand(&message, &keypair());
+                    SchnorrSignature::from_bytes(signature.serialize())
+                })
+                .collect();
+            let signed = finalize(built.tx.clone(), &signatures);
+            assert_eq!(signed.weight(), signed_weight(count, change), "{count}");
+            let script = script();
+            let verify = |tx: &Transaction| {
+                let spent: Vec<_> = inputs
+                    .iter()
+                    .map(|input| bitcoinconsensus::Utxo {
+                        script_pubkey: script.as_bytes().as_ptr(),
+                        script_pubkey_len: script.len() as u32,
+                        value: input.value.to_sat() as i64,
+                    })
+                    .collect();
+                (0..count).try_for_each(|at| {
+                    bitcoinconsensus::verify(
+                        script.as_bytes(),
+                        inputs[at].value.to_sat(),
+                        &serialize(tx),
+                        Some(&spent),
+                        at,
+                    )
+                })
+            };
+            assert_eq!(verify(&signed), Ok(()));
+            if count > 1 {
+                let mut swapped = signatures.clone();
+                swapped.swap(0, count - 1);
+                assert!(verify(&finalize(built.tx, &swapped)).is_err());
+            }
+        }
+    }
+}
+
+#[test]
+fn dust_is_no_top_up_and_the_most_valuable_ones_are() {
+    // An input weighs 230 wu: 57.5 vB, so 288 sat at 5 sat/vB; from 576 on it is worth it.
+    let plan = |further: &[BeaconOutput], most| {
+        let plan = spend_plan(&tip(10_000), further, rate(5), most).unwrap();
+        let used: Vec<u64> = plan
+            .inputs
+            .iter()
+            .map(|input| input.value.to_sat())
+            .collect();
+        (used, plan.spent.to_sat(), plan.fee.to_sat())
+    };
+    assert_eq!(plan(&[top_up(1, 575)], 4), (vec![10_000], 10_000, 770));
+    let weight = signed_weight(2, true).to_wu();
+    assert_eq!(weight, 616 + 230);
+    let fee = (weight * 5).div_ceil(4);
+    assert_eq!(plan(&[top_up(1, 576)], 4), (vec![10_000, 576], 10_576, fee));
+    let five = [600, 330, 5_000, 700, 9_000].map(|value| top_up((value / 100) as u8, value));
+    assert_eq!(plan(&five, 4).0, [10_000, 9_000, 5_000, 700]);
+    assert_eq!(plan(&five, 2).0, [10_000, 9_000]);
+    assert_eq!(plan(&five, 1).0, [10_000]);
+    assert_eq!(plan(&five, 0).0, [10_000], "the tip is always spent");
+    assert_eq!(plan(&five, 99).0.len(), MAX_INPUTS);
+    // The tip among them, or one twice: counted once.
+    assert_eq!(plan(&[tip(10_000), five[2], five[2]], 4).0, [10_000, 5_000]);
+    // A top-up pays what the tip alone could not.
+    let poor = spend_plan(&tip(400), &[top_up(1, 5_000)], rate(5), 4).unwrap();
+    assert_eq!(poor.fee.to_sat(), fee);
+    assert!(spend_plan(&tip(400), &[], rate(5), 4).is_err());
+}
+
+#[test]
+fn only_own_outputs_are_top_ups() {
+    let further = [top_up(1, 20_000), top_up(2, 30_000)];
+    let inputs = [tip(10_000), further[1], further[0]];
+    let built = build_signal(&inputs, &script(), signal(), rate(5)).unwrap();
+    let limits = limits(5, 50_000);
+    let check = |tx: &Transaction, further: &[BeaconOutput]| {
+        check_signal(tx, &tip(10_000), further, &script(), &limits)
+    };
+    let checked = check(&built.tx, &further).unwrap();
+    assert_eq!(checked.inputs, inputs);
+    assert_eq!(checked.sighashes, built.sighashes());
+    assert_eq!(checked.fee, built.fee);
+
+    let missing = SignalFault::NotATopUp(further[1].outpoint);
+    assert_eq!(check(&built.tx, &further[..1]), Err(missing.clone()));
+    let mut twice = built.tx.clone();
+    twice.input[2] = twice.input[1].clone();
+    assert_eq!(check(&twice, &further), Err(missing));
+    let mut again = built.tx.clone();
+    again.input[1] = again.input[0].clone();
+    assert_eq!(
+        check(&again, &further),
+        Err(SignalFault::NotATopUp(tip(0).outpoint))
+    );
+    let mut last = built.tx.clone();
+    last.input.swap(0, 2);
+    assert!(matches!(
+        check(&last, &further),
+        Err(SignalFault::NotTip { .. })
+    ));
+    let mut sequence = built.tx.clone();
+    sequence.input[2].sequence = Sequence(144);
+    assert_eq!(check(&sequence, &further), Err(SignalFault::Sequence(144)));
+    let many = [1, 2, 3, 4, 5].map(|n| top_up(n, 10_000));
+    let too_many = build_signal(&many, &script(), signal(), rate(5)).unwrap();
+    assert_eq!(check(&too_many.tx, &many), Err(SignalFault::ExtraInput(5)));
+    // The value counts that the own view shows: a false one changes fee and digest.
+    let other = [top_up(1, 20_001), further[1]];
+    match check(&built.tx, &other) {
+        Err(SignalFault::FeeTooHigh { .. }) => {}
+        found => panic!("{found:?}"),
+    }
 }

@@ -2,10 +2,11 @@
 
 use clap::{Args, Subcommand};
 
+use super::refund::RecoverFundsArgs;
 use super::values::{JoinArg, http_url, relay_url, seconds};
 use crate::agent::control::request::{CohortRef, KeyRef, SeatKey};
 use crate::agent::control::views::{
-    BeaconType, Deposits, EmptyRounds, FeeRate, FundBy, Span, TosHash,
+    BeaconType, Deposits, EmptyRounds, FeeRate, FundBy, OutputPolicy, Span, TosHash,
 };
 use crate::network::Network;
 
@@ -24,6 +25,8 @@ pub enum CohortCommand {
     Show(ShowArgs),
     /// Show what to pay to the beacon address, for how many rounds
     Fund(FundArgs),
+    /// Send the refund of what lies at the beacon address, once its lock is over
+    Recover(RecoverFundsArgs),
     /// Open a round now (aggregator), or ask the aggregator to (member)
     #[command(after_help = "Example:\n  btcr2-agent cohort announce 3f9a0c12")]
     Announce(OneCohortArgs),
@@ -33,6 +36,9 @@ pub enum CohortCommand {
     /// Aggregator: end the cohort; refused once a partial signature was given
     #[command(after_help = "Example:\n  btcr2-agent cohort cancel 3f9a0c12 --yes")]
     Cancel(EndArgs),
+    /// Mark the alarms of a cohort as seen: they are not shown any more
+    #[command(after_help = "Example:\n  btcr2-agent cohort acknowledge 3f9a0c12")]
+    Acknowledge(OneCohortArgs),
     /// Member: leave; after the set froze this ends the beacon for all
     Leave(LeaveArgs),
     /// Aggregator: send the terms directly to keys
@@ -43,7 +49,8 @@ pub enum CohortCommand {
 #[derive(Debug, Clone, Args)]
 #[command(after_help = "Examples:\n  \
     btcr2-agent cohort advertise --name garden --seats 3-10 --cadence 7d\n  \
-    btcr2-agent cohort advertise --beacon cas --seats 3 --max-fee-rate 5 --invite npub1… --invite npub1…\n\n\
+    btcr2-agent cohort advertise --beacon cas --seats 3 --max-fee-rate 5 --invite npub1… --invite npub1…\n  \
+    btcr2-agent cohort advertise --seats 5-7 --output-policy k-of-n --threshold 3\n\n\
     The terms are fixed once advertised: the cohort id is their hash. Terms not given have the defaults \
     of docs/protocol.md.")]
 pub struct AdvertiseArgs {
@@ -59,6 +66,13 @@ pub struct AdvertiseArgs {
     /// Members: a number, or fewest-most (all of them must sign every round)
     #[arg(long, value_name = "MIN[-MAX]")]
     pub seats: Option<Span<u16>>,
+    /// Who can spend from the beacon: k-of-n lets --threshold members sign a round that has stalled; they could
+    /// also make every DID that ever listed this beacon unresolvable
+    #[arg(long, value_enum)]
+    pub output_policy: Option<OutputPolicy>,
+    /// How many members can sign a round that has stalled: fewer than the fewest seats
+    #[arg(long, value_name = "K", requires = "output_policy", value_parser = clap::value_parser!(u16).range(1..))]
+    pub threshold: Option<u16>,
     /// DIDs that one seat registers: a number, or fewest-most
     #[arg(long, value_name = "MIN[-MAX]")]
     pub dids_per_seat: Option<Span<u16>>,
@@ -89,6 +103,9 @@ pub struct AdvertiseArgs {
     /// Blocks after which an unused beacon output can be paid back; 0 for no refunds
     #[arg(long, value_name = "BLOCKS")]
     pub refund_blocks: Option<u16>,
+    /// Address that refunds pay you [default: the first taproot address (BIP-86) of your words]
+    #[arg(long, value_name = "ADDRESS")]
+    pub refund_to: Option<String>,
     /// A round without updates: no transaction, or a signal all the same
     #[arg(long, value_enum)]
     pub empty_rounds: Option<EmptyRounds>,
@@ -175,8 +192,8 @@ pub struct JoinArgs {
     /// Key that takes the seat: a fresh one, or the agent's identity
     #[arg(long, value_enum, default_value_t)]
     pub seat: SeatKey,
-    /// Address that refunds of the beacon's funds should pay
-    #[arg(long, value_name = "ADDRESS")]
+    /// Address that refunds pay you, where members fund [default: the first taproot address (BIP-86) of your words]
+    #[arg(long = "refund-to", alias = "payee", value_name = "ADDRESS")]
     pub payee: Option<String>,
 }
 
@@ -222,6 +239,15 @@ pub struct FundArgs {
     /// Leave the QR code out
     #[arg(long)]
     pub no_qr: bool,
+    /// Aggregator: a funding transaction (PSBT) whose refund all members shall sign before it is sent; `-` reads it
+    #[arg(long, value_name = "FILE", conflicts_with_all = ["rounds", "fee_rate"])]
+    pub psbt: Option<std::path::PathBuf>,
+    /// Send the (signed) PSBT once its refund is complete
+    #[arg(long, requires = "psbt")]
+    pub broadcast: bool,
+    /// How long to wait for the members [default: what the terms give them]
+    #[arg(long, value_name = "DURATION", value_parser = seconds, requires = "psbt")]
+    pub wait: Option<u64>,
 }
 
 /// A cohort.

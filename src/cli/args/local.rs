@@ -14,11 +14,15 @@ use crate::demo::DemoChain;
 #[derive(Debug, Clone, Args)]
 #[command(after_help = "Examples:\n  \
     btcr2-agent run                                  in the foreground; ctrl-c stops it\n  \
+    btcr2-agent run --mainnet                        with mainnet, if config.toml allows it too\n  \
     btcr2-agent run --passphrase-file pass.txt --json >> events.jsonl")]
 pub struct RunArgs {
     /// Where the passphrase comes from.
     #[command(flatten)]
     pub passphrase: PassphraseArgs,
+    /// Use mainnet as well; config.toml must say `mainnet = true` under [money]
+    #[arg(long)]
+    pub mainnet: bool,
 }
 
 /// Arguments of `demo`.

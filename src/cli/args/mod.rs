@@ -9,7 +9,9 @@ mod did;
 mod keeping;
 mod keys;
 mod local;
+mod money;
 mod publish;
+mod refund;
 mod relay;
 mod resolve;
 mod serve;
@@ -30,7 +32,9 @@ pub use did::{CreateArgs, DidCommand, RegisterArgs, ShowDidArgs};
 pub use keeping::{BackupArgs, RecoverArgs, SidecarArgs, VerifyArgs};
 pub use keys::{ExportArgs, ExportForm, InitArgs, KeyCommand, PassphraseArgs};
 pub use local::{ChainArgs, DemoArgs, DevCommand, DevRelayArgs, MineArgs, PayArgs, RunArgs};
+pub use money::{DecodeArgs, MoneyCommand, StopMoneyArgs, TxCommand};
 pub use publish::PublishArgs;
+pub use refund::RecoverFundsArgs;
 pub use relay::{AddArgs, FollowArgs, ProbeArgs, RelayCommand, RemoveArgs, UnfollowArgs};
 pub use resolve::{ChainArg, ConformArgs, ResolveArgs};
 pub use serve::{NetworkChain, ResolverCommand, ServeArgs};
@@ -116,6 +120,15 @@ pub enum Command {
     /// DIDs: create, register with a cohort, update
     #[command(subcommand, after_help = "Example:\n  btcr2-agent did list")]
     Did(DidCommand),
+    /// Money: stop it, show what may be done with it
+    #[command(subcommand, after_help = "Example:\n  btcr2-agent money status")]
+    Money(MoneyCommand),
+    /// Transactions: explain one
+    #[command(
+        subcommand,
+        after_help = "Example:\n  btcr2-agent tx decode 4a5e1e4baab89f3a32518a88c31bc87f618f76673e2cc77ab2127b7afdeda33b"
+    )]
+    Tx(TxCommand),
     /// The agent's key
     #[command(subcommand, after_help = "Example:\n  btcr2-agent key show")]
     Key(KeyCommand),

@@ -37,6 +37,7 @@ impl Context {
             }
             CohortCommand::Show(args) => self.show(args).await,
             CohortCommand::Fund(args) => self.fund(args).await,
+            CohortCommand::Recover(args) => self.recover_funds(args).await,
             CohortCommand::Announce(args) => {
                 let daemon = daemon(&self.home).await?;
                 let cohort = args.cohort;
@@ -50,6 +51,12 @@ impl Context {
                     .view(&daemon.cohort_close(OneCohort { cohort }).await?)
             }
             CohortCommand::Cancel(args) => self.cancel(args).await,
+            CohortCommand::Acknowledge(args) => {
+                let daemon = daemon(&self.home).await?;
+                let cohort = args.cohort;
+                self.out
+                    .view(&daemon.cohort_acknowledge(OneCohort { cohort }).await?)
+            }
             CohortCommand::Leave(args) => self.leave(args).await,
             CohortCommand::Invite(args) => {
                 let daemon = daemon(&self.home).await?;
@@ -149,6 +156,9 @@ impl Context {
     }
 
     async fn fund(&self, args: FundArgs) -> Result<(), CliError> {
+        if args.psbt.is_some() {
+            return self.fund_psbt(args).await;
+        }
         let daemon = daemon(&self.home).await?;
         let fund = daemon
             .cohort_fund(Fund {
@@ -275,8 +285,11 @@ fn advertise(args: AdvertiseArgs) -> Advertise {
         depth: args.depth,
         max_fee_rate: args.max_fee_rate,
         fee_ladder: args.fee_ladder,
+        output_policy: args.output_policy,
+        threshold: args.threshold,
         fund_by: args.fund_by,
         refund_blocks: args.refund_blocks,
+        refund_to: args.refund_to,
         empty_rounds: args.empty_rounds,
         deposits: args.deposits,
         cost_enrolment_sat: args.cost_enrolment,

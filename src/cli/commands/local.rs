@@ -17,7 +17,13 @@ impl Context {
         let passphrase = self.unlock(&args.passphrase)?;
         let stop = CancellationToken::new();
         let reporter = reporter(self.out.is_json());
-        let work = local::run(&self.home, passphrase, reporter.as_ref(), stop.clone());
+        let work = local::run(
+            &self.home,
+            passphrase,
+            args.mainnet,
+            reporter.as_ref(),
+            stop.clone(),
+        );
         tokio::pin!(work);
         tokio::select! {
             done = &mut work => return Ok(done?),

@@ -8,7 +8,9 @@ mod doctor;
 mod keeping;
 mod keys;
 mod local;
+mod money;
 mod publish;
+mod refund;
 mod relay;
 mod resolve;
 mod serve;
@@ -92,6 +94,8 @@ impl Context {
             Command::Demo(args) => self.demo(args).await,
             Command::Cohort(command) => self.cohort(command).await,
             Command::Did(command) => self.did(command).await,
+            Command::Money(command) => self.money(command).await,
+            Command::Tx(command) => self.tx(command).await,
             Command::Key(command) => self.key(command).await,
             Command::Relay(command) => self.relay(command).await,
             Command::Follow(args) => self.follow(args).await,

@@ -24,12 +24,13 @@ const EVENT_BACKLOG: usize = 4_096;
 pub async fn run(
     home: &Path,
     passphrase: Option<Secret>,
+    mainnet: bool,
     reporter: &dyn Reporter,
     stop: CancellationToken,
 ) -> Result<(), Failure> {
     let started = Instant::now();
     let at_ms = || u64::try_from(started.elapsed().as_millis()).unwrap_or(u64::MAX);
-    let opened = launch::open(home, passphrase.as_ref().map(Secret::reveal))?;
+    let opened = launch::open(home, passphrase.as_ref().map(Secret::reveal))?.with_mainnet(mainnet);
     drop(passphrase);
     let home = opened.home.clone();
     let identity = opened.identity();

@@ -1,8 +1,8 @@
 //! Status, relays, keys and follows.
 
-use super::cohort::summaries;
+use super::cohort::{alarms, summaries};
 use super::round::delivery;
-use super::{Align, Page, Render, Table, absolute, npub, relative, thousands, when};
+use super::{Align, Page, Render, Table, npub, relative, thousands, when};
 use crate::agent::control::views::{
     FollowedView, InitView, KeyView, RelayListView, RelayProbeView, RelayView, StatusView,
     SubscribersView,
@@ -49,17 +49,7 @@ impl Render for StatusView {
         }
         if !self.alarms.is_empty() {
             page.heading("Needs you");
-            for alarm in &self.alarms {
-                page.line(&format!(
-                    "  {} since {}: {}",
-                    alarm.code,
-                    absolute(alarm.at),
-                    alarm.text
-                ));
-                if let Some(remedy) = &alarm.remedy {
-                    page.line(&format!("    {remedy}"));
-                }
-            }
+            alarms(&self.alarms, page);
         }
         page.heading("Relays");
         relays(&self.relays, page);

@@ -1,10 +1,25 @@
 //! Cohorts and their funding.
 
 use super::round::{delivery, past_rounds, seats};
-use super::{Align, Page, Render, Table, npub, qr_code, relative, sat, short_npub, when};
+use super::{Align, Page, Render, Table, absolute, npub, qr_code, relative, sat, short_npub, when};
 use crate::agent::control::views::{
-    CohortListView, CohortSummaryView, CohortView, FundView, InviteView,
+    AlarmView, CohortListView, CohortSummaryView, CohortView, FundView, InviteView,
 };
+
+/// What needs a person, with what to do.
+pub(super) fn alarms(alarms: &[AlarmView], page: &mut Page) {
+    for alarm in alarms {
+        page.line(&format!(
+            "  ALARM {} since {}: {}",
+            alarm.code,
+            absolute(alarm.at),
+            alarm.text
+        ));
+        if let Some(remedy) = &alarm.remedy {
+            page.line(&format!("    {remedy}"));
+        }
+    }
+}
 
 /// Cohorts, one line each.
 pub(super) fn summaries(cohorts: &[CohortSummaryView], page: &mut Page) {
@@ -72,6 +87,7 @@ impl Render for CohortView {
             .as_ref()
             .map_or("without a name", |name| name.as_str());
         page.heading(&format!("Cohort {} · {name}", summary.cohort.short()));
+        alarms(&self.alarms, page);
         page.field("id", &summary.cohort.to_string());
         page.field("role", &summary.role.to_string());
         page.field("phase", &summary.phase.to_string());
@@ -99,6 +115,9 @@ impl Render for CohortView {
                 page.field("unconfirmed", &sat(beacon.unconfirmed_sat));
             }
             page.field_if("next spends", beacon.tip.clone());
+            if !beacon.outputs.is_empty() {
+                super::refund::outputs(&beacon.outputs, page);
+            }
             page.field_if(
                 "pays for",
                 beacon.rounds_left.map(|n| format!("{n} rounds")),

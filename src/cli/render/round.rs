@@ -1,7 +1,9 @@
 //! Rounds, endings and delivery.
 
 use super::{Align, Page, Render, Table, relative, sat, when};
-use crate::agent::control::views::{DeliveryView, EndView, Recipient, RelayReceipt, RoundView};
+use crate::agent::control::views::{
+    DeliveryView, EndView, Recipient, RelayReceipt, RoundState, RoundView,
+};
 use crate::protocol::Seat;
 
 /// Seats in a line: `seats 1, 4 and 7`.
@@ -57,6 +59,7 @@ impl Render for RoundView {
         if self.txid.is_some() {
             page.field("confirmations", &self.confirmations.to_string());
         }
+        signed(self, page);
         if let Some(end) = &self.end {
             end.render(page);
         }
@@ -94,6 +97,29 @@ pub(super) fn past_rounds(rounds: &[RoundView], page: &mut Page) {
         ]);
     }
     page.table(&table);
+    for round in rounds {
+        signed(round, page);
+    }
+}
+
+/// Where each transaction of a round is, when the line of the round does not say it all.
+fn signed(round: &RoundView, page: &mut Page) {
+    let settled = |state: &RoundState| matches!(state, RoundState::Final | RoundState::Confirmed);
+    let one = round.signed.len() <= 1 && round.state != RoundState::Conflicted;
+    if settled(&round.state) || one {
+        return;
+    }
+    for tx in &round.signed {
+        let kind = if tx.complete {
+            "to be sent by this agent"
+        } else {
+            "held back, or not whole here"
+        };
+        page.line(&format!(
+            "  round {}, {}: {}, {kind}",
+            round.round, tx.txid, tx.state
+        ));
+    }
 }
 
 /// Every message with its relays and acknowledgements, refusals and silences spelled out.

@@ -19,8 +19,15 @@ impl Render for TermsView {
         );
         page.field(
             "members",
-            &format!("{} (all of them must sign every round)", self.seats),
+            &match self.threshold {
+                None => format!("{} (all of them must sign every round)", self.seats),
+                Some(threshold) => format!(
+                    "{} (all of them sign a round, {threshold} of them one that has stalled)",
+                    self.seats
+                ),
+            },
         );
+        page.field_if("risk", self.risk.clone());
         page.field("DIDs per member", &self.dids_per_seat.to_string());
         let opening = match (self.cadence_s, self.pending_trigger) {
             (Some(every), Some(count)) => {

@@ -58,7 +58,8 @@ pub(super) struct Accepted {
 #[derive(Debug, Clone)]
 struct Announced {
     accepted: Accepted,
-    txid: Txid,
+    /// The transactions that may carry it; at most one confirms.
+    txids: Vec<Txid>,
     input: OutPoint,
 }
 
@@ -119,7 +120,7 @@ impl Deposits {
     /// A signed signal announces these.
     pub(super) fn announce(
         &mut self,
-        txid: Txid,
+        txids: &[Txid],
         input: OutPoint,
         deposits: Vec<(SmtIndex, Accepted)>,
     ) {
@@ -130,7 +131,7 @@ impl Deposits {
             }
             known.push(Announced {
                 accepted,
-                txid,
+                txids: txids.to_vec(),
                 input,
             });
         }
@@ -193,7 +194,7 @@ impl Deposits {
             .get(index)
             .into_iter()
             .flatten()
-            .filter(|known| !chain.is_dead(&known.txid, &known.input, depth))
+            .filter(|known| !chain.are_dead(&known.txids, &known.input, depth))
             .map(|known| &known.accepted);
         let Some(newest) = live.clone().max_by_key(|known| known.version) else {
             return Ok(new.version == 2);

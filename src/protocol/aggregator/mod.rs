@@ -4,37 +4,44 @@
 //! replaying the logged inputs gives the same state, and the driver discards the effects of a replay.
 
 mod deposits;
+mod fallback;
 mod formation;
+mod money;
+mod refunds;
 mod registry;
 mod round;
 mod session;
+mod signals;
+mod watch;
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use bitcoin::{OutPoint, ScriptBuf, Transaction, Txid};
+use bitcoin::{OutPoint, ScriptBuf, Txid};
 use serde::{Deserialize, Serialize};
 
 use super::chain_view::{ChainUpdate, ChainView, TipView};
+use super::confirmation::ConfirmationWatch;
+pub use super::confirmation::FINAL_DEPTH;
 use super::effect::{AdvertStatus, Effect, Ignored, Report, Step, To};
 use super::ids::{Round, Seat};
 use super::message::{EndCause, Ended, Message, RefusalCode, Refused, RoundCause};
 use super::set::CohortSet;
 use super::terms::Terms;
-use crate::hash::{CohortId, SchnorrSignature, SignalBytes};
+use crate::hash::{CohortId, SchnorrSignature};
 use crate::keys::NostrKey;
 use crate::keys::musig::KeySet;
 use crate::time::UnixTime;
 
 use deposits::Deposits;
+use refunds::Refunds;
+pub use refunds::{KeptRefund, RefundProgress};
 use registry::Registry;
 use round::RoundState;
 pub use round::{OpenRefusal, OpenRound};
+pub use signals::SignedSignal;
 
 /// Seconds between two attempts to send an unconfirmed signal again.
 const REBROADCAST_SECONDS: u64 = 60;
-
-/// Confirmations after which a signal counts as final (spec.md §2.7 `minConf` default).
-pub const FINAL_DEPTH: u32 = 6;
 
 /// Numbers of rounds left out by a store that was restored from an older copy: three years of daily rounds.
 const ROUNDS_SKIPPED: u32 = 1_000;
@@ -70,11 +77,21 @@ pub enum AggregatorInput {
         txid: Txid,
         /// `None` if the chain took it, else its reason.
         error: Option<String>,
+        /// Whether the reason is that it pays too little.
+        #[serde(default)]
+        fee_too_low: bool,
     },
+    /// Operator: send the unconfirmed signal at its next higher fee.
+    Bump,
     /// Operator: form with the seats taken so far.
     Close,
     /// Operator: open a round now.
     OpenRound,
+    /// Operator: have the refunds of these outputs signed, with their value in sat, before somebody pays them.
+    Protect {
+        /// What is going to be paid to the beacon address.
+        outputs: Vec<(OutPoint, u64)>,
+    },
     /// Operator: free a seat before the set is closed.
     Release {
         /// The member.
@@ -86,6 +103,11 @@ pub enum AggregatorInput {
     Cancel,
     /// The store is an older copy of itself: rounds may have been held since that it does not know.
     Restored,
+    /// The money gate: whether it permits money on the cohort's network.
+    Money {
+        /// Whether it does.
+        permitted: bool,
+    },
 }
 
 /// The phase of a cohort.
@@ -111,25 +133,6 @@ pub enum Phase {
 struct Applicant {
     key: NostrKey,
     payee: Option<ScriptBuf>,
-}
-
-/// A signal that was signed by all.
-#[derive(Debug, Clone)]
-pub struct SignedSignal {
-    /// The round.
-    pub round: Round,
-    /// The 32 bytes.
-    pub signal: SignalBytes,
-    /// The transaction.
-    pub tx: Transaction,
-    /// Its id.
-    pub txid: Txid,
-    /// The tip it spends.
-    pub input: OutPoint,
-    /// When it was last sent.
-    last_sent: UnixTime,
-    /// The height last reported as confirmed.
-    confirmed: Option<u32>,
 }
 
 /// The aggregator of one cohort.
@@ -158,6 +161,11 @@ pub struct Aggregator {
     /// Signals signed so far that are not final, oldest first.
     signed: Vec<SignedSignal>,
     signed_total: u32,
+    refunds: Refunds,
+    /// Where everything that was signed is, also what is final.
+    watch: ConfirmationWatch,
+    /// The gate permits no money.
+    money_stopped: bool,
 }
 
 impl Aggregator {
@@ -183,6 +191,9 @@ impl Aggregator {
             seen_nonces: session::SeenNonces::default(),
             signed: Vec::new(),
             signed_total: 0,
+            refunds: Refunds::default(),
+            watch: ConfirmationWatch::default(),
+            money_stopped: false,
         }
     }
 
@@ -202,16 +213,23 @@ impl Aggregator {
             } => self.advertise(invited, &relays, payee),
             AggregatorInput::Message { from, message } => self.message(now, from, message),
             AggregatorInput::Tick => Step::accepted(),
-            AggregatorInput::Chain(update) => self.chain_changed(&update),
-            AggregatorInput::Broadcast { txid, error } => self.broadcast_answer(txid, error),
+            AggregatorInput::Chain(update) => self.chain_changed(now, &update),
+            AggregatorInput::Broadcast {
+                txid,
+                error,
+                fee_too_low,
+            } => self.broadcast_answer(now, txid, error, fee_too_low),
+            AggregatorInput::Bump => self.bump(now),
             AggregatorInput::Close => self.close(now),
             AggregatorInput::OpenRound => match self.open_refusal() {
                 None => self.open_round(now),
                 Some(why) => Step::ignored(Ignored::Contradiction(why.to_string())),
             },
+            AggregatorInput::Protect { outputs } => self.protect(outputs),
             AggregatorInput::Release { member, reason } => self.release(member, &reason),
             AggregatorInput::Cancel => self.cancel(),
             AggregatorInput::Restored => self.restored(),
+            AggregatorInput::Money { permitted } => self.money(permitted),
         };
         self.timers(now, &mut step.effects);
         step
@@ -233,9 +251,10 @@ impl Aggregator {
         };
         let rebroadcast = self
             .unconfirmed()
-            .map(|signal| signal.last_sent.plus(REBROADCAST_SECONDS))
+            .map(|signal| signal.last_sent().plus(REBROADCAST_SECONDS))
             .min();
-        [phase, round, opening, rebroadcast, self.registry.deadline()]
+        let (index, refund) = (self.registry.deadline(), self.refund_deadline());
+        [phase, round, opening, rebroadcast, index, refund]
             .into_iter()
             .flatten()
             .min()
@@ -253,6 +272,9 @@ impl Aggregator {
             Message::Response(response) => self.response(now, from, response),
             Message::NonceUpdate(update) => self.nonce_update(now, from, &update),
             Message::PartialSignature(partials) => self.partials(now, from, partials),
+            Message::FallbackSignature(signature) => self.fallback_signature(now, from, signature),
+            Message::RefundNonces(nonces) => self.refund_nonces(now, from, &nonces),
+            Message::RefundPartial(partial) => self.refund_partial(now, from, partial),
             // Anybody, about any index: whoever controls a DID that lists the beacon needs its proofs for
             // ever, also without a seat. The driver bounds how many it answers.
             Message::HistoryRequest(request) => {
@@ -270,9 +292,10 @@ impl Aggregator {
         self.round_timer(now, effects);
         self.opening_timer(now, effects);
         self.rebroadcast_timer(now, effects);
+        self.refund_timer(now, effects);
     }
 
-    fn chain_changed(&mut self, update: &ChainUpdate) -> Step {
+    fn chain_changed(&mut self, now: UnixTime, update: &ChainUpdate) -> Step {
         let before = (self.chain.tip, self.chain.ready_tip(self.terms.depth));
         self.chain.apply(update);
         let mut effects = Vec::new();
@@ -281,44 +304,36 @@ impl Aggregator {
             effects.push(Effect::Report(tip_report(&self.chain.tip, ready.is_some())));
         }
         for signal in &mut self.signed {
-            let seen = self.chain.signals.get(&signal.txid);
-            let height = seen.and_then(|seen| seen.height);
-            let (round, txid) = (signal.round, signal.txid);
-            match (signal.confirmed, height) {
-                (None, Some(height)) => effects.push(Effect::Report(Report::SignalConfirmed {
-                    round,
-                    txid,
-                    height,
-                })),
-                (Some(_), None) => {
-                    effects.push(Effect::Report(Report::SignalReorganised { round, txid }));
-                }
-                _ => {}
-            }
-            signal.confirmed = height;
+            effects.extend(signal.look(&self.chain).into_iter().map(Effect::Report));
         }
+        effects.extend(self.watch_signals());
         effects.extend(self.tip_moved());
+        self.refunds_after_chain();
         // What is final, or can never confirm any more, needs no watching.
         let chain = &self.chain;
         self.signed.retain(|signal| {
             let is_final = signal
-                .confirmed
+                .confirmed_at()
                 .is_some_and(|height| chain.confirmations(height) >= FINAL_DEPTH);
-            !is_final && !chain.is_dead(&signal.txid, &signal.input, FINAL_DEPTH)
+            !is_final && !signal.is_dead(chain, FINAL_DEPTH)
         });
+        effects.extend(self.bump_stuck(now));
         Step::with(effects)
     }
 
     /// Ends the round when the output its transaction spends is not the tip any more: no member would sign
     /// it, and the deadline may be days away.
     fn tip_moved(&mut self) -> Vec<Effect> {
+        if self.fallback_is_stranded() {
+            return self.fail_round(RoundCause::TipMoved);
+        }
         let Some(built) = self.round.as_ref().and_then(|round| round.built.as_ref()) else {
             return Vec::new();
         };
         let stays = match self.chain.tip {
-            TipView::Ready { outpoint, .. } => outpoint == built.input,
+            TipView::Ready { outpoint, .. } => outpoint == built.ladder.tip(),
             // Whoever broadcasts first: the round's own transaction is on its way.
-            TipView::InFlight { by } => by == built.txid,
+            TipView::InFlight { by } => built.ladder.txids().contains(&by),
             TipView::NoFunds | TipView::Unconfirmed { .. } => false,
         };
         if stays {
@@ -327,32 +342,15 @@ impl Aggregator {
         self.fail_round(RoundCause::TipMoved)
     }
 
-    fn broadcast_answer(&mut self, txid: Txid, error: Option<String>) -> Step {
-        let Some(signal) = self.signed.iter().find(|signal| signal.txid == txid) else {
-            return Step::ignored(Ignored::Unasked);
-        };
-        let round = signal.round;
-        Step::with(vec![Effect::Report(match error {
-            None => Report::SignalBroadcast { round, txid },
-            Some(reason) => Report::BroadcastFailed { round, reason },
-        })])
-    }
-
     fn unconfirmed(&self) -> impl Iterator<Item = &SignedSignal> {
         self.signed
             .iter()
-            .filter(|signal| signal.confirmed.is_none())
+            .filter(|signal| signal.confirmed_at().is_none())
     }
 
     fn rebroadcast_timer(&mut self, now: UnixTime, effects: &mut Vec<Effect>) {
         for signal in &mut self.signed {
-            let due = now >= signal.last_sent.plus(REBROADCAST_SECONDS);
-            if signal.confirmed.is_none() && due {
-                signal.last_sent = now;
-                if !self.chain.signals.contains_key(&signal.txid) {
-                    effects.push(Effect::Broadcast(signal.tx.clone()));
-                }
-            }
+            effects.extend(signal.repeat(now, &self.chain));
         }
     }
 

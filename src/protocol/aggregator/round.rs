@@ -3,21 +3,24 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 
-use bitcoin::{Amount, FeeRate, OutPoint, Transaction, Txid};
+use bitcoin::hashes::Hash as _;
+use bitcoin::{FeeRate, OutPoint, ScriptBuf, Txid};
 
 use super::deposits::{self, Accepted, Unshown};
+use super::fallback::Fallback;
 use super::session::Session;
 use super::{Aggregator, Phase, refuse};
 use crate::beacon::address::beacon_script;
 use crate::beacon::cas::CasAnnouncement;
-use crate::beacon::signal::{BeaconOutput, UnsignedSignal, WEIGHT_WITHOUT_CHANGE, build_signal};
+use crate::beacon::signal::{MAX_INPUTS, SignalError, SpendPlan, spend_plan};
 use crate::beacon::smt::{EMPTY_LEAF, SmtTree};
 use crate::did::Did;
-use crate::hash::{LeafValue, SignalBytes, SmtIndex, UpdateHash};
+use crate::hash::{LeafValue, SmtIndex, UpdateHash};
 use crate::keys::NostrKey;
 use crate::protocol::effect::{Artifact, Effect, Ignored, Report, Step, To};
-use crate::protocol::evidence::{Blame, Sighash, Signed};
+use crate::protocol::evidence::{Blame, Signed};
 use crate::protocol::ids::{Label, Round, Seat};
+use crate::protocol::ladder::{self, Ground, Ladder};
 use crate::protocol::message::{
     Entries, IndexProof, Message, Nonces, Proofs, RefusalCode, Response, RoundCause, RoundFailed,
     RoundOpen, RoundRequest, RoundResult,
@@ -31,22 +34,19 @@ const FALLBACK_FEE_RATE: u32 = 2;
 /// What a seat's entries say, checked against its indexes.
 #[derive(Debug, Clone, Default)]
 pub(super) struct Entered {
-    leaves: Vec<(SmtIndex, LeafValue)>,
-    updates: Vec<(Did, UpdateHash)>,
+    pub(super) leaves: Vec<(SmtIndex, LeafValue)>,
+    pub(super) updates: Vec<(Did, UpdateHash)>,
     /// Which of them were deposited and verified.
     deposited: Vec<(SmtIndex, Accepted)>,
-    idle: bool,
+    pub(super) idle: bool,
 }
 
-/// The signal of a round, fixed once: every session of the round signs the same transaction.
+/// The signal of a round, fixed once: every session of the round signs the same transactions.
 #[derive(Debug, Clone)]
 pub(super) struct Built {
-    pub(super) tx: Transaction,
-    pub(super) txid: Txid,
-    pub(super) input: OutPoint,
-    pub(super) prevout: bitcoin::TxOut,
-    pub(super) signal: SignalBytes,
-    pub(super) sighash: Sighash,
+    pub(super) ladder: Ladder,
+    /// The script of every output that is spent.
+    pub(super) script: ScriptBuf,
     pub(super) announcement: Option<String>,
 }
 
@@ -58,25 +58,42 @@ pub(super) struct RoundState {
     respond_by: UnixTime,
     indexes: BTreeMap<Seat, BTreeMap<SmtIndex, Option<Did>>>,
     pub(super) members: u16,
+    /// How many inputs the signal may have.
+    pub(super) inputs: u8,
+    /// What every member offers a nonce for; a session signs those of them that its transactions have.
+    pub(super) labels: Vec<Label>,
     pub(super) responses: BTreeMap<Seat, Entered>,
     /// Nonces each seat offered, by attempt.
     pub(super) nonces: BTreeMap<u32, BTreeMap<Seat, Nonces>>,
     pub(super) built: Option<Built>,
     pub(super) session: Option<Session>,
+    /// The way out, once the round has stalled and the terms have one.
+    pub(super) fallback: Option<Box<Fallback>>,
     pub(super) blamed: Vec<Blame>,
+}
+
+impl Built {
+    /// The id that names its signal in proofs until one of its transactions has confirmed: the first rung's.
+    fn txid(&self) -> Txid {
+        let txids = self.ladder.txids();
+        txids.first().copied().unwrap_or_else(Txid::all_zeros)
+    }
 }
 
 impl RoundState {
     pub(super) const fn deadline(&self) -> UnixTime {
-        match &self.session {
-            // Deadlines count inclusively: the timer acts one second later.
-            Some(session) => session.until.plus(1),
-            None => self.respond_by.plus(1),
+        // Deadlines count inclusively: the timer acts one second later.
+        match (&self.fallback, &self.session) {
+            (Some(fallback), _) => fallback.until().plus(1),
+            (None, Some(session)) => session.until.plus(1),
+            (None, None) => self.respond_by.plus(1),
         }
     }
 
     pub(super) fn has_partials(&self) -> bool {
+        let fallback = self.fallback.as_ref();
         self.session.as_ref().is_some_and(|s| s.ever_partial)
+            || fallback.is_some_and(|fallback| fallback.signed().next().is_some())
     }
 
     pub(super) fn responses(&self) -> usize {
@@ -102,6 +119,10 @@ impl RoundState {
     /// Seats this round waits for now.
     pub(super) fn waiting_for(&self) -> Vec<Seat> {
         let in_already: BTreeSet<Seat> = match &self.session {
+            _ if self.fallback.is_some() => {
+                let fallback = self.fallback.iter();
+                fallback.flat_map(|fallback| fallback.signed()).collect()
+            }
             None => self.responses.keys().copied().collect(),
             Some(session) if session.aggregate.is_none() => self
                 .nonces
@@ -154,6 +175,10 @@ pub enum OpenRefusal {
         /// What a signal needs in sat.
         need_sat: u64,
     },
+    /// Members fund, and the refund of the tip is not signed by all yet.
+    TipUnprotected(OutPoint),
+    /// The money gate permits none.
+    MoneyStopped,
     /// Nobody registered a DID.
     NothingRegistered,
     /// A seat has fewer DIDs registered than the terms ask for.
@@ -175,6 +200,13 @@ impl fmt::Display for OpenRefusal {
                     "the beacon holds {have_sat} sat, a signal needs {need_sat}"
                 )
             }
+            Self::TipUnprotected(outpoint) => {
+                write!(
+                    f,
+                    "the refund of {outpoint} is not signed by all members yet"
+                )
+            }
+            Self::MoneyStopped => f.write_str("money is stopped: see `btcr2-agent money status`"),
             Self::NothingRegistered => f.write_str("no DID is registered"),
             Self::TooFewDids(seat) => {
                 write!(
@@ -193,6 +225,9 @@ impl Aggregator {
         if !matches!(self.phase, Phase::Active) {
             return Some(OpenRefusal::NotActive);
         }
+        if self.money_stopped {
+            return Some(OpenRefusal::MoneyStopped);
+        }
         if let Some(round) = &self.round {
             return Some(OpenRefusal::RoundOpen(round.round));
         }
@@ -206,21 +241,41 @@ impl Aggregator {
         let depth = u32::from(self.terms.depth);
         let waiting = |signal: &&super::SignedSignal| {
             let deep = signal
-                .confirmed
+                .confirmed_at()
                 .is_some_and(|height| self.chain.confirmations(height) >= depth);
-            !deep && !self.chain.is_dead(&signal.txid, &signal.input, depth)
+            !deep && !signal.is_dead(&self.chain, depth)
         };
         if let Some(signal) = self.signed.iter().find(waiting) {
-            return Some(OpenRefusal::PreviousUnconfirmed(signal.txid));
+            return Some(OpenRefusal::PreviousUnconfirmed(signal.txid()));
         }
-        let Some((_, have_sat)) = self.chain.ready_tip(self.terms.depth) else {
-            return Some(OpenRefusal::NoTip);
-        };
-        let need_sat = self
-            .fee_rate()
-            .fee_wu(WEIGHT_WITHOUT_CHANGE)
-            .map_or(u64::MAX, Amount::to_sat);
-        (have_sat < need_sat).then_some(OpenRefusal::TipTooSmall { have_sat, need_sat })
+        match self.spend_plan(MAX_INPUTS) {
+            Some(Ok(plan)) => {
+                let unprotected = plan
+                    .inputs
+                    .iter()
+                    .find(|input| self.must_be_protected(&input.outpoint, input.value.to_sat()));
+                unprotected.map(|input| OpenRefusal::TipUnprotected(input.outpoint))
+            }
+            Some(Err(SignalError::Insufficient { available, needed })) => {
+                Some(OpenRefusal::TipTooSmall {
+                    have_sat: available.to_sat(),
+                    need_sat: needed.to_sat(),
+                })
+            }
+            Some(Err(_)) | None => Some(OpenRefusal::NoTip),
+        }
+    }
+
+    /// What the next signal spends, with this many inputs at most; `None` without a tip that is deep enough.
+    pub(super) fn spend_plan(&self, most: usize) -> Option<Result<SpendPlan, SignalError>> {
+        let tip = self.chain.ready_output(self.terms.depth)?;
+        let further = self.chain.ready_extra(self.terms.depth);
+        Some(spend_plan(&tip, &further, self.fee_rate(), most))
+    }
+
+    /// The highest fee rate the terms allow.
+    pub(super) fn fee_ceiling(&self) -> FeeRate {
+        FeeRate::from_sat_per_vb(self.terms.max_fee_rate.into()).unwrap_or(FeeRate::BROADCAST_MIN)
     }
 
     /// The open round, if there is one.
@@ -231,12 +286,17 @@ impl Aggregator {
         Some(OpenRound {
             round: state.round,
             opened: state.opened,
-            until: session.map_or(state.respond_by, |session| session.until),
+            until: state.fallback.as_ref().map_or_else(
+                || session.map_or(state.respond_by, |session| session.until),
+                |fallback| fallback.until(),
+            ),
             attempt: session.map_or(0, |session| session.attempt),
             responded: state.responses.keys().copied().collect(),
-            signed: session.map_or_else(BTreeSet::new, |session| {
-                session.partials.keys().copied().collect()
-            }),
+            signed: match (&state.fallback, session) {
+                (Some(fallback), _) => fallback.signed().collect(),
+                (None, Some(session)) => session.partials.keys().copied().collect(),
+                (None, None) => BTreeSet::new(),
+            },
             blamed: state.blamed.iter().map(|blame| blame.member).collect(),
         })
     }
@@ -283,6 +343,13 @@ impl Aggregator {
             .map(|(seat, set)| (*seat, u16::try_from(set.len()).unwrap_or(u16::MAX)))
             .collect();
         let total: usize = indexes.values().map(BTreeMap::len).sum();
+        let planned = self.spend_plan(MAX_INPUTS).and_then(Result::ok);
+        let inputs = planned.map_or(1, |plan| u8::try_from(plan.inputs.len()).unwrap_or(1));
+        let labels = Label::of_round(
+            self.terms.rungs(),
+            inputs,
+            !self.refund_scripts().is_empty(),
+        );
         self.last_round = round.0;
         self.next_open = self.after_cadence(now);
         self.pending.clear();
@@ -293,10 +360,13 @@ impl Aggregator {
             respond_by,
             indexes,
             members: self.member_count(),
+            inputs,
+            labels,
             responses: BTreeMap::new(),
             nonces: BTreeMap::new(),
             built: None,
             session: None,
+            fallback: None,
             blamed: Vec::new(),
         });
         Step::with(vec![
@@ -306,6 +376,7 @@ impl Aggregator {
                     round,
                     respond_by,
                     indexes: counts,
+                    inputs,
                 }),
             },
             Effect::Report(Report::RoundOpened {
@@ -358,7 +429,7 @@ impl Aggregator {
             }
         }
         let nonces = signed.content.nonces.clone();
-        if !nonces.keys().eq([Label::SIGNAL].iter()) {
+        if !nonces.keys().eq(&state.labels) {
             return refused(RefusalCode::Malformed);
         }
         if !self.seen_nonces.insert_new(&nonces) {
@@ -400,18 +471,21 @@ impl Aggregator {
             ];
         }
         match self.build() {
-            Ok((built, proofs, artifact, fee)) => {
-                let mut effects = vec![
-                    // Durable before anybody signs: whoever asks for this round's history gets it.
-                    Effect::Save(artifact),
+            Ok((built, proofs, artifact)) => {
+                let fixed = built.ladder.rungs.first().map(|rung| {
                     Effect::Report(Report::SignalFixed {
                         round,
                         attempt: 1,
-                        signal: built.signal,
-                        txid: built.txid,
-                        fee_sat: fee.to_sat(),
-                    }),
+                        signal: built.ladder.signal,
+                        txid: rung.txid,
+                        fee_sat: rung.fee.to_sat(),
+                    })
+                });
+                let mut effects = vec![
+                    // Durable before anybody signs: whoever asks for this round's history gets it.
+                    Effect::Save(artifact),
                 ];
+                effects.extend(fixed);
                 if !proofs.is_empty() {
                     effects.push(Effect::SendParts(proofs));
                 }
@@ -426,24 +500,31 @@ impl Aggregator {
         }
     }
 
-    /// Builds tree or map, and the transaction that announces it.
+    /// Builds tree or map, and the transactions that announce it.
     #[allow(clippy::type_complexity)]
-    fn build(&self) -> Result<(Built, Vec<(NostrKey, Message)>, Artifact, Amount), RoundCause> {
+    fn build(&self) -> Result<(Built, Vec<(NostrKey, Message)>, Artifact), RoundCause> {
         let (Some(state), Some((set, keys))) = (&self.round, &self.set) else {
             return Err(RoundCause::Operator);
         };
-        let (outpoint, value_sat) = self
-            .chain
-            .ready_tip(self.terms.depth)
+        let plan = self
+            .spend_plan(state.inputs.into())
+            .and_then(Result::ok)
             .ok_or(RoundCause::NoFunds)?;
-        let tip = BeaconOutput {
-            outpoint,
-            value: Amount::from_sat(value_sat),
-            height: None,
-        };
         let script = beacon_script(keys.output_key());
-        let transaction = |signal| {
-            build_signal(&tip, &script, signal, self.fee_rate()).map_err(|_| RoundCause::NoFunds)
+        let payees = self.refund_scripts();
+        let ground = Ground {
+            script: &script,
+            lock_blocks: self.terms.refund_blocks,
+            payees: &payees,
+        };
+        let rates = ladder::rates(self.fee_rate(), &self.terms.fee_ladder, self.fee_ceiling());
+        let built = |signal, announcement| {
+            Ok(Built {
+                ladder: Ladder::build(plan.inputs.clone(), signal, &rates, &ground)
+                    .map_err(|_| RoundCause::NoFunds)?,
+                script: script.clone(),
+                announcement,
+            })
         };
         let round = state.round;
         match self.terms.beacon {
@@ -456,7 +537,7 @@ impl Aggregator {
                 // Entries were checked one by one: distinct indexes, no empty leaf.
                 let tree =
                     SmtTree::new(leaves.iter().copied()).map_err(|_| RoundCause::Operator)?;
-                let unsigned = transaction(tree.root())?;
+                let built: Built = built(tree.root(), None)?;
                 let proofs = state
                     .indexes
                     .iter()
@@ -472,15 +553,13 @@ impl Aggregator {
                         Some((set.key_of(*seat)?, message))
                     })
                     .collect();
-                let fee = unsigned.fee;
-                let built = built(unsigned, None);
                 let artifact = Artifact::LeafSet {
                     round,
-                    signal: built.signal,
-                    txid: built.txid,
+                    signal: built.ladder.signal,
+                    txid: built.txid(),
                     leaves,
                 };
-                Ok((built, proofs, artifact, fee))
+                Ok((built, proofs, artifact))
             }
             CohortBeacon::Cas => {
                 let updates = state
@@ -492,16 +571,14 @@ impl Aggregator {
                     CasAnnouncement::new(updates, |_| true).map_err(|_| RoundCause::Operator)?;
                 let text = String::from_utf8(announcement.canonical_bytes())
                     .map_err(|_| RoundCause::Operator)?;
-                let unsigned = transaction(announcement.signal_bytes())?;
-                let fee = unsigned.fee;
-                let built = built(unsigned, Some(text.clone()));
+                let built: Built = built(announcement.signal_bytes(), Some(text.clone()))?;
                 let artifact = Artifact::Announcement {
                     round,
-                    signal: built.signal,
-                    txid: built.txid,
+                    signal: built.ladder.signal,
+                    txid: built.txid(),
                     announcement: text,
                 };
-                Ok((built, Vec::new(), artifact, fee))
+                Ok((built, Vec::new(), artifact))
             }
         }
     }
@@ -532,28 +609,11 @@ impl Aggregator {
         }
         let absent = state.waiting_for();
         let why = match &state.session {
+            _ if state.fallback.is_some() => RoundCause::NoSignature { absent },
             Some(session) if session.aggregate.is_some() => RoundCause::NoSignature { absent },
             _ => RoundCause::NoResponse { absent },
         };
-        effects.extend(self.fail_round(why));
-    }
-}
-
-fn built(unsigned: UnsignedSignal, announcement: Option<String>) -> Built {
-    let sighash = Sighash::from_bytes(unsigned.sighash());
-    let input = unsigned
-        .tx
-        .input
-        .first()
-        .map_or_else(OutPoint::null, |input| input.previous_output);
-    Built {
-        txid: unsigned.tx.compute_txid(),
-        input,
-        prevout: unsigned.prevout,
-        signal: unsigned.signal,
-        sighash,
-        announcement,
-        tx: unsigned.tx,
+        effects.extend(self.stalled(now, why));
     }
 }
 

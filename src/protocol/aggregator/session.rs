@@ -2,16 +2,18 @@
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
-use super::{Aggregator, SignedSignal, refuse};
-use crate::beacon::signal::finalize;
+use super::signals::SignedSignal;
+use super::{Aggregator, refuse};
+use crate::beacon::signal::BeaconOutput;
 use crate::keys::NostrKey;
-use crate::keys::musig::{AggregateNonce, aggregate_nonces, aggregate_partials, verify_partial};
-use crate::protocol::effect::{Artifact, Effect, Ignored, Outcome, Report, Step, To};
+use crate::keys::musig::{aggregate_nonces, aggregate_partials, verify_partial};
+use crate::protocol::effect::{Effect, Ignored, Outcome, Report, Step, To};
 use crate::protocol::evidence::{Blame, Fault, LabelContext, Signed, commitment};
 use crate::protocol::ids::{Label, Seat};
+use crate::protocol::ladder::Ladder;
 use crate::protocol::message::{
     Message, NonceRequest, NonceUpdate, Nonces, Partials, PrevoutInfo, RefusalCode, RoundCause,
-    RoundResult, SignRequest, ToSign, TxHex,
+    SignRequest,
 };
 use crate::time::UnixTime;
 
@@ -109,42 +111,26 @@ impl Aggregator {
                 message,
             }];
         }
-        let Some(aggregate) = aggregate_labels(nonces) else {
+        let Some(contexts) = contexts(nonces, &built.ladder) else {
             return self.fail_round(RoundCause::Operator);
         };
-        let labels = aggregate
-            .iter()
-            .map(|(label, nonce)| {
-                let to_sign = ToSign {
-                    tx: TxHex(built.tx.clone()),
-                    prevouts: vec![PrevoutInfo {
-                        value_sat: built.prevout.value.to_sat(),
-                        script: built.prevout.script_pubkey.clone(),
-                    }],
-                    aggregate_nonce: *nonce,
-                };
-                (*label, to_sign)
-            })
-            .collect();
-        session.aggregate = Some(
-            aggregate
-                .iter()
-                .map(|(label, nonce)| {
-                    let context = LabelContext {
-                        aggregate_nonce: *nonce,
-                        sighash: built.sighash,
-                    };
-                    (*label, context)
-                })
-                .collect(),
-        );
+        let prevout = |input: &BeaconOutput| PrevoutInfo {
+            value_sat: input.value.to_sat(),
+            script: built.script.clone(),
+        };
         let request = SignRequest {
             round,
             attempt,
             sign_by: signing,
-            labels,
+            rungs: built.ladder.to_sign(),
+            prevouts: built.ladder.inputs.iter().map(prevout).collect(),
+            aggregate_nonces: contexts
+                .iter()
+                .map(|(label, context)| (*label, context.aggregate_nonce))
+                .collect(),
             announcement: built.announcement.clone(),
         };
+        session.aggregate = Some(contexts);
         vec![Effect::Send {
             to: To::Channel,
             message: Message::SignRequest(request),
@@ -172,7 +158,7 @@ impl Aggregator {
         let Some(state) = self.round.as_mut().filter(|state| state.round == *round) else {
             return refused(RefusalCode::NoSuchRound);
         };
-        if !nonces.keys().eq([Label::SIGNAL].iter()) {
+        if !nonces.keys().eq(&state.labels) {
             return refused(RefusalCode::Malformed);
         }
         let collecting = match &state.session {
@@ -215,7 +201,7 @@ impl Aggregator {
     /// A member can not sign the current session: opens the next one with what nonces there are.
     fn renew(&mut self, now: UnixTime, seat: Seat, attempt: u32, nonces: Nonces) -> Vec<Effect> {
         if attempt > u32::from(self.terms.sessions_max) {
-            return self.fail_round(RoundCause::SessionsUsedUp);
+            return self.stalled(now, RoundCause::SessionsUsedUp);
         }
         let Some(state) = &mut self.round else {
             return Vec::new();
@@ -282,7 +268,7 @@ impl Aggregator {
             let attempt = session.attempt;
             let known = state.nonces.entry(attempt).or_default();
             if !known.contains_key(&seat)
-                && content.spares.keys().eq([Label::SIGNAL].iter())
+                && content.spares.keys().eq(&state.labels)
                 && self.seen_nonces.insert_new(&content.spares)
             {
                 known.insert(seat, content.spares.clone());
@@ -306,11 +292,17 @@ impl Aggregator {
             .nonces
             .get(&session.attempt)
             .and_then(|by_seat| by_seat.get(&seat));
-        if offered != Some(&content.nonces) {
+        let used = offered.is_some_and(|offered| {
+            let of_session = offered
+                .iter()
+                .filter(|(label, _)| contexts.contains_key(label));
+            of_session.eq(&content.nonces)
+        });
+        if !used {
             // It replaced its nonces (after a restart) too late for this session: it can sign the next one.
             let attempt = session.attempt.saturating_add(1);
             let spares = content.spares.clone();
-            if spares.keys().eq([Label::SIGNAL].iter()) && self.seen_nonces.insert_new(&spares) {
+            if spares.keys().eq(&state.labels) && self.seen_nonces.insert_new(&spares) {
                 return Step::with(self.renew(now, seat, attempt, spares));
             }
             return Step::ignored(Ignored::WrongSession);
@@ -361,9 +353,7 @@ impl Aggregator {
         session.partials.insert(seat, content.clone());
         let partials = session.partials.len();
         let complete = partials == usize::from(state.members);
-        if content.spares.keys().eq([Label::SIGNAL].iter())
-            && self.seen_nonces.insert_new(&content.spares)
-        {
+        if content.spares.keys().eq(&state.labels) && self.seen_nonces.insert_new(&content.spares) {
             state
                 .nonces
                 .entry(attempt.saturating_add(1))
@@ -381,7 +371,8 @@ impl Aggregator {
         Step::with(effects)
     }
 
-    /// Adds up the partial signatures, keeps the transaction, then sends it to the chain and to everybody.
+    /// Adds up the partial signatures of every rung; the first one goes to the chain and to everybody, the others
+    /// wait until it turns out to pay too little.
     fn finish_round(&mut self, now: UnixTime) -> Vec<Effect> {
         let (Some(state), Some((_, keys))) = (&self.round, &self.set) else {
             return Vec::new();
@@ -389,77 +380,57 @@ impl Aggregator {
         let (Some(built), Some(session)) = (&state.built, &state.session) else {
             return Vec::new();
         };
-        let Some(context) = session
-            .aggregate
-            .as_ref()
-            .and_then(|contexts| contexts.get(&Label::SIGNAL))
-        else {
-            return Vec::new();
+        let signature = |(label, context): (&Label, &LabelContext)| {
+            let partials = session
+                .partials
+                .values()
+                .filter_map(|content| content.partials.get(label).copied());
+            let signature = aggregate_partials(
+                keys,
+                &context.aggregate_nonce,
+                context.sighash.as_bytes(),
+                partials,
+            );
+            Some((*label, signature.ok()?))
         };
-        let partials = session
-            .partials
-            .values()
-            .filter_map(|content| content.partials.get(&Label::SIGNAL).copied());
-        let Ok(signature) = aggregate_partials(
-            keys,
-            &context.aggregate_nonce,
-            context.sighash.as_bytes(),
-            partials,
-        ) else {
-            // Each partial verified, so their sum does; if not, this machine miscalculates.
+        let contexts = session.aggregate.iter().flatten();
+        let signatures: Option<BTreeMap<_, _>> = contexts.map(signature).collect();
+        let Some(rungs) = signatures.and_then(|signatures| built.ladder.complete(&signatures))
+        else {
+            // Each partial verified, so their sums do; if not, this machine miscalculates.
             return self.fail_round(RoundCause::Operator);
         };
-        let round = state.round;
-        let tx = finalize(built.tx.clone(), &signature);
-        let signed = SignedSignal {
-            round,
-            signal: built.signal,
-            txid: built.txid,
-            input: built.input,
-            last_sent: now,
-            confirmed: None,
-            tx: tx.clone(),
+        let Some(signed) = SignedSignal::new(state.round, &built.ladder, rungs, now) else {
+            return self.fail_round(RoundCause::Operator);
         };
-        let effects = vec![
-            Effect::Save(Artifact::SignedTransaction {
-                round,
-                signal: built.signal,
-                tx: tx.clone(),
-            }),
-            Effect::Report(Report::SignalSigned {
-                round,
-                txid: built.txid,
-                vsize: tx.vsize() as u64,
-                seconds: now.since(state.opened),
-            }),
-            Effect::Broadcast(tx.clone()),
-            Effect::Send {
-                to: To::Channel,
-                message: Message::RoundResult(RoundResult {
-                    round,
-                    tx: Some(TxHex(tx)),
-                }),
-            },
-        ];
+        let (opened, deposited) = (state.opened, state.deposited());
         self.deposits
-            .announce(signed.txid, signed.input, state.deposited());
-        self.signed.push(signed);
-        self.signed_total = self.signed_total.saturating_add(1);
+            .announce(&signed.txids(), signed.input(), deposited);
         self.round = None;
-        effects
+        self.signed_total = self.signed_total.saturating_add(1);
+        self.signed.push(signed);
+        self.send_signed(opened, now)
     }
 }
 
-/// Adds up the nonces of all seats, label by label.
-fn aggregate_labels(nonces: &BTreeMap<Seat, Nonces>) -> Option<BTreeMap<Label, AggregateNonce>> {
-    [Label::SIGNAL]
+/// Adds up the nonces of all seats for everything the ladder has to be signed, label by label.
+fn contexts(
+    nonces: &BTreeMap<Seat, Nonces>,
+    ladder: &Ladder,
+) -> Option<BTreeMap<Label, LabelContext>> {
+    ladder
+        .digests()
         .into_iter()
-        .map(|label| {
+        .map(|(label, sighash)| {
             let offered: Option<Vec<_>> = nonces
                 .values()
                 .map(|by_label| by_label.get(&label).copied())
                 .collect();
-            Some((label, aggregate_nonces(&offered?).ok()?))
+            let context = LabelContext {
+                aggregate_nonce: aggregate_nonces(&offered?).ok()?,
+                sighash,
+            };
+            Some((label, context))
         })
         .collect()
 }

@@ -2,39 +2,33 @@
 
 use std::collections::BTreeMap;
 
-use bitcoin::{Amount, FeeRate, OutPoint, Transaction, Txid};
+use bitcoin::{OutPoint, Transaction};
 use secp256k1::XOnlyPublicKey;
 
 use super::Participant;
 use super::coverage::BindingState;
 use super::round::MyRound;
-use crate::beacon::signal::{
-    BeaconOutput, CheckedSignal, DUST_LIMIT, SignalFault, SignalLimits, WEIGHT_WITH_CHANGE,
-    check_signal,
-};
+use crate::beacon::signal::SignalLimits;
 use crate::hash::SignalBytes;
 use crate::protocol::effect::{LabelOrder, SignOrder};
 use crate::protocol::evidence::{LabelContext, Sighash};
 use crate::protocol::ids::{Label, SessionId};
+use crate::protocol::ladder::{Ground, Ladder};
 use crate::protocol::message::{Nonces, SignRequest};
 use crate::protocol::terms::CohortBeacon;
 
 /// A request that passed every check.
 #[derive(Debug, Clone)]
 pub(super) struct Approved {
-    pub(super) tx: Transaction,
-    pub(super) txid: Txid,
-    pub(super) signal: SignalBytes,
-    pub(super) input: OutPoint,
-    pub(super) sighash: Sighash,
-    pub(super) fee_sat: u64,
+    pub(super) ladder: Ladder,
     pub(super) announcement: Option<String>,
     pub(super) contexts: BTreeMap<Label, LabelContext>,
     nonces: Nonces,
 }
 
 impl Approved {
-    pub(super) fn order(&self, session: SessionId) -> SignOrder {
+    /// What the signer gets; nonces for `spares` are made ahead.
+    pub(super) fn order(&self, session: SessionId, spares: Vec<Label>) -> SignOrder {
         let labels = self
             .contexts
             .iter()
@@ -50,7 +44,7 @@ impl Approved {
         SignOrder {
             session,
             labels,
-            spares: vec![Label::SIGNAL],
+            spares,
         }
     }
 }
@@ -77,7 +71,8 @@ impl Participant {
         if waits_for_proofs {
             return None;
         }
-        Some(match self.examine(state, request) {
+        let refunded = self.check_refunded(request);
+        Some(match refunded.and_then(|()| self.examine(state, request)) {
             Ok(approved) => Verdict::Approved(Box::new(approved)),
             Err(verdict) => verdict,
         })
@@ -88,66 +83,82 @@ impl Participant {
         let Some(nonces) = state.nonces.get(&request.attempt) else {
             return Err(never("no nonces were offered for this session"));
         };
-        let to_sign = match request.labels.get(&Label::SIGNAL) {
-            Some(to_sign) if request.labels.len() == 1 => to_sign,
-            _ => return Err(never("the session must sign the signal and nothing else")),
-        };
-        let tx = &to_sign.tx.0;
-        if state.approved.as_ref().is_some_and(|known| known.tx != *tx) {
-            return Err(never("a second transaction for the same round"));
+        let first = state.approved.as_ref();
+        if first.is_some_and(|known| known.ladder.to_sign() != request.rungs) {
+            return Err(never("other transactions for the same round"));
         }
-        let checked = self.check_transaction(tx)?;
-        self.check_lineage(tx)?;
-        self.check_signal_bytes(state, request, &checked.signal)
+        let ladder = self.check_transactions(request)?;
+        if self.announces_otherwise(state.round, &ladder.signal) {
+            return Err(never("other bytes than I signed in this round"));
+        }
+        self.check_lineage(ladder.tip())?;
+        self.check_signal_bytes(state, request, &ladder.signal)
             .map_err(Verdict::Never)?;
         self.check_coverage(state)?;
-        let sighash = Sighash::from_bytes(checked.sighash);
-        let context = LabelContext {
-            aggregate_nonce: to_sign.aggregate_nonce,
-            sighash,
-        };
+        let digests = ladder.digests();
+        if !digests.keys().eq(request.aggregate_nonces.keys())
+            || !digests.keys().all(|label| nonces.contains_key(label))
+        {
+            return Err(never(
+                "the session must sign its transactions and nothing else",
+            ));
+        }
+        let contexts = digests
+            .into_iter()
+            .zip(request.aggregate_nonces.values())
+            .map(|((label, sighash), aggregate_nonce)| {
+                let context = LabelContext {
+                    aggregate_nonce: *aggregate_nonce,
+                    sighash,
+                };
+                (label, context)
+            })
+            .collect();
         Ok(Approved {
-            tx: tx.clone(),
-            txid: checked.txid,
-            signal: checked.signal,
-            input: tx
-                .input
-                .first()
-                .map_or_else(OutPoint::null, |input| input.previous_output),
-            sighash,
-            fee_sat: checked.fee.to_sat(),
+            ladder,
             announcement: request.announcement.clone(),
-            contexts: BTreeMap::from([(Label::SIGNAL, context)]),
+            contexts,
             nonces: nonces.clone(),
         })
     }
 
-    /// Rule 2: the transaction is rebuilt from the tip that the own chain shows, and compared.
-    fn check_transaction(&self, tx: &Transaction) -> Result<CheckedSignal, Verdict> {
-        let Some((outpoint, value_sat)) = self.chain.ready_tip(self.terms.depth) else {
+    /// What this member lets a signal or a refund cost: its own limits and the terms'.
+    pub(super) fn limits(&self) -> SignalLimits {
+        SignalLimits {
+            max_fee_rate: self.policy.fee_rate_under(self.terms.max_fee_rate),
+            max_fee: self.policy.max_fee(),
+        }
+    }
+
+    /// Rule 2: every transaction is rebuilt from the outputs that the own chain shows, and compared.
+    fn check_transactions(&self, request: &SignRequest) -> Result<Ladder, Verdict> {
+        let Some(tip) = self.chain.ready_output(self.terms.depth) else {
             return Err(Verdict::Wait(
                 "my chain shows no spendable tip with enough confirmations".into(),
             ));
         };
-        let tip = BeaconOutput {
-            outpoint,
-            value: Amount::from_sat(value_sat),
-            height: None,
+        let further = self.chain.ready_extra(self.terms.depth);
+        let payees = self.refund_scripts();
+        let ground = Ground {
+            script: &self.script,
+            lock_blocks: self.terms.refund_blocks,
+            payees: &payees,
         };
-        let rate = self.policy.max_fee_rate.min(self.terms.max_fee_rate);
-        let max_fee_rate = FeeRate::from_sat_per_vb(rate.into()).unwrap_or(FeeRate::BROADCAST_MIN);
-        let limits = SignalLimits {
-            max_fee_rate,
-            // Without change the remainder goes to the miner; it is dust at most.
-            max_fee: max_fee_rate
-                .fee_wu(WEIGHT_WITH_CHANGE)
-                .and_then(|fee| fee.checked_add(DUST_LIMIT))
-                .unwrap_or(Amount::MAX_MONEY),
-        };
-        check_signal(tx, &tip, &self.script, &limits).map_err(|fault| match fault {
-            // The own backend may lag behind the aggregator's by a block.
-            SignalFault::NotTip { .. } => Verdict::Wait(fault.to_string()),
-            _ => Verdict::Never(fault.to_string()),
+        let rungs = &request.rungs;
+        Ladder::check(
+            rungs,
+            self.terms.rungs(),
+            &tip,
+            &further,
+            &ground,
+            &self.limits(),
+        )
+        .map_err(|fault| {
+            if fault.may_pass() {
+                Verdict::Wait(fault.to_string())
+            } else {
+                Verdict::Never(fault.to_string())
+            }
         })
     }
 
@@ -155,11 +166,10 @@ impl Participant {
     ///
     /// A signal that a confirmed one conflicts with is out of the way at the depth the terms ask of a tip: what
     /// is signed now descends from its rival, so a reorg that revives the one kills the other.
-    fn check_lineage(&self, tx: &Transaction) -> Result<(), Verdict> {
-        let input = tx.input.first().map(|input| input.previous_output);
+    pub(super) fn check_lineage(&self, tip: OutPoint) -> Result<(), Verdict> {
         let stray = self
             .live(self.terms.depth.into())
-            .find(|given| Some(given.input) != input);
+            .find(|given| given.input != tip);
         match stray {
             None => Ok(()),
             Some(given) => Err(Verdict::Wait(format!(
@@ -238,23 +248,27 @@ impl Participant {
     }
 }
 
-/// Whether the only input carries a valid key-path signature (64 bytes, SIGHASH_DEFAULT) of `sighash`.
-pub(super) fn is_complete(tx: &Transaction, sighash: &Sighash, output_key: XOnlyPublicKey) -> bool {
-    let [input] = tx.input.as_slice() else {
-        return false;
+/// Whether every input carries a valid key-path signature (64 bytes, SIGHASH_DEFAULT) of its digest.
+pub(super) fn is_complete(
+    tx: &Transaction,
+    sighashes: &[Sighash],
+    output_key: XOnlyPublicKey,
+) -> bool {
+    let signed = |(input, sighash): (&bitcoin::TxIn, &Sighash)| {
+        if input.witness.len() != 1 {
+            return false;
+        }
+        let Some(Ok(signature)) = input
+            .witness
+            .nth(0)
+            .map(secp256k1::schnorr::Signature::from_slice)
+        else {
+            return false;
+        };
+        let message = secp256k1::Message::from_digest(sighash.to_bytes());
+        secp256k1::SECP256K1
+            .verify_schnorr(&signature, &message, &output_key)
+            .is_ok()
     };
-    if input.witness.len() != 1 {
-        return false;
-    }
-    let Some(Ok(signature)) = input
-        .witness
-        .nth(0)
-        .map(secp256k1::schnorr::Signature::from_slice)
-    else {
-        return false;
-    };
-    let message = secp256k1::Message::from_digest(sighash.to_bytes());
-    secp256k1::SECP256K1
-        .verify_schnorr(&signature, &message, &output_key)
-        .is_ok()
+    tx.input.len() == sighashes.len() && tx.input.iter().zip(sighashes).all(signed)
 }

@@ -295,7 +295,7 @@ impl Participant {
     pub fn waiting_updates(&self) -> u16 {
         let signed: BTreeSet<SignalBytes> = self
             .live(FINAL_DEPTH)
-            .filter(|given| given.complete)
+            .filter(|given| given.signed.is_some())
             .map(|given| given.signal)
             .collect();
         let waiting = self

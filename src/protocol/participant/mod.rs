@@ -6,27 +6,33 @@
 mod checks;
 mod coverage;
 mod deposits;
+mod fallback;
 mod formation;
 mod history;
+mod policy;
+mod refunds;
 mod round;
 mod session;
+mod watch;
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 
-use bitcoin::{OutPoint, ScriptBuf, Transaction, Txid};
+use bitcoin::{Amount, OutPoint, ScriptBuf, Transaction, Txid};
 use serde::{Deserialize, Serialize};
 
 use super::chain_view::{ChainUpdate, ChainView};
+use super::confirmation::ConfirmationWatch;
 use super::deposit::UpdateDeposit;
 use super::effect::{Effect, Ignored, Prepared, Report, Step, To};
 use super::evidence::Sighash;
-use super::ids::{Label, Round, Seat, SessionId};
+use super::ids::{Label, Round, Seat, SessionId, Subject};
 use super::message::{
     EndCause, HistoryItem, Message, Nonces, Opening, Refused, RegisterItem, RoundOpen,
 };
 use super::set::CohortSet;
 use super::terms::Terms;
-use crate::hash::{CohortId, SignalBytes, SmtIndex, UpdateHash};
+use crate::beacon::signal::BeaconOutput;
+use crate::hash::{CohortId, SchnorrSignature, SignalBytes, SmtIndex, UpdateHash};
 use crate::keys::NostrKey;
 use crate::keys::musig::{KeySet, PartialSignature};
 use crate::time::UnixTime;
@@ -35,30 +41,13 @@ use coverage::MyIndex;
 pub use coverage::{BindingState, IndexState};
 pub use deposits::DepositState;
 use deposits::MyDeposit;
+use fallback::Fallbacks;
 use history::Asked;
 pub use history::Recalled;
+pub use policy::{Decline, SigningPolicy};
+use refunds::MyRefunds;
 use round::MyRound;
 pub use round::OwnRound;
-
-/// What this member says for a DID that has nothing to announce.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, Default)]
-#[serde(rename_all = "snake_case")]
-pub enum Decline {
-    /// "Nothing, and skip the round if nobody has anything": costs nobody anything, tells the aggregator.
-    #[default]
-    Idle,
-    /// "No update", which with an SMT beacon looks like an update to everybody.
-    NoUpdate,
-}
-
-/// What this member signs without asking anybody.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
-pub struct SigningPolicy {
-    /// Highest fee rate in sat/vB; the terms' ceiling applies too.
-    pub max_fee_rate: u32,
-    /// What to say for DIDs without an update.
-    pub decline: Decline,
-}
 
 /// Something that happened to a member of a cohort. The log stores it as JSON; the tag is outside because
 /// serde can not read raw JSON and numeric map keys back through an inner one.
@@ -81,6 +70,13 @@ pub enum ParticipantInput {
     Tick,
     /// The chain changed.
     Chain(ChainUpdate),
+    /// What came of [`Effect::Broadcast`].
+    Broadcast {
+        /// The transaction.
+        txid: Txid,
+        /// `None` if the chain took it, else its reason.
+        error: Option<String>,
+    },
     /// What came of [`Effect::Prepare`].
     Prepared(Prepared),
     /// What came of [`Effect::Sign`].
@@ -89,6 +85,13 @@ pub enum ParticipantInput {
     SignFailed {
         /// The session.
         session: SessionId,
+    },
+    /// What came of [`Effect::SignFallback`].
+    FallbackSigned {
+        /// The round.
+        round: Round,
+        /// One signature per digest.
+        signatures: Vec<SchnorrSignature>,
     },
     /// User: have these indexes covered.
     Register {
@@ -140,6 +143,8 @@ pub enum ParticipantInput {
         /// The index.
         index: SmtIndex,
     },
+    /// From now on this is signed without asking. Comes first, and again when the settings changed.
+    Policy(SigningPolicy),
     /// The process was restarted: all secret nonces are gone.
     Restarted,
     /// The store was made again out of a bundle: it may be older than what this member did last.
@@ -178,24 +183,33 @@ pub enum MemberPhase {
     Ended(EndCause),
 }
 
-/// A signal this member gave a partial signature for. It counts as one that may confirm until another
-/// transaction that spends the same output has (rule 4).
+/// A transaction this member gave partial signatures for: one rung of a round's signal. It counts as one that may
+/// confirm until another transaction that spends the same output has (rule 4).
 #[derive(Debug, Clone)]
 pub struct GivenPartial {
     /// The round.
     pub round: Round,
     /// The 32 bytes.
     pub signal: SignalBytes,
+    /// Its place in the round, lowest fee first, from 1.
+    pub rung: u8,
     /// The transaction's id.
     pub txid: Txid,
     /// The tip it spends.
     pub input: OutPoint,
-    /// What was signed.
-    pub sighash: Sighash,
+    /// Everything it spends: the tip, then top-ups.
+    pub inputs: Vec<BeaconOutput>,
+    /// What was signed, input by input.
+    pub sighashes: Vec<Sighash>,
+    /// What it pays to the miner.
+    pub fee: Amount,
     /// The unsigned transaction.
     pub tx: Transaction,
+    /// The refund of its change, which was signed with it.
+    pub refund: Option<Txid>,
+    /// The transaction with all signatures, once the aggregator sent it.
+    pub signed: Option<Transaction>,
     opened: UnixTime,
-    complete: bool,
     confirmed: Option<u32>,
 }
 
@@ -206,6 +220,7 @@ pub struct Participant {
     cohort: CohortId,
     me: NostrKey,
     policy: SigningPolicy,
+    policy_is_stated: bool,
     phase: MemberPhase,
     payee: Option<ScriptBuf>,
     set: Option<(CohortSet, KeySet)>,
@@ -225,7 +240,10 @@ pub struct Participant {
     recalling: BTreeMap<SmtIndex, Vec<HistoryItem>>,
     /// The time of the input that is handled.
     now: UnixTime,
-    reported_spends: BTreeSet<Txid>,
+    fallbacks: Fallbacks,
+    refunds: MyRefunds,
+    /// Where everything this member signed is.
+    watch: ConfirmationWatch,
 }
 
 impl Participant {
@@ -237,6 +255,7 @@ impl Participant {
             terms,
             me,
             policy,
+            policy_is_stated: false,
             phase: MemberPhase::New,
             payee: None,
             set: None,
@@ -251,7 +270,9 @@ impl Participant {
             asked: BTreeMap::new(),
             recalling: BTreeMap::new(),
             now: UnixTime(0),
-            reported_spends: BTreeSet::new(),
+            fallbacks: Fallbacks::default(),
+            refunds: MyRefunds::default(),
+            watch: ConfirmationWatch::default(),
         }
     }
 
@@ -259,13 +280,15 @@ impl Participant {
     /// goes without a verdict on a deposit.
     #[must_use]
     pub fn deadline(&self) -> Option<UnixTime> {
-        let due = [self.history_due(), self.response_due()];
+        let alarm = self.fallbacks.alarm_due();
+        let due = [self.history_due(), self.response_due(), alarm];
         due.into_iter().flatten().min()
     }
 
     fn tick(&mut self, now: UnixTime) -> Step {
         let mut step = self.history_timer();
         step.effects.extend(self.try_respond(now));
+        step.effects.extend(self.unknown_spends());
         step
     }
 
@@ -282,9 +305,19 @@ impl Participant {
             ParticipantInput::Message { message, .. } => self.message(now, message),
             ParticipantInput::Tick => self.tick(now),
             ParticipantInput::Chain(update) => self.chain_changed(&update),
-            ParticipantInput::Prepared(prepared) => self.prepared(now, prepared),
-            ParticipantInput::Signed(signed) => self.signed(signed),
-            ParticipantInput::SignFailed { session } => self.sign_failed(session),
+            ParticipantInput::Broadcast { txid, error } => self.broadcast_answer(txid, error),
+            ParticipantInput::Prepared(prepared) => match prepared.session.subject {
+                Subject::Round(_) => self.prepared(now, prepared),
+                Subject::Deposit(number) => self.refund_prepared(number, prepared),
+            },
+            ParticipantInput::Signed(signed) => match signed.session.subject {
+                Subject::Round(_) => self.signed(signed),
+                Subject::Deposit(number) => self.refund_signed(number, signed),
+            },
+            ParticipantInput::SignFailed { session } => match session.subject {
+                Subject::Round(_) => self.sign_failed(session),
+                Subject::Deposit(number) => self.refund_sign_failed(number, session.attempt),
+            },
             ParticipantInput::Register { items } => self.register(items),
             ParticipantInput::Open { index, opening } => self.open_index(index, opening),
             ParticipantInput::Bound { index } => self.bound(index),
@@ -301,8 +334,21 @@ impl Participant {
             ParticipantInput::Recalled(recalled) => self.recalled(&recalled),
             ParticipantInput::Lost { index, signals } => self.lost(index, &signals),
             ParticipantInput::Fetch { index } => self.fetch(index),
-            ParticipantInput::Restarted => self.restarted(),
-            ParticipantInput::Recovered => self.recovered(),
+            ParticipantInput::FallbackSigned { round, signatures } => {
+                self.fallback_signed(round, signatures)
+            }
+            ParticipantInput::Policy(policy) => self.follow_policy(policy),
+            ParticipantInput::Restarted => {
+                let mut step = self.restarted();
+                step.effects.extend(self.refunds_restarted());
+                step.effects.extend(self.fallback_restarted());
+                step
+            }
+            ParticipantInput::Recovered => {
+                self.refunds_recovered();
+                self.fallback_recovered();
+                self.recovered()
+            }
         }
     }
 
@@ -319,6 +365,10 @@ impl Participant {
             Message::NonceRequest(request) => self.nonce_request(&request),
             Message::SignRequest(request) => self.sign_request(request),
             Message::Proofs(proofs) => self.proofs(proofs),
+            Message::FallbackRequest(request) => self.fallback_request(now, request),
+            Message::RefundOpen(open) => self.refund_open(&open),
+            Message::RefundRequest(request) => self.refund_request(&request),
+            Message::RefundComplete(complete) => self.refund_complete(&complete),
             Message::RoundResult(result) => self.round_result(now, result),
             Message::RoundFailed(failed) => self.round_failed(failed),
             Message::History(history) => self.history(history),
@@ -339,12 +389,15 @@ impl Participant {
             let report = super::aggregator::tip_report(&self.chain.tip, ready.is_some());
             effects.push(Effect::Report(report));
         }
+        effects.extend(self.adopt_seen());
+        // Another rung may have taken the place of one that was confirmed: what is so comes last.
+        let mut confirmed = Vec::new();
         for given in &mut self.given {
             let seen = self.chain.signals.get(&given.txid);
             let height = seen.and_then(|seen| seen.height);
             let (round, txid) = (given.round, given.txid);
             match (given.confirmed, height) {
-                (None, Some(height)) => effects.push(Effect::Report(Report::SignalConfirmed {
+                (None, Some(height)) => confirmed.push(Effect::Report(Report::SignalConfirmed {
                     round,
                     txid,
                     height,
@@ -356,14 +409,8 @@ impl Participant {
             }
             given.confirmed = height;
         }
-        // All n signed every spend of an n-of-n output, this member too: one it does not know means that
-        // somebody else has its key, or the address is not what it was thought to be.
-        for spend in self.chain.spends.values() {
-            let mine = self.given.iter().any(|given| given.txid == spend.by);
-            if !mine && self.reported_spends.insert(spend.by) {
-                effects.push(Effect::Report(Report::UnknownSpend { txid: spend.by }));
-            }
-        }
+        effects.extend(confirmed);
+        effects.extend(self.watch_signals());
         effects.extend(self.after_facts());
         Step::with(effects)
     }
@@ -374,6 +421,7 @@ impl Participant {
         effects.extend(self.give_back());
         effects.extend(self.binding_reports());
         effects.extend(self.try_sign());
+        effects.extend(self.try_fallback());
         effects
     }
 
@@ -468,10 +516,27 @@ impl Participant {
             .map(|round| (round.round, round.responded, !round.sent.is_empty()))
     }
 
-    /// Signals this member signed that are not on the chain and may still get there, with their transactions.
+    /// Signals this member signed that are not on the chain and may still get there, each with the transaction
+    /// that is most likely to carry it.
     pub fn live_signals(&self) -> impl Iterator<Item = (SignalBytes, Txid)> + '_ {
+        let on_chain = |round: Round| {
+            let mut rungs = self.given.iter().filter(move |given| given.round == round);
+            rungs.any(|given| self.chain.signals.contains_key(&given.txid))
+        };
         self.live(super::aggregator::FINAL_DEPTH)
+            .filter(move |given| self.is_leading(given) && !on_chain(given.round))
             .map(|given| (given.signal, given.txid))
+    }
+
+    /// Whether this is the transaction of its round to expect: the highest one that the aggregator sent, or before
+    /// it sent any the lowest.
+    #[must_use]
+    pub fn is_leading(&self, given: &GivenPartial) -> bool {
+        let mut rungs = self.given.iter().filter(|other| other.round == given.round);
+        match given.signed {
+            Some(_) => rungs.all(|other| other.signed.is_none() || other.rung <= given.rung),
+            None => rungs.all(|other| other.signed.is_none() && other.rung >= given.rung),
+        }
     }
 
     /// The partial signatures given, oldest first.

@@ -31,6 +31,8 @@ pub(super) struct MyRound {
     pub(super) opened: UnixTime,
     respond_by: UnixTime,
     pub(super) plan: BTreeMap<SmtIndex, Planned>,
+    /// What a nonce is offered for; a session signs those of them that its transactions have.
+    pub(super) labels: Vec<Label>,
     /// SMT nonces of this round, once the driver derived them.
     pub(super) smt_nonces: Option<BTreeMap<SmtIndex, SmtNonce>>,
     /// Until when the response waits for verdicts on deposits.
@@ -146,11 +148,14 @@ impl Participant {
         }
         self.last_round = open.round.0;
         let session = self.session(open.round, 1);
+        let refunds = !self.refund_scripts().is_empty();
+        let labels = Label::of_round(self.terms.rungs(), open.inputs, refunds);
         self.round = Some(MyRound {
             round: open.round,
             opened: now,
             respond_by: open.respond_by,
             plan: BTreeMap::new(),
+            labels: labels.clone(),
             smt_nonces: None,
             patience: MyRound::patience(now, open.respond_by),
             without_deposits: false,
@@ -171,7 +176,7 @@ impl Participant {
             }),
             Effect::Prepare {
                 session,
-                labels: vec![Label::SIGNAL],
+                labels,
                 indexes: covered,
             },
         ])
@@ -324,6 +329,9 @@ impl Participant {
     }
 
     pub(super) fn round_result(&mut self, now: UnixTime, result: RoundResult) -> Step {
+        if let Some(step) = self.fallback_result(now, &result) {
+            return step;
+        }
         let round = result.round;
         let Some(tx) = result.tx else {
             return self.round_empty(round);
@@ -340,25 +348,41 @@ impl Participant {
         else {
             return Self::contradiction("the result is a transaction this member did not sign");
         };
-        if given.complete {
+        if given.signed.is_some() {
             return Step::ignored(Ignored::Duplicate);
         }
-        if !super::checks::is_complete(&tx.0, &given.sighash, output_key) {
+        if !super::checks::is_complete(&tx.0, &given.sighashes, output_key) {
             return Self::contradiction("the result's signature does not verify");
         }
-        given.complete = true;
+        given.signed = Some(tx.0.clone());
+        self.watch.complete(round, &tx.0);
+        let (signal, fee_sat) = (given.signal, given.fee.to_sat());
+        let (seconds, vsize) = (now.since(given.opened), tx.0.vsize() as u64);
+        let mut others = self.given.iter();
+        let bumped = others
+            .any(|other| other.round == round && other.txid != txid && other.signed.is_some());
+        let report = if bumped {
+            Report::SignalBumped {
+                round,
+                txid,
+                vsize,
+                fee_sat,
+            }
+        } else {
+            Report::SignalSigned {
+                round,
+                txid,
+                vsize,
+                seconds,
+            }
+        };
         let effects = vec![
             Effect::Save(Artifact::SignedTransaction {
                 round,
-                signal: given.signal,
-                tx: tx.0.clone(),
+                signal,
+                tx: tx.0,
             }),
-            Effect::Report(Report::SignalSigned {
-                round,
-                txid,
-                vsize: tx.0.vsize() as u64,
-                seconds: now.since(given.opened),
-            }),
+            Effect::Report(report),
         ];
         self.end_round(round, effects)
     }
@@ -396,7 +420,8 @@ impl Participant {
     }
 
     /// The round is over: what waits is asked for again, and DIDs that waited for it may bind.
-    fn end_round(&mut self, round: Round, mut effects: Vec<Effect>) -> Step {
+    pub(super) fn end_round(&mut self, round: Round, mut effects: Vec<Effect>) -> Step {
+        self.close_fallback(round);
         if self
             .round
             .as_ref()

@@ -4,7 +4,7 @@ use super::checks::{Approved, Verdict};
 use super::{GivenPartial, Participant, SignedSession};
 use crate::protocol::effect::{Artifact, Effect, Ignored, Outcome, Report, Step};
 use crate::protocol::evidence::{Signed, commitment};
-use crate::protocol::ids::{Label, SessionId};
+use crate::protocol::ids::SessionId;
 use crate::protocol::message::{
     Message, NonceRequest, Partials, RefusalCode, Refused, SignRequest,
 };
@@ -29,7 +29,7 @@ impl Participant {
         state.offered = request.attempt;
         Step::with(vec![Effect::Prepare {
             session,
-            labels: vec![Label::SIGNAL],
+            labels: state.labels.clone(),
             indexes: Vec::new(),
         }])
     }
@@ -119,17 +119,18 @@ impl Participant {
         };
         let round = state.round;
         let first = state.approved.is_none();
-        if first {
+        if let Some(rung) = approved.ladder.rungs.first().filter(|_| first) {
             effects.push(Effect::Report(Report::SignalFixed {
                 round,
                 attempt: request.attempt,
-                signal: approved.signal,
-                txid: approved.txid,
-                fee_sat: approved.fee_sat,
+                signal: approved.ladder.signal,
+                txid: rung.txid,
+                fee_sat: rung.fee.to_sat(),
             }));
         }
         let contexts = approved.contexts.clone();
-        let order = approved.order(self.session(round, request.attempt));
+        let spares = state.labels.clone();
+        let order = approved.order(self.session(round, request.attempt), spares);
         let artifacts = if first {
             self.artifacts(&approved)
         } else {
@@ -150,7 +151,12 @@ impl Participant {
         let Some(state) = &self.round else {
             return Vec::new();
         };
-        let (round, signal, txid) = (state.round, approved.signal, approved.txid);
+        // Which rung confirms is not known yet: the first one stands for all of them, and what is looked up later
+        // is looked up by the signal.
+        let Some(txid) = approved.ladder.rungs.first().map(|rung| rung.txid) else {
+            return Vec::new();
+        };
+        let (round, signal) = (state.round, approved.ladder.signal);
         // An announcement explains every DID, also one that was not in the round: it was checked to be absent.
         let explains_all = approved.announcement.is_some();
         for (index, mine) in &mut self.indexes {
@@ -199,7 +205,9 @@ impl Participant {
         let (Some((at, contexts)), Some(approved)) = (state.signing.take(), &state.approved) else {
             return Step::ignored(Ignored::Unasked);
         };
-        let nonces = state.nonces.get(&attempt).cloned().unwrap_or_default();
+        let mut nonces = state.nonces.get(&attempt).cloned().unwrap_or_default();
+        // Nonces were offered for more than the transactions turned out to need; those are never used.
+        nonces.retain(|label, _| contexts.contains_key(label));
         let Some(session_hash) = commitment(keys, &nonces, &contexts).filter(|_| at == attempt)
         else {
             return Step::ignored(Ignored::Unasked);
@@ -216,26 +224,33 @@ impl Participant {
             .nonces
             .insert(attempt.saturating_add(1), signed.spares);
         state.sent.insert(attempt, content.clone());
-        let given = GivenPartial {
+        let ladder = &approved.ladder;
+        let given = (1..).zip(&ladder.rungs).map(|(rung, signed)| GivenPartial {
             round: state.round,
-            signal: approved.signal,
-            txid: approved.txid,
-            input: approved.input,
-            sighash: approved.sighash,
-            tx: approved.tx.clone(),
+            signal: ladder.signal,
+            rung,
+            txid: signed.txid,
+            input: ladder.tip(),
+            inputs: ladder.inputs.clone(),
+            sighashes: signed.sighashes.clone(),
+            fee: signed.fee,
+            tx: signed.tx.clone(),
+            refund: signed.refund.as_ref().map(|refund| refund.txid),
+            signed: None,
             opened: state.opened,
-            complete: false,
             confirmed: None,
-        };
+        });
         for (index, planned) in &state.plan {
             if let (Some(update), Some(mine)) = (planned.update, self.indexes.get_mut(index))
                 && mine.update == Some(update)
             {
-                mine.announced.insert(given.signal);
+                mine.announced.insert(ladder.signal);
             }
         }
-        if !self.given.iter().any(|known| known.txid == given.txid) {
-            self.given.push(given);
+        for given in given {
+            if !self.given.iter().any(|known| known.txid == given.txid) {
+                self.given.push(given);
+            }
         }
         Step::with(vec![
             self.send(Message::PartialSignature(Signed::unsigned(content))),
@@ -264,7 +279,7 @@ impl Participant {
         state.nonces.remove(&attempt);
         state.request = None;
         state.offered = next;
-        let round = state.round;
+        let (round, labels) = (state.round, state.labels.clone());
         vec![
             Effect::Report(Report::SessionLost {
                 round,
@@ -272,7 +287,7 @@ impl Participant {
             }),
             Effect::Prepare {
                 session: self.session(round, next),
-                labels: vec![Label::SIGNAL],
+                labels,
                 indexes: Vec::new(),
             },
         ]
@@ -320,11 +335,12 @@ impl Participant {
             return Step::accepted();
         }
         let (attempt, responded) = (state.offered, state.responded);
+        let labels = state.labels.clone();
         let covered = self.indexes.iter();
         let covered = covered.filter(|(_, mine)| !responded && mine.covered_in(round));
         Step::with(vec![Effect::Prepare {
             session: self.session(round, attempt),
-            labels: vec![Label::SIGNAL],
+            labels,
             indexes: covered.map(|(index, _)| *index).collect(),
         }])
     }

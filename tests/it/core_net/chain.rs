@@ -7,7 +7,9 @@ use bitcoin::consensus::encode::serialize;
 use bitcoin::hashes::Hash as _;
 use bitcoin::{Amount, OutPoint, Script, ScriptBuf, Transaction, TxIn, TxOut, Txid, Witness};
 use btcr2_agent::beacon::history::{AddressHistory, AddressTx, Tip};
-use btcr2_agent::protocol::chain_view::{ChainView, SignalSeen, SpendSeen, TipView};
+use btcr2_agent::protocol::chain_view::{
+    ChainView, MAX_EXTRA, OutputSeen, SignalSeen, SpendSeen, TipView,
+};
 
 const FLAGS: u32 = bitcoinconsensus::VERIFY_ALL_PRE_TAPROOT | bitcoinconsensus::VERIFY_TAPROOT;
 
@@ -65,14 +67,49 @@ impl Chain {
         if self.txs.contains_key(&txid) {
             return Ok(());
         }
-        for input in &tx.input {
-            if let Some(rival) = self.spender(&input.previous_output) {
-                return Err(format!("conflicts with {rival}"));
-            }
-        }
         self.verify(tx)?;
+        self.make_way(tx)?;
         self.txs.insert(txid, (tx.clone(), None));
         Ok(())
+    }
+
+    /// BIP-125: what conflicts with a transaction goes if it is unconfirmed and signals that it may, and the new
+    /// one pays for its own relay besides.
+    fn make_way(&mut self, tx: &Transaction) -> Result<(), String> {
+        let rivals: std::collections::BTreeSet<Txid> = tx
+            .input
+            .iter()
+            .filter_map(|input| self.spender(&input.previous_output))
+            .collect();
+        let mut paid = 0;
+        for rival in &rivals {
+            let (other, height) = &self.txs[rival];
+            let replaceable = other.input.iter().all(|input| input.sequence.is_rbf());
+            if height.is_some() || !replaceable {
+                return Err(format!("conflicts with {rival}"));
+            }
+            paid += self.fee(other);
+        }
+        if !rivals.is_empty() && self.fee(tx) < paid + tx.vsize() as u64 {
+            return Err(format!("insufficient fee, conflicts with {rivals:?}"));
+        }
+        self.txs.retain(|txid, _| !rivals.contains(txid));
+        Ok(())
+    }
+
+    fn fee(&self, tx: &Transaction) -> u64 {
+        let spent = tx
+            .input
+            .iter()
+            .map(|input| self.output(&input.previous_output));
+        let spent: u64 = spent
+            .map(|output| output.map_or(0, |o| o.value.to_sat()))
+            .sum();
+        spent
+            - tx.output
+                .iter()
+                .map(|output| output.value.to_sat())
+                .sum::<u64>()
     }
 
     /// Replaces what conflicts with it in the mempool, as a miner may.
@@ -86,7 +123,8 @@ impl Chain {
                     .iter()
                     .any(|input| spends.contains(&input.previous_output))
         });
-        self.accept(tx)
+        self.txs.insert(tx.compute_txid(), (tx.clone(), None));
+        Ok(())
     }
 
     /// Script verification against the prevouts, and that it is not vacuous.
@@ -98,15 +136,20 @@ impl Chain {
             .collect::<Option<_>>()
             .ok_or("a spent output does not exist")?;
         verify_scripts(tx, &spent)?;
-        let mut flipped = tx.clone();
-        let mut signature = flipped.input[0].witness.nth(0).unwrap().to_vec();
-        assert_eq!(signature.len(), 64, "SIGHASH_DEFAULT");
-        signature[40] ^= 1;
-        flipped.input[0].witness = Witness::from_slice(&[signature]);
-        assert!(
-            verify_scripts(&flipped, &spent).is_err(),
-            "a flipped byte must be refused"
-        );
+        for at in 0..tx.input.len() {
+            let mut flipped = tx.clone();
+            let mut witness = flipped.input[at].witness.to_vec();
+            // Through a k-of-n leaf, who did not sign leaves an empty element.
+            let signature = witness.iter_mut().find(|element| !element.is_empty());
+            let signature = signature.unwrap();
+            assert_eq!(signature.len(), 64, "SIGHASH_DEFAULT");
+            signature[40] ^= 1;
+            flipped.input[at].witness = Witness::from_slice(&witness);
+            assert!(
+                verify_scripts(&flipped, &spent).is_err(),
+                "a flipped byte must be refused"
+            );
+        }
         self.verified += 1;
         Ok(())
     }
@@ -182,6 +225,10 @@ impl Chain {
                 height: output.height.unwrap(),
             },
         };
+        let extra = match &tip {
+            TipView::Ready { outpoint, .. } => history.top_ups(script, outpoint, MAX_EXTRA),
+            _ => Vec::new(),
+        };
         let signals = history
             .signals(script)
             .into_iter()
@@ -201,11 +248,25 @@ impl Chain {
                 Some((output.output.outpoint, SpendSeen { by, height }))
             })
             .collect();
+        let outputs = history
+            .outputs(script)
+            .into_iter()
+            .filter(|output| output.spent_by.is_none())
+            .map(|output| {
+                let seen = OutputSeen {
+                    value_sat: output.output.value.to_sat(),
+                    height: output.output.height,
+                };
+                (output.output.outpoint, seen)
+            })
+            .collect();
         ChainView {
             height: self.height,
             tip,
+            extra,
             signals,
             spends,
+            outputs,
             fee_rate: self.fee_rate,
         }
     }

@@ -390,9 +390,11 @@ fn an_update_beside_the_one_that_was_announced() {
         let by = Txid::from_byte_array([7; 32]);
         let chain = ChainUpdate {
             height: net.chain.height,
+            extra: None,
             tip: net.agg.chain().tip,
             signals: vec![(tx.compute_txid(), None)],
             spends: vec![(tx.input[0].previous_output, Some(SpendSeen { by, height }))],
+            outputs: Vec::new(),
             fee_rate: None,
         };
         net.agg_input(AggregatorInput::Chain(chain));

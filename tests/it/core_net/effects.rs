@@ -41,8 +41,13 @@ impl Net {
                 );
                 if self.broadcasts {
                     let error = self.chain.accept(&tx).err();
+                    let fee_too_low = error.as_ref().is_some_and(|why| why.contains("fee"));
                     let txid = tx.compute_txid();
-                    self.agg_input(AggregatorInput::Broadcast { txid, error });
+                    self.agg_input(AggregatorInput::Broadcast {
+                        txid,
+                        error,
+                        fee_too_low,
+                    });
                     self.sync();
                 }
             }
@@ -62,8 +67,10 @@ impl Net {
                 let cohort = self.agg.cohort();
                 let node = &self.nodes[i];
                 sign_evidence(&node.key, &cohort, &mut message);
-                if let Message::PartialSignature(partials) = &message {
-                    self.check_rule_5(i, partials.content.round);
+                match &message {
+                    Message::PartialSignature(body) => self.check_rule_5(i, body.content.round),
+                    Message::FallbackSignature(body) => self.check_rule_5(i, body.content.round),
+                    _ => {}
                 }
                 let from = self.nodes[i].me();
                 self.send(from, to, message);
@@ -74,6 +81,19 @@ impl Net {
                 indexes,
             } => self.prepare(i, session, &labels, &indexes),
             Effect::Sign(order) => self.sign(i, &order),
+            Effect::SignFallback(order) => {
+                if std::mem::take(&mut self.nodes[i].dies_at_sign) {
+                    return self.restart(i);
+                }
+                let key = &self.nodes[i].key;
+                let digests = order.sighashes.iter();
+                let signatures = digests.map(|digest| key.sign_digest(digest.as_bytes()));
+                let signed = ParticipantInput::FallbackSigned {
+                    round: order.round,
+                    signatures: signatures.collect(),
+                };
+                self.input(i, signed);
+            }
             Effect::OpenIndex(index) => {
                 let node = &self.nodes[i];
                 if let Some(did) = node.dids.iter().find(|did| did.index == index) {
@@ -82,6 +102,17 @@ impl Net {
                 }
             }
             Effect::Save(artifact) => self.nodes[i].saved.push(stored(artifact)),
+            Effect::Broadcast(tx) => {
+                let kept = self.nodes[i].saved.iter().any(
+                    |artifact| matches!(artifact, Artifact::SignedTransaction { tx: kept, .. } if *kept == tx),
+                );
+                assert!(kept, "kept before it is broadcast");
+                self.nodes[i].sent.push(tx.clone());
+                let error = self.chain.accept(&tx).err();
+                let txid = tx.compute_txid();
+                self.input(i, ParticipantInput::Broadcast { txid, error });
+                self.sync();
+            }
             Effect::Recall { index, rounds } => {
                 let me = self.nodes[i].me();
                 let nonces = rounds
@@ -299,6 +330,9 @@ fn sign_evidence(key: &OwnKey, cohort: &CohortId, message: &mut Message) {
         Message::Response(body) => sign(key, cohort, body),
         Message::NonceUpdate(body) => sign(key, cohort, body),
         Message::PartialSignature(body) => sign(key, cohort, body),
+        Message::FallbackSignature(body) => sign(key, cohort, body),
+        Message::RefundNonces(body) => sign(key, cohort, body),
+        Message::RefundPartial(body) => sign(key, cohort, body),
         _ => {}
     }
 }

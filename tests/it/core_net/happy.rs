@@ -139,7 +139,7 @@ fn a_member_with_three_dids_and_one_with_none() {
         assert_eq!(net.proved(0, 1), [Some(None)]);
         assert_eq!(net.proved(0, 2), [Some(Some(update("c")))]);
         assert_eq!(net.proved(2, 0), [Some(None)]);
-        assert_eq!(net.nodes[1].core.given().len(), 1, "it signed all the same");
+        assert_eq!(net.nodes[1].rounds_signed(), 1, "it signed all the same");
     }
 }
 

@@ -44,6 +44,8 @@ pub struct Setup {
     n: usize,
     dids: Vec<usize>,
     pub policy: SigningPolicy,
+    /// Whether everybody names a payee.
+    payees: bool,
     /// Off for benches: no log, no extra checks.
     pub record: bool,
 }
@@ -65,8 +67,10 @@ impl Setup {
             dids: vec![1; n],
             policy: SigningPolicy {
                 max_fee_rate: 50,
+                max_fee_sat: 50_000,
                 decline: Decline::NoUpdate,
             },
+            payees: false,
             record: true,
         }
     }
@@ -88,6 +92,12 @@ impl Setup {
     pub fn terms(mut self, change: impl FnOnce(&mut Terms)) -> Self {
         change(&mut self.terms);
         self.terms.validate().unwrap();
+        self
+    }
+
+    /// Everybody names a payee, so that there are refunds.
+    pub fn refunds(mut self) -> Self {
+        self.payees = true;
         self
     }
 
@@ -141,6 +151,7 @@ pub struct Net {
     pub history_bytes: usize,
     /// Mail to keys that are no node.
     pub elsewhere: Vec<(NostrKey, Message)>,
+    payees: bool,
     pub record: bool,
     pub agg_log: Vec<(UnixTime, AggregatorInput, Step)>,
 }
@@ -152,6 +163,7 @@ impl Net {
             n,
             dids,
             policy,
+            payees,
             record,
         } = setup;
         let nodes = (0..n)
@@ -177,6 +189,7 @@ impl Net {
             broadcasts: true,
             history_bytes: history::MAX_ANSWER_BYTES,
             elsewhere: Vec::new(),
+            payees,
             record,
             agg_log: Vec::new(),
         }
@@ -200,7 +213,8 @@ impl Net {
     pub fn form(&mut self) {
         self.advertise();
         for i in 0..self.nodes.len() {
-            self.input(i, ParticipantInput::Join { payee: None });
+            let payee = self.payee(&format!("member {i}"));
+            self.input(i, ParticipantInput::Join { payee });
         }
         self.run();
         assert_eq!(*self.agg.phase(), Phase::Active);
@@ -213,8 +227,15 @@ impl Net {
         self.agg_input(AggregatorInput::Advertise {
             invited: Vec::new(),
             relays: Vec::new(),
-            payee: None,
+            payee: self.payee("aggregator"),
         });
+    }
+
+    /// Where refunds to somebody go.
+    pub fn payee(&self, name: &str) -> Option<ScriptBuf> {
+        let payee = key(&format!("payee of {name}"));
+        let (x_only, _) = payee.keypair().x_only_public_key();
+        self.payees.then(|| beacon_script(x_only))
     }
 
     pub fn fund(&mut self, sat: u64) {

@@ -104,6 +104,8 @@ pub struct Node {
     /// Hashes of the updates it has stored.
     pub updates: Vec<UpdateHash>,
     pub reports: Vec<Report>,
+    /// Transactions it gave to the chain.
+    pub sent: Vec<bitcoin::Transaction>,
     /// What became of each message, with its type.
     pub outcomes: Vec<(&'static str, Outcome)>,
     /// Whether it sees the chain move.
@@ -125,6 +127,12 @@ pub struct Node {
 impl Node {
     pub fn me(&self) -> NostrKey {
         self.key.public()
+    }
+
+    /// How many rounds it has signed something in.
+    pub fn rounds_signed(&self) -> usize {
+        let rounds: BTreeSet<Round> = self.core.given().iter().map(|given| given.round).collect();
+        rounds.len()
     }
 
     pub fn alarms(&self) -> Vec<&str> {
@@ -173,6 +181,7 @@ impl Node {
             saved: Vec::new(),
             updates: Vec::new(),
             reports: Vec::new(),
+            sent: Vec::new(),
             outcomes: Vec::new(),
             sees_chain: true,
             binds: true,

@@ -34,7 +34,7 @@ fn at_request(setup: Setup) -> (Net, SignRequest) {
 }
 
 fn tx_of(request: &mut SignRequest) -> &mut Transaction {
-    &mut request.labels.get_mut(&Label::SIGNAL).unwrap().tx.0
+    &mut request.rungs[0].tx.0
 }
 
 /// Member 0 does not sign this, says why, and tells the aggregator.
@@ -81,10 +81,12 @@ fn transactions_of_any_other_form() {
             tx.lock_time = bitcoin::absolute::LockTime::from_consensus(1);
         }),
         ("no input", |tx| tx.input.clear()),
-        ("2 inputs", |tx| {
-            let mut extra = tx.input[0].clone();
-            extra.previous_output = OutPoint::new(Txid::from_byte_array([9; 32]), 0);
-            tx.input.push(extra);
+        ("5 inputs", |tx| {
+            for n in 1..=4 {
+                let mut extra = tx.input[0].clone();
+                extra.previous_output = OutPoint::new(Txid::from_byte_array([n; 32]), 0);
+                tx.input.push(extra);
+            }
         }),
         ("sequence", |tx| tx.input[0].sequence = Sequence::MAX),
         ("not unsigned", |tx| {
@@ -120,7 +122,7 @@ fn transactions_of_any_other_form() {
         ("fee", |tx| {
             tx.output[0].value = Amount::from_sat(100_000 - 154 * 51)
         }),
-        ("more than the tip", |tx| {
+        ("more than the 0.00100000 BTC spent", |tx| {
             tx.output[0].value = Amount::from_sat(100_001)
         }),
     ];
@@ -140,11 +142,14 @@ fn transactions_of_any_other_form() {
 
 #[test]
 fn a_fee_above_my_own_policy_but_within_the_terms() {
-    let mut setup = Setup::smt(3).terms(|terms| terms.max_fee_rate = 200);
-    setup.policy.max_fee_rate = 4;
+    let mut setup = Setup::smt(3).terms(|terms| {
+        terms.max_fee_rate = 200;
+        terms.fee_ladder = vec![1, 2];
+    });
+    setup.policy.max_fee_rate = 9;
     let (mut net, good) = at_request(setup);
-    // The chain asks 5 sat/vB.
-    refuses(&mut net, good, "fee");
+    // The chain asks 5 sat/vB: the second rung pays 10.
+    refuses(&mut net, good, "rung 2: the fee");
     net.advance(86_401);
     assert!(matches!(
         net.agg_reports.last(),
@@ -174,9 +179,8 @@ fn a_signal_that_does_not_spend_the_tip() {
 fn prevouts_are_claims_and_change_nothing() {
     let (mut net, good) = at_request(Setup::smt(3));
     let mut lying = good;
-    let label = lying.labels.get_mut(&Label::SIGNAL).unwrap();
-    label.prevouts[0].value_sat = 1;
-    label.prevouts[0].script = ScriptBuf::new();
+    lying.prevouts[0].value_sat = 1;
+    lying.prevouts[0].script = ScriptBuf::new();
     // The sighash is computed from the own chain's tip; the partial signature fits all the same.
     let outcome = net.tell(0, Message::SignRequest(lying));
     assert_eq!(outcome, Outcome::Accepted);
@@ -223,7 +227,9 @@ fn a_tip_with_too_few_confirmations_in_my_view() {
 fn with_signal(request: &SignRequest, signal: &[u8; 32]) -> SignRequest {
     let mut request = request.clone();
     let script = [&[0x6a, 0x20][..], signal].concat();
-    tx_of(&mut request).output.last_mut().unwrap().script_pubkey = ScriptBuf::from_bytes(script);
+    for rung in &mut request.rungs {
+        rung.tx.0.output.last_mut().unwrap().script_pubkey = ScriptBuf::from_bytes(script.clone());
+    }
     request
 }
 
@@ -497,7 +503,10 @@ fn a_second_transaction_for_the_same_round() {
         let Outcome::Ignored(Ignored::WillNotSign(reason)) = outcome else {
             panic!("{outcome:?}")
         };
-        assert!(reason.contains("second transaction"), "{reason}");
+        assert!(
+            reason.contains("other transactions for the same round"),
+            "{reason}"
+        );
         assert!(net.nodes[0].core.given().is_empty());
         signs_after_all(net, second);
     }
@@ -552,8 +561,15 @@ fn a_request_for_a_round_or_session_that_was_not_offered() {
         Outcome::Ignored(Ignored::WrongSession)
     );
     let mut unlabelled = good.clone();
-    unlabelled.labels.clear();
-    refuses(&mut net, unlabelled, "the signal and nothing else");
+    unlabelled.aggregate_nonces.clear();
+    refuses(&mut net, unlabelled, "its transactions and nothing else");
+    let mut fewer = good.clone();
+    fewer.aggregate_nonces.pop_last();
+    refuses(&mut net, fewer, "its transactions and nothing else");
+    let mut more = good.clone();
+    let nonce = more.aggregate_nonces[&Label::SIGNAL];
+    more.aggregate_nonces.insert(Label::REFUND, nonce);
+    refuses(&mut net, more, "its transactions and nothing else");
     signs_after_all(net, good);
 }
 
@@ -575,6 +591,6 @@ fn what_is_signed_is_not_signed_again() {
         net.tell(0, Message::SignRequest(other)),
         Outcome::Ignored(Ignored::Duplicate)
     );
-    assert_eq!(net.nodes[0].core.given().len(), 1);
+    assert_eq!(net.nodes[0].rounds_signed(), 1);
     net.finish();
 }

@@ -116,6 +116,7 @@ fn an_opening_that_undercounts_my_indexes() {
             round: Round(1),
             respond_by: net.now.plus(100),
             indexes: [(Seat(0), 1), (Seat(1), 1)].into(),
+            inputs: 1,
         };
         let outcome = net.tell(0, Message::RoundOpen(bad));
         contradiction(&outcome, "covers 1 of my 2 indexes");
@@ -309,8 +310,9 @@ fn a_chain_that_refuses_the_signal_is_reported() {
     assert_eq!(report(&net), 1);
     assert_eq!(
         net.agg_input(AggregatorInput::Broadcast {
-            txid: net.agg.unsettled()[0].input.txid,
-            error: None
+            txid: net.agg.unsettled()[0].input().txid,
+            error: None,
+            fee_too_low: false,
         }),
         Outcome::Ignored(Ignored::Unasked)
     );
@@ -338,11 +340,13 @@ fn an_unknown_spend_raises_an_alarm() {
             let alarms = node.reports.iter().filter(|known| **known == report);
             assert_eq!(alarms.count(), 1, "once");
         }
+        let alarms = net.agg_reports.iter().filter(|known| **known == report);
+        assert_eq!(alarms.count(), 1, "the operator too");
     }
 }
 
 /// Spends the tip without the members, with change, and gives the transaction's id.
-fn rogue(net: &mut Net, signal: Option<[u8; 32]>) -> bitcoin::Txid {
+pub(super) fn rogue(net: &mut Net, signal: Option<[u8; 32]>) -> bitcoin::Txid {
     let TipView::Ready {
         outpoint,
         value_sat,
@@ -384,7 +388,7 @@ fn a_bound_index_that_lacks_a_proof() {
     assert_eq!(net.agg.signals_signed(), 1);
     for node in &net.nodes {
         assert!(node.refusals()[0].contains("proofs of earlier signals are missing"));
-        assert_eq!(node.core.given().len(), 1);
+        assert_eq!(node.rounds_signed(), 1);
     }
     net.agg_saved.push(Artifact::LeafSet {
         round: Round(99),
@@ -425,11 +429,11 @@ fn complete(net: &Net, round: Round) -> Transaction {
     let signature: SchnorrSignature = aggregate_partials(
         keys,
         &aggregate_nonces(&nonces).unwrap(),
-        given.sighash.as_bytes(),
+        given.sighashes[0].as_bytes(),
         all.iter().map(|p| p.partials[&Label::SIGNAL]),
     )
     .unwrap();
-    finalize(given.tx.clone(), &signature)
+    finalize(given.tx.clone(), &[signature])
 }
 
 /// Round 1 is signed by all, but its last partial signature "does not arrive"; round 2 announces again.
@@ -473,7 +477,7 @@ fn both_are_kept(net: &Net) {
             });
             assert!(kept);
         }
-        assert_eq!(node.core.given().len(), 2);
+        assert_eq!(node.rounds_signed(), 2);
     }
 }
 
@@ -557,12 +561,9 @@ fn two_signals_that_could_both_confirm() {
     let Message::SignRequest(request) = request.message else {
         unreachable!()
     };
-    assert_eq!(
-        request.labels[&Label::SIGNAL].tx.0.input[0].previous_output,
-        other
-    );
+    assert_eq!(request.rungs[0].tx.0.input[0].previous_output, other);
     for node in &net.nodes {
         assert!(node.refusals()[0].contains("may still confirm"));
-        assert_eq!(node.core.given().len(), 1);
+        assert_eq!(node.rounds_signed(), 1);
     }
 }

@@ -344,20 +344,26 @@ fn blames(reports: &[Report]) -> Vec<(Blame, bool)> {
 
 /// What the session really signed.
 fn contexts(net: &Net) -> BTreeMap<Label, LabelContext> {
-    let given = &net.nodes[0].core.given()[0];
-    let nonces: Vec<_> = net
-        .held
-        .iter()
-        .map(|mail| match &mail.message {
-            Message::PartialSignature(signed) => signed.content.nonces[&Label::SIGNAL],
-            other => panic!("{other:?}"),
-        })
-        .collect();
-    let context = LabelContext {
-        aggregate_nonce: aggregate_nonces(&nonces).unwrap(),
-        sighash: given.sighash,
+    let given = net.nodes[0].core.given().iter();
+    let context = |rung: u8, sighash: Sighash| {
+        let label = Label::Signal { rung, input: 0 };
+        let nonces: Vec<_> = net
+            .held
+            .iter()
+            .map(|mail| match &mail.message {
+                Message::PartialSignature(signed) => signed.content.nonces[&label],
+                other => panic!("{other:?}"),
+            })
+            .collect();
+        let context = LabelContext {
+            aggregate_nonce: aggregate_nonces(&nonces).unwrap(),
+            sighash,
+        };
+        (label, context)
     };
-    BTreeMap::from([(Label::SIGNAL, context)])
+    given
+        .map(|given| context(given.rung, given.sighashes[0]))
+        .collect()
 }
 
 #[test]

@@ -32,7 +32,8 @@ fn labelled(nonce: PublicNonce) -> BTreeMap<Label, PublicNonce> {
 
 /// Three members have signed session 1; nothing has arrived. Gives what each sent.
 fn signed_by_all() -> (Net, Vec<Partials>) {
-    let mut net = Net::ready(Setup::smt(3));
+    // One rung: these tests make the nonces of a session by hand.
+    let mut net = Net::ready(Setup::smt(3).terms(|terms| terms.fee_ladder = vec![1]));
     net.queue(0, 0, "a");
     net.hold = Some("partial_signature");
     net.open();
@@ -168,8 +169,8 @@ fn a_partial_with_a_nonce_that_was_not_offered() {
         let Message::SignRequest(request) = net.last_sent("sign_request").message else {
             unreachable!()
         };
-        let aggregate_nonce = request.labels[&Label::SIGNAL].aggregate_nonce;
-        let sighash: Sighash = net.nodes[0].core.given()[0].sighash;
+        let aggregate_nonce = request.aggregate_nonces[&Label::SIGNAL];
+        let sighash: Sighash = net.nodes[0].core.given()[0].sighashes[0];
         let (mut signer, slot, nonce) = fresh(&net, 1, 1);
         let made = signer
             .sign(slot, &nonce, keys, &aggregate_nonce, sighash.as_bytes())

@@ -14,7 +14,7 @@ use btcr2_agent::keys::keystore;
 use btcr2_agent::lookup::Lookup;
 use btcr2_agent::network::Network;
 use btcr2_agent::protocol::aggregator::FINAL_DEPTH;
-use btcr2_agent::protocol::money::MoneyRefused;
+use btcr2_agent::protocol::money::{MoneyGate, MoneyRefused, MoneyRules};
 use btcr2_agent::resolver::{Resolution, ResolutionOptions, Strictness};
 use btcr2_agent::store::{DidRow, SpendRow, SpendStanding, SpendState, Store, StoreError};
 
@@ -455,7 +455,8 @@ async fn what_another_wallet_spends_is_announced_anew() {
     };
     eventually("the conflict in a block", || standing().height.is_some()).await;
     assert_eq!(standing().conflict, Some(foreign));
-    let error = signed.send().await.unwrap_err().to_string();
+    let permit = MoneyGate::without_switch(MoneyRules::default()).permit(Network::Regtest);
+    let error = signed.send(permit.unwrap()).await.unwrap_err().to_string();
     assert!(error.contains("missingorspent"), "{error}");
 
     let anew = play

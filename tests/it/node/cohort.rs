@@ -14,10 +14,15 @@ use crate::e2e::company::Company;
 use crate::e2e::play::{POLL, Play};
 
 /// A stage on a node, with so many agents.
-async fn stage(agents: usize) -> Option<Play> {
+pub async fn stage(agents: usize) -> Option<Play> {
+    stage_with(agents, &[]).await
+}
+
+/// The same, with options for the node.
+pub(super) async fn stage_with(agents: usize, options: &'static [&'static str]) -> Option<Play> {
     let binary = bitcoind()?;
     let mut play = Play::on(async |dir| {
-        let node = RegtestNode::start(&binary, &dir.join("bitcoind"), &[])
+        let node = RegtestNode::start(&binary, &dir.join("bitcoind"), options)
             .await
             .unwrap();
         Ledger::Node(node)
@@ -31,12 +36,12 @@ async fn stage(agents: usize) -> Option<Play> {
 }
 
 impl Play {
-    fn node(&self) -> &RegtestNode {
+    pub fn node(&self) -> &RegtestNode {
         self.stage.chain.node().unwrap()
     }
 
     /// Waits until aggregator and members have reported the reorganisation of the last signal.
-    async fn reorganised(&mut self, company: &Company, mark: usize) {
+    pub(super) async fn reorganised(&mut self, company: &Company, mark: usize) {
         let txid = company.signals.last().unwrap().txid;
         let everybody: Vec<usize> = std::iter::once(company.aggregator)
             .chain(company.members.iter().copied())

@@ -6,6 +6,8 @@
 mod backend;
 mod cohort;
 mod faults;
+mod refunds;
+mod replaced;
 
 use std::io::Write as _;
 use std::path::PathBuf;

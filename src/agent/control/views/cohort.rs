@@ -4,7 +4,9 @@ use std::fmt;
 
 use serde::{Deserialize, Serialize};
 
-use super::{BeaconType, DeliveryView, EndView, FeeRate, RoundView, Tally, TermsView};
+use super::{
+    AlarmView, BeaconType, DeliveryView, EndView, FeeRate, OutputView, RoundView, Tally, TermsView,
+};
 use crate::agent::control::PeerText;
 use crate::hash::CohortId;
 use crate::keys::NostrKey;
@@ -121,6 +123,9 @@ pub struct CohortView {
     pub now: UnixTime,
     /// The line of `cohort list`.
     pub summary: CohortSummaryView,
+    /// What needs a person, until it is acknowledged.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub alarms: Vec<AlarmView>,
     /// Who aggregates.
     pub aggregator: NostrKey,
     /// The share link; absent for an invite-only cohort.
@@ -212,6 +217,9 @@ pub struct BeaconView {
     /// The output the next signal must spend, `txid:vout`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub tip: Option<String>,
+    /// What lies there, and whether it comes back should a member vanish.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub outputs: Vec<OutputView>,
     /// How many rounds the tip pays for at the current fee rate.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub rounds_left: Option<u32>,

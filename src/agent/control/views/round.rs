@@ -8,6 +8,7 @@ use serde::{Deserialize, Serialize};
 use crate::agent::control::PeerText;
 use crate::hash::SignalBytes;
 use crate::keys::NostrKey;
+use crate::protocol::confirmation::WatchState;
 use crate::protocol::{Round, Seat};
 use crate::time::UnixTime;
 
@@ -36,10 +37,18 @@ pub enum RoundState {
     Signing,
     /// The transaction is complete; the chain backend has not taken it yet.
     Signed,
-    /// The chain backend has it in its mempool.
+    /// The chain backend took it, and has not shown it in its mempool yet.
     Broadcast,
+    /// It waits in the mempool.
+    Mempool,
     /// It is in a block.
     Confirmed,
+    /// It is in a block, deep enough that it is not expected to leave it.
+    Final,
+    /// Another transaction spends what it spends.
+    Conflicted,
+    /// It was in a block that is not in the best chain any more; it is sent again.
+    ReorgedOut,
     /// Nobody updated, so there was no transaction.
     Empty,
     /// It ended without a signal.
@@ -53,7 +62,11 @@ impl fmt::Display for RoundState {
             Self::Signing => "signing",
             Self::Signed => "signed",
             Self::Broadcast => "broadcast",
+            Self::Mempool => "in mempool",
             Self::Confirmed => "confirmed",
+            Self::Final => "final",
+            Self::Conflicted => "CONFLICTED",
+            Self::ReorgedOut => "reorged out",
             Self::Empty => "empty",
             Self::Failed => "failed",
         })
@@ -101,12 +114,28 @@ pub struct RoundView {
     pub fee_sat: Option<u64>,
     /// Its confirmations.
     pub confirmations: u32,
+    /// Every transaction that was signed for it, in the order of signing: fee variants, and those of attempts that were
+    /// not completed. At most one confirms.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub signed: Vec<SignedTxView>,
     /// Milliseconds from the opening to the broadcast.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub took_ms: Option<u64>,
     /// Why it failed.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub end: Option<EndView>,
+}
+
+/// A transaction that was signed for a round.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct SignedTxView {
+    /// Its id.
+    pub txid: Txid,
+    /// Whether this agent has it whole and sends it. It may confirm from the moment the last signature was given.
+    pub complete: bool,
+    /// Where it is.
+    #[serde(flatten)]
+    pub state: WatchState,
 }
 
 /// What this agent said in a round for one of its DIDs.

@@ -73,6 +73,19 @@ pub enum FundBy {
     Members,
 }
 
+/// Who can spend from the beacon, and so signal.
+#[derive(
+    Debug, Clone, Copy, Default, PartialEq, Eq, Hash, Serialize, Deserialize, clap::ValueEnum,
+)]
+#[serde(rename_all = "kebab-case")]
+pub enum OutputPolicy {
+    /// All members together.
+    #[default]
+    Musig2KeyPath,
+    /// All members together, or some of them when a round has stalled.
+    KOfN,
+}
+
 /// Whether members deposit the updates they want announced.
 #[derive(
     Debug, Clone, Copy, Default, PartialEq, Eq, Hash, Serialize, Deserialize, clap::ValueEnum,
@@ -203,6 +216,12 @@ pub struct TermsView {
     pub beacon: BeaconType,
     /// Fewest and most members.
     pub seats: Span<u16>,
+    /// How many members can sign a round that has stalled; absent where all must sign every round.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub threshold: Option<u16>,
+    /// What that means for whoever joins, in one sentence.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub risk: Option<String>,
     /// Fewest and most DIDs a seat registers.
     pub dids_per_seat: Span<u16>,
     /// Seconds between the openings of two rounds; absent when only pending updates open one.

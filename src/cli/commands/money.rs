@@ -1,0 +1,59 @@
+//! `money …` and `tx …`
+
+use super::Context;
+use crate::agent::backend::money_at_rest;
+use crate::agent::control::Backend as _;
+use crate::agent::control::request::{DecodeTx, NoArgs, StopMoney, StopReason};
+use crate::agent::launch;
+use crate::agent::money::StopFile;
+use crate::cli::args::{MoneyCommand, StopMoneyArgs, TxCommand};
+use crate::cli::backend::{daemon, daemon_if_running};
+use crate::cli::error::CliError;
+
+impl Context {
+    pub(super) async fn money(&self, command: MoneyCommand) -> Result<(), CliError> {
+        match command {
+            MoneyCommand::Stop(args) => self.stop_money(args).await,
+            MoneyCommand::Status => {
+                if let Some(daemon) = daemon_if_running(&self.home).await? {
+                    return self.out.view(&daemon.money_status(NoArgs {}).await?);
+                }
+                self.money_at_rest()
+            }
+        }
+    }
+
+    /// The file comes first, and by this process: whatever the agent is busy with, it looks for the file before it
+    /// spends.
+    async fn stop_money(&self, args: StopMoneyArgs) -> Result<(), CliError> {
+        let home = launch::home(&self.home)?;
+        home.check().map_err(launch::home_failure)?;
+        let reason = args.reason.as_ref().map(StopReason::as_str);
+        StopFile::in_home(&home)
+            .pull(crate::cli::output::now(), reason)
+            .map_err(launch::home_failure)?;
+        match daemon_if_running(&self.home).await? {
+            Some(daemon) => {
+                let stop = StopMoney {
+                    reason: args.reason,
+                };
+                self.out.view(&daemon.money_stop(stop).await?)
+            }
+            None => self.money_at_rest(),
+        }
+    }
+
+    fn money_at_rest(&self) -> Result<(), CliError> {
+        let home = launch::home(&self.home)?;
+        home.check().map_err(launch::home_failure)?;
+        let config = launch::load_config(&home)?;
+        self.out.view(&money_at_rest(&home, &config))
+    }
+
+    pub(super) async fn tx(&self, command: TxCommand) -> Result<(), CliError> {
+        let TxCommand::Decode(args) = command;
+        let daemon = daemon(&self.home).await?;
+        self.out
+            .view(&daemon.tx_decode(DecodeTx { tx: args.tx }).await?)
+    }
+}

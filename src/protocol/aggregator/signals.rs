@@ -1,0 +1,314 @@
+//! Signed signals: sending them, sending them again, at a higher fee where the first does not confirm, and what
+//! the chain says of them (DESIGN §6 rule 9).
+//!
+//! A session has signed the signal at several fees (see [`crate::protocol::ladder`]). The lowest goes out first.
+//! It is followed by the next when it was not confirmed for [`BUMP_AFTER_BLOCKS`] and does not pay what the chain
+//! asks now, when a node says that it pays too little, or when the operator says so. Any of them may confirm.
+
+use std::collections::VecDeque;
+
+use bitcoin::{Amount, FeeRate, OutPoint, Transaction, Txid};
+
+use super::{Aggregator, REBROADCAST_SECONDS};
+use crate::beacon::signal::BeaconOutput;
+use crate::hash::SignalBytes;
+use crate::protocol::chain_view::ChainView;
+use crate::protocol::effect::{Artifact, Effect, Ignored, Report, Step, To};
+use crate::protocol::ids::Round;
+use crate::protocol::ladder::{Ladder, SignedRung};
+use crate::protocol::message::{Message, RoundResult, TxHex};
+use crate::time::UnixTime;
+
+/// Blocks a signal may wait in the mempool before it is replaced: an hour, and as many as the fee estimate is for.
+pub const BUMP_AFTER_BLOCKS: u32 = 6;
+
+/// A signal that was signed by all.
+#[derive(Debug, Clone)]
+pub struct SignedSignal {
+    /// The round.
+    pub round: Round,
+    /// The 32 bytes.
+    pub signal: SignalBytes,
+    /// What every rung spends: the tip, then top-ups.
+    pub inputs: Vec<BeaconOutput>,
+    /// Rungs that were sent before the current one.
+    passed: Vec<SignedRung>,
+    /// What is sent now.
+    current: SignedRung,
+    /// Rungs that were not sent yet, lowest fee first.
+    higher: VecDeque<SignedRung>,
+    last_sent: UnixTime,
+    /// The height of the chain when the current rung was sent first.
+    sent_at: u32,
+    /// The rung last reported as confirmed, and its height.
+    confirmed: Option<(Txid, u32)>,
+}
+
+impl SignedSignal {
+    /// A signal whose first rung is about to be sent; `None` without any.
+    pub(super) fn new(
+        round: Round,
+        ladder: &Ladder,
+        rungs: Vec<SignedRung>,
+        now: UnixTime,
+    ) -> Option<Self> {
+        let mut higher = VecDeque::from(rungs);
+        Some(Self {
+            round,
+            signal: ladder.signal,
+            inputs: ladder.inputs.clone(),
+            passed: Vec::new(),
+            current: higher.pop_front()?,
+            higher,
+            last_sent: now,
+            sent_at: 0,
+            confirmed: None,
+        })
+    }
+
+    /// The transaction that was sent last.
+    #[must_use]
+    pub const fn tx(&self) -> &Transaction {
+        &self.current.tx
+    }
+
+    /// Its id.
+    #[must_use]
+    pub const fn txid(&self) -> Txid {
+        self.current.txid
+    }
+
+    /// The rung that was sent last, from 1, and how many there are.
+    #[must_use]
+    pub fn rung(&self) -> (usize, usize) {
+        let rung = self.passed.len().saturating_add(1);
+        (rung, rung.saturating_add(self.higher.len()))
+    }
+
+    /// The tip it spends.
+    #[must_use]
+    pub fn input(&self) -> OutPoint {
+        self.inputs
+            .first()
+            .map_or_else(OutPoint::null, |input| input.outpoint)
+    }
+
+    /// Every transaction that carries it, lowest fee first: at most one of them confirms.
+    #[must_use]
+    pub fn txids(&self) -> Vec<Txid> {
+        let sent = self.passed.iter().chain([&self.current]);
+        sent.chain(&self.higher).map(|rung| rung.txid).collect()
+    }
+
+    /// The refunds of its change, rung by rung.
+    pub(super) fn refunds(&self) -> impl Iterator<Item = Txid> {
+        let sent = self.passed.iter().chain([&self.current]);
+        let refunds = sent
+            .chain(&self.higher)
+            .filter_map(|rung| rung.refund.as_ref());
+        refunds.map(|(_, refund)| refund.compute_txid())
+    }
+
+    /// The height last reported as confirmed.
+    #[must_use]
+    pub fn confirmed_at(&self) -> Option<u32> {
+        self.confirmed.map(|(_, height)| height)
+    }
+
+    pub(super) const fn last_sent(&self) -> UnixTime {
+        self.last_sent
+    }
+
+    /// Whether no rung can confirm any more.
+    pub(super) fn is_dead(&self, chain: &ChainView, depth: u32) -> bool {
+        chain.are_dead(&self.txids(), &self.input(), depth)
+    }
+
+    /// What the chain says now: which rung is in a block.
+    pub(super) fn look(&mut self, chain: &ChainView) -> Vec<Report> {
+        let (round, before) = (self.round, self.confirmed);
+        let in_block = |txid: Txid| Some((txid, chain.signals.get(&txid)?.height?));
+        self.confirmed = self.txids().into_iter().find_map(in_block);
+        let mut reports = Vec::new();
+        let same = self.confirmed.map(|(txid, _)| txid) == before.map(|(txid, _)| txid);
+        if let Some((txid, _)) = before.filter(|_| !same) {
+            reports.push(Report::SignalReorganised { round, txid });
+        }
+        if let Some((txid, height)) = self.confirmed.filter(|_| !same) {
+            reports.push(Report::SignalConfirmed {
+                round,
+                txid,
+                height,
+            });
+        }
+        reports
+    }
+
+    /// Sends it again, if that is due and the chain does not have it.
+    pub(super) fn repeat(&mut self, now: UnixTime, chain: &ChainView) -> Option<Effect> {
+        let due = now >= self.last_sent.plus(REBROADCAST_SECONDS);
+        if self.confirmed.is_some() || !due {
+            return None;
+        }
+        self.last_sent = now;
+        let known = chain.signals.contains_key(&self.current.txid);
+        (!known).then(|| Effect::Broadcast(self.current.tx.clone()))
+    }
+
+    /// Whether it has waited long enough for a higher fee, at this height and estimate.
+    fn is_stuck(&self, height: u32, estimate: Option<FeeRate>) -> bool {
+        let waited = height.saturating_sub(self.sent_at) >= BUMP_AFTER_BLOCKS;
+        let too_low = estimate.is_none_or(|estimate| estimate > self.current.fee_rate());
+        self.confirmed.is_none() && waited && too_low
+    }
+
+    /// Goes on to the next rung; false when there is none.
+    fn climb(&mut self) -> bool {
+        let Some(next) = self.higher.pop_front() else {
+            return false;
+        };
+        self.passed.push(std::mem::replace(&mut self.current, next));
+        true
+    }
+}
+
+impl Aggregator {
+    /// Sends the signal that was signed just now.
+    pub(super) fn send_signed(&mut self, opened: UnixTime, now: UnixTime) -> Vec<Effect> {
+        let Some(signal) = self.signed.last() else {
+            return Vec::new();
+        };
+        let report = Report::SignalSigned {
+            round: signal.round,
+            txid: signal.txid(),
+            vsize: signal.tx().vsize() as u64,
+            seconds: now.since(opened),
+        };
+        let round = signal.round;
+        self.send_rung(now, round, report)
+    }
+
+    /// The current rung of a round's signal goes to the chain and to everybody. It and the refund of its change
+    /// are kept first.
+    fn send_rung(&mut self, now: UnixTime, round: Round, report: Report) -> Vec<Effect> {
+        let height = self.chain.height;
+        let Some(signal) = self.signed.iter_mut().find(|signal| signal.round == round) else {
+            return Vec::new();
+        };
+        signal.last_sent = now;
+        signal.sent_at = height;
+        let bytes = signal.signal;
+        let SignedRung { tx, refund, .. } = signal.current.clone();
+        let mut effects = vec![
+            Effect::Save(Artifact::SignedTransaction {
+                round,
+                signal: bytes,
+                tx: tx.clone(),
+            }),
+            Effect::Report(report),
+        ];
+        if let Some((outpoint, refund)) = refund {
+            let change = usize::try_from(outpoint.vout).ok();
+            let change = change.and_then(|vout| tx.output.get(vout));
+            let output = BeaconOutput {
+                outpoint,
+                value: change.map_or(Amount::ZERO, |change| change.value),
+                height: None,
+            };
+            effects.extend(self.keep_refund(&output, refund));
+        }
+        effects.push(Effect::Broadcast(tx.clone()));
+        effects.push(Effect::Send {
+            to: To::Channel,
+            message: Message::RoundResult(RoundResult {
+                round,
+                tx: Some(TxHex(tx)),
+            }),
+        });
+        effects
+    }
+
+    /// Sends the next rung of a round's signal; nothing when there is none.
+    fn climb(&mut self, now: UnixTime, round: Round) -> Vec<Effect> {
+        let found = self.signed.iter_mut().find(|signal| signal.round == round);
+        let Some(signal) = found.filter(|signal| signal.confirmed.is_none()) else {
+            return Vec::new();
+        };
+        if !signal.climb() {
+            return Vec::new();
+        }
+        let report = Report::SignalBumped {
+            round,
+            txid: signal.txid(),
+            vsize: signal.tx().vsize() as u64,
+            fee_sat: signal.current.fee.to_sat(),
+        };
+        self.send_rung(now, round, report)
+    }
+
+    /// Sends the next rung of every signal that has waited long enough.
+    pub(super) fn bump_stuck(&mut self, now: UnixTime) -> Vec<Effect> {
+        let height = self.chain.height;
+        let estimate = self
+            .chain
+            .fee_rate
+            .and_then(|rate| FeeRate::from_sat_per_vb(rate.into()));
+        let stuck: Vec<Round> = self
+            .signed
+            .iter()
+            .filter(|signal| signal.is_stuck(height, estimate))
+            .map(|signal| signal.round)
+            .collect();
+        let climbed = stuck.into_iter().map(|round| self.climb(now, round));
+        climbed.collect::<Vec<_>>().concat()
+    }
+
+    /// The operator wants the unconfirmed signal to pay more.
+    pub(super) fn bump(&mut self, now: UnixTime) -> Step {
+        if let Some(why) = self.bump_refusal() {
+            return Step::ignored(Ignored::Contradiction(why.to_owned()));
+        }
+        let Some(round) = self.unconfirmed().map(|signal| signal.round).next() else {
+            return Step::accepted();
+        };
+        Step::with(self.climb(now, round))
+    }
+
+    /// Why no signal can be sent at a higher fee now, or `None` when one can.
+    #[must_use]
+    pub fn bump_refusal(&self) -> Option<&'static str> {
+        let Some(signal) = self.unconfirmed().next() else {
+            return Some("no signal waits for a confirmation");
+        };
+        signal
+            .higher
+            .is_empty()
+            .then_some("the signal was sent at the highest fee that was signed for it")
+    }
+
+    pub(super) fn broadcast_answer(
+        &mut self,
+        now: UnixTime,
+        txid: Txid,
+        error: Option<String>,
+        fee_too_low: bool,
+    ) -> Step {
+        let Some(round) = self.round_of(&txid) else {
+            return Step::ignored(Ignored::Unasked);
+        };
+        let Some(reason) = error else {
+            self.watch.accepted(&txid);
+            return Step::with(vec![Effect::Report(Report::SignalBroadcast {
+                round,
+                txid,
+            })]);
+        };
+        let mut effects = vec![Effect::Report(Report::BroadcastFailed { round, reason })];
+        // An answer about an earlier rung says nothing of the one that followed it.
+        let is_current = self.signed.iter().any(|signal| signal.txid() == txid);
+        if fee_too_low && is_current {
+            effects.extend(self.climb(now, round));
+        }
+        Step::with(effects)
+    }
+}

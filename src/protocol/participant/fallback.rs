@@ -1,0 +1,744 @@
+//! Fallbacks, as a member lives them: a stalled round's signal, signed through the k-of-n leaf (output policy
+//! `k-of-n`, spec.md §6.6 S2).
+//!
+//! What the signal announces comes whole, before anybody signs. A member first makes its own proofs of it and keeps
+//! them with the whole, whether it is going to sign or not: k others can bring the signal to the chain without it.
+//! Then it signs under the same checks as ever. What it signed counts as a partial signature given (rules 4 and 10).
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use bitcoin::{Amount, OutPoint, Script, Transaction, Txid};
+
+use super::checks::Verdict;
+use super::{GivenPartial, MemberPhase, Participant};
+use crate::beacon::cas::CasAnnouncement;
+use crate::beacon::fallback::FallbackLeaf;
+use crate::beacon::signal::{BeaconOutput, SignalFault, check_signal, signal_of};
+use crate::beacon::smt::{EMPTY_LEAF, SmtTree};
+use crate::hash::{SchnorrSignature, SignalBytes, SmtIndex, UpdateHash};
+use crate::protocol::effect::{Artifact, Effect, FallbackOrder, Ignored, Report, Step};
+use crate::protocol::evidence::{Sighash, Signed};
+use crate::protocol::ids::{MAX_RUNGS, Round};
+use crate::protocol::message::{
+    Announced, FallbackRequest, FallbackSignature, Message, RefusalCode, Refused, RoundResult,
+};
+use crate::protocol::set::fallback_leaf;
+use crate::protocol::terms::{CohortBeacon, OutputPolicy};
+use crate::time::UnixTime;
+
+use super::coverage::BindingState;
+
+/// Fallbacks remembered: what is older was confirmed or outlived long ago.
+const REMEMBERED: usize = 64;
+
+/// Its place among the transactions of its round: above every rung of the ladder.
+const RUNG: u8 = MAX_RUNGS + 1;
+
+/// Seconds for which a spend that nobody told this member of is no alarm under a k-of-n policy: k others may have
+/// signed it while this member was away, and their message be on its way still.
+const GRACE_SECONDS: u64 = 3_600;
+
+/// Where this member is with a fallback.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Stage {
+    /// Not decided: a later fact may allow it.
+    Waiting,
+    /// The driver is asked for signatures.
+    Signing,
+    /// Signatures were given.
+    Signed,
+    /// This member does not sign it, or not any more.
+    Over,
+}
+
+/// A fallback this member was told of.
+#[derive(Debug, Clone)]
+pub(super) struct MyFallback {
+    tx: Transaction,
+    txid: Txid,
+    signal: SignalBytes,
+    /// What it spends; once this member signs as the own chain shows it, before as the request claims.
+    inputs: Vec<BeaconOutput>,
+    /// What is signed for each of them.
+    sighashes: Vec<Sighash>,
+    sign_by: UnixTime,
+    heard: UnixTime,
+    /// Why what is announced for own indexes keeps this member from signing, if it does.
+    objection: Option<String>,
+    stage: Stage,
+    /// The signed transaction, once it came and verified.
+    complete: Option<Transaction>,
+    last_refusal: String,
+}
+
+impl MyFallback {
+    fn input(&self) -> OutPoint {
+        let first = self.inputs.first();
+        first.map_or_else(OutPoint::null, |input| input.outpoint)
+    }
+
+    fn fee(&self) -> Amount {
+        let sum = |values: &mut dyn Iterator<Item = Amount>| {
+            values.fold(0_u64, |sum, value| sum.saturating_add(value.to_sat()))
+        };
+        let spent = sum(&mut self.inputs.iter().map(|input| input.value));
+        let paid = sum(&mut self.tx.output.iter().map(|output| output.value));
+        Amount::from_sat(spent.saturating_sub(paid))
+    }
+}
+
+/// What is known of fallbacks and of spends that may be ones.
+#[derive(Debug, Default)]
+pub(super) struct Fallbacks {
+    known: BTreeMap<Round, MyFallback>,
+    /// A result that came before its request.
+    early: Option<RoundResult>,
+    /// Spends nobody told of, and when they were first seen.
+    unexplained: BTreeMap<Txid, UnixTime>,
+}
+
+impl Fallbacks {
+    fn knows(&self, txid: &Txid) -> bool {
+        self.known.values().any(|known| known.txid == *txid)
+    }
+
+    /// The fallbacks whose transaction came with all its signatures: round, tip, transaction.
+    pub(super) fn complete(&self) -> impl Iterator<Item = (Round, OutPoint, &Transaction)> {
+        self.known.iter().filter_map(|(round, known)| {
+            let tx = known.complete.as_ref()?;
+            Some((*round, known.input(), tx))
+        })
+    }
+
+    /// When the next unexplained spend becomes an alarm.
+    pub(super) fn alarm_due(&self) -> Option<UnixTime> {
+        let first = self.unexplained.values().min();
+        first.map(|seen| seen.plus(GRACE_SECONDS))
+    }
+}
+
+/// What a signal announces, ready to be asked.
+enum Published {
+    Smt(SmtTree),
+    Cas(CasAnnouncement),
+}
+
+/// What a signal announces for one of this member's indexes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Said {
+    /// Nothing.
+    Nothing,
+    /// What this member submitted, with its update if it has one.
+    Mine(Option<UpdateHash>),
+    /// Something else.
+    Foreign,
+}
+
+impl Participant {
+    /// The leaf, if the terms have one and the set is known.
+    fn leaf(&self) -> Option<FallbackLeaf> {
+        let (_, keys) = self.set.as_ref()?;
+        fallback_leaf(&self.terms, keys)
+    }
+
+    pub(super) fn fallback_request(&mut self, now: UnixTime, request: FallbackRequest) -> Step {
+        let (Some(seat), MemberPhase::Active) = (self.seat(), &self.phase) else {
+            return Step::ignored(Ignored::WrongPhase);
+        };
+        let Some(leaf) = self.leaf() else {
+            return Self::contradiction("a fallback is asked for, which the terms do not have");
+        };
+        let round = request.round;
+        let tx = request.tx.0;
+        let txid = tx.compute_txid();
+        if let Some(known) = self.fallbacks.known.get(&round) {
+            if known.txid == txid {
+                return Step::ignored(Ignored::Duplicate);
+            }
+            return Self::contradiction("a second fallback for the same round");
+        }
+        let (signal, published) = match self.read(&request.announced) {
+            Ok(read) => read,
+            Err(why) => return Self::contradiction(&why),
+        };
+        if signal_of(&tx) != Some(signal) {
+            return Self::contradiction("what a fallback announces does not hash to its signal");
+        }
+        let claims = tx.input.iter().zip(&request.prevouts);
+        let inputs: Vec<BeaconOutput> = claims
+            .map(|(input, claim)| BeaconOutput {
+                outpoint: input.previous_output,
+                value: Amount::from_sat(claim.value_sat).min(Amount::MAX_MONEY),
+                height: None,
+            })
+            .collect();
+        let Some(sighashes) = sighashes(&leaf, &tx, &inputs, &self.script) else {
+            return Self::contradiction("a fallback does not say what it spends");
+        };
+        // Order on the wire is not the order of events: the opening may come after this, and is over.
+        self.last_round = self.last_round.max(round.0);
+        let said = self.what_is_said(round, &published);
+        let absent = request.absent.contains(&seat);
+        let objection = self.objection(round, absent, &said);
+        let mut effects = self.keep(round, signal, txid, &request.announced, &published, &said);
+        if said.values().any(|said| *said == Said::Foreign) {
+            effects.push(Effect::Report(Report::Alarm {
+                text: format!(
+                    "the fallback of round {round} announces something for an index of mine that I did not submit"
+                ),
+            }));
+        }
+        effects.push(Effect::Report(Report::FallbackOpened {
+            round,
+            absent: request.absent,
+            threshold: leaf.threshold(),
+        }));
+        let fallback = MyFallback {
+            tx,
+            txid,
+            signal,
+            inputs,
+            sighashes,
+            sign_by: request.sign_by,
+            heard: now,
+            objection,
+            stage: Stage::Waiting,
+            complete: None,
+            last_refusal: String::new(),
+        };
+        self.fallbacks.known.insert(round, fallback);
+        while self.fallbacks.known.len() > REMEMBERED {
+            self.fallbacks.known.pop_first();
+        }
+        effects.extend(self.adopt_seen());
+        let early = self.fallbacks.early.take_if(|early| early.round == round);
+        if let Some(step) = early.and_then(|result| self.fallback_result(now, &result)) {
+            effects.extend(step.effects);
+        }
+        effects.extend(self.after_facts());
+        Step::with(effects)
+    }
+
+    /// Reads what is announced, strictly, and says which signal it is.
+    fn read(&self, announced: &Announced) -> Result<(SignalBytes, Published), String> {
+        match (self.terms.beacon, announced) {
+            (CohortBeacon::Smt, Announced::Smt(leaves)) => {
+                let seats = self.set.as_ref().map_or(0, |(set, _)| set.keys.len());
+                let most = seats.saturating_mul(self.terms.dids_max.into());
+                if leaves.len() > most {
+                    return Err(format!(
+                        "a fallback announces {} leaves, more than the {most} there can be",
+                        leaves.len()
+                    ));
+                }
+                let tree = SmtTree::new(leaves.iter().copied())
+                    .map_err(|fault| format!("the leaves of a fallback are no tree: {fault}"))?;
+                Ok((tree.root(), Published::Smt(tree)))
+            }
+            (CohortBeacon::Cas, Announced::Cas(text)) => {
+                let map = self.parse_announcement(text)?;
+                Ok((map.signal_bytes(), Published::Cas(map)))
+            }
+            _ => Err("a fallback of another beacon type".into()),
+        }
+    }
+
+    /// What is announced for each index of mine.
+    fn what_is_said(&self, round: Round, published: &Published) -> BTreeMap<SmtIndex, Said> {
+        let submitted = self
+            .round
+            .as_ref()
+            .filter(|state| state.round == round && state.responded);
+        let planned = |index| submitted.and_then(|state| state.plan.get(index));
+        let said = self.indexes.iter().map(|(index, mine)| {
+            let said = match published {
+                Published::Smt(tree) => match (tree.value_at(index), planned(index)) {
+                    (value, Some(planned)) if planned.leaf.value() == value => {
+                        Said::Mine(planned.update)
+                    }
+                    (EMPTY_LEAF, _) => Said::Nothing,
+                    _ => Said::Foreign,
+                },
+                Published::Cas(map) => {
+                    let did = mine.did.as_ref();
+                    match (
+                        did.and_then(|did| map.update_of(did.as_str())),
+                        planned(index),
+                    ) {
+                        (update, Some(planned)) if planned.update == update => Said::Mine(update),
+                        (None, _) => Said::Nothing,
+                        _ => Said::Foreign,
+                    }
+                }
+            };
+            (*index, said)
+        });
+        said.collect()
+    }
+
+    /// Rule 3: of a seat that responded each index is as it said, of an absent one each is empty.
+    fn objection(
+        &self,
+        round: Round,
+        absent: bool,
+        said: &BTreeMap<SmtIndex, Said>,
+    ) -> Option<String> {
+        let submitted = self
+            .round
+            .as_ref()
+            .filter(|state| state.round == round && state.responded);
+        let wrong = said.iter().find(|(index, said)| {
+            let mine = submitted.is_some_and(|state| state.plan.contains_key(*index));
+            match said {
+                Said::Foreign => true,
+                Said::Nothing => mine && !absent,
+                Said::Mine(update) => absent && update.is_some(),
+            }
+        });
+        wrong.map(|(index, said)| match said {
+            Said::Foreign => format!("it announces what I did not submit for my index {index}"),
+            Said::Nothing => format!("it leaves out what I submitted for my index {index}"),
+            Said::Mine(_) => format!("it calls my seat absent and announces my index {index}"),
+        })
+    }
+
+    /// Keeps everything that is announced, and the proofs of my indexes. They count whoever signs.
+    fn keep(
+        &mut self,
+        round: Round,
+        signal: SignalBytes,
+        txid: Txid,
+        announced: &Announced,
+        published: &Published,
+        said: &BTreeMap<SmtIndex, Said>,
+    ) -> Vec<Effect> {
+        let mut effects = Vec::new();
+        // A session that was approved in this round has kept the same already.
+        let kept = self
+            .round
+            .as_ref()
+            .filter(|state| state.round == round)
+            .filter(|state| {
+                let approved = state.approved.as_ref();
+                approved.is_some_and(|approved| approved.ladder.signal == signal)
+            });
+        let kept: BTreeSet<SmtIndex> = kept
+            .into_iter()
+            .flat_map(|state| state.plan.keys().copied())
+            .collect();
+        for (index, said) in said {
+            let Some(mine) = self.indexes.get_mut(index) else {
+                continue;
+            };
+            let update = match said {
+                Said::Foreign => continue,
+                Said::Nothing => None,
+                Said::Mine(update) => *update,
+            };
+            if update.is_some() && mine.update == update {
+                // k others can announce it without me: nothing else may be announced (rule 10).
+                mine.announced.insert(signal);
+            }
+            mine.proved.insert(signal);
+            if kept.contains(index) {
+                continue;
+            }
+            if let Published::Smt(tree) = published {
+                let submitted = self
+                    .round
+                    .as_ref()
+                    .filter(|_| matches!(said, Said::Mine(_)));
+                let leaf = submitted.and_then(|state| state.plan.get(index));
+                effects.push(Effect::Save(Artifact::SmtProof {
+                    round,
+                    index: *index,
+                    signal,
+                    txid,
+                    nonce: leaf.and_then(|planned| planned.leaf.nonce),
+                    update,
+                    path: tree.prove(index),
+                }));
+            }
+        }
+        match announced {
+            Announced::Smt(leaves) => effects.push(Effect::Save(Artifact::LeafSet {
+                round,
+                signal,
+                txid,
+                leaves: leaves.clone(),
+            })),
+            Announced::Cas(text) if kept.is_empty() => {
+                effects.push(Effect::Save(Artifact::Announcement {
+                    round,
+                    signal,
+                    txid,
+                    announcement: text.clone(),
+                }));
+            }
+            Announced::Cas(_) => {}
+        }
+        effects
+    }
+
+    /// Checks the latest fallback that waits for a decision; orders the signatures when everything holds.
+    pub(super) fn try_fallback(&mut self) -> Vec<Effect> {
+        let Some((round, fallback)) = self.fallbacks.known.last_key_value() else {
+            return Vec::new();
+        };
+        let round = *round;
+        if fallback.stage != Stage::Waiting || fallback.complete.is_some() {
+            return Vec::new();
+        }
+        let over = self.now > fallback.sign_by || round.0 < self.last_round;
+        let verdict = if over {
+            None
+        } else {
+            Some(self.examine_fallback(round, fallback))
+        };
+        let Some(fallback) = self.fallbacks.known.get_mut(&round) else {
+            return Vec::new();
+        };
+        let (reason, waiting) = match verdict {
+            None => {
+                fallback.stage = Stage::Over;
+                return Vec::new();
+            }
+            Some(Ok((inputs, sighashes))) => {
+                fallback.stage = Stage::Signing;
+                fallback.inputs = inputs;
+                fallback.sighashes.clone_from(&sighashes);
+                let fixed = Report::SignalFixed {
+                    round,
+                    attempt: 0,
+                    signal: fallback.signal,
+                    txid: fallback.txid,
+                    fee_sat: fallback.fee().to_sat(),
+                };
+                return vec![
+                    Effect::Report(fixed),
+                    Effect::SignFallback(FallbackOrder { round, sighashes }),
+                ];
+            }
+            Some(Err(Verdict::Wait(reason))) => (reason, true),
+            Some(Err(Verdict::Never(reason))) => (reason, false),
+            Some(Err(Verdict::Approved(_))) => return Vec::new(),
+        };
+        let mut effects = Vec::new();
+        let known = fallback.last_refusal == reason;
+        fallback.last_refusal.clone_from(&reason);
+        if !waiting {
+            fallback.stage = Stage::Over;
+            effects.push(self.send(Message::Refused(Refused {
+                of: "fallback_request".into(),
+                code: RefusalCode::WillNotSign,
+                round: Some(round),
+            })));
+        }
+        if !known {
+            effects.push(Effect::Report(Report::SignRefused {
+                round,
+                reason,
+                waiting,
+            }));
+        }
+        effects
+    }
+
+    /// Rules 2, 3, 4 and 13, as for any signal; gives what is spent, and the digests to sign.
+    fn examine_fallback(
+        &self,
+        round: Round,
+        fallback: &MyFallback,
+    ) -> Result<(Vec<BeaconOutput>, Vec<Sighash>), Verdict> {
+        let never = |text: &str| Verdict::Never(text.to_owned());
+        if let Some(objection) = &fallback.objection {
+            return Err(Verdict::Never(objection.clone()));
+        }
+        if self.announces_otherwise(round, &fallback.signal) {
+            return Err(never("other bytes than I signed in this round"));
+        }
+        let leaf = self
+            .leaf()
+            .ok_or_else(|| never("the terms have no fallback"))?;
+        let Some(tip) = self.chain.ready_output(self.terms.depth) else {
+            return Err(Verdict::Wait(
+                "my chain shows no spendable tip with enough confirmations".into(),
+            ));
+        };
+        let further = self.chain.ready_extra(self.terms.depth);
+        let limits = leaf.limits(&fallback.tx, &self.limits());
+        let checked =
+            check_signal(&fallback.tx, &tip, &further, &self.script, &limits).map_err(|fault| {
+                match fault {
+                    // The own backend may lag behind the aggregator's by a block.
+                    SignalFault::NotTip { .. } | SignalFault::NotATopUp(_) => {
+                        Verdict::Wait(fault.to_string())
+                    }
+                    _ => Verdict::Never(fault.to_string()),
+                }
+            })?;
+        self.check_lineage(tip.outpoint)?;
+        for (index, mine) in &self.indexes {
+            let missing = self.missing(index).len();
+            if mine.binding == BindingState::Bound && missing > 0 {
+                return Err(Verdict::Wait(format!(
+                    "{missing} proofs of earlier signals are missing for index {index}"
+                )));
+            }
+        }
+        // Digests come from what the own chain says is spent, never from the claims of the request.
+        let sighashes = sighashes(&leaf, &fallback.tx, &checked.inputs, &self.script)
+            .ok_or_else(|| never("its inputs are not those of a signal"))?;
+        Ok((checked.inputs, sighashes))
+    }
+
+    /// Rule 4: whether this member signed another 32 bytes in this round.
+    pub(super) fn announces_otherwise(&self, round: Round, signal: &SignalBytes) -> bool {
+        let approved = self
+            .round
+            .as_ref()
+            .filter(|state| state.round == round)
+            .and_then(|state| state.approved.as_ref());
+        let signing = self
+            .fallbacks
+            .known
+            .get(&round)
+            .filter(|fallback| matches!(fallback.stage, Stage::Signing | Stage::Signed));
+        let given = self.given.iter().filter(|given| given.round == round);
+        given
+            .map(|given| given.signal)
+            .chain(approved.map(|approved| approved.ladder.signal))
+            .chain(signing.map(|fallback| fallback.signal))
+            .any(|known| known != *signal)
+    }
+
+    /// The driver made the signatures.
+    pub(super) fn fallback_signed(
+        &mut self,
+        round: Round,
+        signatures: Vec<SchnorrSignature>,
+    ) -> Step {
+        let me = self.me;
+        let Some(fallback) = self
+            .fallbacks
+            .known
+            .get_mut(&round)
+            .filter(|fallback| fallback.stage == Stage::Signing)
+        else {
+            return Step::ignored(Ignored::Unasked);
+        };
+        let verify = fallback.sighashes.len() == signatures.len()
+            && fallback
+                .sighashes
+                .iter()
+                .zip(&signatures)
+                .all(|(digest, made)| me.verifies(digest.as_bytes(), made));
+        if !verify {
+            fallback.stage = Stage::Over;
+            return Self::contradiction("my own signature through the leaf does not verify");
+        }
+        fallback.stage = Stage::Signed;
+        let txid = fallback.txid;
+        let content = FallbackSignature {
+            round,
+            txid,
+            sighashes: fallback.sighashes.clone(),
+            signatures,
+        };
+        let adopted = self.adopt(round);
+        let mut effects = vec![
+            self.send(Message::FallbackSignature(Signed::unsigned(content))),
+            Effect::Report(Report::FallbackSigned { round, txid }),
+        ];
+        effects.extend(adopted);
+        Step::with(effects)
+    }
+
+    /// From now on the signal counts as one that may confirm.
+    fn adopt(&mut self, round: Round) -> Vec<Effect> {
+        let Some(fallback) = self.fallbacks.known.get(&round) else {
+            return Vec::new();
+        };
+        let (txid, signal) = (fallback.txid, fallback.signal);
+        if self.given.iter().any(|given| given.txid == txid) {
+            return Vec::new();
+        }
+        let seen = self.chain.signals.get(&txid);
+        let confirmed = seen.and_then(|seen| seen.height);
+        self.given.push(GivenPartial {
+            round,
+            signal,
+            rung: RUNG,
+            txid,
+            input: fallback.input(),
+            inputs: fallback.inputs.clone(),
+            sighashes: fallback.sighashes.clone(),
+            fee: fallback.fee(),
+            tx: fallback.tx.clone(),
+            refund: None,
+            signed: fallback.complete.clone(),
+            opened: fallback.heard,
+            confirmed,
+        });
+        let report = confirmed.map(|height| Report::SignalConfirmed {
+            round,
+            txid,
+            height,
+        });
+        report.map(Effect::Report).into_iter().collect()
+    }
+
+    /// Fallbacks that the chain shows, signed by this member or not, are followed like any signal.
+    pub(super) fn adopt_seen(&mut self) -> Vec<Effect> {
+        let seen = |txid: &Txid| {
+            let mut spends = self.chain.spends.values();
+            spends.any(|spend| spend.by == *txid)
+        };
+        let rounds: Vec<Round> = self
+            .fallbacks
+            .known
+            .iter()
+            .filter(|(_, fallback)| seen(&fallback.txid))
+            .map(|(round, _)| *round)
+            .collect();
+        rounds
+            .into_iter()
+            .flat_map(|round| self.adopt(round))
+            .collect()
+    }
+
+    /// Takes a result that is a fallback; `None` when it is none.
+    pub(super) fn fallback_result(&mut self, now: UnixTime, result: &RoundResult) -> Option<Step> {
+        let leaf = self.leaf()?;
+        let (_, keys) = self.set.as_ref()?;
+        let internal = keys.internal_key();
+        let (round, tx) = (result.round, &result.tx.as_ref()?.0);
+        let txid = tx.compute_txid();
+        let Some(fallback) = self
+            .fallbacks
+            .known
+            .get_mut(&round)
+            .filter(|fallback| fallback.txid == txid)
+        else {
+            let witness = &tx.input.first()?.witness;
+            let through_leaf = witness.second_to_last() == Some(leaf.script().as_bytes());
+            if !through_leaf || self.fallbacks.known.contains_key(&round) {
+                return None;
+            }
+            // Its request is on its way still.
+            self.fallbacks.early = Some(result.clone());
+            return Some(Step::accepted());
+        };
+        if fallback.complete.is_some() {
+            return Some(Step::ignored(Ignored::Duplicate));
+        }
+        let verifies = tx.input.len() == fallback.sighashes.len()
+            && tx
+                .input
+                .iter()
+                .zip(&fallback.sighashes)
+                .all(|(input, digest)| {
+                    let check = leaf.check_witness(&input.witness, internal, digest.as_bytes());
+                    check.is_ok()
+                });
+        if !verifies {
+            return Some(Self::contradiction(
+                "the result's signatures through the leaf do not verify",
+            ));
+        }
+        fallback.complete = Some(tx.clone());
+        let (signal, heard) = (fallback.signal, fallback.heard);
+        // Anybody can bring it to the chain now, also if this member did not sign it.
+        let adopted = self.adopt(round);
+        if let Some(given) = self.given.iter_mut().find(|given| given.txid == txid) {
+            given.signed = Some(tx.clone());
+        }
+        let opened = self
+            .round
+            .as_ref()
+            .filter(|state| state.round == round)
+            .map_or(heard, |state| state.opened);
+        let mut effects = vec![
+            Effect::Save(Artifact::SignedTransaction {
+                round,
+                signal,
+                tx: tx.clone(),
+            }),
+            Effect::Report(Report::SignalSigned {
+                round,
+                txid,
+                vsize: tx.vsize() as u64,
+                seconds: now.since(opened),
+            }),
+        ];
+        effects.extend(adopted);
+        Some(self.end_round(round, effects))
+    }
+
+    /// The round is over: nothing more is signed for it.
+    pub(super) fn close_fallback(&mut self, round: Round) {
+        if let Some(fallback) = self.fallbacks.known.get_mut(&round)
+            && matches!(fallback.stage, Stage::Waiting | Stage::Signing)
+        {
+            fallback.stage = Stage::Over;
+        }
+    }
+
+    /// After a restart: signatures that were ordered and not made are ordered again. They need no nonce that could
+    /// be lost, and what was sent is sent again as it is.
+    pub(super) fn fallback_restarted(&self) -> Vec<Effect> {
+        let ordered = self.fallbacks.known.iter();
+        ordered
+            .filter(|(_, fallback)| fallback.stage == Stage::Signing)
+            .map(|(round, fallback)| {
+                Effect::SignFallback(FallbackOrder {
+                    round: *round,
+                    sighashes: fallback.sighashes.clone(),
+                })
+            })
+            .collect()
+    }
+
+    /// The store was made again out of a bundle: what was open is left alone.
+    pub(super) fn fallback_recovered(&mut self) {
+        let rounds: Vec<Round> = self.fallbacks.known.keys().copied().collect();
+        for round in rounds {
+            self.close_fallback(round);
+        }
+    }
+
+    /// Spends of the beacon that this member neither signed nor was told of. All n sign every spend by the key of
+    /// all, this member too: an unknown one means that somebody else has its key, or that the address is not what it
+    /// was thought to be. Through a k-of-n leaf others can spend without it, and have to say so.
+    pub(super) fn unknown_spends(&mut self) -> Vec<Effect> {
+        let now = self.now;
+        self.learn_signed();
+        let mut unknown = self.watch.unexplained(&self.chain);
+        unknown.retain(|txid| !self.fallbacks.knows(txid));
+        let patient = matches!(self.terms.output_policy, OutputPolicy::KOfN(_));
+        let unexplained = &mut self.fallbacks.unexplained;
+        unexplained.retain(|txid, _| unknown.contains(txid));
+        let mut effects = Vec::new();
+        for txid in unknown {
+            let first = *unexplained.entry(txid).or_insert(now);
+            if patient && now < first.plus(GRACE_SECONDS) {
+                continue;
+            }
+            unexplained.remove(&txid);
+            self.watch.reported(txid);
+            effects.push(Effect::Report(Report::UnknownSpend { txid }));
+        }
+        effects
+    }
+}
+
+/// What is signed for each input through the leaf.
+fn sighashes(
+    leaf: &FallbackLeaf,
+    tx: &Transaction,
+    inputs: &[BeaconOutput],
+    script: &Script,
+) -> Option<Vec<Sighash>> {
+    let digests = leaf.sighashes(tx, inputs, script)?;
+    Some(digests.into_iter().map(Sighash::from_bytes).collect())
+}

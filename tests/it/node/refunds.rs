@@ -1,0 +1,201 @@
+//! Refunds on a real node: a member vanishes, and what lies at the beacon comes back to who paid it, once the lock is
+//! over and not one block before.
+
+use std::collections::BTreeSet;
+
+use bitcoin::consensus::encode::deserialize_hex;
+use bitcoin::{Address, ScriptBuf, Transaction};
+use btcr2_agent::agent::backend::AgentBackend;
+use btcr2_agent::agent::control::Backend as _;
+use btcr2_agent::agent::control::request::{Recover, ShowCohort};
+use btcr2_agent::agent::control::views::{Protection, RefundState, RefundsView};
+use btcr2_agent::config::Config;
+use btcr2_agent::protocol::effect::Report;
+use btcr2_agent::protocol::terms::{CohortBeacon, Funding};
+use btcr2_agent::store::Role;
+
+use super::cohort::stage;
+use crate::e2e::company::Company;
+use crate::e2e::play::Play;
+
+impl Play {
+    fn commands(&self, actor: usize) -> AgentBackend {
+        let actor = &self.stage.actors[actor];
+        AgentBackend::new(actor.handle.clone(), actor.home.clone(), Config::default())
+    }
+
+    /// What `cohort recover` says and does.
+    async fn recover(&self, actor: usize, company: &Company, look: bool) -> RefundsView {
+        let recover = Recover {
+            cohort: company.id.to_string().parse().unwrap(),
+            look,
+        };
+        self.commands(actor).cohort_recover(recover).await.unwrap()
+    }
+
+    /// How `cohort show` calls the outputs of the beacon.
+    async fn protections(&self, actor: usize, company: &Company) -> Vec<Protection> {
+        let show = ShowCohort {
+            cohort: company.id.to_string().parse().unwrap(),
+            rounds: None,
+        };
+        let view = self.commands(actor).cohort_show(show).await.unwrap();
+        let outputs = view.beacon.unwrap().outputs;
+        outputs
+            .into_iter()
+            .map(|output| output.protection)
+            .collect()
+    }
+}
+
+fn scripts(tx: &Transaction) -> BTreeSet<ScriptBuf> {
+    tx.output.iter().map(|o| o.script_pubkey.clone()).collect()
+}
+
+async fn it_comes_back(beacon: CohortBeacon, members: usize, funding: Funding, lock: u16) {
+    let Some(mut play) = stage(members + 1).await else {
+        return;
+    };
+    let seats: Vec<usize> = (1..=members).collect();
+    let mark = play.mark();
+    let company = play
+        .found_with(beacon, 0, &seats, &[], move |terms| {
+            terms.refund_blocks = lock;
+            terms.funding = funding;
+        })
+        .await;
+    let complete = |report: &Report| matches!(report, Report::RefundComplete { .. });
+    let (id, node) = (company.id, [0]);
+    play.reported("a refund", mark, id, Role::Aggregator, &node, complete)
+        .await;
+    let holders: Vec<usize> = match funding {
+        Funding::Aggregator => vec![0],
+        Funding::Members => seats.clone(),
+    };
+    if funding == Funding::Members {
+        play.reported("refunds", mark, id, Role::Participant, &seats, complete)
+            .await;
+    }
+    assert_eq!(play.protections(0, &company).await, [Protection::Protected]);
+    let seen = play.protections(1, &company).await;
+    match funding {
+        Funding::Aggregator => assert_eq!(seen, [Protection::WithPayees]),
+        Funding::Members => assert_eq!(seen, [Protection::Protected]),
+    }
+
+    // One is gone for good: nothing can be signed by all any more.
+    play.stage.kill(members).await.unwrap();
+    let holder = holders[0];
+    let backend = play.node().backend(crate::node::PATIENCE).unwrap();
+    let found = play.recover(holder, &company, false).await;
+    let refund = &found.refunds[0];
+    assert_eq!(found.without_refund_sat, 0);
+    assert_eq!(refund.outpoint, company.tip.to_string());
+    assert_eq!(refund.state, RefundState::Locked);
+    assert_eq!(refund.blocks_missing, Some(u32::from(lock) - 1));
+    assert_eq!(refund.matures_at, Some(found.height + u32::from(lock)));
+    let tx: Transaction = deserialize_hex(&refund.tx).unwrap();
+    assert_eq!(tx.compute_txid(), refund.txid);
+    assert_eq!(scripts(&tx).len(), holders.len(), "everybody's own address");
+
+    // One block before: neither the node nor the command takes it.
+    play.stage.mine(u32::from(lock) - 2).unwrap();
+    let refused = backend.broadcast(&tx).await.unwrap_err().to_string();
+    assert!(refused.contains("non-BIP68-final"), "{refused}");
+    let found = play.recover(holder, &company, false).await;
+    assert_eq!(found.refunds[0].blocks_missing, Some(1));
+    assert_eq!(found.refunds[0].state, RefundState::Locked);
+
+    // When the next block may hold it, it goes.
+    let height = play.stage.mine(1).unwrap();
+    let found = play.recover(holder, &company, true).await;
+    assert_eq!(found.refunds[0].state, RefundState::Ready, "only looked");
+    let found = play.recover(holder, &company, false).await;
+    assert_eq!(found.refunds[0].state, RefundState::Sent);
+    assert_eq!(found.refunds[0].matures_at, Some(height + 1));
+    play.stage.mine(1).unwrap();
+    let mut paid = 0;
+    for script in scripts(&tx) {
+        let history = play.stage.chain.history(&script).unwrap();
+        assert_eq!(history.len(), 1);
+        assert_eq!(history[0].height, Some(height + 1));
+        assert_eq!(history[0].tx.compute_txid(), tx.compute_txid());
+        paid += 1;
+    }
+    assert_eq!(paid, holders.len());
+    let sum: u64 = tx.output.iter().map(|output| output.value.to_sat()).sum();
+    assert_eq!(sum, refund.pays_sat);
+    assert_eq!(sum + refund.fee_sat, 100_000);
+    // Nothing lies there any more, and those who are left are not alarmed: `dismay` would say so.
+    assert!(
+        play.recover(holder, &company, true)
+            .await
+            .refunds
+            .is_empty()
+    );
+    let left: Vec<usize> = (1..members).collect();
+    let gone = |report: &Report| {
+        matches!(
+            report,
+            Report::TipChanged {
+                value_sat: 0,
+                ready: false
+            }
+        )
+    };
+    play.reported("the refund", 0, id, Role::Aggregator, &node, gone)
+        .await;
+    play.reported("the refund", 0, id, Role::Participant, &left, gone)
+        .await;
+    play.close().await;
+}
+
+#[tokio::test]
+async fn the_aggregator_gets_its_money_back_when_a_member_vanishes() {
+    it_comes_back(CohortBeacon::Smt, 3, Funding::Aggregator, 6).await;
+}
+
+#[tokio::test]
+async fn members_get_their_shares_back_when_one_of_them_vanishes() {
+    it_comes_back(CohortBeacon::Cas, 2, Funding::Members, 9).await;
+}
+
+/// The aggregator itself vanishes: members that funded do not need it.
+#[tokio::test]
+async fn members_get_their_shares_back_without_the_aggregator() {
+    let Some(mut play) = stage(3).await else {
+        return;
+    };
+    let mark = play.mark();
+    let company = play
+        .found_with(CohortBeacon::Smt, 0, &[1, 2], &[], |terms| {
+            terms.refund_blocks = 3;
+            terms.funding = Funding::Members;
+        })
+        .await;
+    let complete = |report: &Report| matches!(report, Report::RefundComplete { .. });
+    let members = [1, 2];
+    play.reported(
+        "refunds",
+        mark,
+        company.id,
+        Role::Participant,
+        &members,
+        complete,
+    )
+    .await;
+    play.stage.kill(0).await.unwrap();
+    play.stage.kill(2).await.unwrap();
+    play.stage.mine(2).unwrap();
+    let found = play.recover(1, &company, false).await;
+    assert_eq!(found.refunds[0].state, RefundState::Sent);
+    play.stage.mine(1).unwrap();
+    let tx: Transaction = deserialize_hex(&found.refunds[0].tx).unwrap();
+    for output in &tx.output {
+        let address = Address::from_script(&output.script_pubkey, bitcoin::Network::Regtest);
+        assert!(address.unwrap().to_string().starts_with("bcrt1p"));
+        let history = play.stage.chain.history(&output.script_pubkey).unwrap();
+        assert_eq!(history.len(), 1);
+    }
+    play.close().await;
+}
