@@ -42,6 +42,9 @@ const REQUEST_QUEUE: usize = 64;
 /// Seconds after which a secret nonce is not used any more (DESIGN §5).
 const NONCE_LIFE_SECONDS: u64 = 24 * 3_600;
 
+/// Seconds between two looks for old nonces: there may be thousands.
+const NONCES_AGED_EVERY: u64 = 10;
+
 /// Seconds subtracted from "since": peers' clocks may be skewed, and relays late.
 const INBOX_SLACK_SECONDS: u64 = 2 * 3_600;
 
@@ -108,6 +111,8 @@ pub struct Agent {
     inputs: Option<Inputs>,
     inbox: (Vec<NostrKey>, UnixTime),
     clocks: Clocks,
+    /// When nonces were last looked through for old ones.
+    nonces_aged: UnixTime,
     /// The copy this store was restored from, should it be running still.
     pub(super) former_copy: Option<super::copies::Sighting>,
 }
@@ -222,6 +227,7 @@ impl Agent {
                 internal,
             }),
             inbox: (Vec::new(), UnixTime(0)),
+            nonces_aged: now,
             clocks: Clocks::new(now, tokio::time::Instant::now()),
             former_copy: None,
         };
@@ -419,9 +425,13 @@ impl Agent {
         let now = self.now();
         let slip = self.clocks.compare(now, tokio::time::Instant::now());
         let Some(slip) = slip else {
-            self.signer.drop_nonces_older_than(now, NONCE_LIFE_SECONDS);
+            if now.since(self.nonces_aged) >= NONCES_AGED_EVERY {
+                self.nonces_aged = now;
+                self.signer.drop_nonces_older_than(now, NONCE_LIFE_SECONDS);
+            }
             return Ok(());
         };
+        self.nonces_aged = now;
         let dropped = self.signer.drop_all_nonces();
         tracing::warn!(
             dropped,
