@@ -15,6 +15,7 @@ use crate::nostr::outbox::NewRow;
 use crate::nostr::{RelayUrl, VerifiedEvent};
 use crate::protocol::aggregator::AggregatorInput;
 use crate::protocol::effect::AdvertStatus;
+use crate::protocol::funding::dearest_signal;
 use crate::protocol::message::Invite;
 use crate::protocol::participant::ParticipantInput;
 use crate::protocol::terms::{Deposits, Funding, Terms};
@@ -96,6 +97,10 @@ impl Agent {
         terms
             .validate()
             .map_err(|error| AgentError::Refused(error.to_string()))?;
+        // What its signals may cost is promised here: nothing afterwards is over the cap.
+        self.gate
+            .permit(terms.network)?
+            .to_spend(dearest_signal(&terms))?;
         if terms.aggregator != self.identity.public() {
             return Err(AgentError::Refused(
                 "the terms name another aggregator".into(),
@@ -440,7 +445,9 @@ impl Agent {
             .iter()
             .find_map(|role| self.nodes.get(&(cohort, *role)))
             .ok_or(AgentError::UnknownCohort(cohort))?;
-        self.gate.permit(node.terms().network)?;
+        self.gate
+            .permit(node.terms().network)?
+            .to_ask(node.min_start(), bitcoin::Amount::ZERO)?;
         let address = node
             .address()
             .filter(|_| node.phase_name() == "active")

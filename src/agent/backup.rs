@@ -305,8 +305,8 @@ pub fn restore(home: &Home, from: &Path, now: UnixTime) -> Result<Restored, Back
     }
     let beside = beside(&home.store_path(), ".restoring");
     remove_store(&beside)?;
-    let restored = restore_store(&from.join(&store_name), &beside, manifest.clone(), now)
-        .and_then(|restored| {
+    let restored = restore_store(&from.join(&store_name), &beside, manifest.clone(), now).and_then(
+        |restored| {
             let others = manifest.files.keys();
             for name in others.filter(|name| ![&store_name, &keystore_name].contains(name)) {
                 let path = home.root().join(name);
@@ -321,7 +321,8 @@ pub fn restore(home: &Home, from: &Path, now: UnixTime) -> Result<Restored, Back
                 let _ = remove_store(&path);
             })?;
             Ok(restored)
-        });
+        },
+    );
     if restored.is_err() {
         let _ = remove_store(&beside);
     }

@@ -108,7 +108,8 @@ impl Agent {
         let ours = self.nodes.keys().any(|(cohort, _)| *cohort == lane.cohort);
         let seq = if ours { envelope.seq } else { 0 };
         let lanes = &self.post.lanes;
-        let twin = seq > 0 && envelope.inc == lanes.incarnation() && event.created_at > self.started;
+        let twin =
+            seq > 0 && envelope.inc == lanes.incarnation() && event.created_at > self.started;
         let sighting = Sighting {
             author: event.author,
             cohort: lane.cohort,

@@ -4,6 +4,7 @@ use crate::hash::CohortId;
 use crate::keys::NostrKey;
 use crate::network::Network;
 use crate::protocol::effect::Report;
+use crate::protocol::funding::PaymentMoved;
 use crate::store::Role;
 use crate::time::UnixTime;
 
@@ -86,6 +87,8 @@ pub enum What {
         /// How many nonces.
         dropped: usize,
     },
+    /// A payment to a cohort's beacon moved.
+    Payment(PaymentMoved),
     /// Money is stopped: nothing is spent and nobody asked to pay until the agent is started again without the switch.
     MoneyStopped {
         /// Why, as the operator said it.

@@ -360,7 +360,7 @@ impl Agent {
     }
 
     /// Sends a transaction to the chain, if the gate permits it.
-    fn broadcast(&mut self, id: NodeId, tx: Transaction) {
+    pub(super) fn broadcast(&mut self, id: NodeId, tx: Transaction) {
         let Some(node) = self.nodes.get(&id) else {
             return;
         };

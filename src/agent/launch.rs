@@ -748,4 +748,98 @@ mod tests {
         assert!(!found.entry.write);
         assert_eq!(found.entry.networks, [Network::Regtest]);
     }
+
+    #[test]
+    fn mainnet_needs_the_command_and_the_configuration() {
+        let dir = tempfile::tempdir().unwrap();
+        let home = home(dir.path()).unwrap();
+        let mut config = Config::default();
+        let options = |config: &Config, asked| {
+            let mut warnings = Vec::new();
+            let options = money_options(&home, config, asked, &mut warnings)?;
+            Ok::<_, Failure>((options.rules.mainnet, warnings))
+        };
+        assert_eq!(options(&config, false), Ok((false, vec![])));
+        let failure = options(&config, true).unwrap_err();
+        assert_eq!(failure.code, ErrorCode::RefusedByMoneyGate);
+        assert!(failure.remedy.unwrap().contains("mainnet = true"));
+
+        config.money.mainnet = true;
+        let (on, warnings) = options(&config, false).unwrap();
+        assert!(!on);
+        assert!(warnings[0].contains("without --mainnet"), "{warnings:?}");
+        assert_eq!(options(&config, true), Ok((true, vec![])));
+
+        // Mainnet has no chain to look at before.
+        let networks = |mainnet| {
+            let chains = chains(&config, mainnet).unwrap();
+            chains.iter().any(|(network, ..)| network.carries_value())
+        };
+        assert!(!networks(false));
+        assert!(networks(true));
+
+        StopFile::in_home(&home)
+            .pull(crate::time::UnixTime(1), None)
+            .unwrap();
+        let (_, warnings) = options(&config, true).unwrap();
+        assert!(warnings[0].starts_with("money is stopped"), "{warnings:?}");
+    }
+
+    #[test]
+    fn the_settings_of_money_are_what_the_gate_and_the_rates_go_by() {
+        let dir = tempfile::tempdir().unwrap();
+        let home = home(dir.path()).unwrap();
+        let text = "[money]\nmax_fee_sat = 2000\nmax_funding_sat = 3000\nmax_balance_sat = 4000\n\
+                    [fees.signet]\nfloor = 3\nceiling = 9\nfallback = 5\n";
+        let config = Config::from_toml(text, Path::new("config.toml")).unwrap();
+        let options = money_options(&home, &config, false, &mut Vec::new()).unwrap();
+        let sat = Amount::from_sat;
+        let rules = options.rules;
+        assert_eq!(
+            (rules.max_fee, rules.max_funding, rules.max_balance),
+            (sat(2_000), sat(3_000), sat(4_000))
+        );
+        let fees = |network| {
+            let fees = options.fee_policy(network);
+            (fees.floor, fees.ceiling, fees.fallback)
+        };
+        assert_eq!(fees(Network::Signet), (3, 9, 5));
+        assert_eq!(fees(Network::Regtest), (1, 200, 2));
+        assert_eq!(fees(Network::Bitcoin), (1, 200, 10));
+        assert_eq!(signing_policy(&config).max_fee_sat, 2_000);
+        for (text, key) in [
+            (
+                "[money]\nmax_funding_sat = 3000000\n",
+                "money.max_funding_sat",
+            ),
+            ("[fees.signet]\nfloor = 201\n", "fees.signet.floor"),
+            ("[fees.signet]\nfallback = 201\n", "fees.signet.fallback"),
+            ("[fees.signet]\nfloor = 5\n", "fees.signet.floor"),
+            ("[money]\nmainnet = 1\n", "money.mainnet"),
+        ] {
+            let error = Config::from_toml(text, Path::new("config.toml")).unwrap_err();
+            assert!(error.to_string().contains(key), "{error}");
+        }
+    }
+
+    #[test]
+    fn mainnet_needs_a_secret_that_nobody_else_has() {
+        let own = RootSecret::generate(&mut rand::rngs::OsRng);
+        assert_eq!(check_secret(&own, true), Ok(()));
+        let readable = check_secret(&own, false).unwrap_err();
+        assert_eq!(readable.code, ErrorCode::RefusedByMoneyGate);
+        for words in [
+            "abandon abandon abandon abandon abandon abandon abandon abandon abandon abandon abandon about",
+            "zoo zoo zoo zoo zoo zoo zoo zoo zoo zoo zoo wrong",
+        ] {
+            let known = RootSecret::from_words(words).unwrap();
+            assert!(
+                check_secret(&known, true)
+                    .unwrap_err()
+                    .message
+                    .contains("everybody knows")
+            );
+        }
+        assert!(RootSecret::from_words("not words").is_err());
+    }
 }

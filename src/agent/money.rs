@@ -228,6 +228,7 @@ impl Agent {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::agent::runtime::Internal;
 
     #[test]
     fn a_file_that_is_there_stops_whatever_it_says() {
@@ -274,6 +275,63 @@ mod tests {
         let link = dir.path().join(STOP_FILE);
         std::os::unix::fs::symlink(dir.path().join("nowhere"), &link).unwrap();
         assert!(StopFile(link).is_pulled());
+    }
+
+    /// The path of every transaction of a cohort: signals, their repetition and replacement.
+    #[tokio::test]
+    async fn a_cohort_s_transaction_is_sent_within_the_gate_only() {
+        use crate::protocol::terms::{CohortBeacon, Salt, Terms};
+        use crate::store::{Role, Store};
+
+        let options = || crate::agent::AgentOptions {
+            root: crate::keys::RootSecret::generate(&mut rand::rngs::OsRng),
+            store: Store::open_in_memory().unwrap(),
+            relays: Vec::new(),
+            link: crate::nostr::link::LinkOptions::default(),
+            chains: Vec::new(),
+            money: MoneyOptions::default(),
+            policy: SigningPolicy {
+                max_fee_rate: 1,
+                max_fee_sat: 1,
+                decline: crate::protocol::participant::Decline::Idle,
+            },
+            standing: crate::agent::StandingPolicy::default(),
+            cas: None,
+            min_conf: 6,
+            bundle: None,
+            clock: std::sync::Arc::new(|| UnixTime(1_800_000_000)),
+        };
+        let tx = Transaction {
+            version: bitcoin::transaction::Version::TWO,
+            lock_time: bitcoin::absolute::LockTime::ZERO,
+            input: Vec::new(),
+            output: Vec::new(),
+        };
+        let mut agent = Agent::start(options()).unwrap().0;
+        let terms = Terms::with_defaults(
+            agent.identity_key(),
+            Network::Regtest,
+            CohortBeacon::Smt,
+            Salt::from_bytes([7; 16]),
+            UnixTime(1_800_003_600),
+        );
+        let id = agent.create_cohort(terms, Vec::new()).unwrap();
+        let id = (id, Role::Aggregator);
+        let mut answer = |agent: &mut Agent| {
+            agent.broadcast(id, tx.clone());
+            match agent.next_internal() {
+                Some(Internal::Broadcast { error, .. }) => error.unwrap(),
+                _ => panic!("no answer"),
+            }
+        };
+        // The gate is open: what is missing is a chain.
+        let error = answer(&mut agent);
+        assert!(error.contains("chain"), "{error}");
+        assert!(agent.may_sign(id));
+        agent.stop_money(None);
+        let error = answer(&mut agent);
+        assert!(error.contains("money is stopped"), "{error}");
+        assert!(!agent.may_sign(id));
     }
 
     /// Rule 11: a new path that spends has to take a permit. The compiler checks that [`send`] gets one; this checks

@@ -27,6 +27,7 @@ use crate::nostr::envelope::Incarnation;
 use crate::nostr::link::{Link, LinkEvent};
 use crate::nostr::seal::{ChannelKey, ConversationKeys};
 use crate::protocol::aggregator::Aggregator;
+use crate::protocol::funding::FundingWatch;
 use crate::protocol::money::MoneyGate;
 use crate::protocol::participant::{Participant, ParticipantInput, SigningPolicy};
 use crate::protocol::terms::Terms;
@@ -84,6 +85,8 @@ pub struct Agent {
     pub(super) lookups: BTreeMap<Network, Lookup>,
     pub(super) histories: HashMap<String, (Arc<AddressHistory>, Option<u32>)>,
     pub(super) gate: MoneyGate,
+    /// Payments to beacons, as they come and go.
+    pub(super) payments: BTreeMap<NodeId, FundingWatch>,
     pub(super) money: MoneyOptions,
     /// Whether it was said that money is stopped.
     pub(super) money_told: bool,
@@ -203,6 +206,7 @@ impl Agent {
             histories: HashMap::new(),
             gate: options.money.gate(),
             money: options.money,
+            payments: BTreeMap::new(),
             money_told: false,
             money_synced: false,
             sending: super::singleton::Sending::default(),
@@ -524,6 +528,7 @@ impl Agent {
                     .map(|node| node.id)
                     .collect();
                 for id in ids {
+                    self.watch_payments(id, &history);
                     self.sync_chain(id, false)?;
                 }
                 self.follow_spends(network, &address, &history)
@@ -568,9 +573,12 @@ impl Agent {
         let Some(update) = node.chain().diff(&view) else {
             return Ok(());
         };
-        let only_height =
-            update.signals.is_empty() && update.spends.is_empty() && update.tip == node.chain().tip;
-        if only_height && !height_too && !node.counts_blocks() {
+        let quiet = update.signals.is_empty()
+            && update.spends.is_empty()
+            && update.extra.is_none()
+            && update.tip == node.chain().tip
+            && !is_other_rate(node, rate);
+        if quiet && !height_too && !node.counts_blocks() {
             return Ok(());
         }
         let input = node.chain_input(update);
@@ -601,6 +609,12 @@ impl Agent {
                 Ok(())
             }
         }
+    }
+
+    /// What a task of this agent reported.
+    #[cfg(test)]
+    pub(super) fn next_internal(&mut self) -> Option<Internal> {
+        self.inputs.as_mut()?.internal.try_recv().ok()
     }
 
     pub(super) fn emit(&self, id: Option<NodeId>, what: What) {
@@ -636,4 +650,10 @@ impl Agent {
     pub(super) fn queue_of(id: NodeId, input: NodeInput) -> VecDeque<(NodeId, NodeInput)> {
         VecDeque::from([(id, input)])
     }
+}
+
+/// Whether a fee rate differs by more than a quarter from the one the aggregator would build with.
+fn is_other_rate(node: &Node, rate: u32) -> bool {
+    let known = node.chain().fee_rate.unwrap_or(0);
+    matches!(node.machine, Machine::Aggregator(_)) && known.abs_diff(rate) > known / 4
 }

@@ -7,6 +7,7 @@ use super::clocks::Slip;
 use super::control::TimelineEvent;
 use super::events::{AgentEvent, What};
 use crate::protocol::effect::Report;
+use crate::protocol::funding::PaymentState;
 use crate::protocol::ids::Seat;
 use crate::protocol::message::{EndCause, RefusalCode, RoundCause};
 use crate::store::{Role, SpendStanding, SpendState};
@@ -65,6 +66,20 @@ pub fn of_event(at_ms: u64, actor: Option<String>, event: &AgentEvent) -> Option
             },
         ),
         What::ClockSlipped { slip, dropped } => ("clock_slipped", clock_slipped(*slip, *dropped)),
+        What::Payment(moved) => (
+            "payment",
+            format!(
+                "a payment of {} sat to the beacon {}",
+                moved.value.to_sat(),
+                match moved.to {
+                    PaymentState::Seen => "was seen; it is not confirmed",
+                    PaymentState::Confirmed => "is confirmed",
+                    PaymentState::Short => "is confirmed, and too small to be used alone",
+                    PaymentState::Spent => "is spent",
+                    PaymentState::Lapsed => "is GONE: replaced, or forgotten by nodes",
+                }
+            ),
+        ),
         What::MoneyStopped { reason } => (
             "money_stopped",
             match reason {
@@ -112,6 +127,12 @@ pub fn of_event(at_ms: u64, actor: Option<String>, event: &AgentEvent) -> Option
             Slip::Ahead(seconds) => json!({ "ahead_s": seconds, "dropped": dropped }),
             Slip::Back(seconds) => json!({ "back_s": seconds, "dropped": dropped }),
         }),
+        What::Payment(moved) => line.with(json!({
+            "outpoint": moved.outpoint,
+            "value_sat": moved.value.to_sat(),
+            "from": moved.from.map(PaymentState::name),
+            "to": moved.to.name(),
+        })),
         What::MoneyStopped { reason } => line.with(json!({ "reason": reason })),
         What::Ignored { .. } => line,
     })

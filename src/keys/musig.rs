@@ -138,6 +138,18 @@ impl KeySet {
         self.0.internal
     }
 
+    /// The aggregate before the tweak, as the point it is: with its parity.
+    #[must_use]
+    pub fn internal_point(&self) -> PublicKey {
+        self.0.context.aggregated_pubkey_untweaked()
+    }
+
+    /// The aggregate after the tweak, as the point it is: with its parity.
+    #[must_use]
+    pub fn output_point(&self) -> PublicKey {
+        self.0.context.aggregated_pubkey()
+    }
+
     /// The aggregate after the tweak: the key in the taproot output, for which signatures verify.
     #[must_use]
     pub fn output_key(&self) -> XOnlyPublicKey {

@@ -531,9 +531,8 @@ mod tests {
         for _ in 0..3 {
             lanes.next_seq(mine);
         }
-        let judge = |inc, seq, created| {
-            lanes.own_message(&mine, Incarnation(inc), seq, UnixTime(created))
-        };
+        let judge =
+            |inc, seq, created| lanes.own_message(&mine, Incarnation(inc), seq, UnixTime(created));
         // What is not counted (acknowledgements) has number 0.
         for seq in 0..=3 {
             assert_eq!(judge(100, seq, NOW.0 + 5_000), OwnSighting::Ours);

@@ -14,9 +14,10 @@ use bitcoin::{Amount, FeeRate, OutPoint, Script};
 use crate::beacon::history::{AddressHistory, Tip};
 use crate::beacon::signal::{
     BeaconOutput, DUST_LIMIT, MAX_INPUTS, SignalError, SpendPlan, WEIGHT_OF_INPUT,
-    WEIGHT_WITH_CHANGE, WEIGHT_WITHOUT_CHANGE, funding_needed, spend_plan,
+    WEIGHT_WITH_CHANGE, WEIGHT_WITHOUT_CHANGE, funding_needed, signed_weight, spend_plan,
 };
 use crate::protocol::chain_view::MAX_EXTRA;
+use crate::protocol::terms::Terms;
 
 /// Payments that are followed at one address: the first ones. Whoever pays dust a thousand times hides nothing.
 const MAX_PAYMENTS: usize = 1_000;
@@ -33,6 +34,15 @@ pub struct FundingRules {
     pub depth: u32,
     /// The fee rate of the signals.
     pub fee_rate: FeeRate,
+}
+
+/// The most that a signal of these terms can cost: all inputs there may be, at the ceiling, and change that is dust.
+#[must_use]
+pub fn dearest_signal(terms: &Terms) -> Amount {
+    FeeRate::from_sat_per_vb_u32(terms.max_fee_rate)
+        .fee_wu(signed_weight(MAX_INPUTS, true))
+        .and_then(|fee| fee.checked_add(DUST_LIMIT))
+        .unwrap_or(Amount::MAX_MONEY)
 }
 
 /// Where the funding of an address stands.
@@ -366,6 +376,20 @@ pub enum PaymentState {
     Spent,
     /// Gone: something else spent what it spends, or nodes forgot it.
     Lapsed,
+}
+
+impl PaymentState {
+    /// The name in events.
+    #[must_use]
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Seen => "seen",
+            Self::Confirmed => "confirmed",
+            Self::Short => "short",
+            Self::Spent => "spent",
+            Self::Lapsed => "lapsed",
+        }
+    }
 }
 
 /// A payment that moved.

@@ -33,6 +33,8 @@ pub struct Ground<'a> {
 /// The refund of a rung's change.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct RungRefund {
+    /// The change it spends.
+    pub change: BeaconOutput,
     /// The transaction, unsigned.
     pub tx: Transaction,
     /// Its id.
@@ -76,8 +78,8 @@ pub struct SignedRung {
     pub txid: Txid,
     /// What it pays to the miner.
     pub fee: Amount,
-    /// The output its refund spends, and the refund.
-    pub refund: Option<(OutPoint, Transaction)>,
+    /// Its change, and the refund of it.
+    pub refund: Option<(BeaconOutput, Transaction)>,
 }
 
 impl SignedRung {
@@ -320,7 +322,7 @@ impl Ladder {
                 Some(refund) => {
                     let signature = signatures.get(&Label::Refund { rung: number })?;
                     let tx = refund::finalize(refund.tx.clone(), signature);
-                    Some((OutPoint::new(rung.txid, 0), tx))
+                    Some((refund.change, tx))
                 }
             };
             Some(SignedRung {
@@ -370,6 +372,7 @@ fn refund_of(change: &BeaconOutput, rate: FeeRate, ground: &Ground<'_>) -> Optio
         .or_else(|_| build(MIN_FEE_RATE))
         .ok()?;
     Some(RungRefund {
+        change: *change,
         txid: unsigned.tx.compute_txid(),
         sighash: Sighash::from_bytes(unsigned.sighash()),
         tx: unsigned.tx,
@@ -408,6 +411,7 @@ fn checked_refund(
     )
     .map_err(|fault| LadderFault::Refund { rung, fault })?;
     Ok(Some(RungRefund {
+        change,
         tx: tx.clone(),
         txid: checked.txid,
         sighash: Sighash::from_bytes(checked.sighash),

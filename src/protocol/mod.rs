@@ -9,6 +9,7 @@ pub mod confirmation;
 pub mod deposit;
 pub mod effect;
 pub mod evidence;
+pub mod export;
 pub mod fallback_message;
 pub mod fees;
 pub mod funding;

@@ -516,7 +516,7 @@ mod tests {
     #[test]
     fn every_range_is_enforced_and_names_its_field() {
         type Change = fn(&mut Terms);
-        let cases: [(&str, Change); 30] = [
+        let cases: [(&str, Change); 31] = [
             ("v", |t| t.v = 2),
             ("seats_min", |t| t.seats_min = 0),
             ("seats_max", |t| t.seats_max = 1),

@@ -48,7 +48,7 @@ pub const DUMP_TABLES: &[DumpTable] = &[
         "cohort IN (SELECT cohort FROM cohorts WHERE role = 'participant')",
     ),
     // Signed signals are on the chain. Refunds, which belong to no round, are not until they are needed.
-    appended("artifacts", &["id"], "kind <> 'raw_tx' OR round = 0"),
+    appended("artifacts", &["id"], "(kind <> 'raw_tx' OR round = 0)"),
     appended("log", &["seq"], "role = 'participant'"),
 ];
 

@@ -8,6 +8,7 @@ mod control;
 mod daemon;
 mod keeping;
 mod mending;
+mod money;
 mod processes;
 mod publishing;
 mod render;

@@ -1,11 +1,11 @@
 //! Cohorts as people see them, and what is done to them.
 
-use bitcoin::FeeRate;
+use bitcoin::Amount;
 
 use super::AgentBackend;
 use super::confirmations::{alarm_view, on_chain};
 use super::delivery::{delivery_view, members, number};
-use super::funding::{Funds, rounds_left};
+use super::funding::state_view;
 use super::joining::payee_script;
 use super::parse_key;
 use super::terms::{build_terms, terms_view};
@@ -22,10 +22,11 @@ use crate::nostr::policy::advertised_relays;
 use crate::protocol::aggregator::{AggregatorInput, Phase};
 use crate::protocol::chain_view::TipView;
 use crate::protocol::effect::{Ignored, Outcome};
+use crate::protocol::funding::Funding;
 use crate::protocol::ids::{Round, Seat};
 use crate::protocol::message::{EndCause, Message, RoundCause, RoundRequest};
 use crate::protocol::participant::{MemberPhase, ParticipantInput};
-use crate::protocol::terms::CohortBeacon;
+use crate::protocol::terms::{self, CohortBeacon};
 use crate::store::Role;
 use crate::time::UnixTime;
 
@@ -348,7 +349,7 @@ impl Agent {
             round: last.map(|(round, _)| *round),
             deadline,
             waiting_for,
-            next_step: next_step(node, phase),
+            next_step: self.next_step(node, phase),
         }
     }
 
@@ -418,35 +419,33 @@ impl Agent {
         })
     }
 
+    /// What its user can do now. Where money may not move nobody is told to pay (rule 11).
+    fn next_step(&self, node: &Node, phase: v::CohortPhase) -> Option<String> {
+        if phase == v::CohortPhase::Funding
+            && let Err(refused) = self.gate.permit(node.terms().network)
+        {
+            return Some(refused.to_string());
+        }
+        next_step(node, phase)
+    }
+
     fn beacon_view(&self, node: &Node) -> Option<v::BeaconView> {
         let address = node.address()?;
-        let script = node.script()?;
-        let funds = self
-            .histories
-            .get(&address.to_string())
-            .map(|(history, _)| Funds::of(history, &script))
-            .unwrap_or_default();
-        let chain = node.chain();
-        let (tip, left) = match chain.tip {
-            TipView::Ready {
-                outpoint,
-                value_sat,
-                ..
-            } => {
-                let rate = chain.fee_rate.unwrap_or(super::funding::FALLBACK_FEE_RATE);
-                let rate = FeeRate::from_sat_per_vb(rate.into());
-                let left = rate.map(|rate| rounds_left(value_sat, rate));
-                (Some(outpoint.to_string()), left)
-            }
-            _ => (None, None),
+        let funding = self.funding_of(node);
+        let tip = match node.chain().tip {
+            TipView::Ready { outpoint, .. } => Some(outpoint.to_string()),
+            _ => None,
         };
+        let sat = |of: fn(&Funding) -> Amount| funding.as_ref().map_or(0, |held| of(held).to_sat());
         Some(v::BeaconView {
             address: address.to_string(),
-            balance_sat: funds.confirmed,
-            unconfirmed_sat: funds.unconfirmed,
+            balance_sat: sat(|held| held.confirmed),
+            unconfirmed_sat: sat(|held| held.unconfirmed),
             outputs: self.output_views(node),
             tip,
-            rounds_left: left,
+            funding: funding.as_ref().map(|held| state_view(held.state)),
+            rounds_left: funding.as_ref().map(|held| held.runway),
+            dust_sat: sat(|held| held.dust),
         })
     }
 
@@ -598,7 +597,7 @@ fn phase(node: &Node) -> v::CohortPhase {
     }
 }
 
-/// What its user can do now.
+/// What its user can do now, where money may move.
 fn next_step(node: &Node, phase: v::CohortPhase) -> Option<String> {
     let cohort = node.id.0.short();
     let text = match (&node.machine, phase) {
@@ -620,7 +619,20 @@ fn next_step(node: &Node, phase: v::CohortPhase) -> Option<String> {
             TipView::Unconfirmed { value_sat } => {
                 format!("{value_sat} sat seen, waiting for a block")
             }
-            _ => format!("fund the beacon: `cohort fund {cohort}`"),
+            _ => match (node.terms().funding, node.id.1) {
+                (terms::Funding::Aggregator, Role::Participant) => {
+                    "waiting for the aggregator to fund the beacon".to_owned()
+                }
+                (terms::Funding::Members, Role::Aggregator) => {
+                    "waiting for the members to fund the beacon".to_owned()
+                }
+                (terms::Funding::Members, Role::Participant) => {
+                    format!("pay your share to the beacon: `cohort fund {cohort}`")
+                }
+                (terms::Funding::Aggregator, Role::Aggregator) => {
+                    format!("fund the beacon: `cohort fund {cohort}`")
+                }
+            },
         },
         (Machine::Aggregator(machine), v::CohortPhase::Idle) => match machine.open_refusal() {
             None => format!("`cohort announce {cohort}` opens a round"),

@@ -141,7 +141,10 @@ impl Agent {
                 .filter(|name| !name.is_empty())
                 .map(PeerText::from),
             round,
-            rung: None,
+            rung: known
+                .node
+                .filter(|_| is_cohort_signal)
+                .and_then(|node| rung_of(node, &txid)),
             did: known.spend.as_ref().map(|row| row.did.clone()),
             version: known.spend.as_ref().map(|row| row.target_version),
             signal,
@@ -282,6 +285,22 @@ impl Agent {
                 Some((height, Some(history.confirmations(height))))
             })
             .unwrap_or((None, None))
+    }
+}
+
+/// Which rung of a fee ladder a signal is, while its round is not settled.
+fn rung_of(node: &Node, txid: &Txid) -> Option<u8> {
+    match &node.machine {
+        Machine::Aggregator(machine) => machine.unsettled().iter().find_map(|signal| {
+            let place = signal.txids().iter().position(|rung| rung == txid)?;
+            u8::try_from(place.saturating_add(1)).ok()
+        }),
+        Machine::Participant(machine) => {
+            let mut given = machine.given().iter();
+            given
+                .find(|given| given.txid == *txid)
+                .map(|given| given.rung)
+        }
     }
 }
 

@@ -1,4 +1,4 @@
-//! `cohort fund --psbt`: the refunds of a funding transaction are signed by all before it is sent.
+//! `cohort psbt`, and `cohort fund --psbt`: the refunds of a funding transaction are signed by all before it is sent.
 
 use std::time::Duration;
 
@@ -8,12 +8,12 @@ use bitcoin::{Amount, OutPoint};
 
 use super::AgentBackend;
 use super::refunds::protection;
-use crate::agent::AgentError;
 use crate::agent::control::views as v;
 use crate::agent::control::{ErrorCode, Failure, request as r};
 use crate::agent::launch::agent_failure;
 use crate::agent::money;
 use crate::agent::node::{Machine, NodeId, NodeInput};
+use crate::agent::{Agent, AgentError};
 use crate::beacon::psbt::{Funding, check_funding};
 use crate::chain::BroadcastError;
 use crate::network::Network;
@@ -186,6 +186,40 @@ impl AgentBackend {
         sent.map_err(|error: BroadcastError| {
             Failure::new(ErrorCode::ChainUnreachable, error.to_string())
                 .remedy("its refunds are signed: it may be sent in any other way")
+        })
+    }
+}
+
+impl Agent {
+    /// What is being signed now, as PSBTs.
+    pub(super) fn psbts(&self, reference: &r::CohortRef) -> Result<v::PsbtsView, Failure> {
+        let id = self.find_cohort(reference, None)?;
+        let node = self.node(id)?;
+        let unsigned = match &node.machine {
+            Machine::Aggregator(machine) => machine.unsigned(),
+            Machine::Participant(machine) => machine.unsigned(),
+        };
+        let Some(keys) = node.key_set().filter(|_| !unsigned.is_empty()) else {
+            return Err(Failure::new(
+                ErrorCode::NotFound,
+                format!("nothing is being signed in cohort {} now", id.0.short()),
+            )
+            .remedy("ask again while a round or a refund session is open"));
+        };
+        let psbts = unsigned.iter().map(|unsigned| {
+            let psbt = unsigned
+                .to_psbt(keys)
+                .map_err(|error| Failure::new(ErrorCode::Internal, error.to_string()))?;
+            Ok(v::PsbtView {
+                label: unsigned.label,
+                txid: unsigned.txid(),
+                psbt: STANDARD.encode(psbt.serialize()),
+            })
+        });
+        Ok(v::PsbtsView {
+            cohort: id.0,
+            network: node.terms().network,
+            psbts: psbts.collect::<Result<_, Failure>>()?,
         })
     }
 }

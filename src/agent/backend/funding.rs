@@ -1,22 +1,24 @@
 //! What to pay to a beacon, and where that stands.
 
-use bitcoin::{Amount, FeeRate, Script};
+use std::sync::Arc;
+
+use bitcoin::{Amount, FeeRate};
 
 use super::AgentBackend;
 use crate::agent::control::views as v;
 use crate::agent::control::{ErrorCode, Failure, request as r};
+use crate::agent::events::What;
 use crate::agent::launch::agent_failure;
-use crate::agent::node::Machine;
+use crate::agent::node::{Machine, Node, NodeId};
+use crate::agent::runtime::Agent;
 use crate::beacon::history::AddressHistory;
-use crate::beacon::signal::{
-    DUST_LIMIT, WEIGHT_WITH_CHANGE, WEIGHT_WITHOUT_CHANGE, funding_needed,
-};
+use crate::beacon::signal::WEIGHT_WITH_CHANGE;
 use crate::chain::ChainError;
 use crate::protocol::aggregator::Phase;
+use crate::protocol::funding::{Funding, FundingRules, FundingState};
 use crate::protocol::participant::MemberPhase;
-
-/// Fee rate in sat/vB when the chain backend has no estimate, as the aggregator has it.
-pub(super) const FALLBACK_FEE_RATE: u32 = 2;
+use crate::protocol::terms::{self, Terms};
+use crate::store::Role;
 
 /// Rounds to pay for unless told otherwise.
 const DEFAULT_ROUNDS: u32 = 10;
@@ -24,71 +26,21 @@ const DEFAULT_ROUNDS: u32 = 10;
 /// Blocks within which a signal should confirm, for the fee estimate.
 const FEE_TARGET: u16 = 6;
 
-/// Unspent funds at an address, in sat.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-pub(super) struct Funds {
-    pub(super) confirmed: u64,
-    pub(super) unconfirmed: u64,
-    /// The largest single output: a chain of signals starts from one.
-    pub(super) largest: u64,
-    pub(super) largest_confirmed: u64,
-    pub(super) outputs: usize,
-}
-
-impl Funds {
-    pub(super) fn of(history: &AddressHistory, script: &Script) -> Self {
-        let mut funds = Self::default();
-        for output in history.outputs(script) {
-            if output.spent_by.is_some() {
-                continue;
-            }
-            let sat = output.output.value.to_sat();
-            funds.outputs += 1;
-            funds.largest = funds.largest.max(sat);
-            if output.output.height.is_some() {
-                funds.confirmed = funds.confirmed.saturating_add(sat);
-                funds.largest_confirmed = funds.largest_confirmed.max(sat);
-            } else {
-                funds.unconfirmed = funds.unconfirmed.saturating_add(sat);
-            }
-        }
-        funds
-    }
-}
-
-/// Signals that a tip of this value pays for, one after the other.
-pub(super) fn rounds_left(tip_sat: u64, rate: FeeRate) -> u32 {
-    let fee = |weight| rate.fee_wu(weight).map_or(u64::MAX, Amount::to_sat);
-    let last = fee(WEIGHT_WITHOUT_CHANGE).max(DUST_LIMIT.to_sat());
-    match tip_sat.checked_sub(last) {
-        None => 0,
-        Some(rest) => {
-            let before = rest / fee(WEIGHT_WITH_CHANGE).max(1);
-            u32::try_from(before).unwrap_or(u32::MAX).saturating_add(1)
-        }
-    }
-}
-
 impl AgentBackend {
     /// Address, amount and state; refused before the set is frozen and where money may not move.
     pub(super) async fn fund(&self, args: r::Fund) -> Result<v::FundView, Failure> {
         let rounds = args.rounds.unwrap_or(DEFAULT_ROUNDS).max(1);
         let cohort = args.cohort.clone();
-        let (id, address, script, min_start, terms, estimate, backend) = self
+        let (id, address, terms, known, backend) = self
             .with(move |agent| {
-                let id = agent.find_cohort(&cohort, None)?;
+                let id = agent.payer_of(agent.find_cohort(&cohort, None)?);
                 let node = agent.node(id)?;
                 // Rule 11: asking somebody to pay is a path of money too.
                 agent
                     .gate
                     .permit(node.terms().network)
                     .map_err(|refused| agent_failure(refused.into()))?;
-                let frozen = match &node.machine {
-                    Machine::Aggregator(machine) => *machine.phase() == Phase::Active,
-                    Machine::Participant(machine) => *machine.phase() == MemberPhase::Active,
-                };
-                let (Some(address), Some(script), true) = (node.address(), node.script(), frozen)
-                else {
+                let Some(address) = node.address().filter(|_| is_frozen(node)) else {
                     let phase = agent.summary(node).phase;
                     return Err(Failure::new(
                         ErrorCode::WrongPhase,
@@ -101,20 +53,15 @@ impl AgentBackend {
                     .chains
                     .get(&terms.network)
                     .map(|watch| watch.backend.clone());
-                Ok((
-                    id,
-                    address,
-                    script,
-                    node.min_start().to_sat(),
-                    terms,
-                    node.chain().fee_rate,
-                    backend,
-                ))
+                let known = agent.histories.get(&address.to_string()).cloned();
+                Ok((id, address, terms, known, backend))
             })
             .await?;
         let mut warnings = Vec::new();
-        let mut funds = Funds::default();
-        let mut chain_rate = estimate;
+        let mut history = known.as_ref().map(|(history, _)| Arc::clone(history));
+        let mut estimate = known
+            .and_then(|(_, rate)| rate)
+            .map(FeeRate::from_sat_per_vb_u32);
         match backend {
             None => warnings.push(format!(
                 "no chain backend is configured for {}",
@@ -128,90 +75,225 @@ impl AgentBackend {
                     Ok::<_, ChainError>((history, rate))
                 };
                 match look.await {
-                    Ok((history, rate)) => {
-                        let history = AddressHistory::new(history.tip_height, history.txs);
-                        funds = Funds::of(&history, &script);
-                        let whole = |rate: FeeRate| {
-                            u32::try_from(rate.to_sat_per_vb_ceil()).unwrap_or(u32::MAX)
-                        };
-                        chain_rate = rate.map(whole).or(chain_rate);
+                    Ok((read, rate)) => {
+                        history = Some(Arc::new(AddressHistory::new(read.tip_height, read.txs)));
+                        estimate = rate.or(estimate);
                     }
-                    Err(error) => warnings.push(format!("the balance is not known: {error}")),
+                    Err(error) => warnings.push(format!("the balance may be old: {error}")),
                 }
             }
         }
-        // What the aggregator will use: its estimate, within the terms.
-        let rate = args.fee_rate.unwrap_or_else(|| {
-            let rate = chain_rate.unwrap_or(FALLBACK_FEE_RATE);
-            v::FeeRate(u64::from(rate.clamp(1, terms.max_fee_rate)) * 1_000)
-        });
-        let fee_rate = FeeRate::from_sat_per_kwu(rate.0.div_ceil(4));
-        let needed = funding_needed(rounds, fee_rate)
-            .map_err(|error| Failure::new(ErrorCode::InvalidValue, error.to_string()))?
-            .to_sat()
-            .max(min_start);
-        let has_tip = funds.largest >= min_start;
-        let state = if funds.largest_confirmed >= min_start {
-            v::FundState::Funded
-        } else if funds.unconfirmed > 0 {
-            v::FundState::Seen
-        } else if funds.confirmed > 0 {
-            v::FundState::Short
-        } else {
-            v::FundState::Awaiting
+        self.with(move |agent| {
+            agent.fund_view(id, history.as_deref(), estimate, &args, rounds, warnings)
+        })
+        .await
+    }
+}
+
+impl Agent {
+    /// This agent in the role that pays, if it has that one too.
+    fn payer_of(&self, id: NodeId) -> NodeId {
+        let role = match self.nodes.get(&id).map(|node| node.terms().funding) {
+            Some(terms::Funding::Members) => Role::Participant,
+            _ => Role::Aggregator,
         };
-        if min_start == needed && rounds_left(min_start, fee_rate) > rounds {
-            warnings.push(format!(
-                "{min_start} sat is the least that can start a beacon: one signal at the terms' ceiling of {} sat/vB",
-                terms.max_fee_rate
-            ));
+        let payer = (id.0, role);
+        if self.nodes.contains_key(&payer) {
+            payer
+        } else {
+            id
         }
-        let send = if has_tip { 0 } else { needed };
-        if send > 0 {
-            warnings.push("pay it in ONE payment: a signal spends one output".to_owned());
-        } else if funds.largest < needed {
-            warnings.push(format!(
-                "the beacon's output pays for {} more rounds at this rate; another payment is used only when that one is spent",
-                rounds_left(funds.largest, fee_rate)
-            ));
+    }
+
+    /// The rules by which outputs at a cohort's beacon count, at the rate its next signal would pay.
+    pub(super) fn funding_rules(&self, node: &Node, estimate: Option<u32>) -> FundingRules {
+        let terms = node.terms();
+        let fees = self.money.fee_policy(terms.network);
+        let rate = fees.choose_whole(estimate).clamp(1, terms.max_fee_rate);
+        FundingRules {
+            min_start: node.min_start(),
+            depth: terms.depth.into(),
+            fee_rate: FeeRate::from_sat_per_vb_u32(rate),
         }
+    }
+
+    /// What lies at a cohort's beacon, as it was read last; `None` before that.
+    pub(super) fn funding_of(&self, node: &Node) -> Option<Funding> {
+        let (address, script) = (node.address()?, node.script()?);
+        let (history, estimate) = self.histories.get(&address.to_string())?;
+        let rules = self.funding_rules(node, *estimate);
+        let gone = self
+            .payments
+            .get(&node.id)
+            .is_some_and(crate::protocol::funding::FundingWatch::has_lapsed);
+        Some(Funding::of(history, &script, rules, gone))
+    }
+
+    /// Follows payments to a cohort's beacon. What is there when the address is first read is no news.
+    pub(in crate::agent) fn watch_payments(&mut self, id: NodeId, history: &AddressHistory) {
+        let Some(node) = self.nodes.get(&id) else {
+            return;
+        };
+        let Some(script) = node.script() else { return };
+        let rules = self.funding_rules(node, node.chain().fee_rate);
+        let first = !self.payments.contains_key(&id);
+        let watch = self.payments.entry(id).or_default();
+        let moved = watch.observe(history, &script, rules);
+        for moved in moved.into_iter().filter(|_| !first) {
+            self.emit(Some(id), What::Payment(moved));
+        }
+    }
+
+    fn fund_view(
+        &self,
+        id: NodeId,
+        history: Option<&AddressHistory>,
+        estimate: Option<FeeRate>,
+        args: &r::Fund,
+        rounds: u32,
+        mut warnings: Vec<String>,
+    ) -> Result<v::FundView, Failure> {
+        let node = self.node(id)?;
+        let (Some(address), Some(script)) = (node.address(), node.script()) else {
+            return Err(Failure::new(
+                ErrorCode::WrongPhase,
+                format!("cohort {} has no address yet", id.0.short()),
+            ));
+        };
+        let terms = node.terms();
+        let whole =
+            estimate.map(|rate| u32::try_from(rate.to_sat_per_vb_ceil()).unwrap_or(u32::MAX));
+        let mut rules = self.funding_rules(node, whole);
+        if let Some(asked) = args.fee_rate {
+            rules.fee_rate = FeeRate::from_sat_per_kwu(asked.0.div_ceil(4));
+        }
+        let rate = args
+            .fee_rate
+            .unwrap_or_else(|| v::FeeRate(rules.fee_rate.to_sat_per_kwu().saturating_mul(4)));
+        let gone = self
+            .payments
+            .get(&id)
+            .is_some_and(crate::protocol::funding::FundingWatch::has_lapsed);
+        let empty = AddressHistory::new(0, []);
+        let funding = Funding::of(history.unwrap_or(&empty), &script, rules, gone);
+        let out_of_range = |error: crate::beacon::signal::SignalError| {
+            Failure::new(ErrorCode::InvalidValue, error.to_string())
+        };
+        let request = funding.request(rounds).map_err(out_of_range)?;
+        let members = node.key_set().map_or(0, |keys| keys.keys().len());
+        let members = u16::try_from(members).unwrap_or(u16::MAX);
+        let share = match terms.funding {
+            terms::Funding::Aggregator => None,
+            terms::Funding::Members => Some(funding.share(rounds, members).map_err(out_of_range)?),
+        };
+        let send = match (terms.funding, id.1) {
+            (terms::Funding::Aggregator, Role::Aggregator) => request.send,
+            (terms::Funding::Members, Role::Participant) => {
+                share.map_or(request.send, |share| share.min(request.send))
+            }
+            _ => Amount::ZERO,
+        };
+        // What is shown is asked for, within the caps.
+        let holds = funding
+            .confirmed
+            .checked_add(funding.unconfirmed)
+            .unwrap_or(Amount::MAX_MONEY);
+        self.gate
+            .permit(terms.network)
+            .and_then(|permit| permit.to_ask(send, holds))
+            .map_err(|refused| agent_failure(refused.into()))?;
+        warnings.extend(advice(&funding, terms, id.1, request.send, send));
         let address = address.to_string();
         let label = format!("btcr2 cohort {}", id.0.short());
         Ok(v::FundView {
             cohort: id.0,
             network: terms.network,
-            state,
-            balance_sat: funds.confirmed,
-            unconfirmed_sat: funds.unconfirmed,
+            state: state_view(funding.state),
+            balance_sat: funding.confirmed.to_sat(),
+            unconfirmed_sat: funding.unconfirmed.to_sat(),
             rounds,
             fee_rate: rate,
             signal_vsize: WEIGHT_WITH_CHANGE.to_vbytes_ceil(),
-            fee_per_round_sat: fee_rate
+            fee_per_round_sat: rules
+                .fee_rate
                 .fee_wu(WEIGHT_WITH_CHANGE)
                 .map_or(0, Amount::to_sat),
-            needed_sat: needed,
-            send_sat: send,
-            uri: v::FundView::bip21(&address, send, &label),
+            needed_sat: request.needed.to_sat(),
+            runway: funding.runway,
+            payer: match terms.funding {
+                terms::Funding::Aggregator => v::Payer::Aggregator,
+                terms::Funding::Members => v::Payer::Members,
+            },
+            share_sat: share.map(Amount::to_sat),
+            send_sat: send.to_sat(),
+            uri: v::FundView::bip21(&address, send.to_sat(), &label),
             address,
             warnings,
         })
     }
 }
 
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn rounds_left_is_the_inverse_of_what_rounds_need() {
-        for rate in [1, 2, 7, 50] {
-            let rate = FeeRate::from_sat_per_vb(rate).unwrap();
-            assert_eq!(rounds_left(0, rate), 0);
-            for rounds in [1, 2, 3, 10, 500] {
-                let needed = funding_needed(rounds, rate).unwrap().to_sat();
-                assert_eq!(rounds_left(needed, rate), rounds, "{rounds} at {rate}");
-                assert_eq!(rounds_left(needed - 1, rate), rounds - 1);
+/// What to know before paying.
+fn advice(
+    funding: &Funding,
+    terms: &Terms,
+    role: Role,
+    missing: Amount,
+    send: Amount,
+) -> Vec<String> {
+    let mut advice = Vec::new();
+    if funding.tip.is_none() && send > Amount::ZERO {
+        advice.push(format!(
+            "pay it in ONE payment: the first has to start the beacon alone, and is at least one signal at the terms' \
+             ceiling of {} sat/vB",
+            terms.max_fee_rate
+        ));
+    }
+    if funding.dust > Amount::ZERO {
+        advice.push(format!(
+            "{} sat are in outputs that cost more than they are worth: they are never spent, and block nothing",
+            funding.dust.to_sat()
+        ));
+    }
+    if missing > Amount::ZERO && send == Amount::ZERO {
+        advice.push(match (terms.funding, role) {
+            (terms::Funding::Aggregator, _) => {
+                "the terms say that the aggregator pays: what you pay all the same would be refunded to it".to_owned()
             }
-        }
+            (terms::Funding::Members, _) => format!(
+                "the terms say that the members pay: {} sat are missing in all",
+                missing.to_sat()
+            ),
+        });
+    }
+    if send > Amount::ZERO && terms.refund_blocks == 0 {
+        advice.push(
+            "there are no refunds in these terms: if one member vanishes for good, what was paid is lost".to_owned(),
+        );
+    }
+    if terms.funding == terms::Funding::Members && send > Amount::ZERO {
+        advice.push(
+            "pay from an address of your own; a refund pays every member the same share, whoever paid".to_owned(),
+        );
+    }
+    advice
+}
+
+/// Whether every member acknowledged the set: before, what is paid may never be spent.
+fn is_frozen(node: &Node) -> bool {
+    match &node.machine {
+        Machine::Aggregator(machine) => *machine.phase() == Phase::Active,
+        Machine::Participant(machine) => *machine.phase() == MemberPhase::Active,
+    }
+}
+
+pub(super) const fn state_view(state: FundingState) -> v::FundState {
+    match state {
+        FundingState::Awaiting => v::FundState::Awaiting,
+        FundingState::Seen => v::FundState::Seen,
+        FundingState::Confirmed => v::FundState::Confirmed,
+        FundingState::Short => v::FundState::Short,
+        FundingState::Spent => v::FundState::Spent,
+        FundingState::Lapsed => v::FundState::Lapsed,
     }
 }

@@ -12,7 +12,7 @@
 //! | `discover` | looking for adverts, also without a running agent |
 //! | `joining` | `cohort terms`, `cohort join` |
 //! | `funding` | `cohort fund` |
-//! | `fund_psbt` | `cohort fund --psbt` |
+//! | `fund_psbt` | `cohort psbt`, `cohort fund --psbt` |
 //! | `refunds` | `cohort recover`, and which outputs are protected |
 //! | `money` | `money status`, `money stop` |
 //! | `decoding` | `tx decode` |
@@ -24,6 +24,7 @@
 //! | `relays` | relays, and probing them, also without a running agent |
 //! | `follows` | whom this agent follows, and who follows it |
 
+mod bumping;
 mod cohorts;
 mod confirmations;
 mod decoding;
@@ -210,8 +211,16 @@ impl Backend for AgentBackend {
         self.decode(args).await
     }
 
+    async fn cohort_psbt(&self, args: r::OneCohort) -> Result<v::PsbtsView, Failure> {
+        self.with(move |agent| agent.psbts(&args.cohort)).await
+    }
+
     async fn cohort_announce(&self, args: r::OneCohort) -> Result<v::CohortView, Failure> {
         self.with(move |agent| agent.announce(&args.cohort)).await
+    }
+
+    async fn cohort_bump(&self, args: r::OneCohort) -> Result<v::CohortView, Failure> {
+        self.with(move |agent| agent.bump(&args.cohort)).await
     }
 
     async fn cohort_close(&self, args: r::OneCohort) -> Result<v::CohortView, Failure> {

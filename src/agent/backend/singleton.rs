@@ -102,6 +102,15 @@ impl Agent {
                 let send = send.to_sat();
                 view.needed_sat = send;
                 view.send_sat = send.max(quote.for_five.to_sat());
+                // Rule 11: what is shown here is asked for, within the caps.
+                let holds = quote.spendable.checked_add(quote.waiting);
+                self.gate
+                    .permit(did.network())
+                    .and_then(|permit| {
+                        let asked = Amount::from_sat(view.send_sat);
+                        permit.to_ask(asked, holds.unwrap_or(Amount::MAX_MONEY))
+                    })
+                    .map_err(|refused| agent_failure(refused.into()))?;
                 let label = format!("{} {}", did.network(), quote.service);
                 view.uri = v::FundView::bip21(&view.address, view.send_sat, &label);
             }

@@ -171,6 +171,19 @@ impl Agent {
                 remedy: Some("stop the other one, for good".to_owned()),
             });
         }
+        if self.gate.is_stopped() {
+            alarms.push(v::AlarmView {
+                at: self.now(),
+                code: "money_stopped".to_owned(),
+                text: PeerText::from(
+                    "money is stopped: nothing is signed or sent, and nobody is asked to pay"
+                        .to_owned(),
+                ),
+                remedy: Some(
+                    "`btcr2-agent money status` says since when, and how it is undone".to_owned(),
+                ),
+            });
+        }
         for (network, state) in &self.chain_states {
             if let Some(error) = &state.error {
                 alarms.push(v::AlarmView {

@@ -7,6 +7,7 @@ use crate::agent::control::{ErrorCode, Failure, PeerText, request as r};
 use crate::config::{self, Config};
 use crate::keys::NostrKey;
 use crate::nostr::RelayUrl;
+use crate::protocol::funding::dearest_signal;
 use crate::protocol::terms::{
     CohortBeacon, Deposits, EmptyRounds, Funding, OutputPolicy, Salt, Terms, TermsOfService,
     TextHash,
@@ -236,8 +237,8 @@ pub(super) fn objections(terms: &Terms, config: &Config, joined: usize) -> Vec<S
         }
     };
     object(
-        terms.network.carries_value(),
-        "mainnet is refused by this version".to_owned(),
+        terms.network.carries_value() && !config.money.mainnet,
+        "money.mainnet is false".to_owned(),
     );
     object(
         !policy.allowed_networks.contains(&terms.network),
@@ -273,6 +274,22 @@ pub(super) fn objections(terms: &Terms, config: &Config, joined: usize) -> Vec<S
         format!(
             "up to {} sat/vB are more than participant.max_fee_rate, {}",
             terms.max_fee_rate, policy.max_fee_rate
+        ),
+    );
+    let ceiling = config.fees.of(terms.network).ceiling;
+    object(
+        terms.max_fee_rate > ceiling,
+        format!(
+            "up to {} sat/vB are more than fees.{}.ceiling, {ceiling}",
+            terms.max_fee_rate, terms.network
+        ),
+    );
+    let dearest = dearest_signal(terms).to_sat();
+    object(
+        dearest > config.money.max_fee_sat,
+        format!(
+            "a signal may cost up to {dearest} sat, more than money.max_fee_sat, {}",
+            config.money.max_fee_sat
         ),
     );
     object(

@@ -70,10 +70,14 @@ operations! {
     CohortFund = cohort_fund(r::Fund) -> v::FundView;
     /// Has the refunds of a funding transaction signed by all before it is given back or sent.
     CohortFundPsbt = cohort_fund_psbt(r::FundPsbt) -> v::FundPsbtView;
+    /// What is being signed now, as PSBTs for other tools.
+    CohortPsbt = cohort_psbt(r::OneCohort) -> v::PsbtsView;
     /// Sends the refunds this agent holds whose lock is over.
     CohortRecover = cohort_recover(r::Recover) -> v::RefundsView;
     /// Aggregator: opens a round now. Member: asks for one.
     CohortAnnounce = cohort_announce(r::OneCohort) -> v::CohortView;
+    /// Aggregator: sends the unconfirmed signal at its next higher fee.
+    CohortBump = cohort_bump(r::OneCohort) -> v::CohortView;
     /// Aggregator: takes no more opt-ins and fixes the set with the members seated so far.
     CohortClose = cohort_close(r::OneCohort) -> v::CohortView;
     /// Aggregator: ends the cohort; refused from the first partial signature on.

@@ -25,11 +25,21 @@ pub enum CohortCommand {
     Show(ShowArgs),
     /// Show what to pay to the beacon address, for how many rounds
     Fund(FundArgs),
+    /// Show what is being signed now as PSBTs, for other tools (members sign what they rebuilt, never a PSBT)
+    #[command(after_help = "Example:\n  btcr2-agent cohort psbt 3f9a0c12 --json")]
+    Psbt(OneCohortArgs),
     /// Send the refund of what lies at the beacon address, once its lock is over
     Recover(RecoverFundsArgs),
     /// Open a round now (aggregator), or ask the aggregator to (member)
     #[command(after_help = "Example:\n  btcr2-agent cohort announce 3f9a0c12")]
     Announce(OneCohortArgs),
+    /// Aggregator: replace the unconfirmed signal by the one that pays more
+    #[command(
+        after_help = "Every round signs its signal at several fees (`fee_ladder` of the terms). A signal that waits \
+        for six blocks while the chain asks for more is replaced by itself; this does it now.\n\n\
+        Example:\n  btcr2-agent cohort bump 3f9a0c12"
+    )]
+    Bump(OneCohortArgs),
     /// Aggregator: take no more opt-ins and fix the set with the members seated so far
     #[command(after_help = "Example:\n  btcr2-agent cohort close 3f9a0c12")]
     Close(OneCohortArgs),

@@ -124,11 +124,7 @@ impl Checks {
         daemon: Result<Option<ControlClient>, Failure>,
     ) -> Option<(ControlClient, StatusView)> {
         if let Err(error) = home.check() {
-            self.failure(
-                Area::Home,
-                CheckState::Failed,
-                &launch::home_failure(error),
-            );
+            self.failure(Area::Home, CheckState::Failed, &launch::home_failure(error));
             return None;
         }
         let root = home.root().display();
@@ -226,7 +222,10 @@ impl Checks {
             Ok(key) => self.add(
                 Area::Keys,
                 CheckState::Warning,
-                &format!("{} has no passphrase: whoever reads it is this agent", key.file),
+                &format!(
+                    "{} has no passphrase: whoever reads it is this agent",
+                    key.file
+                ),
                 None,
             ),
             // Made again by the next start.
@@ -275,7 +274,9 @@ impl Checks {
             self.add(
                 Area::Store,
                 CheckState::Warning,
-                &format!("it has {mib} of the {limit} MiB it may have: at the limit the agent stops"),
+                &format!(
+                    "it has {mib} of the {limit} MiB it may have: at the limit the agent stops"
+                ),
                 Some("raise limits.store_mib in config.toml"),
             );
         }
@@ -284,7 +285,9 @@ impl Checks {
                 Area::Store,
                 CheckState::Failed,
                 &sighting.to_string(),
-                Some("stop one of the two for good; to go on with this home: `btcr2-agent takeover`"),
+                Some(
+                    "stop one of the two for good; to go on with this home: `btcr2-agent takeover`",
+                ),
             );
         }
         if let Some(at) = recovery::copied_at(&view).map_err(failed)? {
@@ -346,7 +349,10 @@ impl Checks {
             Some(status) if status.version != own => self.add(
                 Area::Versions,
                 CheckState::Warning,
-                &format!("the agent that runs is version {}, this is {own}", status.version),
+                &format!(
+                    "the agent that runs is version {}, this is {own}",
+                    status.version
+                ),
                 Some("restart it: `btcr2-agent run`"),
             ),
             _ => self.ok(
@@ -433,7 +439,10 @@ impl Checks {
                 Some("`btcr2-agent relay probe` shows more; replace it if it stays so"),
             );
         }
-        let text = format!("{usable} of {} take our events and give them back", relays.len());
+        let text = format!(
+            "{usable} of {} take our events and give them back",
+            relays.len()
+        );
         match usable {
             0 => self.add(
                 Area::Relays,
@@ -526,7 +535,10 @@ impl Checks {
                 (0, Some(risk), _) => format!("{}: {}", did.did, risk.text),
                 (0, None, Some(error)) => format!("{} does not resolve: {error}", did.did),
                 (0, None, None) => format!("{}: the chain shows another version", did.did),
-                _ => format!("{}: {missing} of the things a resolver needs are missing", did.did),
+                _ => format!(
+                    "{}: {missing} of the things a resolver needs are missing",
+                    did.did
+                ),
             };
             self.add(
                 Area::Artifacts,

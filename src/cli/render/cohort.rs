@@ -114,6 +114,7 @@ impl Render for CohortView {
             if beacon.unconfirmed_sat > 0 {
                 page.field("unconfirmed", &sat(beacon.unconfirmed_sat));
             }
+            page.field_if("funding", beacon.funding.map(|state| state.to_string()));
             page.field_if("next spends", beacon.tip.clone());
             if !beacon.outputs.is_empty() {
                 super::refund::outputs(&beacon.outputs, page);
@@ -122,6 +123,9 @@ impl Render for CohortView {
                 "pays for",
                 beacon.rounds_left.map(|n| format!("{n} rounds")),
             );
+            if beacon.dust_sat > 0 {
+                page.field("dust", &format!("{}, never spent", sat(beacon.dust_sat)));
+            }
         }
 
         if !self.members.is_empty() {
@@ -184,10 +188,12 @@ impl Render for FundWithoutQr<'_> {
         page.field("network", fund.network.name());
         page.field("address", &fund.address);
         page.field("state", &fund.state.to_string());
+        page.field("paid by", &fund.payer.to_string());
         page.field("balance", &sat(fund.balance_sat));
         if fund.unconfirmed_sat > 0 {
             page.field("unconfirmed", &sat(fund.unconfirmed_sat));
         }
+        page.field("pays for", &format!("{} rounds", fund.runway));
         page.field(
             "one round",
             &format!(
@@ -201,8 +207,11 @@ impl Render for FundWithoutQr<'_> {
             &format!("{} rounds need", fund.rounds),
             &sat(fund.needed_sat),
         );
-        if fund.send_sat == 0 {
+        page.field_if("a share", fund.share_sat.map(sat));
+        if fund.send_sat == 0 && fund.runway >= fund.rounds {
             page.field("to send", "nothing: the balance is enough");
+        } else if fund.send_sat == 0 {
+            page.field("to send", "nothing: others pay");
         } else {
             page.field("to send", &sat(fund.send_sat));
         }

@@ -3,7 +3,7 @@
 use super::round::seats;
 use super::{Align, Page, Render, Table, sat};
 use crate::agent::control::views::{
-    FundPsbtView, OutputView, Protection, RefundState, RefundsView,
+    FundPsbtView, OutputView, Protection, PsbtsView, RefundState, RefundsView,
 };
 
 /// What lies at a beacon, one line each.
@@ -87,6 +87,15 @@ impl Render for FundPsbtView {
         if !self.sent {
             page.line("");
             page.line(&self.psbt);
+        }
+    }
+}
+
+impl Render for PsbtsView {
+    fn render(&self, page: &mut Page) {
+        for psbt in &self.psbts {
+            page.heading(&format!("{} · {}", psbt.label, psbt.txid));
+            page.line(&psbt.psbt);
         }
     }
 }

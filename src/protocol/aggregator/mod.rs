@@ -4,6 +4,7 @@
 //! replaying the logged inputs gives the same state, and the driver discards the effects of a replay.
 
 mod deposits;
+mod export;
 mod fallback;
 mod formation;
 mod money;

@@ -78,6 +78,20 @@ pub(super) struct Refunds {
     failed: BTreeMap<OutPoint, Failed>,
 }
 
+/// A refund that is being signed, and what came of each seat.
+type BeingSigned<'a> = (
+    &'a UnsignedRefund,
+    &'a BTreeMap<Seat, Nonces>,
+    &'a BTreeMap<Seat, RefundPartial>,
+);
+
+impl Refunds {
+    pub(super) fn being_signed(&self) -> Option<BeingSigned<'_>> {
+        let session = self.session.as_ref()?;
+        Some((session.built.as_ref()?, &session.nonces, &session.partials))
+    }
+}
+
 #[derive(Debug)]
 struct Failed {
     retry_at: UnixTime,
@@ -283,6 +297,12 @@ impl Aggregator {
             && let Some((outpoint, value_sat)) = self.next_unprotected(now)
         {
             effects.extend(self.open_refund(now, outpoint, value_sat));
+        }
+        // What can not be tried again now (it is not there, or too small at today's fee) is looked at later.
+        for failed in self.refunds.failed.values_mut() {
+            if now >= failed.retry_at {
+                failed.retry_at = now.plus(RETRY_SECONDS);
+            }
         }
     }
 

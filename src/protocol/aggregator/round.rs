@@ -269,7 +269,10 @@ impl Aggregator {
     /// What the next signal spends, with this many inputs at most; `None` without a tip that is deep enough.
     pub(super) fn spend_plan(&self, most: usize) -> Option<Result<SpendPlan, SignalError>> {
         let tip = self.chain.ready_output(self.terms.depth)?;
-        let further = self.chain.ready_extra(self.terms.depth);
+        let mut further = self.chain.ready_extra(self.terms.depth);
+        // What waits for its refund is no top-up yet, and nobody has to wait for it: whoever pays something to the
+        // address would else hold up rounds.
+        further.retain(|output| !self.must_be_protected(&output.outpoint, output.value.to_sat()));
         Some(spend_plan(&tip, &further, self.fee_rate(), most))
     }
 

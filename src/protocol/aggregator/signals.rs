@@ -7,7 +7,7 @@
 
 use std::collections::VecDeque;
 
-use bitcoin::{Amount, FeeRate, OutPoint, Transaction, Txid};
+use bitcoin::{FeeRate, OutPoint, Transaction, Txid};
 
 use super::{Aggregator, REBROADCAST_SECONDS};
 use crate::beacon::signal::BeaconOutput;
@@ -207,15 +207,8 @@ impl Aggregator {
             }),
             Effect::Report(report),
         ];
-        if let Some((outpoint, refund)) = refund {
-            let change = usize::try_from(outpoint.vout).ok();
-            let change = change.and_then(|vout| tx.output.get(vout));
-            let output = BeaconOutput {
-                outpoint,
-                value: change.map_or(Amount::ZERO, |change| change.value),
-                height: None,
-            };
-            effects.extend(self.keep_refund(&output, refund));
+        if let Some((change, refund)) = refund {
+            effects.extend(self.keep_refund(&change, refund));
         }
         effects.push(Effect::Broadcast(tx.clone()));
         effects.push(Effect::Send {

@@ -115,6 +115,7 @@ impl Participant {
         if let Some(open) = self.early.take() {
             effects.extend(self.round_open(now, open).effects);
         }
+        effects.extend(self.early_refund());
         Step::with(effects)
     }
 

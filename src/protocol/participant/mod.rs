@@ -6,6 +6,7 @@
 mod checks;
 mod coverage;
 mod deposits;
+mod export;
 mod fallback;
 mod formation;
 mod history;
@@ -519,24 +520,27 @@ impl Participant {
     /// Signals this member signed that are not on the chain and may still get there, each with the transaction
     /// that is most likely to carry it.
     pub fn live_signals(&self) -> impl Iterator<Item = (SignalBytes, Txid)> + '_ {
-        let on_chain = |round: Round| {
-            let mut rungs = self.given.iter().filter(move |given| given.round == round);
-            rungs.any(|given| self.chain.signals.contains_key(&given.txid))
-        };
         self.live(super::aggregator::FINAL_DEPTH)
-            .filter(move |given| self.is_leading(given) && !on_chain(given.round))
+            .filter(|given| self.is_leading(given))
             .map(|given| (given.signal, given.txid))
     }
 
-    /// Whether this is the transaction of its round to expect: the highest one that the aggregator sent, or before
-    /// it sent any the lowest.
+    /// Whether this is the transaction of its round to expect: the one in a block, else the one the chain has, else
+    /// the highest one that the aggregator sent, or before it sent any the lowest.
     #[must_use]
     pub fn is_leading(&self, given: &GivenPartial) -> bool {
-        let mut rungs = self.given.iter().filter(|other| other.round == given.round);
-        match given.signed {
-            Some(_) => rungs.all(|other| other.signed.is_none() || other.rung <= given.rung),
-            None => rungs.all(|other| other.signed.is_none() && other.rung >= given.rung),
-        }
+        let near = |given: &GivenPartial| {
+            let sent = given.signed.is_some();
+            let by_fee = if sent {
+                given.rung
+            } else {
+                u8::MAX.saturating_sub(given.rung)
+            };
+            let seen = self.chain.signals.contains_key(&given.txid);
+            (given.confirmed.is_some(), seen, sent, by_fee)
+        };
+        let rungs = self.given.iter().filter(|other| other.round == given.round);
+        rungs.map(near).max() == Some(near(given))
     }
 
     /// The partial signatures given, oldest first.

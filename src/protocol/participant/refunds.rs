@@ -30,6 +30,8 @@ pub(super) struct MyRefunds {
     session: Option<MySession>,
     /// Every refund this member signed: what it spends is no unknown spend.
     known: BTreeMap<Txid, OutPoint>,
+    /// An opening that came before the set was known to be frozen.
+    early: Option<RefundOpen>,
     /// Complete refunds that pay this member.
     held: BTreeMap<OutPoint, KeptRefund>,
 }
@@ -57,6 +59,13 @@ struct MySession {
 
 impl Participant {
     pub(super) fn refund_open(&mut self, open: &RefundOpen) -> Step {
+        if matches!(
+            self.phase,
+            MemberPhase::Seated(_) | MemberPhase::Acknowledged
+        ) {
+            self.refunds.early = Some(open.clone());
+            return Step::accepted();
+        }
         if self.phase != MemberPhase::Active {
             return Step::ignored(Ignored::WrongPhase);
         }
@@ -96,6 +105,12 @@ impl Participant {
             sent,
         });
         Step::with(self.prepare_refund())
+    }
+
+    /// The set is frozen: takes up what came too early.
+    pub(super) fn early_refund(&mut self) -> Vec<Effect> {
+        let early = self.refunds.early.take();
+        early.map_or_else(Vec::new, |open| self.refund_open(&open).effects)
     }
 
     /// Orders nonces for the attempt of the open session.

@@ -4,7 +4,7 @@ use btcr2_agent::agent::control::request::{DidChange, Discover};
 use btcr2_agent::agent::control::views::{
     AdvertStatus, AdvertView, BeaconType, BeaconView, CohortPhase, CohortSummaryView, CohortView,
     DeliveryView, Deposits, DiscoverView, EmptyRounds, ExitPlanView, ExitState, ExitingDidView,
-    FeeRate, FundBy, FundState, FundView, MemberState, MemberView, Recipient, RelayReceipt,
+    FeeRate, FundBy, FundState, FundView, MemberState, MemberView, Payer, Recipient, RelayReceipt,
     RelayReceiptView, Role, RoundState, RoundView, RouteView, Span, Tally, TermsView,
 };
 use btcr2_agent::agent::control::{ErrorCode, Failure, PeerText, Request, Response};
@@ -111,7 +111,9 @@ pub(super) fn cohort_view(cohort: CohortId) -> CohortView {
             unconfirmed_sat: 0,
             outputs: Vec::new(),
             tip: None,
+            funding: Some(FundState::Confirmed),
             rounds_left: Some(80),
+            dust_sat: 0,
         }),
         round: Some(RoundView {
             round: Round(7),
@@ -268,6 +270,9 @@ async fn fund_shows_address_uri_and_a_qr_code() {
         signal_vsize: 154,
         fee_per_round_sat: 231,
         needed_sat: 12_342,
+        runway: 0,
+        payer: Payer::Aggregator,
+        share_sat: None,
         send_sat: 12_342,
         uri: FundView::bip21("bcrt1pexample", 12_342, ""),
         warnings: vec!["Pay only after every member acknowledged the set".to_owned()],

@@ -46,8 +46,18 @@ fn a_running_agent_is_backed_up_and_restored() {
     let line = format!("backup {}", out.display());
     let made = agent.done(&line);
     assert_eq!(made["inc"], 1);
-    let files: Vec<&str> = made["files"].as_array().unwrap().iter().map(|f| f.as_str().unwrap()).collect();
-    for file in ["store.sqlite", "keystore.json", "identity.json", "config.toml"] {
+    let files: Vec<&str> = made["files"]
+        .as_array()
+        .unwrap()
+        .iter()
+        .map(|f| f.as_str().unwrap())
+        .collect();
+    for file in [
+        "store.sqlite",
+        "keystore.json",
+        "identity.json",
+        "config.toml",
+    ] {
         assert!(files.contains(&file), "{files:?}");
     }
     {
@@ -83,29 +93,50 @@ fn a_running_agent_is_backed_up_and_restored() {
     store.write_all(&[byte[0] ^ 1]).unwrap();
     let home = dir.path().join("restored");
     let (refused, code) = answer(&home, &format!("restore {}", altered.display()));
-    assert_eq!((refused["error"]["code"].as_str(), code), (Some("bad_bundle"), Some(1)));
+    assert_eq!(
+        (refused["error"]["code"].as_str(), code),
+        (Some("bad_bundle"), Some(1))
+    );
     assert!(!home.exists(), "nothing is left of the attempt");
     let (refused, _) = answer(&agent.home, &format!("restore {}", out.display()));
     assert_eq!(refused["error"]["code"], "already_initialized");
     let (refused, _) = answer(&home, &format!("restore {}", dir.path().display()));
-    assert!(refused["error"]["message"].as_str().unwrap().contains("is not a backup"));
+    assert!(
+        refused["error"]["message"]
+            .as_str()
+            .unwrap()
+            .contains("is not a backup")
+    );
 
     let (restored, code) = answer(&home, &format!("restore {}", out.display()));
     assert_eq!(code, Some(0), "{restored}");
-    assert_eq!((&restored["result"]["dids"], restored["result"]["inc"].as_u64() > Some(1)), (&1.into(), true));
+    assert_eq!(
+        (
+            &restored["result"]["dids"],
+            restored["result"]["inc"].as_u64() > Some(1)
+        ),
+        (&1.into(), true)
+    );
     let mut again = Agent::at(home);
     again.start();
     assert_eq!(dids(&again), 1, "as of the backup");
     let healthy = again.done("doctor");
     assert_eq!(healthy["healthy"], true, "{healthy}");
     assert_eq!(checks(&healthy, "artifacts")[0].0, "ok");
-    assert_eq!(checks(&healthy, "relays"), [("warning", "1 of 1 take our events and give them back")]);
+    assert_eq!(
+        checks(&healthy, "relays"),
+        [("warning", "1 of 1 take our events and give them back")]
+    );
     assert_eq!(checks(&healthy, "chain")[0].0, "ok");
     again.stop();
 
     let text = run(&again.home, ["doctor", "--offline"]);
     assert!(text.status.success(), "{}", stdout(&text));
-    assert!(stdout(&text).contains("intact: every page"), "{}", stdout(&text));
+    assert!(
+        stdout(&text).contains("intact: every page"),
+        "{}",
+        stdout(&text)
+    );
 }
 
 #[test]
@@ -117,7 +148,12 @@ fn a_copy_put_in_place_by_hand_begins_anew_and_takeover_raises_it_again() {
     let out = dir.path().join("backup");
     agent.done(&format!("backup {}", out.display()));
     std::fs::copy(out.join("store.sqlite"), agent.home.join("store.sqlite")).unwrap();
-    let store = |view: &Value| checks(view, "store").iter().map(|(_, text)| (*text).to_owned()).collect::<Vec<_>>();
+    let store = |view: &Value| {
+        checks(view, "store")
+            .iter()
+            .map(|(_, text)| (*text).to_owned())
+            .collect::<Vec<_>>()
+    };
     let before = agent.done("doctor --offline");
     assert!(store(&before)[0].ends_with("incarnation 1"), "{before}");
     assert!(store(&before)[1].contains("not used yet"), "{before}");
@@ -145,7 +181,10 @@ fn a_full_store_is_said_and_the_agent_goes_on_when_there_is_room() {
     // All the room there is, taken by something else.
     let shell = rusqlite::Connection::open(agent.home.join("store.sqlite")).unwrap();
     shell
-        .execute("INSERT INTO meta (key, value) VALUES ('filler', ?1)", ["x".repeat(64 << 20)])
+        .execute(
+            "INSERT INTO meta (key, value) VALUES ('filler', ?1)",
+            ["x".repeat(64 << 20)],
+        )
         .unwrap();
     drop(shell);
     std::fs::write(&config, format!("{roomy}\n[limits]\nstore_mib = 64\n")).unwrap();
@@ -153,8 +192,15 @@ fn a_full_store_is_said_and_the_agent_goes_on_when_there_is_room() {
     let refused = agent.ask("did create").unwrap_err();
     assert!(refused.contains("the disk is full"), "{refused}");
     let (view, _) = answer(&agent.home, "doctor --offline");
-    let view = if view["ok"] == true { &view["result"] } else { &view["error"]["result"] };
-    assert!(view.to_string().contains("at the limit the agent stops"), "{view}");
+    let view = if view["ok"] == true {
+        &view["result"]
+    } else {
+        &view["error"]["result"]
+    };
+    assert!(
+        view.to_string().contains("at the limit the agent stops"),
+        "{view}"
+    );
     agent.stop_if_running();
 
     std::fs::write(&config, roomy).unwrap();
@@ -168,7 +214,12 @@ fn a_full_store_is_said_and_the_agent_goes_on_when_there_is_room() {
 #[test]
 fn a_damaged_page_is_found_at_the_start_and_nothing_is_written() {
     let dir = tempfile::tempdir().unwrap();
-    let agent = Agent::init(dir.path(), "agent", "ws://127.0.0.1:9", "http://127.0.0.1:9");
+    let agent = Agent::init(
+        dir.path(),
+        "agent",
+        "ws://127.0.0.1:9",
+        "http://127.0.0.1:9",
+    );
     let out = dir.path().join("backup");
     agent.done(&format!("backup {}", out.display()));
     let path = agent.home.join("store.sqlite");
@@ -178,14 +229,25 @@ fn a_damaged_page_is_found_at_the_start_and_nothing_is_written() {
     std::fs::write(&path, &bytes).unwrap();
 
     let (refused, code) = answer(&agent.home, "run");
-    assert_eq!((refused["error"]["code"].as_str(), code), (Some("store_failed"), Some(1)));
+    assert_eq!(
+        (refused["error"]["code"].as_str(), code),
+        (Some("store_failed"), Some(1))
+    );
     let message = refused["error"].to_string();
-    assert!(message.contains("damaged") && message.contains("btcr2-agent restore"), "{message}");
+    assert!(
+        message.contains("damaged") && message.contains("btcr2-agent restore"),
+        "{message}"
+    );
     assert_eq!(std::fs::read(&path).unwrap(), bytes, "left as it was found");
     let (found, code) = answer(&agent.home, "doctor --offline");
-    assert_eq!((found["error"]["code"].as_str(), code), (Some("unhealthy"), Some(1)));
+    assert_eq!(
+        (found["error"]["code"].as_str(), code),
+        (Some("unhealthy"), Some(1))
+    );
     assert!(found.to_string().contains("damaged"), "{found}");
-    let bad = agent.ask(&format!("backup {}", dir.path().join("bad").display())).unwrap_err();
+    let bad = agent
+        .ask(&format!("backup {}", dir.path().join("bad").display()))
+        .unwrap_err();
     assert!(bad.contains("damaged"), "{bad}");
     assert!(!dir.path().join("bad").exists());
 
@@ -201,20 +263,37 @@ fn doctor_names_what_is_wrong_and_what_to_do() {
     let dir = tempfile::tempdir().unwrap();
     let empty = dir.path().join("nothing");
     let (view, code) = answer(&empty, "doctor --offline");
-    assert_eq!((view["error"]["code"].as_str(), code), (Some("unhealthy"), Some(1)));
+    assert_eq!(
+        (view["error"]["code"].as_str(), code),
+        (Some("unhealthy"), Some(1))
+    );
     assert!(view.to_string().contains("btcr2-agent init"), "{view}");
 
     // Relay and chain that are not there.
-    let agent = Agent::init(dir.path(), "agent", "ws://127.0.0.1:9", "http://127.0.0.1:9");
+    let agent = Agent::init(
+        dir.path(),
+        "agent",
+        "ws://127.0.0.1:9",
+        "http://127.0.0.1:9",
+    );
     let config = agent.home.join("config.toml");
     let text = std::fs::read_to_string(&config).unwrap();
     let output = run(&agent.home, ["doctor"]);
     assert_eq!(output.status.code(), Some(1));
     let shown = stdout(&output);
-    for wanted in ["FAILED    relays", "FAILED    chain", "check [chain.regtest] in config.toml", "-> "] {
+    for wanted in [
+        "FAILED    relays",
+        "FAILED    chain",
+        "check [chain.regtest] in config.toml",
+        "-> ",
+    ] {
         assert!(shown.contains(wanted), "{wanted}: {shown}");
     }
-    assert!(stderr(&output).contains("things have to be mended"), "{}", stderr(&output));
+    assert!(
+        stderr(&output).contains("things have to be mended"),
+        "{}",
+        stderr(&output)
+    );
 
     std::fs::write(&config, format!("{text}\nnonsense = 1\n")).unwrap();
     let (view, _) = answer(&agent.home, "doctor");
@@ -238,6 +317,9 @@ fn doctor_names_what_is_wrong_and_what_to_do() {
     drop(shell);
     let (view, code) = answer(&agent.home, "doctor --offline");
     assert_eq!(code, Some(1));
-    assert!(view.to_string().contains("this machine's clock is"), "{view}");
+    assert!(
+        view.to_string().contains("this machine's clock is"),
+        "{view}"
+    );
     assert!(view.to_string().contains("set the clock"), "{view}");
 }

@@ -18,6 +18,8 @@ const FLAGS: u32 = bitcoinconsensus::VERIFY_ALL_PRE_TAPROOT | bitcoinconsensus::
 pub struct Chain {
     pub height: u32,
     pub fee_rate: Option<u32>,
+    /// What the mempool asks at least, in sat/vB.
+    pub min_fee_rate: u64,
     txs: BTreeMap<Txid, (Transaction, Option<u32>)>,
     funded: u32,
     /// Transactions whose scripts were verified.
@@ -68,6 +70,9 @@ impl Chain {
             return Ok(());
         }
         self.verify(tx)?;
+        if self.fee(tx) < self.min_fee_rate * tx.vsize() as u64 {
+            return Err("mempool min fee not met".into());
+        }
         self.make_way(tx)?;
         self.txs.insert(txid, (tx.clone(), None));
         Ok(())
@@ -186,6 +191,11 @@ impl Chain {
                 height.get_or_insert(self.height);
             }
         }
+    }
+
+    /// Mines blocks that take nothing of the mempool.
+    pub fn mine_empty(&mut self, blocks: u32) {
+        self.height += blocks;
     }
 
     /// Takes the last blocks back; what they held is in the mempool again, the new chain is as long.

@@ -11,6 +11,7 @@ use btcr2_agent::protocol::aggregator::{AggregatorInput, OpenRefusal};
 use btcr2_agent::protocol::effect::{Artifact, Ignored, Outcome, Report};
 use btcr2_agent::protocol::evidence::{Blame, BlameError, Fault, Sighash};
 use btcr2_agent::protocol::message::{Message, TxHex};
+use btcr2_agent::protocol::participant::{MemberPhase, ParticipantInput};
 use btcr2_agent::protocol::refund_message::{
     RefundComplete, RefundNonces, RefundOpen, RefundPartial, RefundRequest,
 };
@@ -750,10 +751,7 @@ fn a_refund_on_the_chain_is_known_and_a_new_chain_of_signals_starts() {
 #[test]
 fn a_recovered_member_leaves_the_open_session() {
     let (mut net, request) = at_request(Funding::Aggregator);
-    net.input(
-        0,
-        btcr2_agent::protocol::participant::ParticipantInput::Recovered,
-    );
+    net.input(0, ParticipantInput::Recovered);
     let outcome = net.tell(0, Message::RefundRequest(request));
     assert_eq!(outcome, Outcome::Ignored(Ignored::WrongSession));
     assert!(net.nodes[0].used_nonces.is_empty());
@@ -762,4 +760,75 @@ fn a_recovered_member_leaves_the_open_session() {
     net.advance(3 * HOUR + 1);
     assert_eq!(refunds(&net.agg_saved).len(), 1);
     assert_eq!(matures_at(101, 144), 245);
+}
+
+/// Relays keep no order: the opening may overtake the news that the set is frozen.
+#[test]
+fn an_opening_that_comes_before_the_frozen_set_is_taken_up_after_it() {
+    let mut net = Net::new(setup(CohortBeacon::Smt, 2, Funding::Aggregator));
+    net.hold = Some("frozen");
+    net.advertise();
+    for i in 0..2 {
+        let payee = net.payee(&format!("member {i}"));
+        net.input(i, ParticipantInput::Join { payee });
+    }
+    net.run();
+    assert_eq!(net.nodes[0].core.phase(), &MemberPhase::Acknowledged);
+    net.agg_input(AggregatorInput::Protect {
+        outputs: vec![(outpoint(0), 50_000)],
+    });
+    net.run();
+    assert_eq!(refunds(&net.agg_saved), []);
+    net.release();
+    assert_eq!(refunds(&net.agg_saved).len(), 1);
+    assert_eq!(sessions(&net), [(1, 1)]);
+}
+
+/// What was never paid, or is too small by now, is no reason to wake up again and again: `advance` would say so.
+#[test]
+fn a_failed_session_of_what_was_never_paid_leaves_no_deadline_behind() {
+    let mut net = formed(2, Funding::Aggregator);
+    net.hold = Some("refund_nonces");
+    net.agg_input(AggregatorInput::Protect {
+        outputs: vec![(outpoint(0), 50_000)],
+    });
+    net.run();
+    net.held.clear();
+    net.advance(10 * HOUR);
+    assert_eq!(failures(&net), [(outpoint(0), vec![Seat(0), Seat(1)])]);
+    assert_eq!(sessions(&net), [(1, 1)], "nobody is about to pay any more");
+    // Asked for again, it is tried again at once.
+    net.hold = None;
+    net.agg_input(AggregatorInput::Protect {
+        outputs: vec![(outpoint(0), 50_000)],
+    });
+    net.run();
+    assert_eq!(refunds(&net.agg_saved).len(), 1);
+}
+
+/// The change of a signal is refunded with it: no session of its own, and the payees have it with the signal.
+#[test]
+fn the_change_of_a_signal_is_protected_by_its_round() {
+    for funding in [Funding::Aggregator, Funding::Members] {
+        let mut net = Net::ready(setup(CohortBeacon::Smt, 3, funding));
+        assert_eq!(sessions(&net).len(), 1, "of what was paid");
+        net.queue(0, 0, "a");
+        let signal = net.round();
+        let change = OutPoint::new(signal.compute_txid(), 0);
+        let kept = net.agg.refund_of(&change).unwrap().clone();
+        assert_eq!(kept.value, signal.output[0].value);
+        net.chain.verify(&kept.tx).unwrap();
+        assert_eq!(sessions(&net).len(), 1);
+        for node in &net.nodes {
+            assert!(node.core.signed_refund(&change));
+            let held = node.core.refund_of(&change).map(|held| held.txid);
+            match funding {
+                Funding::Aggregator => assert_eq!(held, None),
+                Funding::Members => assert_eq!(held, Some(kept.txid)),
+            }
+        }
+        // The next round spends it all the same.
+        net.queue(1, 0, "b");
+        net.round();
+    }
 }

@@ -183,9 +183,7 @@ async fn a_backup_from_the_middle_of_a_round_signs_nothing_again() {
         play.stage.stop(1).await.unwrap();
 
         play.forgiving = true;
-        let copy = play
-            .enter_restored(&backup, &dir.path().join("copy"))
-            .await;
+        let copy = play.enter_restored(&backup, &dir.path().join("copy")).await;
         company.replace(1, copy);
         let verified = play.verify(copy, true).await;
         assert_eq!(verified.dids[0].missing, [], "{verified:#?}");
@@ -265,9 +263,7 @@ async fn a_restored_aggregator_opens_rounds_its_members_have_not_seen() {
 
     // What the relay still has of the round it does not know, it refuses.
     play.forgiving = true;
-    company.aggregator = play
-        .enter_restored(&backup, &dir.path().join("copy"))
-        .await;
+    company.aggregator = play.enter_restored(&backup, &dir.path().join("copy")).await;
     company.rounds = 1 + 1_000;
     play.round(&mut company, &dids).await;
     play.close().await;

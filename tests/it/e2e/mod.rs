@@ -13,6 +13,7 @@ mod formation;
 mod joining;
 mod keeping;
 mod life;
+mod money;
 pub mod play;
 mod publishing;
 mod relays;

@@ -3,16 +3,23 @@
 
 use std::collections::BTreeSet;
 
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD;
 use bitcoin::consensus::encode::deserialize_hex;
-use bitcoin::{Address, ScriptBuf, Transaction};
+use bitcoin::hashes::Hash as _;
+use bitcoin::key::TapTweak as _;
+use bitcoin::sighash::{Prevouts, SighashCache, TapSighashType};
+use bitcoin::{Address, Amount, Psbt, ScriptBuf, Transaction, TxIn, TxOut, Witness};
+use btcr2_agent::agent::What;
 use btcr2_agent::agent::backend::AgentBackend;
-use btcr2_agent::agent::control::Backend as _;
-use btcr2_agent::agent::control::request::{Recover, ShowCohort};
+use btcr2_agent::agent::control::request::{FundPsbt, Recover, ShowCohort};
 use btcr2_agent::agent::control::views::{Protection, RefundState, RefundsView};
+use btcr2_agent::agent::control::{Backend as _, ErrorCode};
 use btcr2_agent::config::Config;
 use btcr2_agent::protocol::effect::Report;
 use btcr2_agent::protocol::terms::{CohortBeacon, Funding};
 use btcr2_agent::store::Role;
+use secp256k1::{Keypair, Message, SECP256K1};
 
 use super::cohort::stage;
 use crate::e2e::company::Company;
@@ -197,5 +204,109 @@ async fn members_get_their_shares_back_without_the_aggregator() {
         let history = play.stage.chain.history(&output.script_pubkey).unwrap();
         assert_eq!(history.len(), 1);
     }
+    play.close().await;
+}
+
+/// A transaction that pays the beacon from a taproot coin, as a wallet gives it: PSBT, signed.
+fn funding_psbt(play: &Play, company: &Company, sat: u64) -> (Psbt, Psbt) {
+    let own = Keypair::from_seckey_slice(SECP256K1, &[0x21; 32]).unwrap();
+    let coin = ScriptBuf::new_p2tr(SECP256K1, own.x_only_public_key().0, None);
+    let value = Amount::from_sat(200_000);
+    let spent = play.stage.chain.fund(&coin, value).unwrap();
+    play.stage.mine(1).unwrap();
+    let pay = |sat, script_pubkey| TxOut {
+        value: Amount::from_sat(sat),
+        script_pubkey,
+    };
+    let tx = Transaction {
+        version: bitcoin::transaction::Version::TWO,
+        lock_time: bitcoin::absolute::LockTime::ZERO,
+        input: vec![TxIn {
+            previous_output: spent,
+            script_sig: ScriptBuf::new(),
+            sequence: bitcoin::Sequence::MAX,
+            witness: Witness::new(),
+        }],
+        output: vec![
+            pay(190_000 - sat, coin.clone()),
+            pay(sat, company.address.script_pubkey()),
+        ],
+    };
+    let prevout = pay(200_000, coin);
+    let mut unsigned = Psbt::from_unsigned_tx(tx).unwrap();
+    unsigned.inputs[0].witness_utxo = Some(prevout.clone());
+    let digest = SighashCache::new(&unsigned.unsigned_tx)
+        .taproot_key_spend_signature_hash(0, &Prevouts::All(&[prevout]), TapSighashType::Default)
+        .unwrap();
+    let message = Message::from_digest(digest.to_byte_array());
+    let tweaked = own.tap_tweak(SECP256K1, None).to_keypair();
+    let signature = SECP256K1.sign_schnorr_no_aux_rand(&message, &tweaked);
+    let mut signed = unsigned.clone();
+    signed.inputs[0].final_script_witness = Some(Witness::from_slice(&[signature.serialize()]));
+    (unsigned, signed)
+}
+
+/// The funding transaction is held back until everybody has signed its refund: before it is on the chain.
+#[tokio::test]
+async fn a_funding_psbt_is_given_back_when_its_refund_is_complete() {
+    let Some(mut play) = stage(3).await else {
+        return;
+    };
+    let company = play.found(CohortBeacon::Smt, 0, &[1, 2]).await;
+    let (unsigned, signed) = funding_psbt(&play, &company, 80_000);
+    let txid = unsigned.unsigned_tx.compute_txid();
+    let fund = |psbt: &Psbt, wait_s: Option<u64>, broadcast: bool| FundPsbt {
+        cohort: company.id.to_string().parse().unwrap(),
+        psbt: STANDARD.encode(psbt.serialize()),
+        wait_s,
+        broadcast,
+    };
+    // A member is away: nothing is given back, nothing is sent.
+    play.stage.kill(2).await.unwrap();
+    let commands = play.commands(0);
+    let failure = commands
+        .cohort_fund_psbt(fund(&signed, Some(1), true))
+        .await
+        .unwrap_err();
+    assert_eq!(failure.code, ErrorCode::Timeout);
+    assert_eq!(play.stage.chain.transaction(&txid).unwrap(), None);
+    // It is back: the refund is signed, and only then the transaction is there for the taking.
+    play.resume(&[2]).await;
+    let given = commands
+        .cohort_fund_psbt(fund(&unsigned, None, false))
+        .await
+        .unwrap();
+    assert_eq!((given.txid, given.sent, given.signed), (txid, false, false));
+    assert_eq!(given.outputs.len(), 1);
+    assert_eq!(given.outputs[0].outpoint, format!("{txid}:1"));
+    assert_eq!(given.outputs[0].protection, Protection::Protected);
+    assert_eq!(given.psbt, STANDARD.encode(unsigned.serialize()));
+    assert_eq!(play.stage.chain.transaction(&txid).unwrap(), None);
+    // An unsigned one can not be sent; the signed one has the same id and the same refund.
+    let failure = commands
+        .cohort_fund_psbt(fund(&unsigned, None, true))
+        .await
+        .unwrap_err();
+    assert_eq!(failure.code, ErrorCode::InvalidValue);
+    let mark = play.mark();
+    let sent = commands
+        .cohort_fund_psbt(fund(&signed, None, true))
+        .await
+        .unwrap();
+    assert!(sent.sent);
+    assert_eq!(sent.outputs, given.outputs);
+    play.stage.mine(1).unwrap();
+    let found = play.recover(0, &company, true).await;
+    let refund = found
+        .refunds
+        .iter()
+        .find(|refund| refund.outpoint == format!("{txid}:1"));
+    assert_eq!(refund.unwrap().txid, given.outputs[0].refund.unwrap());
+    assert_eq!(found.without_refund_sat, 0);
+    // No second session is held for it.
+    let again = play.seen[mark..].iter().any(|(_, event)| {
+        matches!(&event.what, What::Report(Report::RefundOpened { outpoint, .. }) if outpoint.txid == txid)
+    });
+    assert!(!again);
     play.close().await;
 }

@@ -6,7 +6,7 @@ use bitcoin::secp256k1::{Message, SECP256K1, SecretKey};
 use bitcoin::sighash::{Prevouts, SighashCache, TapSighashType};
 use bitcoin::transaction::Version;
 use bitcoin::{OutPoint, ScriptBuf, Sequence, Transaction, TxIn, Txid, Witness};
-use btcr2_agent::agent::backend::AgentBackend;
+use btcr2_agent::agent::AgentBackend;
 use btcr2_agent::agent::control::Backend as _;
 use btcr2_agent::agent::control::request::{CohortRef, NoArgs, OneCohort, ShowCohort};
 use btcr2_agent::agent::control::views::RoundState;
@@ -105,11 +105,11 @@ async fn a_reorganisation_replaces_a_signal_by_its_next_rung() {
 
         // Nobody is alarmed, and everybody says which of the transactions it is.
         for actor in everybody(&company) {
-            let view = backend_of(&play, actor).cohort_show(ShowCohort {
+            let show = ShowCohort {
                 cohort: reference(&company),
                 rounds: None,
-            });
-            let view = view.await.unwrap();
+            };
+            let view = backend_of(&play, actor).cohort_show(show).await.unwrap();
             assert!(view.alarms.is_empty(), "{:?}", view.alarms);
             let round = &view.past_rounds[0];
             assert_eq!(
@@ -296,8 +296,9 @@ async fn a_reorganisation_that_replaces_a_signal_by_a_strangers_alarms_everybody
         let status = backend_of(&play, actor).status(NoArgs {}).await.unwrap();
         assert_eq!(status.alarms[0].code, "unknown_spend");
         let cohort = reference(&company);
-        let seen = backend_of(&play, actor).cohort_acknowledge(OneCohort { cohort });
-        assert!(seen.await.unwrap().alarms.is_empty());
+        let backend = backend_of(&play, actor);
+        let view = backend.cohort_acknowledge(OneCohort { cohort }).await;
+        assert!(view.unwrap().alarms.is_empty());
         play.stage.kill(actor).await.unwrap();
         play.resume(&[actor]).await;
         let view = backend_of(&play, actor).cohort_show(show()).await.unwrap();

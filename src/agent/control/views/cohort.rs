@@ -220,23 +220,33 @@ pub struct BeaconView {
     /// What lies there, and whether it comes back should a member vanish.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub outputs: Vec<OutputView>,
-    /// How many rounds the tip pays for at the current fee rate.
+    /// Where the funding stands; absent before the chain was read.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub funding: Option<FundState>,
+    /// How many rounds what is there pays for at the current fee rate.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub rounds_left: Option<u32>,
+    /// Outputs too small to be worth their input, in sat: they stay where they are.
+    #[serde(default, skip_serializing_if = "is_zero")]
+    pub dust_sat: u64,
 }
 
 /// Where the funding of a beacon stands.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum FundState {
-    /// Nothing has arrived.
+    /// Nothing was ever paid.
     Awaiting,
-    /// A payment is in the mempool.
+    /// What pays for the next signal waits for confirmations.
     Seen,
-    /// A payment is confirmed and too small for a signal.
+    /// What is there does not pay for a signal.
     Short,
-    /// It pays for at least one round.
-    Funded,
+    /// The next signal can be paid.
+    Confirmed,
+    /// All that was paid is spent.
+    Spent,
+    /// What was seen is gone, and nothing else is there.
+    Lapsed,
 }
 
 impl fmt::Display for FundState {
@@ -245,7 +255,9 @@ impl fmt::Display for FundState {
             Self::Awaiting => "awaiting",
             Self::Seen => "seen, not confirmed",
             Self::Short => "too small for a signal",
-            Self::Funded => "funded",
+            Self::Confirmed => "funded",
+            Self::Spent => "spent",
+            Self::Lapsed => "gone: what was seen was replaced, or forgotten by nodes",
         })
     }
 }
@@ -275,13 +287,44 @@ pub struct FundView {
     pub fee_per_round_sat: u64,
     /// What these rounds need in all, the smallest spendable change included, in sat.
     pub needed_sat: u64,
-    /// What is still to be sent, in sat; 0 when the balance is enough.
+    /// How many rounds what is there pays for at this rate, once it is confirmed.
+    pub runway: u32,
+    /// Who pays, by the terms.
+    pub payer: Payer,
+    /// What each member pays of these rounds, if members do, in sat.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub share_sat: Option<u64>,
+    /// What this agent is asked to send, in one payment, in sat; 0 when what is there is enough, or somebody else pays.
     pub send_sat: u64,
     /// The BIP 21 URI of the address and `send_sat`.
     pub uri: String,
     /// What to know before paying: one sentence each.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub warnings: Vec<String>,
+}
+
+/// Who pays for signals, by the terms.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Payer {
+    /// The aggregator.
+    Aggregator,
+    /// The members, in equal shares.
+    Members,
+}
+
+impl fmt::Display for Payer {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.pad(match self {
+            Self::Aggregator => "the aggregator",
+            Self::Members => "the members, in equal shares",
+        })
+    }
+}
+
+#[allow(clippy::trivially_copy_pass_by_ref)] // as serde calls it
+const fn is_zero(number: &u64) -> bool {
+    *number == 0
 }
 
 impl FundView {

@@ -7,7 +7,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::hash::CohortId;
 use crate::network::Network;
-use crate::protocol::Seat;
+use crate::protocol::{Label, Seat};
 
 /// Whether the money of a beacon output comes back should a member vanish.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
@@ -154,4 +154,26 @@ pub struct FundPsbtView {
     pub psbt: String,
     /// Whether it was sent.
     pub sent: bool,
+}
+
+/// A transaction that is being signed.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct PsbtView {
+    /// `signal/<rung>` or `refund/<rung>`.
+    pub label: Label,
+    /// Its id, which signatures do not change.
+    pub txid: Txid,
+    /// The PSBT (BIP-174, with the fields of BIP-371 and BIP-373), base64.
+    pub psbt: String,
+}
+
+/// Answer of `cohort psbt`.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct PsbtsView {
+    /// The cohort.
+    pub cohort: CohortId,
+    /// Its network.
+    pub network: Network,
+    /// What is being signed.
+    pub psbts: Vec<PsbtView>,
 }
