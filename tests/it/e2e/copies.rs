@@ -194,8 +194,12 @@ async fn a_backup_from_the_middle_of_a_round_signs_nothing_again() {
             store
                 .view()
                 .replay::<StoreError>(company.id, Role::Participant, |entry| {
-                    if entry.kind == "signed" {
-                        sessions.push(entry.input);
+                    if entry.kind == "signed"
+                        && let ParticipantInput::Signed(signed) =
+                            serde_json::from_str(&entry.input).unwrap()
+                        && signed.session.round().is_some()
+                    {
+                        sessions.push(signed.session);
                     }
                     Ok(())
                 })
