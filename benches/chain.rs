@@ -1,22 +1,36 @@
-//! Reading a beacon address with 1 000 outputs: the first time, and again.
+//! Reading a beacon address with 1 000 outputs, the first time and again, and watching 10 000 signed transactions.
 //!
-//! The requests behind each reading are counted and checked: what costs on a real network is their number.
+//! The requests behind each reading are counted and checked: what costs on a real network is their number. The watch
+//! itself makes none: it judges every transaction by the history of its address.
 #![allow(missing_docs, clippy::unwrap_used, clippy::expect_used)]
 
 use std::net::{Ipv4Addr, SocketAddr};
 use std::time::Duration;
 
+use bitcoin::absolute::LockTime;
+use bitcoin::hashes::Hash as _;
 use bitcoin::key::{Keypair, TapTweak as _};
 use bitcoin::secp256k1::{SECP256K1, SecretKey};
-use bitcoin::{Address, Amount, ScriptBuf, TxOut};
+use bitcoin::transaction::Version;
+use bitcoin::{Address, Amount, OutPoint, ScriptBuf, Transaction, TxIn, TxOut, Txid};
 use btcr2_agent::chain::{
-    ChainBackend, CoreBackend, RegtestChain, RegtestServer, ServerSettings, stepping_clock,
+    ChainBackend, CoreBackend, EsploraBackend, RegtestChain, RegtestServer, ServerSettings,
+    stepping_clock,
 };
 use btcr2_agent::demo::regtest_node::{RegtestNode, find_bitcoind};
+use btcr2_agent::protocol::Round;
+use btcr2_agent::protocol::chain_view::{ChainView, SpendSeen};
+use btcr2_agent::protocol::confirmation::{ConfirmationWatch, WatchState};
 use btcr2_agent::time::UnixTime;
 use criterion::{Criterion, criterion_group, criterion_main};
 
 const OUTPUTS: usize = 1_000;
+
+/// Transactions on a page of an Esplora server.
+const PAGE: usize = 25;
+
+/// Transactions that are watched.
+const WATCHED: u32 = 10_000;
 
 /// Outputs paid in one block.
 const PER_BLOCK: usize = 20;
@@ -55,11 +69,17 @@ fn funding_scan(c: &mut Criterion) {
             ServerSettings::default(),
         ))
         .unwrap();
-    let esplora = ChainBackend::esplora(&server.url(), Duration::from_secs(10)).unwrap();
+    let client = EsploraBackend::new(&server.url(), Duration::from_secs(10)).unwrap();
+    let esplora = ChainBackend::Esplora(client.clone());
     group.bench_function("esplora", |b| {
         b.iter(|| {
+            let before = client.requests();
             let read = runtime.block_on(esplora.address_history(&address)).unwrap();
             assert_eq!(read.txs.len(), OUTPUTS);
+            // The pages, one that shows that there is no further one, and the tip before and after.
+            let pages = u64::try_from(OUTPUTS.div_ceil(PAGE)).unwrap();
+            let requests = client.requests() - before;
+            assert!(requests <= pages + 4, "{requests} requests");
         });
     });
 
@@ -105,5 +125,49 @@ fn funding_scan(c: &mut Criterion) {
     });
 }
 
-criterion_group!(benches, funding_scan);
+/// One signal after another from one address, all in blocks: what a new block costs a watch that never gives up.
+fn confirmation_watch(c: &mut Criterion) {
+    let mut watch = ConfirmationWatch::default();
+    let mut chain = ChainView::default();
+    let mut input = OutPoint::new(Txid::from_byte_array([1; 32]), 0);
+    for n in 0..WATCHED {
+        let tx = Transaction {
+            version: Version::TWO,
+            lock_time: LockTime::ZERO,
+            input: vec![TxIn {
+                previous_output: input,
+                ..TxIn::default()
+            }],
+            output: vec![TxOut {
+                value: Amount::from_sat(100_000),
+                script_pubkey: address().script_pubkey(),
+            }],
+        };
+        let by = tx.compute_txid();
+        watch.complete(Round(n), &tx);
+        let height = Some(n);
+        chain.spends.insert(input, SpendSeen { by, height });
+        input = OutPoint::new(by, 0);
+    }
+    chain.height = WATCHED;
+    let mut group = c.benchmark_group("confirmation_watch_10000_transactions");
+    group.bench_function("block", |b| {
+        b.iter(|| {
+            chain.height += 1;
+            watch.follow(&chain);
+            assert!(watch.unknown_spends(&chain).is_empty());
+            assert!(watch.due(&chain).is_empty());
+        });
+    });
+    group.bench_function("states", |b| {
+        b.iter(|| {
+            let settled = watch
+                .all()
+                .filter(|watched| matches!(watched.state(&chain), WatchState::Final { .. }));
+            assert!(settled.count() > 9_000);
+        });
+    });
+}
+
+criterion_group!(benches, funding_scan, confirmation_watch);
 criterion_main!(benches);

@@ -71,7 +71,7 @@ pub fn seen(view: &View<'_>) -> Result<Option<Sighting>, StoreError> {
 /// Refuses to go on with a store whose agent has seen another copy of itself.
 pub(super) fn refuse_if_seen(store: &Store) -> Result<(), AgentError> {
     match seen(&store.view())? {
-        Some(sighting) => Err(AgentError::AnotherCopy(sighting)),
+        Some(sighting) => Err(AgentError::AnotherCopy(Box::new(sighting))),
         None => Ok(()),
     }
 }
@@ -144,7 +144,7 @@ impl Agent {
                 stops: true,
             },
         );
-        Err(AgentError::AnotherCopy(sighting))
+        Err(AgentError::AnotherCopy(Box::new(sighting)))
     }
 
     /// The copy this store was restored from runs on. It stops by itself when it sees us.

@@ -73,7 +73,7 @@ pub enum AgentError {
     UnknownRelay(RelayUrl),
     /// Another copy of this agent goes on with the same keys: this one stops, so that no DID is announced twice.
     #[error("{0}")]
-    AnotherCopy(super::copies::Sighting),
+    AnotherCopy(Box<super::copies::Sighting>),
     /// The agent has stopped.
     #[error("the agent has stopped")]
     Stopped,

@@ -200,7 +200,8 @@ mod tests {
             height: None,
         };
         let rate = FeeRate::from_sat_per_vb(3).unwrap();
-        let refund = build_refund(&output, &script, 144, &[script.clone()], rate).unwrap();
+        let refund =
+            build_refund(&output, &script, 144, std::slice::from_ref(&script), rate).unwrap();
         let mut signer = Signer::new();
         let mut nonces = Vec::new();
         for own in owns {

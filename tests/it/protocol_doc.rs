@@ -3,6 +3,7 @@
 //! Each fenced block that follows a `<!-- example: NAME -->` line in the document is compared with what
 //! the library makes, and read back. `UPDATE_DOCS=1 cargo test --test it protocol_doc` rewrites them.
 
+mod fallback;
 mod refunds;
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -181,6 +182,10 @@ fn did(member: usize) -> Did {
     )
 }
 
+fn announcement() -> CasAnnouncement {
+    CasAnnouncement::new([(did(0).to_string(), update())], |_| true).unwrap()
+}
+
 /// A signed update of did 0, deposited. Not the one that the other examples announce.
 fn deposit() -> UpdateDeposit {
     let source = initial_key_document(&did(0)).unwrap();
@@ -219,8 +224,7 @@ impl Cohort {
         let payee = beacon_script(key("payee").public().x_only());
         let (set, keys) = CohortSet::build(&terms, &members, Some(&payee)).unwrap();
         let tree = SmtTree::new((0..2).map(|i| (did(i).smt_index(), leaf(i).value()))).unwrap();
-        let announcement =
-            CasAnnouncement::new([(did(0).to_string(), update())], |_| true).unwrap();
+        let announcement = announcement();
         let signal = match beacon {
             CohortBeacon::Smt => tree.root(),
             CohortBeacon::Cas => announcement.signal_bytes(),
@@ -390,6 +394,8 @@ impl Cohort {
 #[allow(clippy::too_many_lines)] // a list
 fn messages() -> Vec<(&'static str, Message)> {
     let mut messages = of_cohorts();
+    messages.extend(fallback::messages(CohortBeacon::Smt));
+    messages.extend(fallback::messages(CohortBeacon::Cas));
     messages.extend(refunds::messages(&Cohort::new(CohortBeacon::Smt)));
     messages
 }

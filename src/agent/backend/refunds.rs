@@ -143,7 +143,7 @@ impl AgentBackend {
         let height = history.tip_height();
         let mut view = v::RefundsView {
             cohort: id.0,
-            network: network,
+            network,
             address: address.to_string(),
             height,
             refunds: Vec::new(),

@@ -18,6 +18,7 @@ macro_rules! operations {
         #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
         #[serde(tag = "cmd", rename_all = "snake_case")]
         #[non_exhaustive]
+        #[allow(clippy::large_enum_variant, reason = "one request at a time is in memory per client")]
         pub enum Request {
             $($(#[$doc])* $variant($args),)*
             /// Turns the connection into a stream of events.

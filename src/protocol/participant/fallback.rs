@@ -477,6 +477,7 @@ impl Participant {
                     _ => Verdict::Never(fault.to_string()),
                 }
             })?;
+        self.check_inputs_refunded(&fallback.tx)?;
         self.check_lineage(tip.outpoint)?;
         for (index, mine) in &self.indexes {
             let missing = self.missing(index).len();

@@ -6,7 +6,7 @@
 
 use std::collections::BTreeMap;
 
-use bitcoin::{Amount, OutPoint, ScriptBuf, Txid};
+use bitcoin::{Amount, OutPoint, ScriptBuf, Transaction, Txid};
 
 use super::checks::Verdict;
 use super::{GivenPartial, MemberPhase, Participant, SignedSession};
@@ -381,12 +381,20 @@ impl Participant {
     /// Where members fund, the refund of what a signal spends has to be in their hands before they sign it. An
     /// output too small to be refunded is exempt.
     pub(super) fn check_refunded(&self, request: &SignRequest) -> Result<(), Verdict> {
+        let rungs = request.rungs.iter();
+        rungs
+            .map(|rung| self.check_inputs_refunded(&rung.tx.0))
+            .collect()
+    }
+
+    /// The same of one transaction.
+    pub(super) fn check_inputs_refunded(&self, tx: &Transaction) -> Result<(), Verdict> {
         let scripts = self.refund_scripts();
         if self.terms.funding != Funding::Members || scripts.is_empty() {
             return Ok(());
         }
         let least = refundable_from(&scripts, MIN_FEE_RATE).unwrap_or(Amount::MAX_MONEY);
-        for input in request.rungs.iter().flat_map(|rung| &rung.tx.0.input) {
+        for input in &tx.input {
             let outpoint = input.previous_output;
             let seen = self.chain.outputs.get(&outpoint);
             let large = seen.is_none_or(|seen| seen.value_sat >= least.to_sat());

@@ -185,7 +185,7 @@ fn status_shows_what_needs_a_person_and_where_messages_are() {
             "  chain             regtest http://127.0.0.1:3002: unusable: another chain\n",
             "  outbox            1 to publish, 2 to be acknowledged, the oldest sent 1 min 30 s ago\n",
             "  ignored           1,500 × bad_signature\n",
-            "\nNeeds you\n  foreign_incarnation since 2027-01-15 07:59:00 UTC: this seat's key is used elsewhere\n    stop the other copy\n",
+            "\nNeeds you\n  ALARM foreign_incarnation since 2027-01-15 07:59:00 UTC: this seat's key is used elsewhere\n    stop the other copy\n",
             "  wss://b.example/  read  signet    configured  catching up  5 s ago  1,234        2       0        99  rate-limited: [5mslow down\n",
             "waiting for seat 1\n",
             "\nDelivery in cohort abababab\n",

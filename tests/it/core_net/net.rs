@@ -308,7 +308,8 @@ impl Net {
         if self.agg.set().is_none() {
             return;
         }
-        let view = self.chain.view(&self.script());
+        let script = self.script();
+        let view = self.chain.view(&script);
         if let Some(update) = self.agg.chain().diff(&view) {
             self.agg_input(AggregatorInput::Chain(update));
         }
@@ -317,6 +318,8 @@ impl Net {
             if !node.sees_chain || node.core.set().is_none() {
                 continue;
             }
+            // Anew for each: the one before may have sent something.
+            let view = self.chain.view(&script);
             if let Some(update) = node.core.chain().diff(&view) {
                 self.input(i, ParticipantInput::Chain(update));
             }

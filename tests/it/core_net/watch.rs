@@ -10,7 +10,9 @@ use super::rounds::rogue;
 
 impl Net {
     /// Where the aggregator and all members, which agree, have the last signal of a round.
-    fn state(&self, round: u32) -> WatchState {
+    fn state(&mut self, round: u32) -> WatchState {
+        // Whoever looked first may have sent something since.
+        self.sync();
         let of = |watch: &btcr2_agent::protocol::confirmation::ConfirmationWatch, chain| {
             watch.foremost(Round(round), chain).unwrap().1
         };
@@ -68,7 +70,8 @@ fn a_member_sends_only_what_it_has_whole() {
     assert!(net.nodes.iter().all(|node| node.sent.is_empty()));
     net.release();
     net.restart(0);
-    net.mine(PATIENCE_BLOCKS + 1);
+    net.mine(1);
+    net.mine(PATIENCE_BLOCKS);
     assert_eq!(net.nodes[0].sent.len(), 1);
 }
 

@@ -87,7 +87,7 @@ impl Play {
             let former = chain.transaction(&input.txid).unwrap().unwrap();
             let prevout = &former.output[usize::try_from(input.vout).unwrap()];
             assert_eq!(prevout.script_pubkey, script);
-            check_spend(tx, prevout);
+            check_spend(tx, prevout, company.fallbacks.contains(&signal.round));
             assert_eq!(tx.output.len(), 2);
             assert_eq!(tx.output[0].script_pubkey, script);
             assert!(tx.output[0].value < prevout.value);
@@ -294,21 +294,23 @@ fn op_return(signal: SignalBytes) -> Vec<u8> {
     [&[0x6a, 0x20], signal.as_bytes().as_slice()].concat()
 }
 
-/// Bitcoin Core's code takes the spend, and refuses it with any one bit of the signature flipped.
-fn check_spend(tx: &Transaction, prevout: &TxOut) {
+/// Bitcoin Core's code takes the spend, and refuses it with any one bit of a signature flipped.
+fn check_spend(tx: &Transaction, prevout: &TxOut, through_leaf: bool) {
     assert!(verifies(tx, prevout));
-    let signature = tx.input[0].witness.nth(0).unwrap().to_vec();
-    assert_eq!(
-        (signature.len(), tx.input[0].witness.len()),
-        (64, 1),
-        "a key path spend"
-    );
-    for byte in [0, 31, 32, 63] {
-        let mut broken = signature.clone();
-        broken[byte] ^= 1;
-        let mut forged = tx.clone();
-        forged.input[0].witness = bitcoin::Witness::from_slice(&[broken]);
-        assert!(!verifies(&forged, prevout), "byte {byte} does not matter");
+    let witness = tx.input[0].witness.to_vec();
+    // Through a leaf: one element per key, then the script and the control block.
+    let elements = if through_leaf { witness.len() - 2 } else { 1 };
+    assert_eq!(witness.len() == 1, !through_leaf, "the path of the spend");
+    let signed = (0..elements).filter(|at| !witness[*at].is_empty());
+    for at in signed {
+        assert_eq!(witness[at].len(), 64);
+        for byte in [0, 31, 32, 63] {
+            let mut broken = witness.clone();
+            broken[at][byte] ^= 1;
+            let mut forged = tx.clone();
+            forged.input[0].witness = bitcoin::Witness::from_slice(&broken);
+            assert!(!verifies(&forged, prevout), "byte {byte} does not matter");
+        }
     }
 }
 

@@ -1,6 +1,6 @@
 //! A cohort as a test knows it, and how it comes about: advert, joining, funds, DIDs.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -34,6 +34,8 @@ pub struct Company {
     pub tip: OutPoint,
     /// Rounds opened so far.
     pub rounds: u32,
+    /// Rounds that are signed through a k-of-n leaf.
+    pub fallbacks: BTreeSet<Round>,
 }
 
 /// A DID, who controls it and the version it must be at.
@@ -124,6 +126,7 @@ impl Play {
             signals: Vec::new(),
             tip,
             rounds: 0,
+            fallbacks: BTreeSet::new(),
         }
     }
 

@@ -9,6 +9,7 @@ mod clocks;
 pub mod company;
 mod copies;
 mod deposits;
+pub mod fallback;
 mod formation;
 mod joining;
 mod keeping;

@@ -5,6 +5,7 @@
 
 mod backend;
 mod cohort;
+mod fallback;
 mod faults;
 mod refunds;
 mod replaced;

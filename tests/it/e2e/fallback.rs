@@ -1,0 +1,67 @@
+//! Cohorts whose terms let k members sign a round that has stalled: whole agents, some of which die before the round
+//! and come back after it.
+
+use btcr2_agent::protocol::effect::Report;
+use btcr2_agent::protocol::terms::{CohortBeacon, OutputPolicy};
+use btcr2_agent::store::Role;
+
+use super::play::Play;
+
+/// Seconds to respond: longer than any response takes, and waited for once in a test.
+const RESPONSE: u32 = 15;
+
+/// A round with everybody; one without all but k members, who come back when it is signed; one with everybody again,
+/// in which who was away has something to announce.
+pub async fn a_stalled_round(play: &mut Play, beacon: CohortBeacon, members: usize, k: u16) {
+    let seats: Vec<usize> = (1..=members).collect();
+    let mut company = play
+        .found_with(beacon, 0, &seats, &[], move |terms| {
+            terms.output_policy = OutputPolicy::KOfN(k);
+            terms.response_seconds = RESPONSE;
+        })
+        .await;
+    let dids = play.create_dids(&mut company, &seats).await;
+    play.round(&mut company, &dids).await;
+
+    let away: Vec<usize> = seats[usize::from(k)..].to_vec();
+    let mark = play.mark();
+    let updates = play.queue(&company, &dids[..1]).await;
+    for member in &away {
+        play.stage.kill(*member).await.unwrap();
+    }
+    let round = play.open_round(&mut company).await;
+    company.fallbacks.insert(round);
+    play.broadcast(&company, round, mark).await;
+    // They find what was published without them, and make their own proofs of it.
+    play.resume(&away).await;
+    let id = company.id;
+    play.reported(
+        "the result",
+        mark,
+        id,
+        Role::Participant,
+        &away,
+        |report| matches!(report, Report::SignalSigned { round: of, .. } if *of == round),
+    )
+    .await;
+    play.finish_round(&mut company, round, mark, updates).await;
+
+    play.round(&mut company, &dids[members - 1..]).await;
+    assert_eq!(company.signals.len(), 3);
+}
+
+async fn in_process(beacon: CohortBeacon, members: usize, k: u16) {
+    let mut play = Play::open(members + 1).await;
+    a_stalled_round(&mut play, beacon, members, k).await;
+    play.close().await;
+}
+
+#[tokio::test]
+async fn two_of_three_smt() {
+    in_process(CohortBeacon::Smt, 3, 2).await;
+}
+
+#[tokio::test]
+async fn two_of_four_cas() {
+    in_process(CohortBeacon::Cas, 4, 2).await;
+}
