@@ -84,10 +84,10 @@ cat >"$work/bundles.cmake" <<'CMAKE'
 cmake_language(DEFER CALL set_source_files_properties "${CMAKE_SOURCE_DIR}/src/node/chainstate.cpp" DIRECTORY src
     PROPERTIES SKIP_UNITY_BUILD_INCLUSION ON)
 CMAKE
-# Not optimised, but for hashes and signatures: a node for tests starts and mines on regtest as fast.
+# Optimised little: less hardly builds faster, and mines four times slower; more takes half as long again.
 build() {
     rm -rf "$work/build"
-    cmake -B "$work/build" -S "$package/bitcoin" -DCMAKE_BUILD_TYPE=Release -DCMAKE_CXX_FLAGS_RELEASE=-O0 \
+    cmake -B "$work/build" -S "$package/bitcoin" -DCMAKE_BUILD_TYPE=Release -DCMAKE_CXX_FLAGS_RELEASE=-O1 \
         -DAPPEND_CXXFLAGS=-w -DBUILD_DAEMON=ON -DBUILD_CLI=OFF -DBUILD_TX=OFF -DBUILD_UTIL=OFF -DBUILD_BITCOIN_BIN=OFF \
         -DBUILD_TESTS=OFF -DBUILD_BENCH=OFF -DBUILD_GUI=OFF -DBUILD_FUZZ_BINARY=OFF -DBUILD_KERNEL_LIB=OFF \
         -DENABLE_WALLET=OFF -DENABLE_IPC=OFF -DENABLE_EXTERNAL_SIGNER=OFF -DWITH_ZMQ=OFF -DWITH_USDT=OFF \

@@ -205,9 +205,10 @@ impl Agent {
     /// Relays to name in adverts: those of this agent.
     pub(super) fn relay_hints(&self) -> Vec<RelayUrl> {
         self.link
-            .relays()
+            .configs()
             .into_iter()
-            .map(|state| state.url)
+            .map(|relay| relay.url)
+            .filter(|url| self.upkeep.carries(url, None))
             .take(crate::nostr::policy::MAX_ADVERTISED)
             .collect()
     }
@@ -236,7 +237,8 @@ impl Agent {
         };
         let event = advert::encode(&draft, &self.identity)
             .map_err(|fault| AgentError::Send(fault.to_string()))?;
-        let relays = self.write_relays();
+        let relays = self.write_relays(None);
+        self.upkeep.advertised(id.0, event.clone(), now);
         let inc = self.post.lanes.incarnation();
         let Self { store, post, .. } = self;
         store.transaction::<_, AgentError>(|tx| {
@@ -256,7 +258,8 @@ impl Agent {
             tx.set_meta(LAST_ADVERT, &draft.created_at.to_string())?;
             Ok(())
         })?;
-        self.send_due(now)
+        self.send_due(now)?;
+        self.publish_relay_list()
     }
 
     /// An advert came: checked, kept, reported; joined if the standing policy says so.

@@ -83,7 +83,7 @@ impl Agent {
         let json = serde_json::to_string(&input)
             .map_err(|_| AgentError::Defect("an input has no JSON"))?;
         let kind = kind_of(&input);
-        let relays = self.write_relays();
+        let relays = self.write_relays(Some(id.0));
         let Self {
             nodes,
             store,

@@ -307,6 +307,7 @@ mod tests {
             cas: None,
             min_conf: 6,
             bundle: None,
+            describe_relays: false,
             clock: Arc::new(|| NOW),
         };
         Agent::start(options).unwrap().0

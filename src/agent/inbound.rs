@@ -13,6 +13,7 @@ use crate::nostr::event::{Event, KIND_ADVERT, KIND_DIRECTED};
 use crate::nostr::lanes::{LaneId, Receipt};
 use crate::nostr::link::LinkEvent;
 use crate::nostr::outbox::OutboxInput;
+use crate::nostr::relay_list::KIND_RELAY_LIST;
 use crate::nostr::seal::{ChannelKey, ConversationKeys};
 use crate::nostr::{EventId, RelayUrl, VerifiedEvent};
 use crate::protocol::message::Message;
@@ -62,6 +63,7 @@ impl Agent {
         match event.kind {
             KIND_ADVERT => self.advert(relay, event),
             KIND_DIRECTED => self.directed(event),
+            KIND_RELAY_LIST => self.relay_list(event),
             _ => Ok(()),
         }
     }

@@ -172,7 +172,8 @@ impl Journal {
             Report::PartialReceived {
                 round, partials, ..
             } => self.round(now, *round).partials = *partials,
-            Report::SessionLost { round, attempt } => {
+            Report::SessionLost { round, attempt }
+            | Report::ReplacementOpened { round, attempt, .. } => {
                 let record = self.round(now, *round);
                 record.attempt = *attempt;
                 record.partials = 0;

@@ -251,6 +251,7 @@ impl Opened {
             bundle: Some(home.bundle_path()),
             cas: cas(&config)?,
             min_conf: DEFAULT_MIN_CONF,
+            describe_relays: true,
             clock: system_clock(),
         };
         let (agent, handle) = Agent::start(options).map_err(agent_failure)?;
@@ -299,6 +300,11 @@ pub fn relay_settings(
             read: row.read,
             write: row.write,
             networks,
+            // Adding a relay again changes how it is used, not what it bears.
+            budget: settings
+                .iter()
+                .find(|setting| setting.entry.url == row.url)
+                .and_then(|setting| setting.entry.budget),
         };
         settings.retain(|setting| setting.entry.url != entry.url);
         settings.push(RelaySetting {
@@ -317,6 +323,7 @@ pub fn relay_config(setting: &RelaySetting) -> RelayConfig {
         read: setting.entry.read,
         write: setting.entry.write,
         allow_private: setting.source == RelaySource::Configured,
+        budget: setting.entry.budget,
     }
 }
 

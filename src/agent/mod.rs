@@ -37,6 +37,7 @@ mod quota;
 pub mod recovery;
 mod refunding;
 mod registering;
+mod relay_lists;
 mod relays;
 mod routing;
 pub mod runtime;
@@ -46,6 +47,7 @@ pub mod singleton;
 mod standing;
 pub mod timeline;
 mod updating;
+mod upkeep;
 mod verifying;
 mod watch;
 

@@ -299,6 +299,7 @@ mod tests {
             cas: None,
             min_conf: 6,
             bundle: None,
+            describe_relays: false,
             clock: std::sync::Arc::new(|| UnixTime(1_800_000_000)),
         };
         let tx = Transaction {
@@ -317,7 +318,7 @@ mod tests {
         );
         let id = agent.create_cohort(terms, Vec::new()).unwrap();
         let id = (id, Role::Aggregator);
-        let mut answer = |agent: &mut Agent| {
+        let answer = |agent: &mut Agent| {
             agent.broadcast(id, tx.clone());
             match agent.next_internal() {
                 Some(Internal::Broadcast { error, .. }) => error.unwrap(),

@@ -40,6 +40,8 @@ pub struct AgentOptions {
     /// Confirmations that the last update of a DID needs before the next one is signed. Rounds of a cohort ask
     /// for six whatever this says (spec.md §3.2, step 5).
     pub min_conf: u32,
+    /// Ask the relays of this list what they are and what time it is (NIP-11), once a day.
+    pub describe_relays: bool,
     /// The clock.
     pub clock: Clock,
 }

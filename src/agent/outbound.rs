@@ -449,7 +449,7 @@ impl Agent {
             self.post
                 .lanes
                 .told(node.own.public(), peer, channel, id.0, &envelope.acks);
-            self.publish(&event);
+            self.publish(&event, id.0)?;
         }
         Ok(())
     }
@@ -518,17 +518,18 @@ impl Agent {
         (rows.count(), oldest)
     }
 
-    /// The relays messages go to.
-    pub(super) fn write_relays(&self) -> BTreeSet<RelayUrl> {
-        self.link
-            .relays()
-            .into_iter()
-            .map(|state| state.url)
+    /// The relays a cohort's messages go to: this agent's own, and those its aggregator named, where it
+    /// reads. Without a cohort this agent's own.
+    pub(super) fn write_relays(&self, cohort: Option<CohortId>) -> BTreeSet<RelayUrl> {
+        let relays = self.link.configs().into_iter();
+        relays
+            .filter(|relay| relay.write && self.upkeep.carries(&relay.url, cohort))
+            .map(|relay| relay.url)
             .collect()
     }
 
     /// Sends one event to one relay.
-    fn publish_to(&self, event: &VerifiedEvent, relay: &RelayUrl) {
+    pub(super) fn publish_to(&self, event: &VerifiedEvent, relay: &RelayUrl) {
         match self.link.publish_to(event, relay) {
             Ok(true) => self.traffic.add(1, event),
             Ok(false) => {}
@@ -536,12 +537,13 @@ impl Agent {
         }
     }
 
-    /// Sends one event to every relay, once.
-    fn publish(&self, event: &VerifiedEvent) {
-        match self.link.publish(event) {
-            Ok(relays) => self.traffic.add(relays, event),
-            Err(fault) => tracing::error!(%fault, "an event of ours can not be published"),
+    /// Sends one event of a cohort to every relay, once. It does not wait for a budget, and is charged.
+    fn publish(&mut self, event: &VerifiedEvent, cohort: CohortId) -> Result<(), AgentError> {
+        for url in self.write_relays(Some(cohort)) {
+            self.publish_to(event, &url);
+            self.outbox(OutboxInput::Charged(url))?;
         }
+        Ok(())
     }
 
     /// Sends a message that no state of the core depends on.
@@ -552,7 +554,7 @@ impl Agent {
         message: Message,
     ) -> Result<(), AgentError> {
         let now = self.now();
-        let relays = self.write_relays();
+        let relays = self.write_relays(Some(id.0));
         let Self {
             nodes,
             store,
@@ -632,7 +634,7 @@ fn new_outbox_row<'a>(row: &Row, json: &'a str, state: &'a str) -> NewOutboxRow<
 
 /// The name of a message type as it is stored: foreign words never get there.
 fn kind_name(kind: &str) -> &'static str {
-    const OTHER: [&str; 4] = ["advert", "channel_key", "parts", "chunk"];
+    const OTHER: [&str; 5] = ["advert", "relay_list", "channel_key", "parts", "chunk"];
     Message::TYPES
         .iter()
         .chain(&OTHER)

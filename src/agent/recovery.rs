@@ -7,7 +7,7 @@
 //!
 //! Secret nonces are never part of any of this: they live in memory, and a new process begins without.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 
 use serde_json::Value;
@@ -23,6 +23,7 @@ use crate::hash::CohortId;
 use crate::keys::RootSecret;
 use crate::keys::root::CounterTooLarge;
 use crate::network::Network;
+use crate::nostr::RelayUrl;
 use crate::nostr::lanes::LaneState;
 use crate::protocol::aggregator::AggregatorInput;
 use crate::protocol::participant::{IndexState, ParticipantInput};
@@ -391,7 +392,11 @@ impl Agent {
             return Ok(());
         }
         let now = self.now();
-        let relays = self.write_relays();
+        let cohorts: BTreeSet<CohortId> = self.nodes.values().map(|node| node.id.0).collect();
+        let relays: BTreeMap<CohortId, BTreeSet<RelayUrl>> = cohorts
+            .into_iter()
+            .map(|cohort| (cohort, self.write_relays(Some(cohort))))
+            .collect();
         let Self {
             nodes,
             store,
@@ -410,8 +415,10 @@ impl Agent {
                         lane.cohort == node.id.0 && lane.author == node.own.public()
                     })
                 });
-                if let Some(node) = node.filter(|_| !OF_A_ROUND.contains(&row.kind.as_str())) {
-                    post.reissue(tx, conversations, node, row, &relays, now)?;
+                if let Some(node) = node.filter(|_| !OF_A_ROUND.contains(&row.kind.as_str()))
+                    && let Some(relays) = relays.get(&node.id.0)
+                {
+                    post.reissue(tx, conversations, node, row, relays, now)?;
                 }
             }
             Ok(())

@@ -19,16 +19,26 @@ impl Agent {
     /// Uses a relay from now on, also for what is on its way.
     pub fn use_relay(&mut self, config: RelayConfig) -> Result<(), AgentError> {
         let url = config.url.clone();
-        if self.link.relays().iter().any(|known| known.url == url) {
+        let known = self.link.configs().iter().any(|known| known.url == url);
+        if known && self.upkeep.carries(&url, None) {
             return Ok(());
         }
+        let budget = config.budget;
+        self.upkeep.not_hinted(&url);
+        if known {
+            // It was used for some cohorts, under the rules for addresses that others name.
+            self.link.remove_relay(&url);
+        }
         self.link.add_relay(config);
-        self.outbox(OutboxInput::RelayAdded(url))
+        self.start_description(url.clone());
+        self.outbox(OutboxInput::Budget(url.clone(), budget))?;
+        self.outbox(OutboxInput::RelayAdded(url, None))
     }
 
     /// Stops using a relay.
     pub fn drop_relay(&mut self, url: &RelayUrl) -> Result<(), AgentError> {
         self.link.remove_relay(url);
+        self.upkeep.not_hinted(url);
         self.outbox(OutboxInput::RelayRemoved(url.clone()))
     }
 
@@ -77,7 +87,7 @@ impl Agent {
             .filter_map(|url| RelayUrl::parse_advertised(url).ok())
             .collect();
         for url in relays {
-            self.use_relay(RelayConfig::advertised(url))?;
+            self.use_hint(id, RelayConfig::advertised(url))?;
         }
         Ok(())
     }
@@ -95,6 +105,6 @@ impl Agent {
             let relays = relays.clone();
             self.send_plain(id, channel, Message::Relays(Relays { relays }))?;
         }
-        Ok(())
+        self.publish_relay_list()
     }
 }

@@ -23,8 +23,11 @@ use crate::hash::{CohortId, SmtIndex};
 use crate::keys::{NostrKey, OwnKey, RootSecret, Signer};
 use crate::lookup::Lookup;
 use crate::network::Network;
+use crate::nostr::RelayUrl;
 use crate::nostr::envelope::Incarnation;
+use crate::nostr::information::Described;
 use crate::nostr::link::{Link, LinkEvent};
+use crate::nostr::outbox::OutboxInput;
 use crate::nostr::seal::{ChannelKey, ConversationKeys};
 use crate::protocol::aggregator::Aggregator;
 use crate::protocol::funding::FundingWatch;
@@ -47,7 +50,7 @@ const NONCE_LIFE_SECONDS: u64 = 24 * 3_600;
 const NONCES_AGED_EVERY: u64 = 10;
 
 /// Seconds subtracted from "since": peers' clocks may be skewed, and relays late.
-const INBOX_SLACK_SECONDS: u64 = 2 * 3_600;
+pub(super) const INBOX_SLACK_SECONDS: u64 = 2 * 3_600;
 
 /// Counts of what was ignored, by reason: nothing is dropped without one.
 pub(super) type Counters = BTreeMap<String, u64>;
@@ -64,6 +67,10 @@ pub(super) enum Internal {
         txid: Txid,
         refused: Option<String>,
     },
+    /// What relays serve strangers of this agent's adverts.
+    ReadBack(Vec<(RelayUrl, super::upkeep::ServedAdverts)>),
+    /// What a relay says it is.
+    Described(RelayUrl, Described),
 }
 
 /// The agent. It is driven by [`Agent::run`]; everything else goes through its [`AgentHandle`].
@@ -78,6 +85,7 @@ pub struct Agent {
     pub(super) conversations: ConversationKeys,
     pub(super) link: Arc<Link>,
     pub(super) post: Post,
+    pub(super) upkeep: super::upkeep::Upkeep,
     pub(super) nodes: BTreeMap<NodeId, Node>,
     pub(super) chains: BTreeMap<Network, Watch>,
     pub(super) chain_states: BTreeMap<Network, ChainState>,
@@ -149,6 +157,12 @@ impl Agent {
         let (jobs, job_receiver) = mpsc::channel(REQUEST_QUEUE);
         let (news_sender, news) = mpsc::channel(REQUEST_QUEUE);
         let (internal_sender, internal) = mpsc::unbounded_channel();
+        let budgets: Vec<_> = options
+            .relays
+            .iter()
+            .filter(|relay| relay.budget.is_some())
+            .map(|relay| OutboxInput::Budget(relay.url.clone(), relay.budget))
+            .collect();
         let (link, link_events) = Link::start(options.relays, options.link);
         let link = Arc::new(link);
         let traffic = Arc::new(Traffic::default());
@@ -191,8 +205,13 @@ impl Agent {
             )?),
             _ => None,
         };
+        let mut post = Post::load(&options.store, Incarnation(incarnation), now)?;
+        for budget in budgets {
+            post.outbox.handle(now, budget);
+        }
         let mut agent = Self {
-            post: Post::load(&options.store, Incarnation(incarnation), now)?,
+            post,
+            upkeep: super::upkeep::Upkeep::new(options.describe_relays, now),
             root: options.root,
             identity,
             signer: Signer::new(),
@@ -387,6 +406,7 @@ impl Agent {
             self.connect_hints(id)?;
             self.settle_updates(id)?;
         }
+        self.resume_adverts()?;
         self.refresh_inbox();
         self.refresh_watch();
         self.watch_adverts()?;
@@ -421,6 +441,7 @@ impl Agent {
         for (id, tick) in due {
             self.feed(id, tick)?;
         }
+        self.keep_up(now);
         self.send_due(now)
     }
 
@@ -461,8 +482,10 @@ impl Agent {
             .collect()
     }
 
-    /// Subscribes to what is addressed to this agent: identity, seats, channels.
+    /// Subscribes to what is addressed to this agent: identity, seats, channels; and to the relay lists of
+    /// its aggregators.
     pub(super) fn refresh_inbox(&mut self) {
+        self.watch_relay_lists();
         let mut keys = BTreeSet::from([self.identity.public()]);
         let mut own = keys.clone();
         let mut since = self.started;
@@ -589,6 +612,8 @@ impl Agent {
     fn internal(&mut self, internal: Internal) -> Result<(), AgentError> {
         match internal {
             Internal::Spend { txid, refused } => self.spend_sent(txid, refused),
+            Internal::ReadBack(found) => self.adverts_served(&found),
+            Internal::Described(url, described) => self.described(url, described),
             Internal::Broadcast {
                 id,
                 txid,

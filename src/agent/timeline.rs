@@ -333,6 +333,21 @@ fn of_report(report: &Report, is_aggregator: bool) -> Option<(&'static str, Stri
             "bumped",
             format!("replaced at a higher fee: {txid}, {fee_sat} sat"),
         ),
+        Report::ReplacementOpened {
+            round,
+            attempt,
+            fee_sat,
+        } => (
+            "replacement_opened",
+            format!("signs round {round} again from {fee_sat} sat on, in session {attempt}"),
+        ),
+        Report::ReplacementFailed { round, why } => (
+            "replacement_failed",
+            format!(
+                "the signal of round {round} was not signed at a higher fee ({}); it stays as it is",
+                round_cause(why)
+            ),
+        ),
         Report::SignalBroadcast { txid, .. } => ("broadcast", format!("broadcast {txid}")),
         Report::BroadcastFailed { reason, .. } => {
             ("broadcast_failed", format!("broadcast failed: {reason}"))

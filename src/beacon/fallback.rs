@@ -40,6 +40,9 @@ pub const MAX_KEYS: usize = 999;
 /// The bytes of a signature with SIGHASH_DEFAULT, and what says their length.
 const SIGNATURE_BYTES: u64 = 1 + 64;
 
+/// The most that is too little to be change: a satoshi less than [`DUST_LIMIT`].
+const MOST_DUST: Amount = Amount::from_sat(329);
+
 /// The weight of the output that is the change.
 const CHANGE_WEIGHT: Weight = Weight::from_wu(4 * 43);
 
@@ -249,7 +252,7 @@ impl FallbackLeaf {
     #[must_use]
     pub fn limits(&self, tx: &Transaction, limits: &SignalLimits) -> SignalLimits {
         let (change, dust) = match tx.output.len() {
-            1 => (CHANGE_WEIGHT, DUST_LIMIT),
+            1 => (CHANGE_WEIGHT, MOST_DUST),
             _ => (Weight::ZERO, Amount::ZERO),
         };
         let weight = self.signed_weight(tx).checked_add(change);

@@ -3,6 +3,7 @@
 use std::path::{Path, PathBuf};
 
 use crate::nostr::RelayUrl;
+use crate::nostr::outbox::Budget;
 use serde::Deserialize;
 use toml::Spanned;
 
@@ -40,6 +41,8 @@ pub struct RelayEntry {
     pub write: bool,
     /// The networks it is used for.
     pub networks: Vec<Network>,
+    /// How much it may be sent; none: as much as there is.
+    pub budget: Option<Budget>,
 }
 
 /// Why a relay or a list of relays is refused. One line each.
@@ -95,6 +98,18 @@ pub enum RelayError {
         /// The address.
         url: String,
     },
+    /// A budget without meaning.
+    #[error("{url}: per_minute and burst are numbers of events from 1 to 60000")]
+    Budget {
+        /// The address.
+        url: String,
+    },
+    /// A burst without a budget.
+    #[error("{url}: burst says how many of per_minute may go at once: give per_minute too")]
+    BurstAlone {
+        /// The address.
+        url: String,
+    },
     /// A relay that is listed twice.
     #[error("{url} is listed twice")]
     Twice {
@@ -131,6 +146,7 @@ impl RelayEntry {
             read: true,
             write: true,
             networks: Network::ALL.to_vec(),
+            budget: None,
         })
     }
 }
@@ -188,6 +204,8 @@ struct Row {
     #[serde(default = "yes")]
     write: bool,
     networks: Option<Vec<Network>>,
+    per_minute: Option<u32>,
+    burst: Option<u32>,
 }
 
 const fn yes() -> bool {
@@ -268,6 +286,7 @@ impl RelayList {
                 read: true,
                 write: true,
                 networks: Network::ALL.to_vec(),
+                budget: None,
             })
             .collect();
         Self { entries }
@@ -305,6 +324,18 @@ impl Row {
         if let Some(networks) = self.networks {
             entry.networks = networks;
         }
+        let url = || self.url.clone();
+        entry.budget = match (self.per_minute, self.burst) {
+            (None, None) => None,
+            (None, Some(_)) => return Err(RelayError::BurstAlone { url: url() }),
+            (Some(per_minute), burst) => {
+                let burst = burst.unwrap_or(per_minute);
+                if !(1..=60_000).contains(&per_minute) || !(1..=60_000).contains(&burst) {
+                    return Err(RelayError::Budget { url: url() });
+                }
+                Some(Budget { per_minute, burst })
+            }
+        };
         Ok(entry)
     }
 }
@@ -315,6 +346,22 @@ mod tests {
 
     fn parse(text: &str, provenance: Provenance) -> Result<RelayList, String> {
         RelayList::parse(text, Path::new("relays.toml"), provenance).map_err(|e| e.to_string())
+    }
+
+    #[test]
+    fn budgets_are_read_and_checked() {
+        let budget = |fields: &str| {
+            let text = format!("[[relay]]\nurl = \"wss://a.example\"\n{fields}");
+            parse(&text, Provenance::ByHand).map(|list| list.entries()[0].budget)
+        };
+        let is = |per_minute, burst| Ok(Some(Budget { per_minute, burst }));
+        assert_eq!(budget(""), Ok(None));
+        assert_eq!(budget("per_minute = 60"), is(60, 60));
+        assert_eq!(budget("per_minute = 60\nburst = 5"), is(60, 5));
+        for wrong in ["per_minute = 0", "per_minute = 60\nburst = 0", "burst = 5"] {
+            let refused = budget(wrong).unwrap_err();
+            assert!(refused.contains("per_minute"), "{refused}");
+        }
     }
 
     #[test]

@@ -10,7 +10,7 @@ use super::{DemoChain, DemoError};
 use crate::chain::{AddressTx, ChainBackend, CoreLogin, RegtestServer, SharedChain};
 
 /// How long an agent's backend waits for the chain.
-const CHAIN_TIMEOUT: Duration = Duration::from_secs(10);
+pub const CHAIN_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// A regtest chain with a miner and a purse.
 pub enum Ledger {
@@ -63,9 +63,14 @@ impl Ledger {
 
     /// An own backend for an agent.
     pub fn backend(&self) -> Result<ChainBackend, DemoError> {
+        self.backend_within(CHAIN_TIMEOUT)
+    }
+
+    /// The same with another time for one answer.
+    pub fn backend_within(&self, timeout: Duration) -> Result<ChainBackend, DemoError> {
         let backend = match self {
-            Self::InProcess(server) => ChainBackend::esplora(&server.url(), CHAIN_TIMEOUT),
-            Self::Node(node) => node.backend(CHAIN_TIMEOUT),
+            Self::InProcess(server) => ChainBackend::esplora(&server.url(), timeout),
+            Self::Node(node) => node.backend(timeout),
         };
         backend.map_err(|error| DemoError::Setup(error.to_string()))
     }

@@ -12,7 +12,7 @@ use tokio::sync::{mpsc, watch};
 use tokio::task::JoinHandle;
 
 use super::DemoError;
-use super::ledger::Ledger;
+use super::ledger::{CHAIN_TIMEOUT, Ledger};
 use crate::agent::dids::{Change, QueuedUpdate, Via};
 use crate::agent::money::{MoneyOptions, StopFile};
 use crate::agent::{
@@ -50,6 +50,8 @@ pub struct Part {
     pub bundle: bool,
     /// Confirmations the last update of a DID needs before the next one.
     pub min_conf: u32,
+    /// Whether it asks relays what they are.
+    pub describe_relays: bool,
     /// Seconds by which its clock is ahead of this machine's. It may be set while it plays; clones share it.
     pub ahead: Arc<AtomicI64>,
 }
@@ -71,18 +73,20 @@ impl Part {
             standing: StandingPolicy::default(),
             bundle: false,
             min_conf: DEFAULT_MIN_CONF,
+            describe_relays: false,
             ahead: Arc::default(),
         }
     }
 
-    fn clock(&self) -> Clock {
-        let (real, ahead) = (system_clock(), Arc::clone(&self.ahead));
+    /// Its clock on a stage with the clock `stage`.
+    fn clock(&self, stage: Clock) -> Clock {
+        let ahead = Arc::clone(&self.ahead);
         Arc::new(move || {
             let seconds = ahead.load(Ordering::Relaxed);
             if seconds < 0 {
-                real().minus(seconds.unsigned_abs())
+                stage().minus(seconds.unsigned_abs())
             } else {
-                real().plus(seconds.unsigned_abs())
+                stage().plus(seconds.unsigned_abs())
             }
         })
     }
@@ -114,6 +118,10 @@ pub struct Stage {
     pub chain: Ledger,
     /// The agents, in the order in which they entered.
     pub actors: Vec<Actor>,
+    /// The clock of agents that enter from now on.
+    pub clock: Clock,
+    /// How long agents that enter from now on wait for one answer of the chain.
+    pub chain_timeout: Duration,
     events: mpsc::UnboundedSender<(usize, AgentEvent)>,
 }
 
@@ -142,6 +150,8 @@ impl Stage {
             relay,
             chain,
             actors: Vec::new(),
+            clock: system_clock(),
+            chain_timeout: CHAIN_TIMEOUT,
             events,
         })
     }
@@ -206,7 +216,7 @@ impl Stage {
         };
         let store = Store::open(&home.store_path())
             .map_err(|error| agent_error(AgentError::from(error)))?;
-        let backend = self.chain.backend()?;
+        let backend = self.chain.backend_within(self.chain_timeout)?;
         let relays = if part.relays.is_empty() {
             vec![RelayConfig::configured(self.relay.url().clone())]
         } else {
@@ -230,7 +240,8 @@ impl Stage {
             bundle: part.bundle.then(|| home.bundle_path()),
             cas: None,
             min_conf: part.min_conf,
-            clock: part.clock(),
+            describe_relays: part.describe_relays,
+            clock: part.clock(self.clock.clone()),
         };
         let (agent, handle) = Agent::start(options).map_err(agent_error)?;
         let mut heard = handle.events();

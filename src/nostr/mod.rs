@@ -13,6 +13,9 @@
 //! | [`pow`] | proof of work for relays that want it |
 //! | [`policy`] | which relay addresses may be dialled |
 //! | [`link`] | live connections to the relays |
+//! | [`information`] | what relays tell of themselves (NIP-11) |
+//! | [`http_date`] | how relays tell their time |
+//! | [`relay_list`] | where an aggregator reads and writes (NIP-65) |
 //! | [`relay`] | an in-memory relay on loopback, for the demo and the tests |
 //!
 //! No type of `nostr-sdk` is part of this module's public interface: its next line replaces this one
@@ -24,6 +27,8 @@ pub mod chunks;
 pub mod envelope;
 pub mod event;
 pub mod filter;
+pub mod http_date;
+pub mod information;
 pub mod lanes;
 pub mod link;
 pub mod outbox;
@@ -31,6 +36,7 @@ pub mod outbox;
 pub mod policy;
 pub mod pow;
 pub mod relay;
+pub mod relay_list;
 pub mod seal;
 
 pub use event::{Event, EventDraft, EventFault, EventId, VerifiedEvent};

@@ -611,6 +611,22 @@ pub enum Report {
         /// Its fee in sat.
         fee_sat: u64,
     },
+    /// All are asked to sign the signal again, at fees above every one it was signed at.
+    ReplacementOpened {
+        /// The round.
+        round: Round,
+        /// The session.
+        attempt: u32,
+        /// The lowest fee of the replacement in sat.
+        fee_sat: u64,
+    },
+    /// The signal was not signed again; it stays what it was.
+    ReplacementFailed {
+        /// The round.
+        round: Round,
+        /// Why.
+        why: RoundCause,
+    },
     /// The chain took the transaction.
     SignalBroadcast {
         /// The round.

@@ -1,7 +1,9 @@
 //! The Nostr layer over real sockets on loopback.
 
 mod faults;
+mod information;
 mod link;
+mod probing;
 mod relay;
 mod scale;
 

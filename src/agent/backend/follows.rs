@@ -170,7 +170,7 @@ impl Agent {
             seq: 0,
             kind: kind.to_owned(),
             awaiting: BTreeSet::new(),
-            relays: self.write_relays(),
+            relays: self.write_relays(None),
         };
         let Self { store, post, .. } = self;
         store

@@ -21,7 +21,8 @@
 //! | `singleton` | announcing updates by a transaction of their own |
 //! | `updates` | their updates; what leaving a cohort means for them |
 //! | `publishing` | `did publish`: the artifacts |
-//! | `relays` | relays, and probing them, also without a running agent |
+//! | `relays` | relays, also without a running agent |
+//! | `probing` | trying relays, likewise |
 //! | `follows` | whom this agent follows, and who follows it |
 
 mod bumping;
@@ -37,6 +38,7 @@ mod funding;
 mod joining;
 pub(in crate::agent) mod keeping;
 mod money;
+pub mod probing;
 mod publishing;
 mod refunds;
 pub mod relays;

@@ -1,13 +1,8 @@
-//! Relays: listing, changing and probing them, also without a running agent.
+//! Relays: listing and changing them, also without a running agent.
 
 use std::collections::BTreeSet;
-use std::time::Duration;
 
-use futures_util::future::join_all;
-use tokio::sync::mpsc;
-use tokio::time::{Instant, timeout_at};
-
-use super::AgentBackend;
+use super::{AgentBackend, probing};
 use crate::agent::control::views as v;
 use crate::agent::control::{ErrorCode, Failure, PeerText, request as r};
 use crate::agent::launch::{
@@ -16,22 +11,13 @@ use crate::agent::launch::{
 };
 use crate::agent::runtime::Agent;
 use crate::config::{Config, Home, Provenance, RelayList, write_private};
-use crate::keys::OwnKey;
 use crate::network::Network;
-use crate::nostr::link::{
-    Link, LinkEvent, LinkOptions, PublishOutcome, RelayConfig, RelayState, Timings,
-};
+use crate::nostr::RelayUrl;
+use crate::nostr::information::RelayLimits;
+use crate::nostr::link::RelayState;
 use crate::nostr::outbox::DeliveryState;
-use crate::nostr::seal::ConversationKeys;
-use crate::nostr::{Filter, RelayUrl, VerifiedEvent};
 use crate::store::{RelayRow, Store};
 use crate::time::UnixTime;
-
-/// Time one relay gets to be probed, unless told otherwise.
-const PROBE_TIMEOUT: Duration = Duration::from_secs(10);
-
-/// Seconds after which a relay may drop the event of a probe.
-const PROBE_EXPIRY: u64 = 600;
 
 impl AgentBackend {
     fn settings(&self, by_hand: &[RelayRow]) -> Result<Vec<RelaySetting>, Failure> {
@@ -70,7 +56,9 @@ impl AgentBackend {
     pub(super) async fn relay_views(&self) -> Result<Vec<v::RelayView>, Failure> {
         let settings = self.settings(&self.added_by_hand().await?)?;
         let since = self.inner.started;
-        let tallies = self.with(move |agent| agent.publish_tallies(since)).await?;
+        let (tallies, said) = self
+            .with(move |agent| Ok((agent.publish_tallies(since)?, agent.said_by_relays())))
+            .await?;
         let states = self.handle().link().relays();
         let seen = self.relays_seen().clone();
         let mut views: Vec<v::RelayView> = settings.iter().map(unused_view).collect();
@@ -84,6 +72,7 @@ impl AgentBackend {
             if let Some(state) = states.iter().find(|s| s.url.as_str() == view.url) {
                 let seen = seen.get(&view.url);
                 view.received = state.received;
+                view.answer_ms = state.latency.map(millis);
                 view.since = seen.map(|seen| seen.since);
                 (view.state, view.reason) = match seen {
                     _ if state.connected => (v::RelayState::Connected, None),
@@ -92,6 +81,10 @@ impl AgentBackend {
                     }
                     _ => (v::RelayState::Connecting, None),
                 };
+            }
+            if let Some((_, ahead, limits)) = said.iter().find(|(url, ..)| *url == view.url) {
+                view.clock_ahead_s = *ahead;
+                view.limits = *limits;
             }
             if let Some(tally) = tallies.iter().find(|tally| tally.url == view.url) {
                 view.accepted = tally.accepted;
@@ -150,8 +143,13 @@ impl AgentBackend {
         args: r::ProbeRelays,
     ) -> Result<v::RelayProbeView, Failure> {
         let settings = self.settings(&self.added_by_hand().await?)?;
-        let now = self.with(|agent| Ok(agent.now())).await?;
-        probe(&settings, &args, now).await
+        let (now, left) = self
+            .with(|agent| Ok((agent.now(), probing::left(&agent.store)?)))
+            .await?;
+        let (view, left) = probing::probe(&settings, &args, &left, now).await?;
+        self.with(move |agent| probing::keep(&mut agent.store, &left))
+            .await?;
+        Ok(view)
     }
 }
 
@@ -170,6 +168,17 @@ impl Agent {
         let mut networks: BTreeSet<Network> = live.map(|node| node.terms().network).collect();
         networks.insert(configured);
         networks
+    }
+
+    /// By address, how far a relay's clock is ahead and what it says it takes.
+    fn said_by_relays(&self) -> Vec<(String, Option<i64>, Option<RelayLimits>)> {
+        let described = self.upkeep.described.iter();
+        described
+            .map(|(url, said)| {
+                let limits = said.information.as_ref().map(|said| said.limits);
+                (url.to_string(), said.clock_ahead, limits)
+            })
+            .collect()
     }
 
     fn publish_tallies(&self, since: UnixTime) -> Result<Vec<PublishTally>, Failure> {
@@ -213,6 +222,10 @@ impl Agent {
     }
 }
 
+pub(super) fn millis(time: std::time::Duration) -> u64 {
+    u64::try_from(time.as_millis()).unwrap_or(u64::MAX)
+}
+
 /// Relays as they are configured, when no agent runs.
 #[must_use]
 pub fn unused(settings: &[RelaySetting]) -> v::RelayListView {
@@ -240,6 +253,10 @@ fn unused_view(setting: &RelaySetting) -> v::RelayView {
         refused: 0,
         silent: 0,
         received: 0,
+        answer_ms: None,
+        clock_ahead_s: None,
+        limits: None,
+        budget: setting.entry.budget,
         reason: None,
     }
 }
@@ -257,6 +274,10 @@ fn cohort_relay(state: &RelayState) -> v::RelayView {
         refused: 0,
         silent: 0,
         received: 0,
+        answer_ms: None,
+        clock_ahead_s: None,
+        limits: None,
+        budget: None,
         reason: None,
     }
 }
@@ -359,164 +380,6 @@ fn without(text: &str, url: &RelayUrl) -> Option<String> {
     None
 }
 
-/// Tries relays, each with a key made for the occasion: connection, write, read back over another
-/// connection.
-pub async fn probe(
-    settings: &[RelaySetting],
-    args: &r::ProbeRelays,
-    now: UnixTime,
-) -> Result<v::RelayProbeView, Failure> {
-    let urls: Vec<RelayUrl> = if args.urls.is_empty() {
-        settings.iter().map(|s| s.entry.url.clone()).collect()
-    } else {
-        args.urls
-            .iter()
-            .map(|url| Ok(relay_by_hand(url)?.url))
-            .collect::<Result<_, Failure>>()?
-    };
-    if urls.is_empty() {
-        return Err(
-            Failure::new(ErrorCode::NotFound, "there is no relay to probe")
-                .remedy("name one, or add one with `btcr2-agent relay add <url>`"),
-        );
-    }
-    let timeout = args.timeout_s.map_or(PROBE_TIMEOUT, Duration::from_secs);
-    let probes = urls.into_iter().map(|url| probe_one(url, timeout, now));
-    Ok(v::RelayProbeView {
-        relays: join_all(probes).await,
-    })
-}
-
-async fn probe_one(url: RelayUrl, timeout: Duration, now: UnixTime) -> v::ProbeView {
-    let mut view = v::ProbeView {
-        url: url.to_string(),
-        connect_ms: None,
-        name: None,
-        software: None,
-        wrote: None,
-        read_back: None,
-        wants_auth: false,
-        wants_pow: 0,
-        notes: Vec::new(),
-    };
-    let Some(event) = probe_event(now) else {
-        view.notes.push("no event could be made".into());
-        return view;
-    };
-    let started = Instant::now();
-    let deadline = started + timeout;
-    let (link, mut events) = open(&url, timeout);
-    match wait(&mut events, deadline, |event| match event {
-        LinkEvent::Connected { .. } => Some(Ok(())),
-        LinkEvent::Disconnected { reason, .. } => Some(Err(reason)),
-        _ => None,
-    })
-    .await
-    {
-        Some(Ok(())) => {
-            let took = started.elapsed().as_millis();
-            view.connect_ms = Some(u64::try_from(took).unwrap_or(u64::MAX));
-        }
-        Some(Err(reason)) => view.notes.push(PeerText::new(&reason)),
-        None => view.notes.push("no connection in time".into()),
-    }
-    if view.connect_ms.is_some() {
-        let _ = link.publish(&event);
-        let answer = wait(&mut events, deadline, |answer| match answer {
-            LinkEvent::Published {
-                event: id, outcome, ..
-            } if id == event.id => Some(outcome),
-            _ => None,
-        })
-        .await;
-        match answer {
-            Some(PublishOutcome::Accepted) => view.wrote = Some(true),
-            Some(PublishOutcome::Refused(reason)) => {
-                view.wrote = Some(false);
-                view.wants_auth = reason.starts_with("auth-required");
-                view.wants_pow = pow_bits(&reason);
-                view.notes.push(PeerText::new(&reason));
-            }
-            Some(PublishOutcome::Silent) | None => {
-                view.wrote = Some(false);
-                view.notes.push("no answer to an event".into());
-            }
-        }
-    }
-    link.shutdown().await;
-    if view.wrote == Some(true) {
-        let (link, mut events) = open(&url, timeout);
-        let drain = tokio::spawn(async move { while events.recv().await.is_some() {} });
-        let filter = Filter {
-            ids: Some(vec![event.id]),
-            ..Filter::default()
-        };
-        let left = deadline.saturating_duration_since(Instant::now());
-        let fetched = link.fetch(&filter, left.max(Duration::from_secs(1))).await;
-        link.shutdown().await;
-        drain.abort();
-        let served = fetched.events.iter().any(|(_, found)| found.id == event.id);
-        view.read_back = Some(served);
-        if let Some((_, reason)) = fetched.incomplete.first() {
-            view.wants_auth |= reason.contains("auth-required");
-            view.notes.push(PeerText::new(reason));
-        } else if !served {
-            view.notes
-                .push("it took the event and does not serve it".into());
-        }
-    }
-    view
-}
-
-fn open(url: &RelayUrl, timeout: Duration) -> (Link, mpsc::Receiver<LinkEvent>) {
-    let options = LinkOptions {
-        auth: None,
-        timings: Timings {
-            connect: timeout,
-            ok: timeout,
-            ..Timings::default()
-        },
-    };
-    Link::start(vec![RelayConfig::configured(url.clone())], options)
-}
-
-async fn wait<T>(
-    events: &mut mpsc::Receiver<LinkEvent>,
-    deadline: Instant,
-    mut pick: impl FnMut(LinkEvent) -> Option<T>,
-) -> Option<T> {
-    while let Ok(Some(event)) = timeout_at(deadline, events.recv()).await {
-        if let Some(found) = pick(event) {
-            return Some(found);
-        }
-    }
-    None
-}
-
-/// A message to oneself: what relays see of a cohort's messages looks like this.
-fn probe_event(now: UnixTime) -> Option<VerifiedEvent> {
-    let mut secret = zeroize::Zeroizing::new([0; 32]);
-    rand::RngCore::fill_bytes(&mut rand::rngs::OsRng, secret.as_mut_slice());
-    let key = OwnKey::from_bytes(&secret).ok()?;
-    ConversationKeys::new()
-        .seal_directed(&key, key.public(), b"probe", now, now.plus(PROBE_EXPIRY))
-        .ok()
-}
-
-/// The difficulty in a NIP-13 refusal (`pow: 28 bits needed`): its first number.
-fn pow_bits(reason: &str) -> u8 {
-    let Some(text) = reason.strip_prefix("pow:") else {
-        return 0;
-    };
-    let digits: String = text
-        .chars()
-        .skip_while(|c| !c.is_ascii_digit())
-        .take_while(char::is_ascii_digit)
-        .collect();
-    // It asks for some, whatever it says.
-    digits.parse().unwrap_or(1)
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -538,13 +401,5 @@ mod tests {
             let list = RelayList::parse(&text, path, Provenance::ByHand).unwrap();
             assert_eq!(list.entries().len() + 1, embedded.entries().len());
         }
-    }
-
-    #[test]
-    fn the_difficulty_of_a_refusal_is_read() {
-        assert_eq!(pow_bits("pow: 28 bits needed. (2)"), 28);
-        assert_eq!(pow_bits("pow: difficulty too low"), 1);
-        assert_eq!(pow_bits("blocked: 28 reasons"), 0);
-        assert_eq!(pow_bits("pow: 9999 bits"), 1);
     }
 }

@@ -60,6 +60,7 @@ impl AgentBackend {
                         count: *count,
                     })
                     .collect(),
+                adverts: agent.advert_views(),
                 alarms: agent.alarm_views(),
             })
         })
@@ -151,6 +152,67 @@ impl Agent {
             .collect()
     }
 
+    /// Who serves this agent's adverts to strangers.
+    fn advert_views(&self) -> Vec<v::AdvertServedView> {
+        let count = |n: usize| u32::try_from(n).unwrap_or(u32::MAX);
+        let adverts = self.upkeep.adverts.iter();
+        adverts
+            .map(|(cohort, advert)| {
+                let (served, relays) = advert.tally();
+                let missing = advert.served.iter().filter_map(|(url, served)| {
+                    Some(v::MissingAtView {
+                        url: url.to_string(),
+                        reason: PeerText::new(served.as_ref().err()?),
+                    })
+                });
+                v::AdvertServedView {
+                    cohort: *cohort,
+                    checked_at: advert.checked,
+                    served: count(served),
+                    relays: count(relays),
+                    missing: missing.collect(),
+                }
+            })
+            .collect()
+    }
+
+    fn relay_alarms(&self) -> Vec<v::AlarmView> {
+        let hidden = self.upkeep.adverts.iter().filter(|(_, a)| a.is_hidden());
+        let mut alarms: Vec<v::AlarmView> = hidden
+            .map(|(cohort, advert)| {
+                let (served, relays) = advert.tally();
+                v::AlarmView {
+                    at: advert.checked.unwrap_or_default(),
+                    code: "advert_not_served".to_owned(),
+                    text: PeerText::from(format!(
+                        "cohort {}: its advert is served by {served} of {relays} relays",
+                        cohort.short()
+                    )),
+                    remedy: Some(
+                        "it was sent to them again; `btcr2-agent relay probe` shows what they take"
+                            .to_owned(),
+                    ),
+                }
+            })
+            .collect();
+        if let Some((ahead, relays)) = self.upkeep.clock_off() {
+            let way = if ahead > 0 { "ahead of" } else { "behind" };
+            alarms.push(v::AlarmView {
+                at: self.now(),
+                code: "clock_off".to_owned(),
+                text: PeerText::from(format!(
+                    "this machine's clock is {} s {way} the clocks of {relays} relays",
+                    ahead.unsigned_abs()
+                )),
+                remedy: Some(
+                    "set the clock (and keep it set, by NTP): relays refuse events dated ahead"
+                        .to_owned(),
+                ),
+            });
+        }
+        alarms
+    }
+
     fn alarm_views(&self) -> Vec<v::AlarmView> {
         let mut alarms: Vec<v::AlarmView> = self
             .nodes
@@ -163,6 +225,7 @@ impl Agent {
                     .map(move |alarm| alarm_view(node, alarm))
             })
             .collect();
+        alarms.extend(self.relay_alarms());
         if let Some(sighting) = &self.former_copy {
             alarms.push(v::AlarmView {
                 at: sighting.seen_at,

@@ -412,7 +412,7 @@ fn the_fee_is_for_what_the_witness_weighs() {
     assert!(check(&none.tx, with_change + 329).is_ok());
     assert!(matches!(
         check(&none.tx, with_change + 330),
-        Err(SignalFault::ChangeMissing(_))
+        Err(SignalFault::FeeTooHigh { .. })
     ));
     let needed = with_change - 43 * 7;
     assert!(build(needed).unwrap().change.is_none());

@@ -2,13 +2,14 @@
 
 use super::Context;
 use crate::agent::backend::money_at_rest;
-use crate::agent::control::Backend as _;
 use crate::agent::control::request::{DecodeTx, NoArgs, StopMoney, StopReason};
+use crate::agent::control::{Backend as _, Failure};
 use crate::agent::launch;
 use crate::agent::money::StopFile;
 use crate::cli::args::{MoneyCommand, StopMoneyArgs, TxCommand};
 use crate::cli::backend::{daemon, daemon_if_running};
 use crate::cli::error::CliError;
+use crate::config::{Home, HomeError};
 
 impl Context {
     pub(super) async fn money(&self, command: MoneyCommand) -> Result<(), CliError> {
@@ -27,7 +28,7 @@ impl Context {
     /// spends.
     async fn stop_money(&self, args: StopMoneyArgs) -> Result<(), CliError> {
         let home = launch::home(&self.home)?;
-        home.check().map_err(launch::home_failure)?;
+        there_is_a_home(&home)?;
         let reason = args.reason.as_ref().map(StopReason::as_str);
         StopFile::in_home(&home)
             .pull(crate::cli::output::now(), reason)
@@ -45,7 +46,7 @@ impl Context {
 
     fn money_at_rest(&self) -> Result<(), CliError> {
         let home = launch::home(&self.home)?;
-        home.check().map_err(launch::home_failure)?;
+        there_is_a_home(&home)?;
         let config = launch::load_config(&home)?;
         self.out.view(&money_at_rest(&home, &config))
     }
@@ -55,5 +56,13 @@ impl Context {
         let daemon = daemon(&self.home).await?;
         self.out
             .view(&daemon.tx_decode(DecodeTx { tx: args.tx }).await?)
+    }
+}
+
+/// Refuses a home that is not there. Whatever else is wrong with one, money can be stopped in it.
+fn there_is_a_home(home: &Home) -> Result<(), Failure> {
+    match home.check() {
+        Err(missing @ HomeError::Missing { .. }) => Err(launch::home_failure(missing)),
+        Ok(()) | Err(_) => Ok(()),
     }
 }

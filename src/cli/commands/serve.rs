@@ -25,6 +25,9 @@ const CONNECTIONS: usize = 4;
 /// Longest time for one request to a chain server, in seconds.
 const CHAIN_TIMEOUT_S: u64 = 20;
 
+/// The servers of each network's chain.
+type Chains = BTreeMap<Network, Vec<ChainBackend>>;
+
 impl Context {
     pub(super) async fn resolver(&self, command: ResolverCommand) -> Result<(), CliError> {
         match command {
@@ -95,10 +98,7 @@ impl Context {
     }
 
     /// The chain servers and gateways: those named, else those of the settings of the home, if there is one.
-    fn sources(
-        &self,
-        args: &ServeArgs,
-    ) -> Result<(BTreeMap<Network, Vec<ChainBackend>>, Vec<String>), Failure> {
+    fn sources(&self, args: &ServeArgs) -> Result<(Chains, Vec<String>), Failure> {
         let patience = Duration::from_secs(CHAIN_TIMEOUT_S.min(args.timeout));
         let mut chains = BTreeMap::new();
         for chain in &args.chain {

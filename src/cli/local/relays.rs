@@ -2,7 +2,7 @@
 
 use std::path::Path;
 
-use crate::agent::backend::{discover as search, relays};
+use crate::agent::backend::{discover as search, probing, relays};
 use crate::agent::control::Failure;
 use crate::agent::control::request::{AddRelay, Discover, ProbeRelays, RemoveRelay};
 use crate::agent::control::views::{DiscoverView, RelayListView, RelayProbeView};
@@ -29,10 +29,23 @@ pub fn relay_remove(home: &Path, args: RemoveRelay) -> Result<RelayListView, Fai
     })
 }
 
-/// Tries relays with a key made for the occasion.
+/// Tries relays with a key made for the occasion. What it leaves there is noted for the next time, if
+/// there is a home and nobody holds it.
 pub async fn relay_probe(home: &Path, args: ProbeRelays) -> Result<RelayProbeView, Failure> {
-    let (_, _, settings) = look(home)?;
-    relays::probe(&settings, &args, now()).await
+    let (home, config, settings) = look(home)?;
+    let path = home.store_path();
+    let left = if path.exists() {
+        probing::left(&Store::open_read_only(&path).map_err(launch::store_failure)?)?
+    } else {
+        Vec::new()
+    };
+    let (view, left) = probing::probe(&settings, &args, &left, now()).await?;
+    if path.exists()
+        && let Ok(_lock) = home.lock()
+    {
+        probing::keep(&mut launch::open_store(&home, &config)?, &left)?;
+    }
+    Ok(view)
 }
 
 /// Looks for adverts, over connections without a key.

@@ -2,7 +2,7 @@
 
 use super::cohort::{alarms, summaries};
 use super::round::delivery;
-use super::{Align, Page, Render, Table, npub, relative, thousands, when};
+use super::{Align, Page, Render, Table, absolute, npub, relative, thousands, when};
 use crate::agent::control::views::{
     FollowedView, InitView, KeyView, RelayListView, RelayProbeView, RelayView, StatusView,
     SubscribersView,
@@ -53,6 +53,24 @@ impl Render for StatusView {
         }
         page.heading("Relays");
         relays(&self.relays, page);
+        if !self.adverts.is_empty() {
+            page.heading("Adverts, as strangers are served them");
+        }
+        for advert in &self.adverts {
+            let cohort = advert.cohort.short();
+            match advert.checked_at {
+                None => page.line(&format!("  cohort {cohort}: not read back yet")),
+                Some(at) => page.line(&format!(
+                    "  cohort {cohort}: served by {} of {} relays, read back {}",
+                    advert.served,
+                    advert.relays,
+                    relative(page.now(), at)
+                )),
+            }
+            for missing in &advert.missing {
+                page.line(&format!("    not by {}: {}", missing.url, missing.reason));
+            }
+        }
         page.heading("Cohorts");
         if self.cohorts.is_empty() {
             page.line("  none");
@@ -86,6 +104,8 @@ fn relays(relays: &[RelayView], page: &mut Page) {
         ("refused", Align::Right),
         ("silent", Align::Right),
         ("received", Align::Right),
+        ("answers in", Align::Right),
+        ("clock", Align::Right),
         ("last words", Align::Left),
     ]);
     for relay in relays {
@@ -119,6 +139,11 @@ fn relays(relays: &[RelayView], page: &mut Page) {
             thousands(relay.silent),
             thousands(relay.received),
             relay
+                .answer_ms
+                .map(|ms| format!("{} ms", thousands(ms)))
+                .unwrap_or_default(),
+            relay.clock_ahead_s.map(clock).unwrap_or_default(),
+            relay
                 .reason
                 .as_ref()
                 .map(ToString::to_string)
@@ -126,6 +151,17 @@ fn relays(relays: &[RelayView], page: &mut Page) {
         ]);
     }
     page.table(&table);
+}
+
+/// The difference of a relay's clock from this machine's.
+fn clock(ahead: i64) -> String {
+    let by = thousands(ahead.unsigned_abs());
+    match ahead {
+        // A date has whole seconds, and takes one to arrive.
+        -1..=1 => "right".to_owned(),
+        ahead if ahead > 0 => format!("{by} s ahead"),
+        _ => format!("{by} s behind"),
+    }
 }
 
 impl Render for RelayListView {
@@ -139,8 +175,13 @@ impl Render for RelayProbeView {
         let mut table = Table::new([
             ("relay", Align::Left),
             ("connected", Align::Right),
+            ("answers in", Align::Right),
             ("wrote", Align::Left),
             ("read back", Align::Left),
+            ("largest", Align::Left),
+            ("takes", Align::Right),
+            ("clock", Align::Right),
+            ("kept since", Align::Left),
             ("auth", Align::Left),
             ("work", Align::Right),
             ("name", Align::Left),
@@ -157,8 +198,29 @@ impl Render for RelayProbeView {
                 relay
                     .connect_ms
                     .map_or_else(|| "no".to_owned(), |ms| format!("{} ms", thousands(ms))),
+                relay
+                    .answer_ms
+                    .map(|ms| format!("{} ms", thousands(ms)))
+                    .unwrap_or_default(),
                 answer(relay.wrote),
                 answer(relay.read_back),
+                relay
+                    .kinds
+                    .iter()
+                    .max_by_key(|kind| kind.bytes)
+                    .map(|kind| answer(kind.served.or(kind.taken)))
+                    .unwrap_or_default(),
+                relay
+                    .limits
+                    .and_then(|limits| limits.message_bytes)
+                    .map(|bytes| format!("{} B", thousands(bytes)))
+                    .unwrap_or_default(),
+                relay.clock_ahead_s.map(clock).unwrap_or_default(),
+                match relay.kept {
+                    Some(kept) if kept.served => absolute(kept.since),
+                    Some(kept) => format!("lost since {}", absolute(kept.since)),
+                    None => String::new(),
+                },
                 if relay.wants_auth { "wanted" } else { "no" }.to_owned(),
                 if relay.wants_pow == 0 {
                     String::new()

@@ -11,6 +11,7 @@ use std::hash::Hash;
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::task::Context;
+use std::time::Duration;
 
 use futures_util::task::AtomicWaker;
 use nostr_sdk::prelude::{
@@ -54,6 +55,8 @@ pub(super) struct Tally {
     pub forged: AtomicU64,
     /// Frames that were no event of ours to judge: malformed, expired, too large, not asked for.
     pub ignored: AtomicU64,
+    /// Microseconds an answer to an event takes, averaged; 0 before the first.
+    pub latency_us: AtomicU64,
     /// Rings when `forged` grew.
     pub alarm: Notify,
     pub flow: Flow,
@@ -154,6 +157,23 @@ impl Flow {
 impl Tally {
     pub fn add(counter: &AtomicU64) {
         counter.fetch_add(1, Ordering::Relaxed);
+    }
+
+    /// Averages over about the last eight answers.
+    pub fn note_latency(&self, took: Duration) {
+        let took = u64::try_from(took.as_micros()).unwrap_or(u64::MAX).max(1);
+        let before = self.latency_us.load(Ordering::Relaxed);
+        let average = if before == 0 {
+            took
+        } else {
+            before - before / 8 + took / 8
+        };
+        self.latency_us.store(average.max(1), Ordering::Relaxed);
+    }
+
+    pub fn latency(&self) -> Option<Duration> {
+        let micros = self.latency_us.load(Ordering::Relaxed);
+        (micros > 0).then(|| Duration::from_micros(micros))
     }
 
     pub fn note_forged(&self) {

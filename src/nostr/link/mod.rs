@@ -32,6 +32,7 @@ use self::transport::Transport;
 use super::advert::AdvertStatus;
 use super::event::{EventFault, EventId, KIND_ADVERT, KIND_DIRECTED, VerifiedEvent};
 use super::filter::Filter;
+use super::outbox::Budget;
 use super::policy::RelayUrl;
 use crate::keys::{NostrKey, OwnKey};
 use crate::network::Network;
@@ -61,6 +62,8 @@ pub struct RelayConfig {
     pub write: bool,
     /// Whether its host may be, or resolve to, a private or loopback address.
     pub allow_private: bool,
+    /// How much it may be sent. The outbox keeps to it; a link sends what it is given.
+    pub budget: Option<Budget>,
 }
 
 /// How a link behaves.
@@ -200,6 +203,8 @@ pub struct RelayState {
     pub forged: u64,
     /// Frames ignored since the start: malformed, expired, too large, not asked for.
     pub ignored: u64,
+    /// How long it takes to answer an event, averaged over the last ones; none before the first answer.
+    pub latency: Option<Duration>,
 }
 
 /// Connections to a set of relays. Dropping it closes them.
@@ -235,6 +240,7 @@ impl RelayConfig {
             read: true,
             write: true,
             allow_private: true,
+            budget: None,
         }
     }
 
@@ -351,9 +357,18 @@ impl Link {
                 connected: tally.connected.load(Ordering::Relaxed),
                 forged: tally.forged.load(Ordering::Relaxed),
                 ignored: tally.ignored.load(Ordering::Relaxed),
+                latency: tally.latency(),
             }
         });
         relays.collect()
+    }
+
+    /// How every relay is used.
+    #[must_use]
+    pub fn configs(&self) -> Vec<RelayConfig> {
+        let state = self.state();
+        let handles = state.relays.values();
+        handles.map(|handle| handle.config.clone()).collect()
     }
 
     /// Sends an event to one relay. Returns at once; [`LinkEvent::Published`] tells the outcome. `false`:
@@ -457,6 +472,14 @@ impl Link {
     pub fn reconcile(&self) {
         for handle in self.state().relays.values() {
             let _ = handle.commands.send(Command::Reconcile);
+        }
+    }
+
+    /// The same for events made at `since` or later only: cheap, and finds what a relay had and did not
+    /// pass on.
+    pub fn look_back(&self, since: UnixTime) {
+        for handle in self.state().relays.values() {
+            let _ = handle.commands.send(Command::LookBack(since));
         }
     }
 

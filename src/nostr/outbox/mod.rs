@@ -4,13 +4,16 @@
 //! first send, in the transaction of the state change that caused it.
 //!
 //! - A row is *published* when two relays have its event, or the only one it can go to.
-//! - It is *done* when all who should acknowledge it have, or, when nobody should, when it is published.
-//!   An acknowledgement is proof of delivery, so relays that still miss the event are then left alone.
+//! - It is *done* when all who should acknowledge it have, or, when nobody should, when it is published
+//!   and every relay has answered or was asked in vain for an hour. An acknowledgement is proof of delivery, so relays that still miss the event are then left alone.
+//! - A relay that has a budget, or said that it was sent too much, is sent to at that pace, the oldest
+//!   message first. What it says it does not take (NIP-11: size, work) is not offered to it.
 //! - Until then a relay that was silent or refused for a passing reason gets the same bytes again, later
 //!   and later; one that comes back gets them at once.
 //! - Published and not acknowledged after [`RESIGN_AFTER`], or close to expiring, the row has to be signed
 //!   again with a fresh `created_at` and the same number: relays do not repeat an event they have.
 
+mod pace;
 mod refusal;
 mod row;
 #[cfg(test)]
@@ -20,11 +23,14 @@ use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
 
+pub use self::pace::Budget;
+use self::pace::Pace;
 pub use self::refusal::{Refusal, Verdict, classify};
 pub use self::row::{Delivery, DeliveryReport, DeliveryState, NewRow, Row};
 use super::chunks::as_pairs;
 use super::envelope::Ack;
 use super::event::{EventId, VerifiedEvent};
+use super::information::RelayLimits;
 use super::lanes::LaneId;
 use super::link::PublishOutcome;
 use super::policy::RelayUrl;
@@ -54,15 +60,15 @@ const RETRY: (u64, u64) = (5, 10 * 60);
 /// First and longest wait after `rate-limited`, in seconds. Relays count by the minute or the hour.
 const RATE_RETRY: (u64, u64) = (30, 3_600);
 
-/// After a rate limit, events sent to that relay at once and seconds between such bursts; some public
-/// relays take five at a time.
-const BURST: (usize, u64) = (5, 5);
-
 /// How long a rate limit makes us careful, in seconds.
 const CAREFUL: u64 = 10 * 60;
 
 /// How long a relay that blocks an author is left alone, in seconds.
 const BARRED: u64 = 24 * 3_600;
+
+/// How often an event that nobody acknowledges is offered to a relay that does not answer, over about an
+/// hour. What is missing somewhere later is found by reading back.
+const OFFERS: u32 = 12;
 
 /// The most proof of work done for a relay, in bits: about a second of one core.
 pub const MAX_POW: u8 = 20;
@@ -103,8 +109,15 @@ pub enum OutboxInput {
     },
     /// A relay is connected (again).
     RelayUp(RelayUrl),
-    /// A relay is used from now on, also for the messages on their way.
-    RelayAdded(RelayUrl),
+    /// A relay is used from now on, also for the messages on their way: for all of them, or for those of
+    /// one cohort.
+    RelayAdded(RelayUrl, Option<CohortId>),
+    /// How much a relay may be sent from now on; `None`: as much as there is.
+    Budget(RelayUrl, Option<Budget>),
+    /// What a relay says it does not take (NIP-11).
+    Limits(RelayUrl, RelayLimits),
+    /// Something was sent to a relay beside the outbox.
+    Charged(RelayUrl),
     /// A relay is not used any more.
     RelayRemoved(RelayUrl),
     /// A row was signed again, after [`OutboxEffect::Resign`].
@@ -175,18 +188,10 @@ pub struct Outbox {
     #[serde(with = "as_pairs")]
     rows: BTreeMap<EventId, Row>,
     pace: BTreeMap<RelayUrl, Pace>,
-    /// Authors a relay blocks, until when.
+    limits: BTreeMap<RelayUrl, RelayLimits>,
+    /// Authors a relay blocks, by kind, until when.
     #[serde(with = "as_pairs")]
-    barred: BTreeMap<(RelayUrl, NostrKey), UnixTime>,
-}
-
-/// A relay's rate limit.
-#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
-struct Pace {
-    paused_until: UnixTime,
-    careful_until: UnixTime,
-    strikes: u32,
+    barred: BTreeMap<(RelayUrl, NostrKey, u16), UnixTime>,
 }
 
 impl Outbox {
@@ -217,7 +222,20 @@ impl Outbox {
                 settled
             }),
             OutboxInput::RelayUp(relay) => self.relay_up(now, &relay),
-            OutboxInput::RelayAdded(relay) => self.relay_added(now, &relay, &mut effects),
+            OutboxInput::RelayAdded(relay, cohort) => {
+                self.relay_added(now, &relay, cohort, &mut effects);
+            }
+            OutboxInput::Budget(relay, budget) => {
+                self.pace.entry(relay).or_default().set_budget(budget);
+            }
+            OutboxInput::Limits(relay, limits) => {
+                self.limits.insert(relay, limits);
+            }
+            OutboxInput::Charged(relay) => {
+                if let Some(pace) = self.pace.get_mut(&relay) {
+                    pace.charge(now);
+                }
+            }
             OutboxInput::RelayRemoved(relay) => self.relay_removed(&relay, &mut effects),
             OutboxInput::Resigned { former, event } => {
                 self.resigned(now, former, *event, &mut effects);
@@ -252,11 +270,11 @@ impl Outbox {
                 if delivery.next_try.is_none_or(|at| at > now) {
                     continue;
                 }
-                if let Some(pace) = self.pace.get(url) {
-                    let burst = sent.get(url).copied().unwrap_or(0);
-                    if pace.paused_until > now || (pace.careful_until > now && burst >= BURST.0) {
+                if let Some(pace) = self.pace.get_mut(url) {
+                    if !pace.allows(now, sent.get(url).copied().unwrap_or(0)) {
                         continue;
                     }
+                    pace.charge(now);
                 }
                 *sent.entry(url.clone()).or_default() += 1;
                 delivery.attempts = delivery.attempts.saturating_add(1);
@@ -265,11 +283,8 @@ impl Outbox {
             }
         }
         for (url, count) in sent {
-            if let Some(pace) = self.pace.get_mut(&url)
-                && pace.careful_until > now
-                && count >= BURST.0
-            {
-                pace.paused_until = now.plus(BURST.1);
+            if let Some(pace) = self.pace.get_mut(&url) {
+                pace.rest(now, count);
             }
         }
         due
@@ -280,7 +295,7 @@ impl Outbox {
     pub fn next_deadline(&self) -> Option<UnixTime> {
         let tries = self.rows.values().flat_map(|row| {
             row.relays.iter().filter_map(|(url, delivery)| {
-                let paused = self.pace.get(url).map(|pace| pace.paused_until);
+                let paused = self.pace.get(url).map(Pace::free_at);
                 delivery
                     .next_try
                     .map(|at| at.max(paused.unwrap_or_default()))
@@ -309,10 +324,10 @@ impl Outbox {
         if self.rows.contains_key(&id) {
             return;
         }
-        let author = new.event.author;
         let expires = new.event.expiration().unwrap_or(UnixTime(u64::MAX));
+        let bytes = new.event.to_json().len();
         let relays = new.relays.into_iter().map(|url| {
-            let delivery = self.fresh_delivery(now, &url, author);
+            let delivery = self.fresh_delivery(now, &url, &new.event, bytes);
             (url, delivery)
         });
         let relays: BTreeMap<_, _> = relays.collect();
@@ -338,16 +353,35 @@ impl Outbox {
         self.settle(id, effects);
     }
 
-    /// Pending, unless the relay is known to block this author.
-    fn fresh_delivery(&self, now: UnixTime, url: &RelayUrl, author: NostrKey) -> Delivery {
-        let barred = self.barred.get(&(url.clone(), author));
+    /// Pending, unless the relay is known not to take this event.
+    fn fresh_delivery(
+        &self,
+        now: UnixTime,
+        url: &RelayUrl,
+        event: &VerifiedEvent,
+        bytes: usize,
+    ) -> Delivery {
+        let refused = |refusal, words: Option<String>| Delivery {
+            state: DeliveryState::Refused(refusal),
+            attempts: 0,
+            next_try: None,
+            words,
+        };
+        let barred = self.barred.get(&(url.clone(), event.author, event.kind));
         if barred.is_some_and(|until| *until > now) {
-            return Delivery {
-                state: DeliveryState::Refused(Refusal::Blocked),
-                attempts: 0,
-                next_try: None,
-                words: None,
-            };
+            return refused(Refusal::Blocked, None);
+        }
+        if let Some(limits) = self.limits.get(url) {
+            if !limits.takes_bytes(bytes) {
+                let most = limits.message_bytes.unwrap_or_default();
+                let words = format!("it says it takes {most} bytes, this event has {bytes}");
+                return refused(Refusal::TooLarge, Some(words));
+            }
+            // Less is done when it asks: what it says of itself may be old.
+            if limits.pow > MAX_POW {
+                let words = format!("it says it wants {} bits of work", limits.pow);
+                return refused(Refusal::ProofOfWork(limits.pow), Some(words));
+            }
         }
         Delivery {
             state: DeliveryState::Pending,
@@ -369,7 +403,8 @@ impl Outbox {
         let Some(row) = self.rows.get_mut(&id) else {
             return;
         };
-        let author = row.event.author;
+        let (author, kind) = (row.event.author, row.event.kind);
+        let wants_ack = row.wants_ack;
         let Some(delivery) = row.relays.get_mut(relay) else {
             return;
         };
@@ -385,6 +420,9 @@ impl Outbox {
                 delivery.state = DeliveryState::Silent;
                 delivery.next_try = retry(RETRY, delivery.attempts);
                 effects.push(OutboxEffect::Store(id));
+                if !wants_ack && delivery.attempts >= OFFERS {
+                    self.settle(id, effects);
+                }
                 return;
             }
             PublishOutcome::Refused(words) => match classify(words) {
@@ -409,17 +447,7 @@ impl Outbox {
         match refusal {
             Refusal::RateLimited => {
                 let pace = self.pace.entry(relay.clone()).or_default();
-                if pace.careful_until <= now {
-                    pace.strikes = 0;
-                }
-                // Answers to events sent before the first refusal are not further strikes.
-                if pace.paused_until <= now {
-                    pace.strikes = pace.strikes.saturating_add(1);
-                    let wait = spread(backoff(RATE_RETRY, pace.strikes), jitter);
-                    pace.paused_until = now.plus(wait);
-                    pace.careful_until = now.plus(wait + CAREFUL);
-                }
-                delivery.next_try = Some(pace.paused_until);
+                delivery.next_try = Some(pace.strike(now, jitter));
             }
             Refusal::AuthRequired | Refusal::Other => {
                 delivery.next_try = retry(RETRY, delivery.attempts);
@@ -446,10 +474,11 @@ impl Outbox {
                 delivery.next_try = None;
                 alarm = true;
             }
+            Refusal::TooLarge => delivery.next_try = None,
             Refusal::Blocked => {
                 delivery.next_try = None;
                 self.barred
-                    .insert((relay.clone(), author), now.plus(BARRED));
+                    .insert((relay.clone(), author, kind), now.plus(BARRED));
             }
         }
         effects.push(OutboxEffect::Store(id));
@@ -492,12 +521,23 @@ impl Outbox {
         }
     }
 
-    fn relay_added(&mut self, now: UnixTime, relay: &RelayUrl, effects: &mut Vec<OutboxEffect>) {
-        for id in self.select(|row| !row.relays.contains_key(relay)) {
-            let Some(author) = self.rows.get(&id).map(|row| row.event.author) else {
+    fn relay_added(
+        &mut self,
+        now: UnixTime,
+        relay: &RelayUrl,
+        cohort: Option<CohortId>,
+        effects: &mut Vec<OutboxEffect>,
+    ) {
+        let concerned = |row: &Row| match cohort {
+            Some(cohort) => row.lane.is_some_and(|lane| lane.cohort == cohort),
+            None => true,
+        };
+        for id in self.select(|row| concerned(row) && !row.relays.contains_key(relay)) {
+            let Some(event) = self.rows.get(&id).map(|row| row.event.clone()) else {
                 continue;
             };
-            let delivery = self.fresh_delivery(now, relay, author);
+            let bytes = event.to_json().len();
+            let delivery = self.fresh_delivery(now, relay, &event, bytes);
             if let Some(row) = self.rows.get_mut(&id) {
                 row.relays.insert(relay.clone(), delivery);
                 effects.push(OutboxEffect::Store(id));
@@ -514,6 +554,7 @@ impl Outbox {
             }
         }
         self.pace.remove(relay);
+        self.limits.remove(relay);
     }
 
     fn resigned(
@@ -527,7 +568,7 @@ impl Outbox {
             return;
         };
         let id = event.id;
-        let author = event.author;
+        let bytes = event.to_json().len();
         row.signed = now;
         row.expires = event.expiration().unwrap_or(UnixTime(u64::MAX));
         row.event = event;
@@ -537,7 +578,7 @@ impl Outbox {
         row.relays = urls
             .into_iter()
             .map(|url| {
-                let delivery = self.fresh_delivery(now, &url, author);
+                let delivery = self.fresh_delivery(now, &url, &row.event, bytes);
                 (url, delivery)
             })
             .collect();
@@ -566,7 +607,7 @@ impl Outbox {
             }
         }
         self.barred.retain(|_, until| *until > now);
-        self.pace.retain(|_, pace| pace.careful_until > now);
+        self.pace.retain(|_, pace| !pace.is_idle(now));
     }
 
     /// Recomputes whether a row is published, and closes it when it is done.
@@ -586,7 +627,10 @@ impl Outbox {
             .count();
         row.published = row.published || have >= possible.clamp(1, 2);
         let acknowledged = row.awaiting.is_empty();
-        if acknowledged && (row.wants_ack || row.published) {
+        // Where nobody acknowledges, one relay's OK is no proof that another one's readers see it.
+        let offered = |d: &Delivery| d.next_try.is_none() || d.attempts >= OFFERS;
+        let everywhere = row.published && row.relays.values().all(offered);
+        if acknowledged && (row.wants_ack || everywhere) {
             self.close(id, RowEnd::Done, effects);
         } else if possible == 0 {
             let signing = effects

@@ -17,6 +17,8 @@ pub enum Refusal {
     Clock,
     /// The event has expired (NIP-40).
     Expired,
+    /// The event is larger than it takes.
+    TooLarge,
     /// It calls the event malformed: a fault of ours, or a relay with rules of its own.
     Invalid,
     /// It does not want this kind or this author.
@@ -45,6 +47,7 @@ pub fn classify(text: &str) -> Verdict {
         "rate-limited" => Refusal::RateLimited,
         "auth-required" => Refusal::AuthRequired,
         "pow" => Refusal::ProofOfWork(first_number(rest)),
+        _ if rest.contains("too large") || rest.contains("too big") => Refusal::TooLarge,
         "invalid" if rest.contains("created_at") => Refusal::Clock,
         "invalid" if rest.contains("expired") => Refusal::Expired,
         "invalid" => Refusal::Invalid,
@@ -100,6 +103,10 @@ mod tests {
             (
                 "invalid: ephemeral event expired",
                 Verdict::Refuses(Refusal::Expired),
+            ),
+            (
+                "invalid: event too large: 70000",
+                Verdict::Refuses(Refusal::TooLarge),
             ),
             ("invalid: bad signature", Verdict::Refuses(Refusal::Invalid)),
             (

@@ -1,3 +1,4 @@
+use super::pace::BURST;
 use super::*;
 use crate::keys::OwnKey;
 use crate::nostr::envelope::{AckOf, Incarnation};
@@ -360,6 +361,158 @@ fn a_rate_limit_slows_everything_for_that_relay_and_nothing_else() {
 }
 
 #[test]
+fn a_budget_is_kept_from_the_first_event_on() {
+    let mut outbox = Outbox::default();
+    let budget = Budget {
+        per_minute: 20,
+        burst: 5,
+    };
+    outbox.handle(NOW, OutboxInput::Budget(url(1), Some(budget)));
+    for seq in 1..=30 {
+        queue(&mut outbox, row(seq, &[1, 2], &[2]));
+    }
+    // The relay without a budget gets everything at once, the other one five, and then one every three
+    // seconds, the oldest first.
+    let mut sent: Vec<(u64, u64)> = Vec::new();
+    let mut now = NOW;
+    let mut unbounded = 0;
+    while sent.len() < 30 {
+        for (id, relay) in outbox.due(now) {
+            if relay == url(2) {
+                unbounded += 1;
+            } else {
+                sent.push((now.since(NOW), outbox.row(&id).unwrap().seq));
+            }
+            answer(
+                &mut outbox,
+                now,
+                id,
+                if relay == url(2) { 2 } else { 1 },
+                PublishOutcome::Accepted,
+            );
+        }
+        assert!(sent.len() == 30 || outbox.next_deadline().unwrap() > now);
+        now = outbox.next_deadline().unwrap();
+    }
+    assert_eq!(unbounded, 30);
+    let expected: Vec<(u64, u64)> = (1..=30)
+        .map(|n: u64| (n.saturating_sub(5) * 3, n))
+        .collect();
+    assert_eq!(sent, expected);
+    // What goes beside the outbox is paid from the same purse.
+    let later = now.plus(60);
+    for _ in 0..4 {
+        outbox.handle(later, OutboxInput::Charged(url(1)));
+    }
+    for seq in 31..=33 {
+        queue(&mut outbox, row(seq, &[1], &[2]));
+    }
+    assert_eq!(due_relays(&mut outbox, later), [url(1)]);
+}
+
+#[test]
+fn what_a_relay_says_it_does_not_take_is_not_offered_to_it() {
+    let mut outbox = Outbox::default();
+    let small = RelayLimits {
+        message_bytes: Some(100),
+        ..RelayLimits::default()
+    };
+    let workers = RelayLimits {
+        pow: MAX_POW + 1,
+        ..RelayLimits::default()
+    };
+    let payable = RelayLimits {
+        pow: MAX_POW,
+        message_bytes: Some(100_000),
+        ..RelayLimits::default()
+    };
+    for (relay, limits) in [(1, small), (2, workers), (3, payable)] {
+        outbox.handle(NOW, OutboxInput::Limits(url(relay), limits));
+    }
+    let id = queue(&mut outbox, row(1, &[1, 2, 3], &[2]));
+    assert_eq!(due_relays(&mut outbox, NOW), [url(3)]);
+    let states = |outbox: &Outbox| -> Vec<DeliveryState> {
+        let relays = &outbox.row(&id).unwrap().relays;
+        relays.values().map(|delivery| delivery.state).collect()
+    };
+    assert_eq!(
+        states(&outbox),
+        [
+            DeliveryState::Refused(Refusal::TooLarge),
+            DeliveryState::Refused(Refusal::ProofOfWork(MAX_POW + 1)),
+            DeliveryState::Pending
+        ]
+    );
+    // The one that is left is enough.
+    answer(&mut outbox, NOW, id, 3, PublishOutcome::Accepted);
+    assert!(outbox.row(&id).unwrap().published);
+}
+
+#[test]
+fn what_nobody_acknowledges_goes_on_until_every_relay_was_offered_it() {
+    let mut outbox = Outbox::default();
+    let id = queue(&mut outbox, row(1, &[1, 2, 3], &[]));
+    let _ = outbox.due(NOW);
+    // Two liars say OK; the third is slow.
+    answer(&mut outbox, NOW, id, 1, PublishOutcome::Accepted);
+    answer(&mut outbox, NOW, id, 2, PublishOutcome::Accepted);
+    assert!(outbox.row(&id).unwrap().published);
+    let mut now = NOW;
+    answer(&mut outbox, now, id, 3, PublishOutcome::Silent);
+    for _ in 1..OFFERS - 1 {
+        now = outbox.next_deadline().unwrap();
+        assert_eq!(due_relays(&mut outbox, now), [url(3)]);
+        let effects = answer(&mut outbox, now, id, 3, PublishOutcome::Silent);
+        assert_eq!(effects, [OutboxEffect::Store(id)]);
+    }
+    now = outbox.next_deadline().unwrap();
+    assert!(now.since(NOW) > 1_800 && now.since(NOW) < 7_200);
+    assert_eq!(due_relays(&mut outbox, now), [url(3)]);
+    let effects = answer(&mut outbox, now, id, 3, PublishOutcome::Silent);
+    assert_eq!(ended(&effects), Some(RowEnd::Done));
+}
+
+#[test]
+fn a_relay_of_one_cohort_gets_that_cohort_s_messages_only() {
+    let mut outbox = Outbox::default();
+    let mine = queue(&mut outbox, row(1, &[1], &[2]));
+    let other = NewRow {
+        event: event(NOW, "other"),
+        lane: Some(LaneId {
+            cohort: CohortId::from_bytes([2; 32]),
+            ..lane()
+        }),
+        ..row(1, &[1], &[2])
+    };
+    let other = queue(&mut outbox, other);
+    outbox.handle(NOW, OutboxInput::RelayAdded(url(2), Some(lane().cohort)));
+    assert!(outbox.row(&mine).unwrap().relays.contains_key(&url(2)));
+    assert!(!outbox.row(&other).unwrap().relays.contains_key(&url(2)));
+}
+
+#[test]
+fn a_kind_that_is_blocked_does_not_block_the_author_s_other_kinds() {
+    let mut outbox = Outbox::default();
+    let id = queue(&mut outbox, row(1, &[1, 2], &[2]));
+    let _ = outbox.due(NOW);
+    refuse(&mut outbox, NOW, id, 1, "blocked: kind 8327 not permitted");
+    let advert = EventDraft {
+        created_at: NOW,
+        kind: 38327,
+        tags: Vec::new(),
+        content: "advert".into(),
+    };
+    let advert = NewRow {
+        event: advert.sign(&key(1)).unwrap(),
+        lane: None,
+        ..row(0, &[1], &[])
+    };
+    let advert = queue(&mut outbox, advert);
+    let due = outbox.due(NOW);
+    assert!(due.contains(&(advert, url(1))), "{due:?}");
+}
+
+#[test]
 fn refusals_by_reason() {
     let case = |words: &str| {
         let mut outbox = Outbox::default();
@@ -418,7 +571,7 @@ fn without_any_relay_left_somebody_is_told() {
         [OutboxEffect::Store(id), OutboxEffect::Undeliverable(id)]
     );
     // A relay added later takes it.
-    outbox.handle(NOW, OutboxInput::RelayAdded(url(2)));
+    outbox.handle(NOW, OutboxInput::RelayAdded(url(2), None));
     assert_eq!(due_relays(&mut outbox, NOW), [url(2)]);
     let effects = outbox.handle(NOW, OutboxInput::RelayRemoved(url(2)));
     assert!(effects.contains(&OutboxEffect::Undeliverable(id)));

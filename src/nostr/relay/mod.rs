@@ -1,15 +1,18 @@
 //! A small relay in memory, on loopback: what the demo and the tests talk through.
 //!
-//! Speaks NIP-01 (EVENT, REQ, CLOSE; OK, EOSE, CLOSED, NOTICE), NIP-09, NIP-40 and, when asked to,
-//! NIP-42. It is our own because of two things the relay in `nostr-relay-builder` 0.44 does: it drops
+//! Speaks NIP-01 (EVENT, REQ, CLOSE; OK, EOSE, CLOSED, NOTICE), NIP-09, NIP-11, NIP-40 and, when asked
+//! to, NIP-42. It is our own because of two things the relay in `nostr-relay-builder` 0.44 does: it drops
 //! live events for a slow subscriber without a word, and it offers every event to every subscription.
 //! Here a subscriber that does not read is disconnected, so that it asks again, and a subscription by
 //! `#p` is found through an index. Tests switch [`Faults`] on.
 
+mod faults;
+mod information;
 mod session;
 mod store;
 
 use std::collections::{HashMap, HashSet};
+use std::fmt;
 use std::io;
 use std::net::SocketAddr;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
@@ -19,6 +22,8 @@ use tokio::net::TcpListener;
 use tokio::sync::{mpsc, watch};
 use tokio_util::sync::CancellationToken;
 
+use self::faults::Dice;
+pub use self::faults::Faults;
 use self::store::{Store, Stored};
 use super::event::{Event, EventId, VerifiedEvent};
 use super::filter::Filter;
@@ -59,40 +64,29 @@ pub struct RelayCounts {
     pub bytes_in: u64,
     /// Bytes of messages sent, without WebSocket framing.
     pub bytes_out: u64,
+    /// Events lost on purpose, in either direction.
+    pub lost: u64,
+    /// Events refused for the rate at which they came.
+    pub rate_limited: u64,
+    /// Times it was asked what it is (NIP-11).
+    pub informed: u64,
 }
 
-/// Misbehaviour on demand, for tests. All off at first.
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub struct Faults {
-    /// Refuse every event with this text.
-    pub refuse: Option<String>,
-    /// Take no event and say nothing.
-    pub silent: bool,
-    /// Say OK and forget the event.
-    pub forget: bool,
-    /// Send every event so many times more.
-    pub repeat: usize,
-    /// Serve stored events, but pass on no new ones.
-    pub no_live: bool,
-    /// Answer every REQ with CLOSED and this text.
-    pub close: Option<String>,
-    /// Never end the stored events.
-    pub no_eose: bool,
-    /// Serve every event with this content, under its true id and signature.
-    pub forge: Option<String>,
-    /// Demand NIP-42 authentication for everything.
-    pub require_auth: bool,
-    /// Keep the sockets open and neither read nor write.
-    pub frozen: bool,
-    /// Answer a REQ with at most so many stored events.
-    pub page: Option<usize>,
-    /// Cut off a client that is so many bytes behind, instead of 64 MiB.
-    pub queue: Option<usize>,
+/// Tells the time.
+pub type RelayClock = Arc<dyn Fn() -> UnixTime + Send + Sync>;
+
+/// How a relay is started.
+pub struct RelayOptions {
+    /// What it takes for the true time.
+    pub clock: RelayClock,
+    /// What the chance in its [`Faults`] is seeded with.
+    pub seed: u64,
 }
 
-#[derive(Debug)]
 struct Shared {
     hub: Mutex<Hub>,
+    clock: RelayClock,
+    dice: Arc<Dice>,
     faults: watch::Sender<Faults>,
     kick: watch::Sender<u64>,
     counters: Counters,
@@ -108,6 +102,9 @@ struct Counters {
     pings: AtomicU64,
     bytes_in: AtomicU64,
     bytes_out: AtomicU64,
+    lost: Arc<AtomicU64>,
+    rate_limited: AtomicU64,
+    informed: AtomicU64,
 }
 
 /// Stored events and live subscriptions, under one lock: an event is either in a REQ's answer or sent
@@ -127,6 +124,8 @@ type SubscriptionKey = (u64, String);
 #[derive(Debug)]
 struct Connection {
     outgoing: Outgoing,
+    dice: Arc<Dice>,
+    lost: Arc<AtomicU64>,
     subscriptions: HashMap<String, Vec<Filter>>,
 }
 
@@ -142,12 +141,19 @@ impl DevRelay {
     /// Listens on `address`; port 0 takes a free one. Only for loopback and private networks: there is
     /// no TLS and no protection against abuse.
     pub async fn start(address: SocketAddr) -> io::Result<Self> {
+        Self::start_with(address, RelayOptions::default()).await
+    }
+
+    /// The same with a clock and a seed.
+    pub async fn start_with(address: SocketAddr, options: RelayOptions) -> io::Result<Self> {
         let listener = TcpListener::bind(address).await?;
         let address = listener.local_addr()?;
         let url = RelayUrl::parse(&format!("ws://{address}"))
             .map_err(|e| io::Error::new(io::ErrorKind::InvalidInput, e))?;
         let shared = Arc::new(Shared {
             hub: Mutex::default(),
+            clock: options.clock,
+            dice: Arc::new(Dice::new(options.seed)),
             faults: watch::channel(Faults::default()).0,
             kick: watch::channel(0).0,
             counters: Counters::default(),
@@ -182,6 +188,9 @@ impl DevRelay {
             pings: get(&counters.pings),
             bytes_in: get(&counters.bytes_in),
             bytes_out: get(&counters.bytes_out),
+            lost: get(&counters.lost),
+            rate_limited: get(&counters.rate_limited),
+            informed: get(&counters.informed),
         }
     }
 
@@ -191,7 +200,7 @@ impl DevRelay {
         self.shared
             .hub()
             .store
-            .query(filter, now(), usize::MAX)
+            .query(filter, self.shared.now(), usize::MAX)
             .iter()
             .map(|stored| stored.event.clone().into_inner())
             .collect()
@@ -271,16 +280,51 @@ async fn accept(
         let _ = stream.set_nodelay(true);
         shared.counters.connections.fetch_add(1, Ordering::Relaxed);
         let (shared, url, stop) = (Arc::clone(&shared), url.clone(), stop.clone());
+        if shared.faults.borrow().absent {
+            continue;
+        }
         tokio::spawn(async move {
+            if information::is_asked(&stream).await {
+                return information::tell(stream, &shared).await;
+            }
             session::run(id, stream, Arc::clone(&shared), url, stop).await;
             shared.hub().disconnect(id);
         });
     }
 }
 
+impl fmt::Debug for Shared {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Shared").finish_non_exhaustive()
+    }
+}
+
+impl fmt::Debug for RelayOptions {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("RelayOptions")
+            .field("seed", &self.seed)
+            .finish_non_exhaustive()
+    }
+}
+
+impl Default for RelayOptions {
+    /// This machine's clock, and a seed that is always the same.
+    fn default() -> Self {
+        Self {
+            clock: Arc::new(now),
+            seed: 0,
+        }
+    }
+}
+
 impl Shared {
     fn hub(&self) -> MutexGuard<'_, Hub> {
         self.hub.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// The time by this relay's clock.
+    fn now(&self) -> UnixTime {
+        self.faults.borrow().shift((self.clock)())
     }
 
     fn count_sent(&self, frame: &str) {
@@ -361,14 +405,42 @@ impl Hub {
                 .get(name)
                 .is_some_and(|filters| filters.iter().any(|f| f.matches(&stored.event)));
             if matches {
-                connection.send_event(name, stored, faults);
+                connection.pass_on(name, stored, faults);
             }
         }
     }
 }
 
 impl Connection {
+    /// Sends a new event, at once or after a delay.
+    fn pass_on(&self, name: &str, stored: &Stored, faults: &Faults) {
+        let Some(delay) = faults.delay else {
+            return self.send_event(name, stored, faults);
+        };
+        let delay = self.dice.between(delay);
+        let (connection, faults) = (self.without_subscriptions(), faults.clone());
+        let (name, json, event) = (name.to_owned(), stored.json.clone(), stored.event.clone());
+        tokio::spawn(async move {
+            tokio::time::sleep(delay).await;
+            connection.send_event(&name, &Stored { event, json }, &faults);
+        });
+    }
+
+    fn without_subscriptions(&self) -> Self {
+        Self {
+            outgoing: self.outgoing.clone(),
+            dice: Arc::clone(&self.dice),
+            lost: Arc::clone(&self.lost),
+            subscriptions: HashMap::new(),
+        }
+    }
+
     fn send_event(&self, name: &str, stored: &Stored, faults: &Faults) {
+        if self.dice.hits(faults.lose_out) {
+            // With all its copies: what is lost is lost.
+            self.lost.fetch_add(1, Ordering::Relaxed);
+            return;
+        }
         let json = match &faults.forge {
             None => stored.json.clone(),
             Some(content) => {

@@ -14,15 +14,15 @@ use tokio_tungstenite::tungstenite::protocol::WebSocketConfig;
 use tokio_util::sync::CancellationToken;
 
 use super::store::Insertion;
-use super::{Connection, Event, Faults, Filter, MAX_SUBSCRIPTIONS, Outgoing, RelayUrl};
-use super::{Shared, now};
+use super::{Connection, Event, Faults, Filter, MAX_SUBSCRIPTIONS, Outgoing, RelayUrl, Shared};
+use crate::time::UnixTime;
 
 /// Stored events one filter of a REQ brings at most, as strfry limits it.
-const MAX_LIMIT: usize = 500;
+pub(super) const MAX_LIMIT: usize = 500;
 
-const MAX_FILTERS: usize = 20;
-const MAX_SUBSCRIPTION_NAME: usize = 64;
-const MAX_FRAME: usize = 512 * 1024;
+pub(super) const MAX_FILTERS: usize = 20;
+pub(super) const MAX_SUBSCRIPTION_NAME: usize = 64;
+pub(super) const MAX_FRAME: usize = 512 * 1024;
 const KIND_AUTH: u16 = 22_242;
 
 struct Session {
@@ -32,6 +32,8 @@ struct Session {
     challenge: String,
     authenticated: bool,
     outgoing: Outgoing,
+    /// Events of the minute that began then.
+    minute: (UnixTime, u32),
 }
 
 /// Serves one client until it leaves, falls behind, or the relay stops.
@@ -60,6 +62,8 @@ pub(super) async fn run(
         id,
         Connection {
             outgoing: outgoing.clone(),
+            dice: Arc::clone(&shared.dice),
+            lost: Arc::clone(&shared.counters.lost),
             subscriptions: HashMap::new(),
         },
     );
@@ -70,12 +74,16 @@ pub(super) async fn run(
         challenge: crate::hash::to_hex(&rand::random::<[u8; 16]>()),
         authenticated: false,
         outgoing,
+        minute: (UnixTime(0), 0),
     };
     if faults.borrow_and_update().require_auth {
         session.challenge();
     }
     let mut batch = Vec::new();
     loop {
+        if faults.borrow_and_update().absent {
+            return;
+        }
         if faults.borrow_and_update().frozen {
             tokio::select! {
                 () = stop.cancelled() => return,
@@ -144,11 +152,15 @@ impl Session {
         }
     }
 
-    fn event(&self, json: &str) {
+    fn event(&mut self, json: &str) {
         let counters = &self.shared.counters;
         counters.events_in.fetch_add(1, Ordering::Relaxed);
         let faults = self.faults();
         if faults.silent {
+            return;
+        }
+        if self.shared.dice.hits(faults.lose_in) {
+            counters.lost.fetch_add(1, Ordering::Relaxed);
             return;
         }
         let event = match Event::from_json(json) {
@@ -160,8 +172,12 @@ impl Session {
             self.challenge();
             return self.ok(&id, false, "auth-required: authenticate to publish");
         }
-        if let Some(reason) = &faults.refuse {
-            return self.ok(&id, false, reason);
+        let now = self.shared.now();
+        if self.is_too_fast(faults.per_minute, now) {
+            return self.ok(&id, false, "rate-limited: slow down there chief");
+        }
+        if let Some(reason) = faults.objection(&event, json.len(), now) {
+            return self.ok(&id, false, &reason);
         }
         let event = match event.verify() {
             Ok(event) => event,
@@ -171,8 +187,9 @@ impl Session {
             return self.ok(&id, true, "");
         }
         let mut hub = self.shared.hub();
-        match hub.store.insert(event, now()) {
+        match hub.store.insert(event, now) {
             Insertion::New(stored) => {
+                let counters = &self.shared.counters;
                 counters.events_taken.fetch_add(1, Ordering::Relaxed);
                 self.ok(&id, true, "");
                 if !faults.no_live {
@@ -183,6 +200,23 @@ impl Session {
             Insertion::Superseded => self.ok(&id, true, "duplicate: have a newer event"),
             Insertion::Expired => self.ok(&id, false, "invalid: event expired"),
         }
+    }
+
+    /// Counts an event, and says whether there were too many in its minute.
+    fn is_too_fast(&mut self, limit: Option<u32>, now: UnixTime) -> bool {
+        let Some(limit) = limit else {
+            return false;
+        };
+        if now.since(self.minute.0) >= 60 {
+            self.minute = (now, 0);
+        }
+        self.minute.1 = self.minute.1.saturating_add(1);
+        let too_fast = self.minute.1 > limit;
+        if too_fast {
+            let counter = &self.shared.counters.rate_limited;
+            counter.fetch_add(1, Ordering::Relaxed);
+        }
+        too_fast
     }
 
     fn request(&self, name: &str, filters: &[&RawValue]) {
@@ -228,7 +262,11 @@ impl Session {
         }
         let mut sent = std::collections::HashSet::new();
         for filter in &filters {
-            for stored in hub.store.query(filter, now(), max) {
+            let mut found = hub.store.query(filter, self.shared.now(), max);
+            if faults.shuffle {
+                self.shared.dice.shuffle(&mut found);
+            }
+            for stored in found {
                 if sent.insert(stored.event.id) {
                     connection.send_event(&name, &stored, &faults);
                 }
@@ -249,7 +287,7 @@ impl Session {
             && event.tag("challenge") == Some(&self.challenge)
             && event.tag("relay").and_then(|url| RelayUrl::parse(url).ok())
                 == Some(self.url.clone())
-            && event.created_at.plus(600) > now();
+            && event.created_at.plus(600) > (self.shared.clock)();
         if for_us && event.verify().is_ok() {
             self.authenticated = true;
             self.ok(&id, true, "");

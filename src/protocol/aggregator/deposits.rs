@@ -137,6 +137,15 @@ impl Deposits {
         }
     }
 
+    /// A signal that one of `txids` carries is carried by all of `all` now.
+    pub(super) fn announced_also_by(&mut self, txids: &[Txid], all: &[Txid]) {
+        for known in self.announced.values_mut().flatten() {
+            if known.txids == txids {
+                known.txids = all.to_vec();
+            }
+        }
+    }
+
     fn admit(&mut self, now: UnixTime, seat: Seat, dids: usize, bytes: usize) -> Admission {
         let fresh = Quota {
             since: now,

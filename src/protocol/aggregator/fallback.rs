@@ -10,7 +10,7 @@
 
 use std::collections::BTreeMap;
 
-use bitcoin::Transaction;
+use bitcoin::{Amount, Transaction};
 
 use super::{Aggregator, SignedSignal, refuse};
 use crate::beacon::address::beacon_script;
@@ -48,6 +48,11 @@ pub(super) struct Fallback {
 impl Fallback {
     pub(super) const fn until(&self) -> UnixTime {
         self.until
+    }
+
+    /// What it pays to the miner.
+    pub(super) const fn fee(&self) -> Amount {
+        self.rung.fee
     }
 
     /// The seats that have signed.

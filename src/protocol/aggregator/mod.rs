@@ -10,6 +10,7 @@ mod formation;
 mod money;
 mod refunds;
 mod registry;
+mod replacing;
 mod round;
 mod session;
 mod signals;
@@ -37,6 +38,7 @@ use deposits::Deposits;
 use refunds::Refunds;
 pub use refunds::{KeptRefund, RefundProgress};
 use registry::Registry;
+use replacing::Kept;
 use round::RoundState;
 pub use round::{OpenRefusal, OpenRound};
 pub use signals::SignedSignal;
@@ -157,6 +159,8 @@ pub struct Aggregator {
     next_open: Option<UnixTime>,
     pending: BTreeMap<Seat, u16>,
     round: Option<RoundState>,
+    /// The last round that was signed, while its signal may have to be replaced.
+    kept: Option<Kept>,
     /// Public nonces seen in recent rounds, to refuse one that is offered twice.
     seen_nonces: session::SeenNonces,
     /// Signals signed so far that are not final, oldest first.
@@ -189,6 +193,7 @@ impl Aggregator {
             next_open: None,
             pending: BTreeMap::new(),
             round: None,
+            kept: None,
             seen_nonces: session::SeenNonces::default(),
             signed: Vec::new(),
             signed_total: 0,
@@ -245,7 +250,7 @@ impl Aggregator {
             Phase::Forming { ack_by } => Some(ack_by.plus(1)),
             _ => None,
         };
-        let round = self.round.as_ref().map(RoundState::deadline);
+        let round = self.round_in_session().map(RoundState::deadline);
         let opening = match (self.next_open, &self.phase) {
             (Some(at), Phase::Active) if self.open_refusal().is_none() => Some(at),
             _ => None,
@@ -292,6 +297,7 @@ impl Aggregator {
         self.registry_timer(now, effects);
         self.round_timer(now, effects);
         self.opening_timer(now, effects);
+        self.replacement_timer(now, effects);
         self.rebroadcast_timer(now, effects);
         self.refund_timer(now, effects);
     }
@@ -309,6 +315,7 @@ impl Aggregator {
         }
         effects.extend(self.watch_signals());
         effects.extend(self.tip_moved());
+        effects.extend(self.replacement_after_chain());
         self.refunds_after_chain();
         // What is final, or can never confirm any more, needs no watching.
         let chain = &self.chain;
@@ -366,11 +373,14 @@ impl Aggregator {
         Step::with(self.end(EndCause::Cancelled))
     }
 
-    /// Gives up the open round, which may have been signed after the copy was made, and leaves out the numbers that
-    /// rounds may have had since: members ignore a round whose number they have seen.
+    /// Gives up the open round, or what would replace the last signal: either may have been signed after the copy was
+    /// made. And leaves out the numbers that rounds may have had since: members ignore a round whose number they have
+    /// seen.
     fn restored(&mut self) -> Step {
         self.last_round = self.last_round.saturating_add(ROUNDS_SKIPPED);
-        Step::with(self.fail_round(RoundCause::Operator))
+        let effects = self.fail_round(RoundCause::Operator);
+        self.kept = None;
+        Step::with(effects)
     }
 
     /// Ends the cohort and tells everybody why.
@@ -393,6 +403,7 @@ impl Aggregator {
         effects.extend(self.advert(AdvertStatus::Closed));
         effects.push(Effect::Report(Report::Ended { why: why.clone() }));
         self.round = None;
+        self.kept = None;
         self.phase = Phase::Ended(why);
         effects
     }
@@ -475,7 +486,7 @@ impl Aggregator {
     /// Seats the open round waits for.
     #[must_use]
     pub fn waiting_for(&self) -> Vec<Seat> {
-        match (&self.phase, &self.round) {
+        match (&self.phase, self.round_in_session()) {
             (Phase::Forming { .. }, _) => (0..self.member_count())
                 .map(Seat)
                 .filter(|seat| !self.acks.contains_key(seat))

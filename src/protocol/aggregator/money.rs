@@ -17,7 +17,7 @@ impl Aggregator {
     /// that may confirm for each of them (rule 4), and nobody adds the signatures up.
     pub(super) fn money(&mut self, permitted: bool) -> Step {
         self.money_stopped = !permitted;
-        if permitted || self.round.is_none() {
+        if permitted || self.round_in_session().is_none() {
             return Step::accepted();
         }
         Step::with(self.fail_round(RoundCause::Operator))

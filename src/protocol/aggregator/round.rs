@@ -284,7 +284,7 @@ impl Aggregator {
     /// The open round, if there is one.
     #[must_use]
     pub fn open_round_now(&self) -> Option<OpenRound> {
-        let state = self.round.as_ref()?;
+        let state = self.round_in_session()?;
         let session = state.session.as_ref();
         Some(OpenRound {
             round: state.round,
@@ -354,6 +354,7 @@ impl Aggregator {
             !self.refund_scripts().is_empty(),
         );
         self.last_round = round.0;
+        self.kept = None;
         self.next_open = self.after_cadence(now);
         self.pending.clear();
         self.seen_nonces.next_round();
@@ -589,7 +590,7 @@ impl Aggregator {
     /// Ends the open round without a signature and tells everybody why.
     pub(super) fn fail_round(&mut self, why: RoundCause) -> Vec<Effect> {
         let Some(state) = self.round.take() else {
-            return Vec::new();
+            return self.fail_replacement(why);
         };
         let round = state.round;
         vec![
@@ -606,7 +607,9 @@ impl Aggregator {
     }
 
     pub(super) fn round_timer(&mut self, now: UnixTime, effects: &mut Vec<Effect>) {
-        let Some(state) = &self.round else { return };
+        let Some(state) = self.round_in_session() else {
+            return;
+        };
         if now < state.deadline() {
             return;
         }

@@ -2,6 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
+use super::replacing::in_session;
 use super::signals::SignedSignal;
 use super::{Aggregator, refuse};
 use crate::beacon::signal::BeaconOutput;
@@ -85,7 +86,7 @@ impl Aggregator {
     /// Sends the signing request if all nonces of the session are in, else asks for the missing ones.
     pub(super) fn start_session(&mut self, now: UnixTime) -> Vec<Effect> {
         let signing = now.plus(self.terms.signing_seconds.into());
-        let Some(state) = &mut self.round else {
+        let Some(state) = in_session(&mut self.round, &mut self.kept) else {
             return Vec::new();
         };
         let (Some(built), Some(session)) = (&state.built, &mut state.session) else {
@@ -155,7 +156,8 @@ impl Aggregator {
             nonces,
         } = &signed.content;
         let refused = |code| refuse(from, "nonce_update", code, Some(*round));
-        let Some(state) = self.round.as_mut().filter(|state| state.round == *round) else {
+        let state = in_session(&mut self.round, &mut self.kept);
+        let Some(state) = state.filter(|state| state.round == *round) else {
             return refused(RefusalCode::NoSuchRound);
         };
         if !nonces.keys().eq(&state.labels) {
@@ -203,7 +205,7 @@ impl Aggregator {
         if attempt > u32::from(self.terms.sessions_max) {
             return self.stalled(now, RoundCause::SessionsUsedUp);
         }
-        let Some(state) = &mut self.round else {
+        let Some(state) = in_session(&mut self.round, &mut self.kept) else {
             return Vec::new();
         };
         state
@@ -224,7 +226,7 @@ impl Aggregator {
 
     /// After nonces came in: sends the request once the last missing ones are there.
     fn renewed(&mut self, now: UnixTime) -> Vec<Effect> {
-        let complete = self.round.as_ref().is_some_and(|state| {
+        let complete = self.round_in_session().is_some_and(|state| {
             state.session.as_ref().is_some_and(|session| {
                 session.aggregate.is_none() && state.waiting_for().is_empty()
             })
@@ -252,11 +254,8 @@ impl Aggregator {
         let Some((_, keys)) = &self.set else {
             return Step::ignored(Ignored::WrongPhase);
         };
-        let Some(state) = self
-            .round
-            .as_mut()
-            .filter(|state| state.round == content.round)
-        else {
+        let state = in_session(&mut self.round, &mut self.kept);
+        let Some(state) = state.filter(|state| state.round == content.round) else {
             return Step::ignored(Ignored::WrongRound);
         };
         let Some(session) = &mut state.session else {
@@ -374,7 +373,7 @@ impl Aggregator {
     /// Adds up the partial signatures of every rung; the first one goes to the chain and to everybody, the others
     /// wait until it turns out to pay too little.
     fn finish_round(&mut self, now: UnixTime) -> Vec<Effect> {
-        let (Some(state), Some((_, keys))) = (&self.round, &self.set) else {
+        let (Some(state), Some((_, keys))) = (self.round_in_session(), &self.set) else {
             return Vec::new();
         };
         let (Some(built), Some(session)) = (&state.built, &state.session) else {
@@ -400,13 +399,16 @@ impl Aggregator {
             // Each partial verified, so their sums do; if not, this machine miscalculates.
             return self.fail_round(RoundCause::Operator);
         };
+        if self.round.is_none() {
+            return self.replaced(now, rungs);
+        }
         let Some(signed) = SignedSignal::new(state.round, &built.ladder, rungs, now) else {
             return self.fail_round(RoundCause::Operator);
         };
         let (opened, deposited) = (state.opened, state.deposited());
         self.deposits
             .announce(&signed.txids(), signed.input(), deposited);
-        self.round = None;
+        self.keep_round();
         self.signed_total = self.signed_total.saturating_add(1);
         self.signed.push(signed);
         self.send_signed(opened, now)

@@ -3,7 +3,8 @@
 //!
 //! A session has signed the signal at several fees (see [`crate::protocol::ladder`]). The lowest goes out first.
 //! It is followed by the next when it was not confirmed for [`BUMP_AFTER_BLOCKS`] and does not pay what the chain
-//! asks now, when a node says that it pays too little, or when the operator says so. Any of them may confirm.
+//! asks now, when a node says that it pays too little, or when the operator says so. Any of them may confirm. After the
+//! highest one the same reasons begin a replacement session (see `replacing`).
 
 use std::collections::VecDeque;
 
@@ -144,10 +145,14 @@ impl SignedSignal {
         reports
     }
 
+    /// Whether it is time to look after it again.
+    pub(super) fn is_due(&self, now: UnixTime) -> bool {
+        self.confirmed.is_none() && now >= self.last_sent.plus(REBROADCAST_SECONDS)
+    }
+
     /// Sends it again, if that is due and the chain does not have it.
     pub(super) fn repeat(&mut self, now: UnixTime, chain: &ChainView) -> Option<Effect> {
-        let due = now >= self.last_sent.plus(REBROADCAST_SECONDS);
-        if self.confirmed.is_some() || !due {
+        if !self.is_due(now) {
             return None;
         }
         self.last_sent = now;
@@ -160,6 +165,16 @@ impl SignedSignal {
         let waited = height.saturating_sub(self.sent_at) >= BUMP_AFTER_BLOCKS;
         let too_low = estimate.is_none_or(|estimate| estimate > self.current.fee_rate());
         self.confirmed.is_none() && waited && too_low
+    }
+
+    /// Whether the highest rung that is signed was sent.
+    pub(super) fn is_at_top(&self) -> bool {
+        self.higher.is_empty()
+    }
+
+    /// Further rungs that all signed; each pays more than those there are.
+    pub(super) fn add(&mut self, rungs: Vec<SignedRung>) {
+        self.higher.extend(rungs);
     }
 
     /// Goes on to the next rung; false when there is none.
@@ -221,14 +236,14 @@ impl Aggregator {
         effects
     }
 
-    /// Sends the next rung of a round's signal; nothing when there is none.
-    fn climb(&mut self, now: UnixTime, round: Round) -> Vec<Effect> {
+    /// Sends the next rung of a round's signal, or when there is none begins a session that signs further ones.
+    pub(super) fn climb(&mut self, now: UnixTime, round: Round) -> Vec<Effect> {
         let found = self.signed.iter_mut().find(|signal| signal.round == round);
         let Some(signal) = found.filter(|signal| signal.confirmed.is_none()) else {
             return Vec::new();
         };
         if !signal.climb() {
-            return Vec::new();
+            return self.replace_stuck(now, round);
         }
         let report = Report::SignalBumped {
             round,
@@ -261,10 +276,15 @@ impl Aggregator {
         if let Some(why) = self.bump_refusal() {
             return Step::ignored(Ignored::Contradiction(why.to_owned()));
         }
-        let Some(round) = self.unconfirmed().map(|signal| signal.round).next() else {
+        let Some(signal) = self.unconfirmed().next() else {
             return Step::accepted();
         };
-        Step::with(self.climb(now, round))
+        let round = signal.round;
+        Step::with(if signal.is_at_top() {
+            self.replace(now, round)
+        } else {
+            self.climb(now, round)
+        })
     }
 
     /// Why no signal can be sent at a higher fee now, or `None` when one can.
@@ -273,10 +293,14 @@ impl Aggregator {
         let Some(signal) = self.unconfirmed().next() else {
             return Some("no signal waits for a confirmation");
         };
-        signal
-            .higher
-            .is_empty()
-            .then_some("the signal was sent at the highest fee that was signed for it")
+        if !signal.is_at_top() || self.replacement(signal.round).is_some() {
+            return None;
+        }
+        Some(if self.is_replacing(signal.round) {
+            "the members are being asked to sign it at a higher fee"
+        } else {
+            "the signal was sent at the highest fee that was signed for it"
+        })
     }
 
     pub(super) fn broadcast_answer(
@@ -291,6 +315,7 @@ impl Aggregator {
         };
         let Some(reason) = error else {
             self.watch.accepted(&txid);
+            self.taken(round);
             return Step::with(vec![Effect::Report(Report::SignalBroadcast {
                 round,
                 txid,
@@ -300,7 +325,7 @@ impl Aggregator {
         // An answer about an earlier rung says nothing of the one that followed it.
         let is_current = self.signed.iter().any(|signal| signal.txid() == txid);
         if fee_too_low && is_current {
-            effects.extend(self.climb(now, round));
+            effects.extend(self.refused(now, round));
         }
         Step::with(effects)
     }

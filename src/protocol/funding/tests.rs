@@ -100,7 +100,7 @@ fn a_payment_is_seen_then_confirmed_then_spent() {
     assert_eq!(seen.request(10).unwrap().send, Amount::ZERO, "it will do");
 
     let paid = payment(1, 10_000, Some(90));
-    let confirmed = funding(&[paid.clone()]);
+    let confirmed = funding(std::slice::from_ref(&paid));
     assert_eq!(confirmed.state, FundingState::Confirmed);
     let next = confirmed.next.clone().unwrap();
     assert_eq!(next.inputs[0].outpoint, outpoint(&paid));
@@ -125,7 +125,12 @@ fn the_last_signal_leaves_the_address_spent() {
         fee_rate: FeeRate::from_sat_per_vb_u32(50),
         ..RULES
     };
-    let before = Funding::of(&history(&[paid.clone()]), &script(), expensive, false);
+    let before = Funding::of(
+        &history(std::slice::from_ref(&paid)),
+        &script(),
+        expensive,
+        false,
+    );
     assert_eq!((before.state, before.runway), (FundingState::Confirmed, 1));
     let last = before.next.unwrap();
     assert_eq!((sat(last.fee), last.change), (5_550, None));
@@ -201,7 +206,7 @@ fn a_tip_that_is_too_small_is_short_until_a_top_up_confirms() {
         ..RULES
     };
     let at = |txs: &[AddressTx]| Funding::of(&history(txs), &script(), costly, false);
-    let next = at(&[start.clone()]).next.unwrap();
+    let next = at(std::slice::from_ref(&start)).next.unwrap();
     assert_eq!((sat(next.fee), next.change.map(sat)), (5_082, Some(468)));
     let signal = build_signal(
         &next.inputs,
@@ -259,15 +264,22 @@ fn payments_are_followed_there_and_back() {
     use PaymentState::{Confirmed, Lapsed, Seen, Short, Spent};
     let (a, b) = (payment(1, 9_000, None), payment(2, 400, Some(50)));
     let (at_a, at_b) = (outpoint(&a), outpoint(&b));
-    assert_eq!(observe(&[a.clone()]), (vec![(at_a, None, Seen)], false));
-    assert_eq!(observe(&[a.clone()]), (vec![], false), "no news");
+    assert_eq!(
+        observe(std::slice::from_ref(&a)),
+        (vec![(at_a, None, Seen)], false)
+    );
+    assert_eq!(
+        observe(std::slice::from_ref(&a)),
+        (vec![], false),
+        "no news"
+    );
     // Gone from the mempool; then there again, in a block.
     assert_eq!(observe(&[]), (vec![(at_a, Some(Seen), Lapsed)], true));
     let a = AddressTx {
         height: Some(60),
         ..a
     };
-    let (moves, lapsed) = observe(&[a.clone()]);
+    let (moves, lapsed) = observe(std::slice::from_ref(&a));
     assert_eq!(
         (moves, lapsed),
         (vec![(at_a, Some(Lapsed), Confirmed)], false)

@@ -63,7 +63,7 @@ pub(super) enum Verdict {
 impl Participant {
     /// Checks the pending request; `None` when there is none, or its proofs have not come.
     pub(super) fn check_request(&self) -> Option<Verdict> {
-        let state = self.round.as_ref()?;
+        let state = self.round_in_session()?;
         let request = state.request.as_ref()?;
         let waits_for_proofs = self.terms.beacon == CohortBeacon::Smt
             && !state.plan.is_empty()
@@ -71,7 +71,12 @@ impl Participant {
         if waits_for_proofs {
             return None;
         }
-        let refunded = self.check_refunded(request);
+        // What a replacement spends was checked when it was approved, and is spent by now.
+        let refunded = if self.is_replacing() {
+            Ok(())
+        } else {
+            self.check_refunded(request)
+        };
         Some(match refunded.and_then(|()| self.examine(state, request)) {
             Ok(approved) => Verdict::Approved(Box::new(approved)),
             Err(verdict) => verdict,
@@ -83,18 +88,26 @@ impl Participant {
         let Some(nonces) = state.nonces.get(&request.attempt) else {
             return Err(never("no nonces were offered for this session"));
         };
-        let first = state.approved.as_ref();
-        if first.is_some_and(|known| known.ladder.to_sign() != request.rungs) {
-            return Err(never("other transactions for the same round"));
-        }
-        let ladder = self.check_transactions(request)?;
+        let ladder = if self.is_replacing() {
+            self.check_replacement(state, request)?
+        } else {
+            let first = state.approved.as_ref();
+            if first.is_some_and(|known| known.ladder.to_sign() != request.rungs) {
+                return Err(never("other transactions for the same round"));
+            }
+            self.check_transactions(request)?
+        };
         if self.announces_otherwise(state.round, &ladder.signal) {
             return Err(never("other bytes than I signed in this round"));
         }
         self.check_lineage(ladder.tip())?;
         self.check_signal_bytes(state, request, &ladder.signal)
             .map_err(Verdict::Never)?;
-        self.check_coverage(state)?;
+        if self.is_replacing() {
+            self.check_explained(&ladder.signal)?;
+        } else {
+            self.check_coverage(state)?;
+        }
         let digests = ladder.digests();
         if !digests.keys().eq(request.aggregate_nonces.keys())
             || !digests.keys().all(|label| nonces.contains_key(label))

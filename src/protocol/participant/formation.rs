@@ -146,6 +146,7 @@ impl Participant {
         }
         // Signals already signed may still confirm: they, and their artifacts, stay.
         self.round = None;
+        self.kept = None;
         self.phase = MemberPhase::Ended(why.clone());
         Step::with(vec![Effect::Report(Report::Ended { why })])
     }

@@ -12,6 +12,7 @@ mod formation;
 mod history;
 mod policy;
 mod refunds;
+mod replacing;
 mod round;
 mod session;
 mod watch;
@@ -234,6 +235,8 @@ pub struct Participant {
     /// An opening that came before what it depends on.
     early: Option<RoundOpen>,
     round: Option<MyRound>,
+    /// The round that was signed last, while its signal may have to be replaced. There is none beside an open one.
+    kept: Option<MyRound>,
     given: Vec<GivenPartial>,
     /// Indexes whose history was asked for and has not come, with the first round asked for.
     asked: BTreeMap<SmtIndex, Asked>,
@@ -267,6 +270,7 @@ impl Participant {
             last_round: 0,
             early: None,
             round: None,
+            kept: None,
             given: Vec::new(),
             asked: BTreeMap::new(),
             recalling: BTreeMap::new(),
@@ -412,6 +416,7 @@ impl Participant {
         }
         effects.extend(confirmed);
         effects.extend(self.watch_signals());
+        self.forget_kept();
         effects.extend(self.after_facts());
         Step::with(effects)
     }

@@ -381,10 +381,8 @@ impl Participant {
     /// Where members fund, the refund of what a signal spends has to be in their hands before they sign it. An
     /// output too small to be refunded is exempt.
     pub(super) fn check_refunded(&self, request: &SignRequest) -> Result<(), Verdict> {
-        let rungs = request.rungs.iter();
-        rungs
-            .map(|rung| self.check_inputs_refunded(&rung.tx.0))
-            .collect()
+        let mut rungs = request.rungs.iter();
+        rungs.try_for_each(|rung| self.check_inputs_refunded(&rung.tx.0))
     }
 
     /// The same of one transaction.

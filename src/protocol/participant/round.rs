@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 
 use super::checks::Approved;
+use super::replacing::in_session;
 use super::{MemberPhase, Participant};
 use crate::beacon::smt::{Leaf, SmtPath};
 use crate::hash::{SmtIndex, SmtNonce, UpdateHash};
@@ -50,6 +51,8 @@ pub(super) struct MyRound {
     pub(super) request: Option<SignRequest>,
     /// What was approved once: nothing else is signed in this round.
     pub(super) approved: Option<Approved>,
+    /// One of the approved transactions came back with all signatures: a replacement must pay more than them.
+    pub(super) settled: bool,
     /// The attempt the signer is at.
     pub(super) signing: Option<(u32, BTreeMap<Label, LabelContext>)>,
     /// Partial signatures by attempt: re-sent as they are, never made again.
@@ -150,6 +153,7 @@ impl Participant {
         let session = self.session(open.round, 1);
         let refunds = !self.refund_scripts().is_empty();
         let labels = Label::of_round(self.terms.rungs(), open.inputs, refunds);
+        self.kept = None;
         self.round = Some(MyRound {
             round: open.round,
             opened: now,
@@ -165,6 +169,7 @@ impl Participant {
             proofs: None,
             request: None,
             approved: None,
+            settled: false,
             signing: None,
             sent: BTreeMap::new(),
             last_refusal: String::new(),
@@ -188,13 +193,13 @@ impl Participant {
 
     pub(super) fn prepared(&mut self, now: UnixTime, prepared: Prepared) -> Step {
         let attempt = prepared.session.attempt;
-        let Some(round) = self.round.as_ref().map(|state| state.round) else {
+        let Some(round) = self.round_in_session().map(|state| state.round) else {
             return Step::ignored(Ignored::Unasked);
         };
         if prepared.session != self.session(round, attempt) {
             return Step::ignored(Ignored::Unasked);
         }
-        let Some(state) = &mut self.round else {
+        let Some(state) = in_session(&mut self.round, &mut self.kept) else {
             return Step::ignored(Ignored::Unasked);
         };
         state.nonces.insert(attempt, prepared.nonces.clone());
@@ -384,6 +389,7 @@ impl Participant {
             }),
             Effect::Report(report),
         ];
+        self.keep_round(round, &txid);
         self.end_round(round, effects)
     }
 
@@ -401,7 +407,9 @@ impl Participant {
 
     pub(super) fn round_failed(&mut self, failed: RoundFailed) -> Step {
         let round = failed.round;
-        if self.round.as_ref().map(|state| state.round) != Some(round) {
+        let open = self.round.as_ref().map(|state| state.round) == Some(round);
+        let replacement = self.replacement_failed(round, failed.why.clone());
+        if !open && replacement.is_none() {
             return Step::ignored(Ignored::WrongRound);
         }
         let mut effects = Vec::new();
@@ -411,6 +419,10 @@ impl Participant {
                 let proved = blame.verify(&self.cohort, keys).is_ok();
                 effects.push(Effect::Report(Report::MemberBlamed { blame, proved }));
             }
+        }
+        if let Some(failed) = replacement {
+            effects.push(failed);
+            return Step::with(effects);
         }
         effects.push(Effect::Report(Report::RoundFailed {
             round,

@@ -1,28 +1,45 @@
 //! Sessions, as a member lives them: nonces, the decision to sign, partial signatures, lost nonces.
 
 use super::checks::{Approved, Verdict};
+use super::replacing::in_session;
 use super::{GivenPartial, Participant, SignedSession};
 use crate::protocol::effect::{Artifact, Effect, Ignored, Outcome, Report, Step};
 use crate::protocol::evidence::{Signed, commitment};
 use crate::protocol::ids::SessionId;
 use crate::protocol::message::{
-    Message, NonceRequest, Partials, RefusalCode, Refused, SignRequest,
+    Message, NonceRequest, NonceUpdate, Partials, RefusalCode, Refused, SignRequest,
 };
 
 impl Participant {
     pub(super) fn nonce_request(&mut self, request: &NonceRequest) -> Step {
         let seat = self.seat();
         let session = self.session(request.round, request.attempt);
-        let Some(state) = self
-            .round
-            .as_mut()
-            .filter(|state| state.round == request.round && state.responded)
+        let replaces = self.is_replacing();
+        let state = in_session(&mut self.round, &mut self.kept);
+        let Some(state) = state.filter(|state| state.round == request.round && state.responded)
         else {
             return Step::ignored(Ignored::WrongRound);
         };
         let asked = seat.is_some_and(|seat| request.seats.contains(&seat));
         let known = state.nonces.contains_key(&request.attempt);
         let allowed = request.attempt <= u32::from(self.terms.sessions_max);
+        let unused = !state.sent.contains_key(&request.attempt);
+        if let Some(nonces) = state.nonces.get(&request.attempt)
+            && asked
+            && allowed
+            && unused
+            && replaces
+        {
+            // What was offered came after a replacement had ended, and counted for nothing: the same once more.
+            let update = NonceUpdate {
+                round: request.round,
+                attempt: request.attempt,
+                nonces: nonces.clone(),
+            };
+            return Step::with(vec![
+                self.send(Message::NonceUpdate(Signed::unsigned(update))),
+            ]);
+        }
         if !asked || known || !allowed || request.attempt <= state.offered {
             return Step::ignored(Ignored::WrongSession);
         }
@@ -35,10 +52,8 @@ impl Participant {
     }
 
     pub(super) fn sign_request(&mut self, request: SignRequest) -> Step {
-        let Some(state) = self
-            .round
-            .as_mut()
-            .filter(|state| state.round == request.round && state.responded)
+        let state = in_session(&mut self.round, &mut self.kept);
+        let Some(state) = state.filter(|state| state.round == request.round && state.responded)
         else {
             return Step::ignored(Ignored::WrongRound);
         };
@@ -77,7 +92,9 @@ impl Participant {
 
     /// Checks the pending request; orders the signature when everything holds. Also says why it never will.
     fn decide(&mut self) -> (Vec<Effect>, Option<String>) {
-        let (Some(verdict), Some(state)) = (self.check_request(), &mut self.round) else {
+        let verdict = self.check_request();
+        let state = in_session(&mut self.round, &mut self.kept);
+        let (Some(verdict), Some(state)) = (verdict, state) else {
             return (Vec::new(), None);
         };
         let round = state.round;
@@ -95,7 +112,7 @@ impl Participant {
                 round: Some(round),
             })));
         }
-        if let Some(state) = &mut self.round
+        if let Some(state) = in_session(&mut self.round, &mut self.kept)
             && state.last_refusal != reason
         {
             // Once per reason: the chain may ask again with every block.
@@ -111,7 +128,8 @@ impl Participant {
 
     fn order_signature(&mut self, approved: Approved) -> Vec<Effect> {
         let mut effects: Vec<Effect> = Vec::new();
-        let Some(state) = &mut self.round else {
+        let replaces = self.is_replacing();
+        let Some(state) = in_session(&mut self.round, &mut self.kept) else {
             return effects;
         };
         let Some(request) = state.request.take() else {
@@ -128,6 +146,13 @@ impl Participant {
                 fee_sat: rung.fee.to_sat(),
             }));
         }
+        if let Some(rung) = approved.ladder.rungs.first().filter(|_| replaces) {
+            effects.push(Effect::Report(Report::ReplacementOpened {
+                round,
+                attempt: request.attempt,
+                fee_sat: rung.fee.to_sat(),
+            }));
+        }
         let contexts = approved.contexts.clone();
         let spares = state.labels.clone();
         let order = approved.order(self.session(round, request.attempt), spares);
@@ -136,8 +161,10 @@ impl Participant {
         } else {
             Vec::new()
         };
-        if let Some(state) = &mut self.round {
+        if let Some(state) = in_session(&mut self.round, &mut self.kept) {
             state.signing = Some((request.attempt, contexts));
+            // What is signed now has no result yet.
+            state.settled = false;
             state.approved = Some(approved);
         }
         // Rule 5: what this member needs for resolution is durable before its partial signature exists.
@@ -195,11 +222,9 @@ impl Participant {
         let Some((_, keys)) = &self.set else {
             return Step::ignored(Ignored::Unasked);
         };
-        let Some(state) = self
-            .round
-            .as_mut()
-            .filter(|state| Some(state.round) == signed.session.round())
-        else {
+        let before = signed.session.round().map(|round| self.rungs_before(round));
+        let state = in_session(&mut self.round, &mut self.kept);
+        let Some(state) = state.filter(|state| Some(state.round) == signed.session.round()) else {
             return Step::ignored(Ignored::Unasked);
         };
         let (Some((at, contexts)), Some(approved)) = (state.signing.take(), &state.approved) else {
@@ -225,21 +250,24 @@ impl Participant {
             .insert(attempt.saturating_add(1), signed.spares);
         state.sent.insert(attempt, content.clone());
         let ladder = &approved.ladder;
-        let given = (1..).zip(&ladder.rungs).map(|(rung, signed)| GivenPartial {
-            round: state.round,
-            signal: ladder.signal,
-            rung,
-            txid: signed.txid,
-            input: ladder.tip(),
-            inputs: ladder.inputs.clone(),
-            sighashes: signed.sighashes.clone(),
-            fee: signed.fee,
-            tx: signed.tx.clone(),
-            refund: signed.refund.as_ref().map(|refund| refund.txid),
-            signed: None,
-            opened: state.opened,
-            confirmed: None,
-        });
+        let before = before.unwrap_or(0);
+        let given = (1_u8..)
+            .zip(&ladder.rungs)
+            .map(|(rung, signed)| GivenPartial {
+                round: state.round,
+                signal: ladder.signal,
+                rung: rung.saturating_add(before),
+                txid: signed.txid,
+                input: ladder.tip(),
+                inputs: ladder.inputs.clone(),
+                sighashes: signed.sighashes.clone(),
+                fee: signed.fee,
+                tx: signed.tx.clone(),
+                refund: signed.refund.as_ref().map(|refund| refund.txid),
+                signed: None,
+                opened: state.opened,
+                confirmed: None,
+            });
         for (index, planned) in &state.plan {
             if let (Some(update), Some(mine)) = (planned.update, self.indexes.get_mut(index))
                 && mine.update == Some(update)
@@ -259,7 +287,8 @@ impl Participant {
 
     pub(super) fn sign_failed(&mut self, session: SessionId) -> Step {
         let attempt = session.attempt;
-        let Some(state) = self.round.as_mut().filter(|state| {
+        let state = in_session(&mut self.round, &mut self.kept);
+        let Some(state) = state.filter(|state| {
             let ordered = state.signing.as_ref().map(|(attempt, _)| *attempt);
             Some(state.round) == session.round() && ordered == Some(attempt)
         }) else {
@@ -273,7 +302,7 @@ impl Participant {
     /// terms allow, so that the aggregator can end the round instead of waiting.
     fn lose(&mut self, attempt: u32) -> Vec<Effect> {
         let next = attempt.saturating_add(1);
-        let Some(state) = &mut self.round else {
+        let Some(state) = in_session(&mut self.round, &mut self.kept) else {
             return Vec::new();
         };
         state.nonces.remove(&attempt);
@@ -301,6 +330,7 @@ impl Participant {
     /// what is signed from now on spends the tip that the chain shows (rule 4).
     pub(super) fn recovered(&mut self) -> Step {
         self.round = None;
+        self.kept = None;
         self.early = None;
         self.asked.clear();
         self.recalling.clear();
@@ -318,7 +348,7 @@ impl Participant {
     pub(super) fn restarted(&mut self) -> Step {
         // What was to be recalled is asked for again with the next fact.
         self.recalling.clear();
-        let Some(state) = &mut self.round else {
+        let Some(state) = in_session(&mut self.round, &mut self.kept) else {
             return Step::accepted();
         };
         let round = state.round;

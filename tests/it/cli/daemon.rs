@@ -486,6 +486,7 @@ async fn every_term_and_change_reaches_the_daemon() {
              --dids-per-seat 2 --cadence 7d --pending-trigger 4 --response-deadline 6h \
              --sign-deadline 30m --depth 2 --max-fee-rate 2.5 --empty-rounds signal \
              --fee-ladder 1,4,9 --fund-by members --refund-blocks 2200 \
+             --output-policy k-of-n --threshold 2 --refund-to bcrt1qw508d6qejxtdg4y5r3zarvary0c5xw7kygt080 \
              --deposits accepted \
              --cost-enrolment 1000 --cost-announcement 21 --tos-sha256 {tos} \
              --tos-link https://example.org/tos --opt-in-deadline 3d --invite {npub}"
@@ -519,6 +520,9 @@ async fn every_term_and_change_reaches_the_daemon() {
             "fee_ladder": [1, 4, 9],
             "fund_by": "members",
             "refund_blocks": 2200,
+            "output_policy": "k-of-n",
+            "threshold": 2,
+            "refund_to": "bcrt1qw508d6qejxtdg4y5r3zarvary0c5xw7kygt080",
             "empty_rounds": "signal",
             "deposits": "accepted",
             "cost_enrolment_sat": 1000,

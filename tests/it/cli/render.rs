@@ -2,16 +2,17 @@
 
 use btcr2_agent::agent::control::PeerText;
 use btcr2_agent::agent::control::views::{
-    AlarmView, BeaconType, BindingStage, ChainView, CohortDeliveryView, CounterView, DemoAgent,
-    DemoReport, DemoResolved, DemoRound, DemoTraffic, DepositStage, DidBindingView, DidKind,
-    DidListView, DidView, DiscoverView, FlawedAdvertView, OutboxView, ProbeView, RelayAnswerView,
-    RelayProbeView, RelaySource, RelayState, RelayView, RouteView, StatusView, UpdateStage,
-    UpdateView,
+    AdvertServedView, AlarmView, BeaconType, BindingStage, ChainView, CohortDeliveryView,
+    CounterView, DemoAgent, DemoReport, DemoResolved, DemoRound, DemoTraffic, DepositStage,
+    DidBindingView, DidKind, DidListView, DidView, DiscoverView, FlawedAdvertView, KeptView,
+    KindProbeView, MissingAtView, OutboxView, ProbeView, RelayAnswerView, RelayProbeView,
+    RelaySource, RelayState, RelayView, RouteView, StatusView, UpdateStage, UpdateView,
 };
 use btcr2_agent::cli::progress::{TimelineEvent, line};
 use btcr2_agent::cli::render::{Page, Render, short_npub};
 use btcr2_agent::hash::{CohortId, SignalBytes, UpdateHash};
 use btcr2_agent::network::Network;
+use btcr2_agent::nostr::information::RelayLimits;
 use btcr2_agent::protocol::Round;
 use btcr2_agent::time::UnixTime;
 use serde_json::json;
@@ -152,6 +153,10 @@ fn status_shows_what_needs_a_person_and_where_messages_are() {
             refused: 2,
             silent: 0,
             received: 99,
+            answer_ms: Some(45),
+            clock_ahead_s: Some(1),
+            limits: None,
+            budget: None,
             reason: Some(PeerText::new("rate-limited: \u{1b}[5mslow down")),
         }],
         delivery: vec![CohortDeliveryView {
@@ -167,6 +172,16 @@ fn status_shows_what_needs_a_person_and_where_messages_are() {
         ignored: vec![CounterView {
             reason: "bad_signature".to_owned(),
             count: 1500,
+        }],
+        adverts: vec![AdvertServedView {
+            cohort: CohortId::from_bytes([0xab; 32]),
+            checked_at: Some(NOW.minus(60)),
+            served: 3,
+            relays: 4,
+            missing: vec![MissingAtView {
+                url: "wss://c.example".to_owned(),
+                reason: PeerText::new("restricted: \u{1b}[2Jmembers"),
+            }],
         }],
         alarms: vec![AlarmView {
             at: NOW.minus(60),
@@ -186,7 +201,8 @@ fn status_shows_what_needs_a_person_and_where_messages_are() {
             "  outbox            1 to publish, 2 to be acknowledged, the oldest sent 1 min 30 s ago\n",
             "  ignored           1,500 × bad_signature\n",
             "\nNeeds you\n  ALARM foreign_incarnation since 2027-01-15 07:59:00 UTC: this seat's key is used elsewhere\n    stop the other copy\n",
-            "  wss://b.example/  read  signet    configured  catching up  5 s ago  1,234        2       0        99  rate-limited: [5mslow down\n",
+            "  wss://b.example/  read  signet    configured  catching up  5 s ago  1,234        2       0        99       45 ms  right  rate-limited: [5mslow down\n",
+            "\nAdverts, as strangers are served them\n  cohort abababab: served by 3 of 4 relays, read back 1 min ago\n    not by wss://c.example: restricted: [2Jmembers\n",
             "waiting for seat 1\n",
             "\nDelivery in cohort abababab\n",
             "  response      7  aggregator  30 s ago  1/2 ok  0/1\n",
@@ -313,25 +329,51 @@ fn a_probe_tells_no_from_not_tried() {
         software: None,
         wrote,
         read_back: None,
+        answer_ms: None,
+        kinds: Vec::new(),
+        limits: None,
+        clock_ahead_s: None,
+        kept: None,
         wants_auth: false,
         wants_pow: 20,
         notes: notes.iter().map(|note| PeerText::new(note)).collect(),
     };
+    let mut known = probe("wss://a/", Some(1234), Some(true), &[]);
+    known.read_back = Some(true);
+    known.answer_ms = Some(45);
+    known.kinds = [(8327, 700, true), (8327, 55_000, false)]
+        .map(|(kind, bytes, taken)| KindProbeView {
+            kind,
+            bytes,
+            taken: Some(taken),
+            served: taken.then_some(true),
+        })
+        .into();
+    known.limits = Some(RelayLimits {
+        message_bytes: Some(131_072),
+        ..RelayLimits::default()
+    });
+    known.clock_ahead_s = Some(7_200);
+    known.kept = Some(KeptView {
+        since: NOW.minus(7_260),
+        served: true,
+    });
     let view = RelayProbeView {
         relays: vec![
-            probe("wss://a/", Some(1234), Some(true), &[]),
+            known,
             probe("wss://b/", None, None, &["connection refused"]),
             probe("wss://c/", Some(5), Some(false), &["blocked: \u{1b}c"]),
         ],
     };
-    assert_eq!(
-        page(&view),
-        "  relay     connected  wrote      read back  auth     work  name  software\n\
-         \x20 wss://a/   1,234 ms  yes        not tried  no    20 bits\n\
-         \x20 wss://b/         no  not tried  not tried  no    20 bits\n\
-         \x20 wss://c/       5 ms  no         not tried  no    20 bits\n\
-         \x20 wss://b/: connection refused\n\
-         \x20 wss://c/: blocked: c\n"
+    assert_shows(
+        &page(&view),
+        &[
+            "  relay     connected  answers in  wrote      read back  largest      takes          clock  kept since",
+            "  wss://a/   1,234 ms       45 ms  yes        yes        no       131,072 B  7,200 s ahead  2027-01-15 05:59:00 UTC  no    20 bits\n",
+            "  wss://b/         no              not tried  not tried",
+            "  wss://c/       5 ms              no         not tried",
+            "  wss://b/: connection refused\n  wss://c/: blocked: c\n",
+        ],
     );
 }
 

@@ -20,6 +20,7 @@ mod node;
 mod order;
 mod recovered;
 mod refunds;
+mod replacing;
 mod requests;
 mod responses;
 mod rounds;

@@ -14,7 +14,7 @@ use btcr2_agent::store::Role;
 use tokio::time::Instant;
 
 use super::company::{Announced, Company, Known};
-use super::play::{PATIENCE, POLL, Play};
+use super::play::{POLL, Play};
 
 impl Play {
     /// Waits until these members have responded to the round that opened after `mark`.
@@ -68,7 +68,7 @@ impl Play {
 
     /// Queues an update as soon as the member has seen the one before deep enough in the chain.
     pub async fn queued(&mut self, company: &Company, place: usize) -> QueuedUpdate {
-        let deadline = Instant::now() + PATIENCE;
+        let deadline = Instant::now() + self.patience;
         loop {
             match self.try_queue(company, place).await {
                 Ok(queued) => return queued,
@@ -225,6 +225,7 @@ impl Play {
         company.signals.push(Announced {
             round,
             txid,
+            first: txid,
             tx: tx.expect("the transaction is in the chain"),
             height,
             signal: signal.expect("the signal was fixed before it was broadcast"),

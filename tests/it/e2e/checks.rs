@@ -209,7 +209,7 @@ fn check_tree(company: &Company, signal: &Announced, artifacts: &BTreeMap<usize,
             if *of != signal.signal {
                 continue;
             }
-            assert_eq!((*round, *txid), (signal.round, signal.txid));
+            assert_eq!((*round, *txid), (signal.round, signal.first));
             let leaf = Leaf {
                 nonce: *nonce,
                 update: *update,
@@ -252,7 +252,7 @@ fn check_announcement(
                     signal: of,
                     txid,
                     announcement,
-                } if *of == signal.signal && *round == signal.round && *txid == signal.txid => {
+                } if *of == signal.signal && *round == signal.round && *txid == signal.first => {
                     Some(announcement)
                 }
                 _ => None,

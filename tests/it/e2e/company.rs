@@ -16,7 +16,7 @@ use btcr2_agent::protocol::effect::Report;
 use btcr2_agent::protocol::terms::{CohortBeacon, Salt, Terms};
 use btcr2_agent::store::Role;
 
-use super::play::{PATIENCE, Play};
+use super::play::{POLL, Play};
 
 /// Paid to every beacon: enough for many rounds.
 const FUNDS: Amount = Amount::from_sat(100_000);
@@ -49,7 +49,10 @@ pub struct Known {
 /// A signal on the chain, with what it announces.
 pub struct Announced {
     pub round: Round,
+    /// The transaction that confirmed.
     pub txid: Txid,
+    /// The one that proofs and announcements name: the first that was signed, at the lowest fee.
+    pub first: Txid,
     pub tx: Transaction,
     pub height: u32,
     pub signal: SignalBytes,
@@ -160,9 +163,11 @@ impl Play {
                 if let Some(advert) = found {
                     return advert;
                 }
+                // Relays that answer at once would keep virtual time from passing.
+                tokio::time::sleep(POLL).await;
             }
         };
-        let advert = tokio::time::timeout(PATIENCE, search)
+        let advert = tokio::time::timeout(self.patience, search)
             .await
             .unwrap_or_else(|_| panic!("agent {member} finds no advert"));
         let relays = advert.event.relays.iter().map(ToString::to_string);

@@ -22,4 +22,5 @@ mod restarts;
 mod rounds;
 mod secrets;
 mod singly;
+mod storm;
 mod strangers;

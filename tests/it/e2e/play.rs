@@ -28,6 +28,8 @@ pub struct Play {
     pub expects_trouble: bool,
     /// Somebody was restored from an old copy: what it does not know of itself dismays nobody.
     pub forgiving: bool,
+    /// How long anything may take; virtual time, where time is virtual.
+    pub patience: Duration,
     homes: TempDir,
 }
 
@@ -41,6 +43,7 @@ impl Play {
             events,
             expects_trouble: false,
             forgiving: false,
+            patience: PATIENCE,
             homes: tempfile::tempdir().unwrap(),
         }
     }
@@ -56,6 +59,7 @@ impl Play {
             events,
             expects_trouble: false,
             forgiving: false,
+            patience: PATIENCE,
             homes,
         }
     }
@@ -164,7 +168,7 @@ impl Play {
         reorganised: bool,
         done: impl Fn(&[(usize, AgentEvent)]) -> bool,
     ) {
-        let deadline = Instant::now() + PATIENCE;
+        let deadline = Instant::now() + self.patience;
         while !done(&self.seen[mark..]) {
             match tokio::time::timeout_at(deadline, self.events.recv()).await {
                 Ok(Some((actor, event))) => {

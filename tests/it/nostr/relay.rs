@@ -1,6 +1,9 @@
 //! The relay itself, spoken to without the client library.
 
 use super::*;
+use btcr2_agent::nostr::Filter;
+use btcr2_agent::nostr::outbox::{Refusal, Verdict, classify};
+use btcr2_agent::nostr::relay::{Faults, RelayOptions};
 use futures_util::{SinkExt as _, StreamExt as _};
 use serde_json::{Value, json};
 use tokio::net::TcpStream;
@@ -106,4 +109,148 @@ async fn a_subscriber_that_does_not_read_is_cut_off_and_not_left_in_the_dark() {
         say(&mut writer, json!(["EVENT", event]).to_string()).await;
         assert_eq!(hear(&mut writer).await[2], true);
     }
+}
+
+#[tokio::test]
+async fn refusals_come_in_words_that_are_understood() {
+    type Fault = fn(&mut Faults);
+    let cases: [(Fault, i64, Refusal); 7] = [
+        (|f| f.refuse_kinds = vec![8327], 0, Refusal::Blocked),
+        (|f| f.max_bytes = Some(300), 0, Refusal::TooLarge),
+        (|f| f.per_minute = Some(0), 0, Refusal::RateLimited),
+        (|f| f.pow = 30, 0, Refusal::ProofOfWork(30)),
+        (|f| f.window = Some((60, 60)), -90, Refusal::Clock),
+        (|f| f.window = Some((60, 60)), 90, Refusal::Clock),
+        (
+            |f| {
+                f.window = Some((60, 60));
+                f.clock_ahead = 3_600;
+            },
+            0,
+            Refusal::Clock,
+        ),
+    ];
+    for (fault, shift, expected) in cases {
+        let relay = relay().await;
+        let mut socket = dial(&relay).await;
+        let event = |n: i64| {
+            let at = UnixTime(now().0.checked_add_signed(shift).unwrap());
+            seal_at(&key(1), key(2).public(), &n.to_string(), at)
+        };
+        relay.set_faults(fault);
+        say(&mut socket, json!(["EVENT", event(1)]).to_string()).await;
+        let answer = hear(&mut socket).await;
+        assert_eq!(answer[2], false, "{expected:?}");
+        let words = answer[3].as_str().unwrap();
+        assert_eq!(classify(words), Verdict::Refuses(expected), "{words}");
+        relay.set_faults(|faults| *faults = Faults::default());
+        say(&mut socket, json!(["EVENT", event(2)]).to_string()).await;
+        assert_eq!(hear(&mut socket).await[2], true);
+    }
+}
+
+#[tokio::test]
+async fn the_same_seed_loses_the_same_events() {
+    let events: Vec<_> = (0..40)
+        .map(|n| seal(&key(1), key(2).public(), &n.to_string()))
+        .collect();
+    let mut kept = Vec::new();
+    for seed in [7, 7, 8] {
+        let options = RelayOptions {
+            seed,
+            ..RelayOptions::default()
+        };
+        let relay = DevRelay::start_with("127.0.0.1:0".parse().unwrap(), options)
+            .await
+            .unwrap();
+        relay.set_faults(|faults| faults.lose_in = 50);
+        let mut socket = dial(&relay).await;
+        for event in &events {
+            say(&mut socket, json!(["EVENT", event]).to_string()).await;
+        }
+        eventually("forty events", || relay.counts().events_in == 40).await;
+        let stored = relay.stored(&Filter::kind(8327));
+        assert_eq!(stored.len() as u64 + relay.counts().lost, 40);
+        assert!((8..=32).contains(&stored.len()), "{}", stored.len());
+        kept.push(stored);
+    }
+    assert_eq!(kept[0], kept[1]);
+    assert_ne!(kept[0], kept[2]);
+}
+
+#[tokio::test(start_paused = true)]
+async fn delayed_events_overtake_one_another() {
+    let relay = relay().await;
+    let delay = (Duration::from_secs(1), Duration::from_secs(3_600));
+    relay.set_faults(|faults| faults.delay = Some(delay));
+    let (mut writer, mut reader) = (dial(&relay).await, dial(&relay).await);
+    say(&mut reader, "[\"REQ\",\"s\",{\"kinds\":[8327]}]").await;
+    assert_eq!(hear(&mut reader).await, json!(["EOSE", "s"]));
+    let events: Vec<_> = (0..10)
+        .map(|n| seal(&key(1), key(2).public(), &n.to_string()))
+        .collect();
+    for event in &events {
+        say(&mut writer, json!(["EVENT", event]).to_string()).await;
+        assert_eq!(hear(&mut writer).await[2], true);
+    }
+    let mut heard = Vec::new();
+    while heard.len() < events.len() {
+        let frame = reader.next().await.unwrap().unwrap();
+        let frame: Value = serde_json::from_str(frame.to_text().unwrap()).unwrap();
+        heard.push(frame[2]["id"].as_str().unwrap().to_owned());
+    }
+    let sent: Vec<String> = events.iter().map(|event| event.id.to_string()).collect();
+    assert_ne!(heard, sent);
+    heard.sort();
+    let mut sent = sent;
+    sent.sort();
+    assert_eq!(heard, sent);
+}
+
+#[tokio::test]
+async fn a_relay_that_vanished_and_came_back_is_used_again() {
+    let relay = relay().await;
+    let (alice, bob) = (key(1), key(2));
+    let (link, mut events) = connect(&[relay.url()], fast());
+    link.set_inbox(&[bob.public()], now().minus(60));
+    live(&mut events).await;
+    relay.set_faults(|faults| faults.absent = true);
+    until(&mut events, "the end of the connection", |event| {
+        matches!(event, LinkEvent::Disconnected { .. }).then_some(())
+    })
+    .await;
+    link.publish(&seal(&alice, bob.public(), "into the void"))
+        .unwrap();
+    relay.set_faults(|faults| faults.absent = false);
+    live(&mut events).await;
+    link.publish(&seal(&alice, bob.public(), "back")).unwrap();
+    loop {
+        let text = open(&bob, &next_event(&mut events).await);
+        if text == "back" {
+            break;
+        }
+    }
+    let took = link.relays()[0].latency.expect("it answered");
+    assert!(took < PATIENCE);
+}
+
+#[tokio::test]
+async fn looking_back_finds_what_was_not_passed_on() {
+    let relay = relay().await;
+    relay.set_faults(|faults| faults.no_live = true);
+    let (alice, bob) = (key(1), key(2));
+    let (link, mut events) = connect(&[relay.url()], fast());
+    link.set_inbox(&[bob.public()], now().minus(7_200));
+    live(&mut events).await;
+    let (old, fresh) = (now().minus(3_600), now());
+    for (text, at) in [("old", old), ("fresh", fresh)] {
+        link.publish(&seal_at(&alice, bob.public(), text, at))
+            .unwrap();
+    }
+    eventually("two events", || relay.counts().events_taken == 2).await;
+    link.look_back(now().minus(600));
+    assert_eq!(open(&bob, &next_event(&mut events).await), "fresh");
+    // Everything is read only by reconciling.
+    link.reconcile();
+    assert_eq!(open(&bob, &next_event(&mut events).await), "old");
 }

@@ -9,6 +9,8 @@ use crate::agent::control::PeerText;
 use crate::hash::CohortId;
 use crate::keys::NostrKey;
 use crate::network::Network;
+use crate::nostr::information::RelayLimits;
+use crate::nostr::outbox::Budget;
 use crate::time::UnixTime;
 
 /// Answer of `status`.
@@ -38,8 +40,36 @@ pub struct StatusView {
     pub outbox: OutboxView,
     /// Messages that were ignored, by reason.
     pub ignored: Vec<CounterView>,
+    /// What relays serve strangers of this agent's adverts.
+    #[serde(default)]
+    pub adverts: Vec<AdvertServedView>,
     /// What needs a person.
     pub alarms: Vec<AlarmView>,
+}
+
+/// Who serves an advert of this agent to a stranger: read back over connections of their own.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct AdvertServedView {
+    /// The cohort.
+    pub cohort: CohortId,
+    /// When it was read back; absent if it was not yet.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub checked_at: Option<UnixTime>,
+    /// Relays that served it.
+    pub served: u32,
+    /// Relays that were asked.
+    pub relays: u32,
+    /// Those that did not, and why.
+    pub missing: Vec<MissingAtView>,
+}
+
+/// A relay that does not serve an advert.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct MissingAtView {
+    /// The relay.
+    pub url: String,
+    /// Why, in its or our words.
+    pub reason: PeerText,
 }
 
 /// The messages of a cohort's current round.
@@ -183,6 +213,18 @@ pub struct RelayView {
     pub silent: u64,
     /// Events it served.
     pub received: u64,
+    /// Milliseconds it takes to answer an event, averaged over the last ones.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub answer_ms: Option<u64>,
+    /// Seconds by which its clock is ahead of this machine's; behind if negative.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub clock_ahead_s: Option<i64>,
+    /// What it says it takes (NIP-11), if it said anything.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub limits: Option<RelayLimits>,
+    /// How much it is sent at most, if there is a budget.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub budget: Option<Budget>,
     /// Its last refusal or error, in its own words.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub reason: Option<PeerText>,
@@ -222,12 +264,51 @@ pub struct ProbeView {
     /// Whether it served that event on another connection; absent when not tried.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub read_back: Option<bool>,
+    /// Milliseconds until it answered the first event.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub answer_ms: Option<u64>,
+    /// Which of the events that an agent sends it took and served.
+    #[serde(default)]
+    pub kinds: Vec<KindProbeView>,
+    /// What it says it takes (NIP-11), if it said anything.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub limits: Option<RelayLimits>,
+    /// Seconds by which its clock is ahead of this machine's; behind if negative.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub clock_ahead_s: Option<i64>,
+    /// The event that the last probe left there.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub kept: Option<KeptView>,
     /// Whether it asks for authentication (NIP-42).
     pub wants_auth: bool,
     /// Proof of work it asks for (NIP-13), in bits; 0 is none.
     pub wants_pow: u8,
     /// What went wrong or is worth knowing.
     pub notes: Vec<PeerText>,
+}
+
+/// One event of a probe.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct KindProbeView {
+    /// Its kind.
+    pub kind: u16,
+    /// Its size in bytes of JSON.
+    pub bytes: u32,
+    /// Whether the relay took it; absent if it did not answer.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub taken: Option<bool>,
+    /// Whether it served it on another connection; absent when not tried.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub served: Option<bool>,
+}
+
+/// Whether a relay kept the event that an earlier probe left.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct KeptView {
+    /// When it was left there.
+    pub since: UnixTime,
+    /// Whether it is still served.
+    pub served: bool,
 }
 
 /// An aggregator this agent follows.

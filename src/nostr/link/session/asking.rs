@@ -217,6 +217,11 @@ impl Session {
 
     pub(super) fn reconcile(&mut self) {
         self.reconcile_at = Instant::now() + self.timings.reconcile;
+        self.read_again(UnixTime(0));
+    }
+
+    /// Reads the stored events of every subscription, as far back as `since` at most.
+    pub(super) fn read_again(&mut self, since: UnixTime) {
         if !self.is_up() || self.readings.len() >= MAX_READINGS {
             return;
         }
@@ -226,7 +231,8 @@ impl Session {
             .values()
             .flat_map(|subscription| subscription.filters.clone())
             .collect();
-        for filter in filters {
+        for mut filter in filters {
+            filter.since = filter.since.max((since > UnixTime(0)).then_some(since));
             self.start_reading(Reading::deliver(filter, until));
         }
     }

@@ -22,6 +22,7 @@ use super::reading::Reading;
 use super::{LinkEvent, PublishOutcome, RelayConfig, Timings};
 use crate::nostr::event::{EventId, VerifiedEvent};
 use crate::nostr::filter::Filter;
+use crate::time::UnixTime;
 
 /// Reports waiting for the program. Beyond this the library's queue, and so the socket, is not read.
 const MAX_BACKLOG: usize = 1_024;
@@ -50,6 +51,7 @@ pub(super) enum Command {
     Subscribe(String, Vec<Filter>),
     Fetch(Filter, Duration, oneshot::Sender<FetchAnswer>),
     Reconcile,
+    LookBack(UnixTime),
 }
 
 /// The events, and why there may be more.
@@ -185,6 +187,7 @@ impl Session {
                 self.start_reading(Reading::collect(filter, until, answer));
             }
             Command::Reconcile => self.reconcile(),
+            Command::LookBack(since) => self.read_again(since),
         }
     }
 

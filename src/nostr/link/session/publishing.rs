@@ -14,6 +14,7 @@ pub(super) struct Publish {
     pub(super) event: Arc<nostr::Event>,
     pub(super) deadline: Instant,
     pub(super) sent: bool,
+    pub(super) sent_at: Option<Instant>,
     /// Refused for lack of authentication; sent once more after it.
     pub(super) wants_auth: Option<String>,
     pub(super) repeated: bool,
@@ -30,6 +31,7 @@ impl Session {
             event,
             deadline,
             sent: false,
+            sent_at: None,
             wants_auth: None,
             repeated: false,
         };
@@ -57,6 +59,7 @@ impl Session {
             }
             if let Some(publish) = self.publishes.get_mut(&id) {
                 publish.sent = true;
+                publish.sent_at = Some(Instant::now());
             }
         }
     }
@@ -73,6 +76,9 @@ impl Session {
         let Some(publish) = self.publishes.get_mut(&id) else {
             return;
         };
+        if let Some(sent_at) = publish.sent_at {
+            self.tally.note_latency(sent_at.elapsed());
+        }
         if accepted {
             return self.published(id, PublishOutcome::Accepted);
         }
