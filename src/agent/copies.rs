@@ -12,9 +12,11 @@ use super::error::AgentError;
 use super::events::What;
 use super::runtime::Agent;
 use crate::hash::CohortId;
-use crate::keys::NostrKey;
+use super::backend::NO_COHORT;
+use crate::keys::{NostrKey, OwnKey};
 use crate::nostr::VerifiedEvent;
 use crate::nostr::envelope::Envelope;
+use crate::nostr::event::Event;
 use crate::nostr::lanes::{LaneId, OwnSighting};
 use crate::store::{MetaKey, Store, StoreError, Tx, View};
 use crate::time::UnixTime;
@@ -82,12 +84,16 @@ pub(super) fn forget(tx: &Tx<'_>) -> Result<(), StoreError> {
 }
 
 impl Agent {
-    /// A message that one of our own keys has written. Stops the agent if it is another copy's, and that is newer.
+    /// A message that one of our own keys has written. Stops the agent if another copy of it wrote that, and this one
+    /// is not the newer.
+    ///
+    /// Only what no history of this store explains is another copy's: a higher incarnation, a number that was not given
+    /// out here, or one that was given out for something else. Everything numbered is stored before it is sent, so that
+    /// neither a crash nor a message that was signed again nor a relay that serves old events looks like one.
     pub(super) fn judge_own(&mut self, event: &VerifiedEvent) -> Result<(), AgentError> {
         let Some(own) = self.key_of(event.author) else {
             return Ok(());
         };
-        // Everything that is numbered is stored here before it is sent.
         if self.store.view().outbox_event(event.id)?.is_some() {
             return Ok(());
         }
@@ -104,30 +110,65 @@ impl Agent {
             recipient,
             cohort: envelope.cohort,
         };
-        // Without a cohort of ours there is no count of numbers: only the incarnation tells.
-        let ours = self.nodes.keys().any(|(cohort, _)| *cohort == lane.cohort);
-        let seq = if ours { envelope.seq } else { 0 };
+        // A message outside any cohort has the time for its number: only the incarnation tells.
+        let seq = if lane.cohort == NO_COHORT {
+            0
+        } else {
+            envelope.seq
+        };
         let lanes = &self.post.lanes;
-        let twin =
-            seq > 0 && envelope.inc == lanes.incarnation() && event.created_at > self.started;
+        let ours = lanes.incarnation();
         let sighting = Sighting {
             author: event.author,
             cohort: lane.cohort,
             inc: envelope.inc.0,
-            ours: lanes.incarnation().0,
+            ours: ours.0,
             created_at: event.created_at,
             seen_at: self.now(),
         };
         match lanes.own_message(&lane, envelope.inc, seq, event.created_at) {
-            // A number of ours under another event: the twin gave it out as well.
-            OwnSighting::Foreign | OwnSighting::Ours if twin => self.stop_for(sighting),
             OwnSighting::Foreign => self.stop_for(sighting),
+            OwnSighting::Numbered if self.said_otherwise(&own, lane, &envelope)? => {
+                self.stop_for(sighting)
+            }
             OwnSighting::Former => {
                 self.warn_of(sighting);
                 Ok(())
             }
-            OwnSighting::Ours | OwnSighting::Earlier => Ok(()),
+            OwnSighting::Earlier | OwnSighting::Numbered | OwnSighting::Uncounted => Ok(()),
         }
+    }
+
+    /// Whether this store gave a message's number out for another one. What was delivered and has expired is not kept:
+    /// that proves nothing.
+    fn said_otherwise(
+        &self,
+        own: &OwnKey,
+        lane: LaneId,
+        seen: &Envelope,
+    ) -> Result<bool, AgentError> {
+        let of = crate::store::Lane {
+            author: lane.author,
+            recipient: lane.recipient,
+            cohort: lane.cohort,
+        };
+        let mut otherwise = false;
+        for row in self.store.view().outbox_numbered(of, seen.seq)? {
+            let event = Event::from_json(&row.event)
+                .ok()
+                .and_then(|event| event.verify().ok());
+            let opened = event.and_then(|event| self.conversations.open_own(own, &event).ok());
+            let said = opened.and_then(|plaintext| Envelope::decode(&plaintext).ok());
+            // Under the number of an earlier incarnation: another message.
+            let Some(said) = said.filter(|said| said.inc == seen.inc) else {
+                continue;
+            };
+            if said.kind == seen.kind && said.body.get() == seen.body.get() {
+                return Ok(false);
+            }
+            otherwise = true;
+        }
+        Ok(otherwise)
     }
 
     fn stop_for(&mut self, sighting: Sighting) -> Result<(), AgentError> {

@@ -95,8 +95,10 @@ pub enum Receipt {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[must_use]
 pub enum OwnSighting {
-    /// We sent it, in this incarnation.
-    Ours,
+    /// Of this incarnation and not counted: it proves nothing.
+    Uncounted,
+    /// Of this incarnation, under a number that was given out here: ours, if it says what is stored under that.
+    Numbered,
     /// It was sent before this store was restored.
     Earlier,
     /// Sent after this store was restored, by the copy it was restored from: that one still runs. It stops when it
@@ -329,10 +331,11 @@ impl Lanes {
         })
     }
 
-    /// Judges a message by one of our own keys, on a lane of ours, that came back from a relay.
+    /// Judges a message by one of our own keys, on a lane of ours, that came back from a relay. `seq` is 0 for what is
+    /// not counted.
     ///
-    /// Of our own incarnation it is ours if we gave out its number; what is beyond was sent by a twin: a home that
-    /// was copied by hand, or a machine that was set back to a snapshot.
+    /// Every number is durable before it is sent under. So a number of our own incarnation that was not given out here
+    /// was given out by a twin: a home that was copied by hand, or a machine that was set back to a snapshot.
     pub fn own_message(
         &self,
         lane: &LaneId,
@@ -350,10 +353,12 @@ impl Lanes {
                 OwnSighting::Former
             };
         }
-        if seq > self.outgoing.get(lane).copied().unwrap_or(0) {
+        if seq == 0 {
+            OwnSighting::Uncounted
+        } else if seq > self.outgoing.get(lane).copied().unwrap_or(0) {
             OwnSighting::Foreign
         } else {
-            OwnSighting::Ours
+            OwnSighting::Numbered
         }
     }
 
@@ -534,8 +539,11 @@ mod tests {
         let judge =
             |inc, seq, created| lanes.own_message(&mine, Incarnation(inc), seq, UnixTime(created));
         // What is not counted (acknowledgements) has number 0.
-        for seq in 0..=3 {
-            assert_eq!(judge(100, seq, NOW.0 + 5_000), OwnSighting::Ours);
+        assert_eq!(judge(100, 0, NOW.0 + 5_000), OwnSighting::Uncounted);
+        for seq in 1..=3 {
+            // Signed again as often as need be, at whatever time.
+            assert_eq!(judge(100, seq, NOW.0 + 5_000), OwnSighting::Numbered);
+            assert_eq!(judge(100, seq, NOW.0 - 5_000), OwnSighting::Numbered);
         }
         assert_eq!(judge(99, 9, NOW.0 - 5_000), OwnSighting::Earlier);
         assert_eq!(judge(99, 9, NOW.0 + 5_000), OwnSighting::Former);

@@ -47,6 +47,7 @@ mod status;
 mod terms;
 mod updates;
 
+pub(super) use follows::NO_COHORT;
 pub use money::money_at_rest;
 
 use std::collections::BTreeMap;

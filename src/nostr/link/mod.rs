@@ -98,8 +98,9 @@ pub struct Timings {
 #[derive(Debug, Clone, PartialEq)]
 #[non_exhaustive]
 pub enum LinkEvent {
-    /// An event that matches a subscription, its signature checked. Each is reported once, from the
-    /// first relay that has it.
+    /// An event that matches a subscription, its signature checked. Each is reported once for every subscription it
+    /// matches, from the first relay that has it: one that is nothing to the reader of what it has written itself
+    /// may be for its inbox, as soon as that has the key it is addressed to.
     Event {
         /// Who delivered it.
         relay: RelayUrl,
@@ -435,6 +436,7 @@ impl Link {
         }
         if filters.is_empty() {
             state.subscriptions.remove(name);
+            self.gate.forget_subscription(name);
         } else {
             state.subscriptions.insert(name.to_owned(), filters);
         }
