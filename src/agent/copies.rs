@@ -8,11 +8,12 @@ use std::fmt;
 
 use serde::{Deserialize, Serialize};
 
+use super::backend::NO_COHORT;
 use super::error::AgentError;
 use super::events::What;
+use super::outbound::store_lane;
 use super::runtime::Agent;
 use crate::hash::CohortId;
-use super::backend::NO_COHORT;
 use crate::keys::{NostrKey, OwnKey};
 use crate::nostr::VerifiedEvent;
 use crate::nostr::envelope::Envelope;
@@ -101,7 +102,11 @@ impl Agent {
             return Ok(());
         };
         let opened = self.conversations.open_own(&own, event).ok();
-        let Some(envelope) = opened.and_then(|plaintext| Envelope::decode(&plaintext).ok()) else {
+        let read = opened.and_then(|plaintext| {
+            let envelope = Envelope::decode(&plaintext).ok()?;
+            Some((envelope, plaintext))
+        });
+        let Some((envelope, plaintext)) = read else {
             self.count("own_unreadable");
             return Ok(());
         };
@@ -128,45 +133,41 @@ impl Agent {
         };
         match lanes.own_message(&lane, envelope.inc, seq, event.created_at) {
             OwnSighting::Foreign => self.stop_for(sighting),
-            OwnSighting::Numbered if self.said_otherwise(&own, lane, &envelope)? => {
+            OwnSighting::Numbered if self.said_otherwise(&own, lane, &envelope, &plaintext)? => {
                 self.stop_for(sighting)
             }
             OwnSighting::Former => {
+                self.recollect(event, lane, envelope)?;
                 self.warn_of(sighting);
                 Ok(())
             }
-            OwnSighting::Earlier | OwnSighting::Numbered | OwnSighting::Uncounted => Ok(()),
+            OwnSighting::Earlier => self.recollect(event, lane, envelope),
+            OwnSighting::Numbered | OwnSighting::Uncounted => Ok(()),
         }
     }
 
-    /// Whether this store gave a message's number out for another one. What was delivered and has expired is not kept:
-    /// that proves nothing.
+    /// Whether this store gave a message's number out for another one: signed again, a message keeps every byte. What was
+    /// delivered and has expired is not kept: that proves nothing.
     fn said_otherwise(
         &self,
         own: &OwnKey,
         lane: LaneId,
         seen: &Envelope,
+        plaintext: &[u8],
     ) -> Result<bool, AgentError> {
-        let of = crate::store::Lane {
-            author: lane.author,
-            recipient: lane.recipient,
-            cohort: lane.cohort,
-        };
         let mut otherwise = false;
-        for row in self.store.view().outbox_numbered(of, seen.seq)? {
-            let event = Event::from_json(&row.event)
-                .ok()
-                .and_then(|event| event.verify().ok());
-            let opened = event.and_then(|event| self.conversations.open_own(own, &event).ok());
-            let said = opened.and_then(|plaintext| Envelope::decode(&plaintext).ok());
-            // Under the number of an earlier incarnation: another message.
-            let Some(said) = said.filter(|said| said.inc == seen.inc) else {
+        for row in self.store.view().outbox_numbered(store_lane(lane), seen.seq)? {
+            let event = Event::from_json(&row.event).ok();
+            let event = event.and_then(|event| event.verify().ok());
+            let Some(said) = event.and_then(|event| self.conversations.open_own(own, &event).ok())
+            else {
                 continue;
             };
-            if said.kind == seen.kind && said.body.get() == seen.body.get() {
+            if said == plaintext {
                 return Ok(false);
             }
-            otherwise = true;
+            // Under the same number of an earlier incarnation: another message.
+            otherwise |= Envelope::decode(&said).is_ok_and(|said| said.inc == seen.inc);
         }
         Ok(otherwise)
     }

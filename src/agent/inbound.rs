@@ -55,7 +55,8 @@ impl Agent {
                 self.count("forged_event");
                 Ok(())
             }
-            LinkEvent::Eose { .. } | LinkEvent::Closed { .. } => Ok(()),
+            LinkEvent::Eose { subscription, .. } => self.caught_up(&subscription),
+            LinkEvent::Closed { .. } => Ok(()),
         }
     }
 
@@ -87,6 +88,8 @@ impl Agent {
                 tracing::debug!(%fault, "not readable");
                 return Ok(());
             }
+            // Our own words to somebody else, which were judged already.
+            None if self.key_of(from).is_some() => return Ok(()),
             None => {
                 self.count("not_addressed_to_me");
                 return Ok(());

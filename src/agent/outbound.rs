@@ -647,7 +647,7 @@ fn state_json(row: &Row) -> Result<String, AgentError> {
     serde_json::to_string(row).map_err(|_| AgentError::Defect("an outbox row has no JSON"))
 }
 
-const fn store_lane(lane: LaneId) -> Lane {
+pub(super) const fn store_lane(lane: LaneId) -> Lane {
     Lane {
         author: lane.author,
         recipient: lane.recipient,

@@ -368,6 +368,11 @@ pub fn begin_anew(store: &mut Store, now: UnixTime) -> Result<u64, StoreError> {
     })
 }
 
+/// Whether the store was restored and its agent did not start since.
+pub(super) fn is_restored(view: &View<'_>) -> Result<bool, StoreError> {
+    Ok(view.meta(RECOVERED)?.as_deref() == Some("1"))
+}
+
 /// Messages of a round that is given up, and of sessions whose nonces are gone.
 const OF_A_ROUND: [&str; 11] = [
     "round_open",
@@ -428,7 +433,7 @@ impl Agent {
     /// After the first start of a restored store: memberships are told, and what may not have arrived is said again.
     /// Whether this was one.
     pub(super) fn resume_recovered(&mut self) -> Result<bool, AgentError> {
-        if self.store.view().meta(RECOVERED)?.as_deref() != Some("1") {
+        if !is_restored(&self.store.view())? {
             return Ok(false);
         }
         let aggregated: Vec<NodeId> = self

@@ -126,6 +126,8 @@ pub struct Agent {
     nonces_aged: UnixTime,
     /// The copy this store was restored from, should it be running still.
     pub(super) former_copy: Option<super::copies::Sighting>,
+    /// What is read again after a start, and what the former copy wrote.
+    pub(super) former: super::former::Former,
 }
 
 /// What the agent was woken by.
@@ -253,6 +255,7 @@ impl Agent {
             nonces_aged: now,
             clocks: Clocks::new(now, tokio::time::Instant::now()),
             former_copy: None,
+            former: super::former::Former::default(),
         };
         agent.replay()?;
         Ok((agent, handle))
@@ -388,6 +391,8 @@ impl Agent {
 
     /// After a start: nonces are gone, unsent events are sent, cohorts are listened to.
     fn resume(&mut self) -> Result<(), AgentError> {
+        let restored = super::recovery::is_restored(&self.store.view())?;
+        self.begin_catching_up(restored)?;
         self.reissue_stale()?;
         for id in self.live_memberships() {
             self.state_policy(id)?;
@@ -488,7 +493,8 @@ impl Agent {
         self.watch_relay_lists();
         let mut keys = BTreeSet::from([self.identity.public()]);
         let mut own = keys.clone();
-        let mut since = self.started;
+        let mut since = self.behind_since().unwrap_or(self.started);
+        since = since.min(self.started);
         for node in self.nodes.values().filter(|node| node.reads_inbox()) {
             keys.insert(node.own.public());
             own.insert(node.own.public());

@@ -47,8 +47,12 @@ const KEYS_PER_FILTER: usize = 300;
 /// Filters in one subscription; nostream's limit.
 const MAX_FILTERS: usize = 10;
 
-const INBOX: &str = "inbox";
-const OWN: &str = "own";
+/// The name of the subscription that [`Link::set_inbox`] opens.
+pub const INBOX: &str = "inbox";
+
+/// The name of the subscription that [`Link::set_own`] opens.
+pub const OWN: &str = "own";
+
 const ADVERTS: &str = "adverts";
 
 /// A relay and what it is used for.
@@ -111,7 +115,7 @@ pub enum LinkEvent {
     Eose {
         /// Which relay.
         relay: RelayUrl,
-        /// `inbox`, `adverts`, or the name given to [`Link::subscribe`].
+        /// [`INBOX`], [`OWN`], `adverts`, or the name given to [`Link::subscribe`].
         subscription: String,
     },
     /// A relay closed a subscription. It is asked again after a while.

@@ -46,8 +46,9 @@ pub use signals::SignedSignal;
 /// Seconds between two attempts to send an unconfirmed signal again.
 const REBROADCAST_SECONDS: u64 = 60;
 
-/// Numbers of rounds left out by a store that was restored from an older copy: three years of daily rounds.
-const ROUNDS_SKIPPED: u32 = 1_000;
+/// Numbers of rounds, and of refunds' sessions, left out by a store that was restored from an older copy: three years
+/// of daily rounds.
+const NUMBERS_SKIPPED: u32 = 1_000;
 
 /// Something that happened to the aggregator of a cohort. The log stores it as JSON; the tag is outside
 /// because serde can not read raw JSON and numeric map keys back through an inner one.
@@ -373,11 +374,12 @@ impl Aggregator {
         Step::with(self.end(EndCause::Cancelled))
     }
 
-    /// Gives up the open round, or what would replace the last signal: either may have been signed after the copy was
-    /// made. And leaves out the numbers that rounds may have had since: members ignore a round whose number they have
-    /// seen.
+    /// Gives up the open round, or what would replace the last signal, and the open refund: each may have been signed
+    /// after the copy was made. And leaves out the numbers that rounds and refunds may have had since: members ignore
+    /// what has a number that they have seen. Attempts count within those, so that they begin anew with them.
     fn restored(&mut self) -> Step {
-        self.last_round = self.last_round.saturating_add(ROUNDS_SKIPPED);
+        self.last_round = self.last_round.saturating_add(NUMBERS_SKIPPED);
+        self.refunds_restored(NUMBERS_SKIPPED);
         let effects = self.fail_round(RoundCause::Operator);
         self.kept = None;
         Step::with(effects)
