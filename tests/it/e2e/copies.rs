@@ -232,9 +232,15 @@ async fn what_was_signed_again_or_is_old_is_no_other_copys() {
     play.round(&mut company, &dids).await;
     play.stage.mine(5).unwrap();
     play.stage.stop(0).await.unwrap();
-    play.queued(&company, 0).await;
+    let queued = play.queued(&company, 0).await;
 
     for (hours, times) in [(1, 2), (59 * 24, 3)] {
+        eventually("the relay's answer", || {
+            play.sent(1, &company)
+                .iter()
+                .all(|row| row.done || row.state.contains(r#""published":true"#))
+        })
+        .await;
         let now = clock.fetch_add(hours * HOUR, Ordering::Relaxed);
         assert!(now >= 0);
         eventually("a message to be signed again", || {
@@ -270,7 +276,9 @@ async fn what_was_signed_again_or_is_old_is_no_other_copys() {
     let mark = play.mark();
     play.resume(&[1]).await;
     play.resume(&[0]).await;
-    play.round(&mut company, &dids[1..]).await;
+    let updates = BTreeMap::from([(queued.did.to_string(), queued.hash)]);
+    let round = play.open_round(&mut company).await;
+    play.finish_round(&mut company, round, mark, updates).await;
     let alarmed = play.seen[mark..]
         .iter()
         .any(|(_, event)| matches!(event.what, What::AnotherCopy { .. }));
@@ -371,7 +379,10 @@ async fn an_update_that_only_the_relays_know_of_holds_others_back() {
         let round = play.open_round(&mut company).await;
         play.broadcast(&company, round, mark).await;
         play.stage.mine(1).unwrap();
-        play.queued(&company, 0).await;
+        while let Err(why) = play.try_queue(&company, 0).await {
+            assert!(why.to_string().contains("former copy announced"), "{why}");
+            tokio::time::sleep(POLL).await;
+        }
         play.no_nonce_signed_twice(&company, &[1, copy]);
         play.no_number_used_twice(&company, &[1, copy]);
         play.close().await;
