@@ -137,11 +137,11 @@ impl Agent {
                 self.stop_for(sighting)
             }
             OwnSighting::Former => {
-                self.recollect(event, lane, envelope)?;
+                self.recollect(lane, envelope)?;
                 self.warn_of(sighting);
                 Ok(())
             }
-            OwnSighting::Earlier => self.recollect(event, lane, envelope),
+            OwnSighting::Earlier => self.recollect(lane, envelope),
             OwnSighting::Numbered | OwnSighting::Uncounted => Ok(()),
         }
     }
@@ -156,7 +156,11 @@ impl Agent {
         plaintext: &[u8],
     ) -> Result<bool, AgentError> {
         let mut otherwise = false;
-        for row in self.store.view().outbox_numbered(store_lane(lane), seen.seq)? {
+        for row in self
+            .store
+            .view()
+            .outbox_numbered(store_lane(lane), seen.seq)?
+        {
             let event = Event::from_json(&row.event).ok();
             let event = event.and_then(|event| event.verify().ok());
             let Some(said) = event.and_then(|event| self.conversations.open_own(own, &event).ok())

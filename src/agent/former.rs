@@ -18,7 +18,6 @@ use super::node::{Node, NodeId};
 use super::runtime::Agent;
 use crate::beacon::smt::leaf_value;
 use crate::hash::{CohortId, LeafValue, SmtIndex, UpdateHash};
-use crate::nostr::VerifiedEvent;
 use crate::nostr::chunks::Assembler;
 use crate::nostr::envelope::Envelope;
 use crate::nostr::lanes::LaneId;
@@ -26,7 +25,7 @@ use crate::nostr::link::{INBOX, OWN};
 use crate::protocol::Round;
 use crate::protocol::chain_view::TipView;
 use crate::protocol::message::{Entries, Message, Response};
-use crate::store::{MetaKey, Role, View};
+use crate::store::{MetaKey, Role, StoreError, View};
 use crate::time::UnixTime;
 
 /// Since when relays have to be read before a restored store is used for new updates; empty: they were.
@@ -54,15 +53,16 @@ pub(super) struct Former {
 /// An announcement by the former copy.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
-pub(super) struct Announcement {
-    pub(super) cohort: CohortId,
-    pub(super) round: Round,
-    pub(super) index: SmtIndex,
+struct Announcement {
+    cohort: CohortId,
+    round: Round,
+    index: SmtIndex,
     said: Said,
-    /// When it was sent.
-    at: UnixTime,
     /// The beacon's tip when this store first looked at the chain. The signal spends it, or an earlier one.
     tip: Option<OutPoint>,
+    /// Whether it holds nothing back any more. It is kept, for relays serve the message again.
+    #[serde(default)]
+    settled: bool,
 }
 
 /// What a signal that is not in a block spends.
@@ -87,8 +87,7 @@ impl Agent {
     pub(super) fn begin_catching_up(&mut self, restored: bool) -> Result<(), AgentError> {
         // The last sign of life: until then it heard what came.
         let mut since = self.nodes.values().map(|node| node.last).max();
-        let unread = self.store.view().meta(UNREAD)?.filter(|at| !at.is_empty());
-        if let Some(unread) = unread.and_then(|at| at.parse().ok()).map(UnixTime) {
+        if let Some(unread) = unread_since(&self.store.view())? {
             since = Some(since.map_or(unread, |since| since.min(unread)));
             self.former.restored = true;
         } else if let (true, Some(since)) = (restored, since) {
@@ -128,14 +127,13 @@ impl Agent {
     }
 
     /// Takes note of a message that was sent by the copy this store was restored from.
-    pub(super) fn recollect(
-        &mut self,
-        event: &VerifiedEvent,
-        lane: LaneId,
-        envelope: Envelope,
-    ) -> Result<(), AgentError> {
+    pub(super) fn recollect(&mut self, lane: LaneId, envelope: Envelope) -> Result<(), AgentError> {
         let id = (lane.cohort, Role::Participant);
-        if !self.nodes.get(&id).is_some_and(|node| node.own.public() == lane.author) {
+        if !self
+            .nodes
+            .get(&id)
+            .is_some_and(|node| node.own.public() == lane.author)
+        {
             return Ok(());
         }
         let whole = self.former.chunks.accept(lane, envelope.into_message());
@@ -143,18 +141,13 @@ impl Agent {
             return Ok(());
         };
         match Message::parse(&message.kind, &message.body) {
-            Ok(Message::Response(response)) => self.responded(id, &response.content, event.created_at),
+            Ok(Message::Response(response)) => self.responded(id, &response.content),
             _ => Ok(()),
         }
     }
 
     /// The former copy's answer to a round: what it announced that is not stored here holds updates back.
-    fn responded(
-        &mut self,
-        id: NodeId,
-        response: &Response,
-        at: UnixTime,
-    ) -> Result<(), AgentError> {
+    fn responded(&mut self, id: NodeId, response: &Response) -> Result<(), AgentError> {
         let round = response.round;
         let said: Vec<(SmtIndex, Said)> = match &response.entries {
             Entries::Smt(entries) => entries
@@ -179,8 +172,8 @@ impl Agent {
                 round,
                 index,
                 said,
-                at,
                 tip: None,
+                settled: false,
             };
             if self.has_update(&new)? {
                 continue;
@@ -216,31 +209,24 @@ impl Agent {
             ));
         }
         let mut announced = announced(&self.store.view())?;
-        if announced.is_empty() {
-            return Ok(());
-        }
         let before = announced.clone();
-        let mut open = Vec::new();
-        for mut known in announced.drain(..) {
-            let decided = self.is_decided(&mut known);
-            let applied = fresh.did().smt_index() == known.index
-                && fresh.applied().any(|hash| self.explains(&known, hash));
-            if !decided && !applied && !self.has_update(&known)? {
-                open.push(known);
-            }
-        }
-        if open != before {
-            self.keep_announced(&open)?;
-        }
         let index = fresh.did().smt_index();
-        match open.iter().find(|known| known.index == index) {
+        for known in announced.iter_mut().filter(|known| !known.settled) {
+            let applied =
+                known.index == index && fresh.applied().any(|hash| self.explains(known, hash));
+            known.settled = self.is_decided(known) || applied || self.has_update(known)?;
+        }
+        if announced != before {
+            self.keep_announced(&announced)?;
+        }
+        let mut open = announced.iter().filter(|known| !known.settled);
+        match open.find(|known| known.index == index) {
             None => Ok(()),
             Some(known) => Err(AgentError::Refused(format!(
-                "this home was restored from a backup, and on {} its former copy announced an update of this DID in \
-                 round {} of cohort {}, which this home does not have. Another one for the same version could end the \
-                 DID. Take the update from the newer bundle or an exported sidecar, or wait until a later signal of \
-                 that cohort's beacon is in a block, which makes the former one void",
-                known.at,
+                "this home was restored, and its former copy announced an update of this DID in round {} of cohort \
+                 {}, which this home does not have. Another one for the same version could end the DID: \
+                 recover from a newer bundle that has it, or wait until a signal of that cohort's beacon is in a \
+                 block, which carries it or makes it void",
                 known.round,
                 known.cohort.short()
             ))),
@@ -268,7 +254,9 @@ impl Agent {
         match known.said {
             Said::Update(said) => said == *hash,
             Said::Leaf(leaf) => {
-                let nonce = self.root.smt_nonce(&known.cohort, known.round, &known.index);
+                let nonce = self
+                    .root
+                    .smt_nonce(&known.cohort, known.round, &known.index);
                 leaf_value(Some(nonce.as_bytes()), Some(hash)) == leaf
             }
         }
@@ -289,7 +277,9 @@ impl Agent {
             TipView::Ready { outpoint, .. } => Spends::Output(outpoint),
             TipView::InFlight { by } => {
                 let mut spent = chain.spends.iter().filter(|(_, spend)| spend.by == by);
-                spent.next().map_or(Spends::Unknown, |(outpoint, _)| Spends::Output(*outpoint))
+                spent
+                    .next()
+                    .map_or(Spends::Unknown, |(outpoint, _)| Spends::Output(*outpoint))
             }
             TipView::NoFunds => Spends::Nothing,
             TipView::Unconfirmed { .. } => Spends::Unknown,
@@ -315,13 +305,30 @@ impl Agent {
     }
 }
 
+/// Since when relays have to be read before a restored store is used for new updates, if they were not.
+///
+/// # Errors
+/// [`StoreError`] if reading fails.
+pub fn unread_since(view: &View<'_>) -> Result<Option<UnixTime>, StoreError> {
+    let text = view.meta(UNREAD)?;
+    Ok(text.and_then(|text| text.parse().ok()).map(UnixTime))
+}
+
+/// How many updates the former copy announced that the store did not have when it was looked at last.
+///
+/// # Errors
+/// [`StoreError`] if reading fails.
+pub fn held_back(view: &View<'_>) -> Result<usize, StoreError> {
+    let announced = announced(view)?;
+    Ok(announced.iter().filter(|known| !known.settled).count())
+}
+
 /// What the former copy announced and this store does not have.
-pub(super) fn announced(view: &View<'_>) -> Result<Vec<Announcement>, AgentError> {
+fn announced(view: &View<'_>) -> Result<Vec<Announcement>, StoreError> {
     let text = view.meta(ANNOUNCED)?.filter(|text| !text.is_empty());
     text.map_or(Ok(Vec::new()), |text| {
-        serde_json::from_str(&text).map_err(|error| AgentError::Log {
-            seq: 0,
-            reason: format!("what the former copy announced: {error}"),
+        serde_json::from_str(&text).map_err(|error| StoreError::Damaged {
+            detail: format!("what the former copy announced: {error}"),
         })
     })
 }

@@ -21,7 +21,7 @@ pub mod dids;
 pub mod error;
 pub mod events;
 mod feed;
-mod former;
+pub mod former;
 pub mod fresh;
 pub mod handle;
 mod held_keys;

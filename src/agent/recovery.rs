@@ -1,9 +1,9 @@
 //! Making a store again on a new machine: out of the words and the bundle, or out of the words alone.
 //!
 //! With the bundle the store is what it was when that was last written, but for three things. Its incarnation is
-//! raised above any that was used, so that peers take its numbers for new ones. Its memberships go on, but leave an
-//! open round: what the former copy did last is not known. And cohorts it was the aggregator of have ended, because
-//! the log of an aggregator is not in the bundle; their past rounds are proved on.
+//! raised above any that was used, so that peers take its numbers for new ones. Its cohorts go on, in either role, but
+//! leave an open round: what the former copy did last is not known. And what was on its way is not in a bundle: it is
+//! said again where somebody may wait for it.
 //!
 //! Secret nonces are never part of any of this: they live in memory, and a new process begins without.
 
@@ -28,7 +28,8 @@ use crate::nostr::lanes::LaneState;
 use crate::protocol::aggregator::AggregatorInput;
 use crate::protocol::participant::{IndexState, ParticipantInput};
 use crate::store::{
-    DidKeyRow, DidRow, MetaKey, NewLogEntry, Restoring, Role, Store, StoreError, Tx, View,
+    CohortRow, DidKeyRow, DidRow, MetaKey, NewLogEntry, Restoring, Role, Store, StoreError, Tx,
+    View,
 };
 use crate::time::UnixTime;
 
@@ -158,8 +159,18 @@ fn restore_into(
     let cancel = serde_json::to_string(&AggregatorInput::Cancel)
         .map_err(|_| BundleError::Content("an input has no JSON".to_owned()))?;
     let seen = end.mark.inc.max(now.0.saturating_sub(1));
+    // The log of an aggregator is not in bundles of earlier releases: such a cohort can not go on.
+    let mut logless: BTreeSet<CohortId> = BTreeSet::new();
+    for row in cohorts.iter().filter(|row| row.role == Role::Aggregator) {
+        if store.view().log_tail(row.cohort, row.role, 1)?.is_empty() {
+            logless.insert(row.cohort);
+        }
+    }
+    let without_log = |row: &&CohortRow| {
+        row.role == Role::Aggregator && row.ended.is_none() && logless.contains(&row.cohort)
+    };
     let inc = store.transaction::<_, StoreError>(|tx| {
-        for row in cohorts.iter().filter(|row| row.role == Role::Aggregator) {
+        for row in cohorts.iter().filter(without_log) {
             tx.append(&NewLogEntry {
                 cohort: row.cohort,
                 role: row.role,
@@ -168,7 +179,7 @@ fn restore_into(
                 input: &cancel,
                 outcome: "\"accepted\"",
             })?;
-            let why = "\"restored from a bundle, which has no log of aggregators\"";
+            let why = "\"restored from a bundle without an aggregator's log\"";
             tx.end_cohort(row.cohort, row.role, "ended", now, why)?;
         }
         tx.set_meta(RECOVERED, "1")?;
@@ -181,12 +192,12 @@ fn restore_into(
         .map(check_did)
         .collect::<Result<_, _>>()?;
     let cohorts = cohorts
-        .into_iter()
+        .iter()
         .map(|row| RecoveredCohort {
             cohort: row.cohort,
             role: row.role,
-            resumes: row.role == Role::Participant && row.ended.is_none(),
-            state: row.state,
+            resumes: row.ended.is_none() && !without_log(&row),
+            state: row.state.clone(),
         })
         .collect();
     Ok(Recovered {

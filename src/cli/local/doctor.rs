@@ -10,7 +10,7 @@ use crate::agent::control::views::{
 };
 use crate::agent::control::{Backend as _, ControlClient, ErrorCode, Failure, PeerText};
 use crate::agent::launch;
-use crate::agent::{copies, recovery};
+use crate::agent::{copies, former, recovery};
 use crate::cli::output::now;
 use crate::cli::render::duration;
 use crate::config::{Config, Home, HomeError};
@@ -297,6 +297,27 @@ impl Checks {
                 CheckState::Warning,
                 &format!("it is a copy, {age} old, that was not used yet"),
                 Some("stop the agent it was copied from before you start this one"),
+            );
+        }
+        if former::unread_since(&view).map_err(failed)?.is_some() {
+            self.add(
+                Area::Store,
+                CheckState::Warning,
+                "it was restored, and no relay has sent yet all that its former copy wrote: no DID is updated before",
+                Some("start the agent, and see that a relay is connected: `btcr2-agent relay list`"),
+            );
+        }
+        let held_back = former::held_back(&view).map_err(failed)?;
+        if held_back > 0 {
+            self.add(
+                Area::Store,
+                CheckState::Warning,
+                &format!(
+                    "its former copy announced {held_back} updates that it did not have: their DIDs are not updated \
+                     before a block has decided about each"
+                ),
+                Some("`btcr2-agent did update` says for which round of which cohort a DID waits; a newer bundle may have \
+                      the update"),
             );
         }
         let networks = view.live_cohorts().map_err(failed)?;

@@ -37,8 +37,8 @@ impl Render for RestoreView {
         page.line("  Compare everything with the chain, and fetch what is missing: btcr2-agent did verify --fetch");
         if !self.cohorts.is_empty() {
             page.line(
-                "  Do not update a DID before signals that the former copy signed are in a block: it may have \
-                 announced something after the backup was made.",
+                "  What the former copy announced after the backup was made is looked for on the relays: until a \
+                 block has decided about it, its DID gets no further update.",
             );
         }
     }

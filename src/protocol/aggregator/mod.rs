@@ -380,8 +380,9 @@ impl Aggregator {
     fn restored(&mut self) -> Step {
         self.last_round = self.last_round.saturating_add(NUMBERS_SKIPPED);
         self.refunds_restored(NUMBERS_SKIPPED);
-        let effects = self.fail_round(RoundCause::Operator);
+        let mut effects = self.fail_round(RoundCause::Operator);
         self.kept = None;
+        effects.extend(self.repeat_formation());
         Step::with(effects)
     }
 

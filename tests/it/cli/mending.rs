@@ -323,3 +323,165 @@ fn doctor_names_what_is_wrong_and_what_to_do() {
     );
     assert!(view.to_string().contains("set the clock"), "{view}");
 }
+
+/// Breaks one thing after the other in a home without a daemon, and mends it again.
+#[test]
+fn doctor_finds_each_thing_that_is_broken() {
+    use std::os::unix::fs::PermissionsExt as _;
+    let dir = tempfile::tempdir().unwrap();
+    let agent = Agent::init(
+        dir.path(),
+        "agent",
+        "ws://127.0.0.1:9",
+        "http://127.0.0.1:9",
+    );
+    let home = agent.home.as_path();
+    let look = || {
+        let (view, code) = answer(home, "doctor --offline");
+        let healthy = view["ok"] == true;
+        assert_eq!(code, Some(i32::from(!healthy)));
+        let at = if healthy { "/result" } else { "/error/result" };
+        view.pointer(at).unwrap().clone()
+    };
+    // Each finding has its place, its state, what was found and what to do.
+    let finds = |area: &str, state: &str, text: &str, remedy: &str| {
+        let view = look();
+        let found = view["checks"].as_array().unwrap().iter().any(|check| {
+            let says =
+                |field: &str, what: &str| check[field].as_str().unwrap_or_default().contains(what);
+            check["area"] == area
+                && check["state"] == state
+                && says("text", text)
+                && says("remedy", remedy)
+        });
+        assert!(found, "{area} {state} {text:?} {remedy:?}: {view:#}");
+        // The same for people.
+        let output = run(home, ["doctor", "--offline"]);
+        let shown = stdout(&output);
+        assert!(shown.contains(text) && shown.contains(remedy), "{shown}");
+    };
+    let mode = |path: &Path, mode: u32| {
+        std::fs::set_permissions(path, std::fs::Permissions::from_mode(mode)).unwrap();
+    };
+    let shell = || rusqlite::Connection::open(home.join("store.sqlite")).unwrap();
+    let meta = |key: &str, value: &str| {
+        shell()
+            .execute(
+                "INSERT OR REPLACE INTO meta (key, value) VALUES (?1, ?2)",
+                [key, value],
+            )
+            .unwrap();
+    };
+    assert_eq!(look()["healthy"], true);
+    finds("home", "skipped", "no agent runs in it", "btcr2-agent run");
+
+    mode(home, 0o755);
+    finds("home", "failed", "", "chmod");
+    mode(home, 0o700);
+    {
+        let lock = std::fs::File::options()
+            .read(true)
+            .write(true)
+            .create(true)
+            .truncate(false)
+            .open(home.join("agent.lock"))
+            .unwrap();
+        lock.try_lock().unwrap();
+        finds("home", "failed", "takes no commands", "btcr2-agent run");
+    }
+
+    let keystore = home.join("keystore.json");
+    mode(&keystore, 0o644);
+    finds("keys", "failed", "keystore.json", "chmod");
+    mode(&keystore, 0o600);
+    let sealed = std::fs::read(&keystore).unwrap();
+    std::fs::write(&keystore, b"{}").unwrap();
+    finds("keys", "failed", "keystore.json", "");
+    std::fs::remove_file(&keystore).unwrap();
+    finds("keys", "failed", "there is no key", "btcr2-agent init");
+    std::fs::write(&keystore, &sealed).unwrap();
+    mode(&keystore, 0o600);
+
+    let relays = home.join("relays.toml");
+    let listed = std::fs::read(&relays).ok();
+    std::fs::write(&relays, "[[relay]]\nurl = 7\n").unwrap();
+    finds("settings", "failed", "relays.toml", "");
+    match listed {
+        Some(listed) => std::fs::write(&relays, listed).unwrap(),
+        None => std::fs::remove_file(&relays).unwrap(),
+    }
+
+    finds("backup", "warning", "there is no bundle", "key backup");
+    let bundle = home.join("bundle.enc");
+    std::fs::write(&bundle, b"of long ago").unwrap();
+    let long_ago = std::time::SystemTime::now() - std::time::Duration::from_secs(40 * 86_400);
+    std::fs::File::options()
+        .write(true)
+        .open(&bundle)
+        .unwrap()
+        .set_modified(long_ago)
+        .unwrap();
+    finds("backup", "warning", "was written 40 d", "key backup");
+    std::fs::remove_file(&bundle).unwrap();
+
+    meta("former_unread_since", "1800000000");
+    finds("store", "warning", "it was restored", "relay list");
+    meta("former_unread_since", "");
+    let announced = format!(
+        r#"[{{"cohort":"{0}","round":7,"index":"{1}","said":{{"update":"{1}"}},"tip":null}}]"#,
+        "ab".repeat(32),
+        "A".repeat(43)
+    );
+    meta("former_announced", &announced);
+    finds("store", "warning", "announced 1 updates", "newer bundle");
+    meta("former_announced", "");
+    let identity = answer(home, "key show").0["result"]["identity"].clone();
+    let sighting = serde_json::json!({
+        "author": identity, "cohort": "ab".repeat(32), "inc": 9, "ours": 1,
+        "created_at": 1_800_000_000, "seen_at": 1_800_000_001,
+    });
+    meta("another_copy", &sighting.to_string());
+    finds("store", "failed", "another copy of this agent", "takeover");
+    meta("another_copy", "");
+
+    let version: i64 = shell()
+        .query_row("PRAGMA user_version", [], |row| row.get(0))
+        .unwrap();
+    shell().pragma_update(None, "user_version", 999).unwrap();
+    finds("store", "failed", "999", "");
+    shell()
+        .pragma_update(None, "user_version", version)
+        .unwrap();
+    std::fs::rename(home.join("store.sqlite"), home.join("elsewhere")).unwrap();
+    finds("store", "failed", "is not there", "btcr2-agent restore");
+    std::fs::rename(home.join("elsewhere"), home.join("store.sqlite")).unwrap();
+    assert_eq!(look()["healthy"], true);
+}
+
+/// DIDs are compared with the chain by the agent that runs.
+#[test]
+fn doctor_finds_a_did_that_is_not_what_the_chain_says() {
+    let dir = tempfile::tempdir().unwrap();
+    let (_relay, relay) = dev(dir.path(), "relay");
+    let (_chain, chain) = dev(dir.path(), "chain");
+    let mut agent = Agent::init(dir.path(), "agent", &relay, &chain);
+    agent.start();
+    agent.done("did create");
+    agent.stop();
+    rusqlite::Connection::open(agent.home.join("store.sqlite"))
+        .unwrap()
+        .execute("UPDATE dids SET version = 2", [])
+        .unwrap();
+    agent.start();
+    let (view, code) = answer(&agent.home, "doctor");
+    assert_eq!(code, Some(1));
+    let found = checks(view.pointer("/error/result").unwrap(), "artifacts");
+    assert_eq!(found.len(), 1);
+    assert_eq!(found[0].0, "failed");
+    assert!(
+        found[0].1.contains("the chain shows another version"),
+        "{found:?}"
+    );
+    assert!(view.to_string().contains("did verify --fetch"));
+    agent.stop();
+}

@@ -88,7 +88,10 @@ fn rounds_and_refunds_go_on_under_numbers_that_nobody_has_seen() {
         net.chain.fund(&script, 40_000);
         net.sync();
         net.run();
-        let last = net.given_out().into_iter().max_by_key(|(_, number, _)| *number);
+        let last = net
+            .given_out()
+            .into_iter()
+            .max_by_key(|(_, number, _)| *number);
         assert_eq!(last, Some(("round", 3, 1)));
 
         net.restore_aggregator(copy);
@@ -99,7 +102,10 @@ fn rounds_and_refunds_go_on_under_numbers_that_nobody_has_seen() {
         assert_eq!(net.agg.refund_session(), None);
         let tx = net.round();
         let (round, of) = net.signed_txs().pop().unwrap();
-        assert_eq!((round, of.compute_txid()), (Round(1_002), tx.compute_txid()));
+        assert_eq!(
+            (round, of.compute_txid()),
+            (Round(1_002), tx.compute_txid())
+        );
         net.nothing_given_out_twice();
     }
 }

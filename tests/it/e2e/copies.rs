@@ -12,13 +12,13 @@ use btcr2_agent::cli::local::takeover;
 use btcr2_agent::config::Home;
 use btcr2_agent::demo::DemoError;
 use btcr2_agent::demo::stage::Part;
+use btcr2_agent::nostr::event::{Event, KIND_DIRECTED};
+use btcr2_agent::nostr::{EventId, Filter};
 use btcr2_agent::protocol::SessionId;
 use btcr2_agent::protocol::effect::Report;
 use btcr2_agent::protocol::message::Nonces;
 use btcr2_agent::protocol::participant::{Decline, ParticipantInput};
 use btcr2_agent::protocol::terms::CohortBeacon;
-use btcr2_agent::nostr::event::{Event, KIND_DIRECTED};
-use btcr2_agent::nostr::{EventId, Filter};
 use btcr2_agent::store::{OutboxRow, Role, Store, StoreError};
 
 use super::company::Company;
@@ -317,7 +317,10 @@ async fn one_number_for_two_messages_is_another_copy() {
     loop {
         play.ask(twin, |agent| agent.announce_relays()).await;
         let said = last(&play.sent(twin, &company));
-        if original.iter().all(|(lane, seq)| said.get(lane) >= Some(seq)) {
+        if original
+            .iter()
+            .all(|(lane, seq)| said.get(lane) >= Some(seq))
+        {
             break;
         }
     }
