@@ -28,7 +28,7 @@ pub struct DumpTable {
     filter: &'static str,
 }
 
-/// What nothing else can restore, in an order in which references are met. Not dumped are projections of the
+/// What nothing else can restore, in an order in which references are met. Not dumped are projections of a member's
 /// log, what is on its way, what strangers sent, and settings.
 pub const DUMP_TABLES: &[DumpTable] = &[
     latest("meta", &["key"], "key <> 'inc'"),
@@ -43,6 +43,11 @@ pub const DUMP_TABLES: &[DumpTable] = &[
     ),
     latest("updates", &["did", "target_version"], "1"),
     latest("singleton_spends", &["txid"], "1"),
+    latest(
+        "transactions",
+        &["txid"],
+        "cohort IN (SELECT cohort FROM cohorts WHERE role = 'aggregator')",
+    ),
     latest("lanes", &["author", "recipient", "cohort"], "1"),
     // Signed signals are on the chain. Refunds, which belong to no round, are not until they are needed.
     appended("artifacts", &["id"], "(kind <> 'raw_tx' OR round = 0)"),

@@ -32,6 +32,10 @@ const PROBE_SECONDS: u64 = 8;
 /// Seconds after which a bundle is old while no agent writes it.
 const BUNDLE_OLD: u64 = 30 * 86_400;
 
+/// What to do without the keystore that belongs to a store.
+const KEYSTORE_LOST: &str = "copy keystore.json out of a backup, or make the home again elsewhere: `btcr2-agent \
+                             restore`, or `btcr2-agent recover` with the words";
+
 /// How many checks failed.
 #[must_use]
 pub fn failed(view: &DoctorView) -> usize {
@@ -209,7 +213,11 @@ impl Checks {
         match launch::read_keystore(home) {
             Ok(Some(_)) => {}
             Ok(None) => {
-                let failure = launch::no_keystore(home);
+                let mut failure = launch::no_keystore(home);
+                // Another key would be another agent.
+                if home.store_path().exists() {
+                    failure.remedy = Some(KEYSTORE_LOST.to_owned());
+                }
                 return self.failure(Area::Keys, CheckState::Failed, &failure);
             }
             Err(failure) => return self.failure(Area::Keys, CheckState::Failed, &failure),
@@ -232,7 +240,12 @@ impl Checks {
             Err(failure) if failure.code == ErrorCode::NotFound => {
                 self.failure(Area::Keys, CheckState::Warning, &failure);
             }
-            Err(failure) => self.failure(Area::Keys, CheckState::Failed, &failure),
+            Err(mut failure) => {
+                failure
+                    .remedy
+                    .get_or_insert_with(|| KEYSTORE_LOST.to_owned());
+                self.failure(Area::Keys, CheckState::Failed, &failure);
+            }
         }
     }
 
@@ -313,8 +326,8 @@ impl Checks {
                 Area::Store,
                 CheckState::Warning,
                 &format!(
-                    "its former copy announced {held_back} updates that it did not have: their DIDs are not updated \
-                     before a block has decided about each"
+                    "updates that its former copy announced and it did not have: {held_back}. Their DIDs are not \
+                     updated before a block has decided about each"
                 ),
                 Some("`btcr2-agent did update` says for which round of which cohort a DID waits; a newer bundle may have \
                       the update"),
