@@ -673,6 +673,7 @@ fn kind_of(input: &NodeInput) -> &'static str {
             AggregatorInput::Cancel => "cancel",
             AggregatorInput::Restored => "restored",
             AggregatorInput::Money { .. } => "money",
+            AggregatorInput::MaxFee { .. } => "max_fee",
         },
         NodeInput::Participant(input) => match input {
             ParticipantInput::Join { .. } => "join",

@@ -134,13 +134,17 @@ impl Post {
         now: UnixTime,
     ) -> Result<(), AgentError> {
         let kind = outgoing.kind;
+        let about = outgoing
+            .about
+            .and_then(|about| serde_json::to_string(&about).ok());
         let lane = LaneId {
             author: node.own.public(),
             recipient: outgoing.recipient,
             cohort: node.id.0,
         };
         for message in delivery::split(outgoing)? {
-            self.queue_one(tx, conversations, node, lane, kind, message, relays, now)?;
+            let named = (kind, about.clone());
+            self.queue_one(tx, conversations, node, lane, named, message, relays, now)?;
         }
         self.save_lane(tx, lane)
     }
@@ -153,7 +157,7 @@ impl Post {
         conversations: &ConversationKeys,
         node: &Node,
         lane: LaneId,
-        kind: &str,
+        (kind, about): (&str, Option<String>),
         message: envelope::Message,
         relays: &BTreeSet<RelayUrl>,
         now: UnixTime,
@@ -181,6 +185,7 @@ impl Post {
             inc,
             seq,
             kind: kind.to_owned(),
+            about,
             awaiting: awaiting(node, recipient),
             relays: relays.clone(),
         };
@@ -206,7 +211,7 @@ impl Post {
                 conversations,
                 node,
                 lane,
-                &row.kind,
+                (&row.kind, row.about.clone()),
                 message,
                 relays,
                 now,

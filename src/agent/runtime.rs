@@ -16,7 +16,7 @@ use super::money::MoneyOptions;
 use super::node::{Machine, Node, NodeId, NodeInput};
 use super::options::{AgentOptions, Clock, StandingPolicy};
 use super::outbound::Post;
-use super::watch::{ChainNews, Watch, chain_view};
+use super::watch::{ChainNews, Watch};
 use crate::beacon::history::AddressHistory;
 use crate::chain::ChainBackend;
 use crate::hash::{CohortId, SmtIndex};
@@ -30,6 +30,7 @@ use crate::nostr::link::{Link, LinkEvent};
 use crate::nostr::outbox::OutboxInput;
 use crate::nostr::seal::{ChannelKey, ConversationKeys};
 use crate::protocol::aggregator::Aggregator;
+use crate::protocol::chain_view::ChainView;
 use crate::protocol::funding::FundingWatch;
 use crate::protocol::money::MoneyGate;
 use crate::protocol::participant::{Participant, ParticipantInput, SigningPolicy};
@@ -394,7 +395,9 @@ impl Agent {
         let restored = super::recovery::is_restored(&self.store.view())?;
         self.begin_catching_up(restored)?;
         self.reissue_stale()?;
-        for id in self.live_memberships() {
+        let alive = self.nodes.values().filter(|node| !node.is_over());
+        let alive: Vec<NodeId> = alive.map(|node| node.id).collect();
+        for id in alive {
             self.state_policy(id)?;
         }
         self.tell_money()?;
@@ -598,7 +601,7 @@ impl Agent {
         // What is fed is logged: a replay pays the rate that was paid, whatever the settings say by then.
         let fees = self.money.fee_policy(node.terms().network);
         let rate = fees.choose_whole(*fee_rate);
-        let view = chain_view(history, &script, node.min_start(), Some(rate));
+        let view = ChainView::of(history, &script, node.min_start(), Some(rate));
         let Some(update) = node.chain().diff(&view) else {
             return Ok(());
         };

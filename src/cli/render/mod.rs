@@ -10,6 +10,7 @@ mod doctor;
 mod keeping;
 mod money;
 mod page;
+mod psbt;
 mod publish;
 mod qr;
 mod refund;
