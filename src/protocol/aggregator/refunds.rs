@@ -419,6 +419,13 @@ impl Aggregator {
         ]
     }
 
+    /// The store is an older copy of itself: the open session may have gone on without it, and further ones may have been
+    /// held. The output is taken up again under a number that nobody has seen.
+    pub(super) fn refunds_restored(&mut self, skipped: u32) {
+        self.refunds.session = None;
+        self.refunds.last = self.refunds.last.saturating_add(skipped);
+    }
+
     fn fail_refund(&mut self, now: UnixTime) -> Vec<Effect> {
         let Some(session) = self.refunds.session.take() else {
             return Vec::new();
