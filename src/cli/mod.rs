@@ -10,6 +10,7 @@ pub mod args;
 pub mod ask;
 pub mod backend;
 pub mod commands;
+pub mod dumps;
 pub mod error;
 pub mod local;
 pub mod output;

@@ -1,8 +1,14 @@
-//! The entry points of the fuzz targets, with random bytes and with valid input that was damaged a little.
+//! The entry points of the fuzz targets: with the committed corpus, with random bytes, and with valid input that was
+//! damaged a little.
+//!
+//! `fuzz/corpus/TARGET/` holds valid input, but for files called `refused-…`. `UPDATE_CORPUS=1 cargo test --test it
+//! entry_points` writes what this file makes; what fuzzers find is added by hand.
 
-#[path = "../../fuzz/entry_points.rs"]
+#[path = "../../fuzz/entry_points/mod.rs"]
 mod targets;
 
+use std::collections::BTreeMap;
+use std::path::PathBuf;
 use std::sync::LazyLock;
 
 use base64::Engine as _;
@@ -10,18 +16,37 @@ use base64::engine::general_purpose::STANDARD;
 use btcr2_agent::beacon::smt::{Leaf, SmtProof, SmtTree};
 use btcr2_agent::did::{PatchBuilder, SignedUpdate, UnsignedUpdate};
 use btcr2_agent::hash::{SmtNonce, from_hex};
+use btcr2_agent::keys::NostrKey;
+use btcr2_agent::lookup::recording::Recording;
+use btcr2_agent::network::Network;
+use btcr2_agent::protocol::terms::Terms;
 use proptest::prelude::*;
 use proptest::sample::Index;
 use secp256k1::{Keypair, SECP256K1};
+use serde::Serialize;
 use serde_json::{Value, json};
+
+use super::core_net::net::{Net, Setup};
+use super::protocol_doc;
 
 const BIP370: &str = include_str!("../vectors/psbt/bip370.txt");
 const BIP373: &str = include_str!("../vectors/psbt/bip373.txt");
 const UPSTREAM: &str = include_str!("../vectors/regtest-upstream-2026-09.json");
+const RECORDINGS: &str = include_str!("../../docs/recordings.md");
+const SIGNALS: [(&str, &str); 2] = [
+    (
+        "upstream-k1",
+        include_str!("../vectors/conform/regtest/k1/qgpx06u2/signals.json"),
+    ),
+    (
+        "upstream-x1",
+        include_str!("../vectors/conform/regtest/x1/qgxluz9h/signals.json"),
+    ),
+];
 
 /// An update of the DID that the entry points resolve.
 fn signed_update() -> SignedUpdate {
-    let document = targets::target().1;
+    let document = targets::resolution::target().1;
     let endpoint = "https://example.com".into();
     let patch = PatchBuilder::on(&document)
         .unwrap()
@@ -35,7 +60,7 @@ fn signed_update() -> SignedUpdate {
 }
 
 fn proof() -> SmtProof {
-    let index = targets::target().0.smt_index();
+    let index = targets::resolution::target().0.smt_index();
     let leaf = Leaf {
         nonce: Some(SmtNonce::from_bytes([1; 32])),
         update: Some(signed_update().hash()),
@@ -44,9 +69,17 @@ fn proof() -> SmtProof {
     SmtProof::from_parts(tree.root(), &leaf, tree.prove(&index))
 }
 
-/// Valid input of every kind, and every sidecar of the upstream suite.
-static SEEDS: LazyLock<Vec<Vec<u8>>> = LazyLock::new(|| {
-    let (did, _, genesis) = targets::target();
+/// A corpus: target, name, bytes.
+type Corpus = BTreeMap<(&'static str, String), Vec<u8>>;
+
+/// Valid input of every kind: what this library makes, the examples of docs/protocol.md, and the upstream suite.
+fn made() -> Corpus {
+    let mut corpus = Corpus::new();
+    let mut add = |target: &'static str, name: &str, bytes: Vec<u8>| {
+        let name = name.replace([' ', ':'], "-");
+        corpus.insert((target, name), bytes);
+    };
+    let (did, _, genesis) = targets::resolution::target();
     let update = signed_update();
     let announcement = json!({did.as_str(): update.hash()});
     let sidecar = json!({
@@ -55,46 +88,216 @@ static SEEDS: LazyLock<Vec<Vec<u8>>> = LazyLock::new(|| {
         "casUpdates": [announcement],
         "smtProofs": [proof()],
     });
-    let mut seeds = vec![
-        did.to_string().into_bytes(),
-        update.canonical_bytes(),
+    add("did", "external", did.to_string().into_bytes());
+    add("update", "service", update.canonical_bytes());
+    add(
+        "patch",
+        "service",
         update.value()["patch"].to_string().into_bytes(),
+    );
+    add(
+        "smt_proof",
+        "one-leaf",
         serde_json::to_vec(&proof()).unwrap(),
+    );
+    add(
+        "cas_announcement",
+        "one",
         announcement.to_string().into_bytes(),
-        sidecar.to_string().into_bytes(),
-    ];
+    );
+    add("sidecar", "all", sidecar.to_string().into_bytes());
+
     let sets: Value = serde_json::from_str(UPSTREAM).unwrap();
-    for set in sets.as_object().unwrap().values() {
-        let sidecar = &set["resolveInput"]["resolutionOptions"]["sidecar"];
-        seeds.push(sidecar.to_string().into_bytes());
-        seeds.push(set["resolveInput"]["did"].as_str().unwrap().into());
-    }
-    for vectors in [BIP370, BIP373] {
-        for line in vectors.lines() {
-            let psbt = from_hex(line.split_once(' ').unwrap().1).unwrap();
-            seeds.push(STANDARD.encode(&psbt).into_bytes());
-            seeds.push(psbt);
+    for (name, set) in sets.as_object().unwrap() {
+        let input = &set["resolveInput"];
+        let name = name.to_lowercase();
+        let did = input["did"].as_str().unwrap();
+        add("did", &name, did.into());
+        let options = &input["resolutionOptions"];
+        let sidecar = &options["sidecar"];
+        if targets::resolution::sidecar(sidecar.to_string().as_bytes()) {
+            add("sidecar", &name, sidecar.to_string().into_bytes());
+            add("options", &name, options.to_string().into_bytes());
         }
     }
-    seeds
+
+    for (name, block) in protocol_doc::shown() {
+        let bytes = || block.clone().into_bytes();
+        match name.split_once(' ') {
+            Some(("message", rest)) => add("message", rest, bytes()),
+            Some(("share", _)) => add("share_link", "example", block.trim().into()),
+            _ => match name.as_str() {
+                "event" | "advert" => add("event", &name, bytes()),
+                "envelope" => add("envelope", &name, bytes()),
+                "terms" => add("terms", &name, block.trim().into()),
+                _ => {}
+            },
+        }
+    }
+    for url in [
+        "wss://relay.example.com",
+        "ws://127.0.0.1:7777/path",
+        "wss://[2001:db8::1]:8443",
+    ] {
+        let name: String = url.chars().filter(char::is_ascii_alphanumeric).collect();
+        add("relay_url", &name, url.into());
+    }
+    add(
+        "relay_information",
+        "limits",
+        br#"{"name":"a relay","software":"git+https://example.com/relay.git","version":"1.1.3","supported_nips":[1,11,40,42],"limitation":{"max_message_length":131072,"max_subscriptions":20,"max_limit":500,"min_pow_difficulty":16,"auth_required":true}}"#.to_vec(),
+    );
+    add("relay_information", "nothing-said", b"{}".to_vec());
+    for (bip, vectors) in [("bip370", BIP370), ("bip373", BIP373)] {
+        for line in vectors.lines() {
+            let (name, hex) = line.split_once(' ').unwrap();
+            let name = format!("{bip}-{}", name.replace('/', "-"));
+            let psbt = from_hex(hex).unwrap();
+            add(
+                "psbt",
+                &format!("{name}-base64"),
+                STANDARD.encode(&psbt).into(),
+            );
+            add("psbt", &name, psbt);
+        }
+    }
+    add("recording", "example", example_of(RECORDINGS).into());
+    let empty = Recording::without_signals(Network::Regtest);
+    add("recording", "no-signals", empty.to_json().into_bytes());
+    for (name, signals) in SIGNALS {
+        add("recording", name, signals.as_bytes().to_vec());
+    }
+    corpus
+}
+
+/// The first JSON block of a document.
+fn example_of(document: &str) -> &str {
+    let (_, rest) = document.split_once("```json\n").unwrap();
+    rest.split_once("```").unwrap().0
+}
+
+/// Logs of whole cohorts. Their nonces are random, so they are made anew only on request.
+fn logs() -> Corpus {
+    let mut corpus = Corpus::new();
+    let setups = [
+        ("smt", Setup::smt(2)),
+        ("cas", Setup::cas(3)),
+        ("refunds", Setup::smt(2).refunds()),
+    ];
+    for (name, setup) in setups {
+        let mut net = Net::ready(setup);
+        net.queue(0, 0, "first");
+        net.round();
+        let terms = net.agg.terms().clone();
+        let log = net.agg_log.iter().map(|(now, input, _)| (now, input));
+        let lines = log_of(&terms, terms.aggregator, log);
+        corpus.insert(("aggregator", name.to_owned()), lines);
+        let node = &net.nodes[0];
+        let log = node.log.iter().map(|(now, input, _)| (now, input));
+        let lines = log_of(&terms, node.key.public(), log);
+        corpus.insert(("participant", name.to_owned()), lines);
+    }
+    corpus
+}
+
+fn log_of<I: Serialize>(terms: &Terms, me: NostrKey, log: impl Iterator<Item = I>) -> Vec<u8> {
+    let mut lines = vec![terms.canonical(), me.to_string()];
+    lines.extend(log.map(|input| serde_json::to_string(&input).unwrap()));
+    lines.join("\n").into_bytes()
+}
+
+fn root() -> PathBuf {
+    PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("fuzz/corpus")
+}
+
+/// What is committed.
+static CORPUS: LazyLock<Corpus> = LazyLock::new(|| {
+    let mut corpus = Corpus::new();
+    for (target, _) in targets::TARGETS {
+        let files = std::fs::read_dir(root().join(target));
+        for file in files.into_iter().flatten() {
+            let file = file.unwrap();
+            let name = file.file_name().into_string().unwrap();
+            corpus.insert((target, name), std::fs::read(file.path()).unwrap());
+        }
+    }
+    corpus
+});
+
+/// What is committed, without what is refused.
+static SEEDS: LazyLock<Vec<Vec<u8>>> = LazyLock::new(|| {
+    let valid = CORPUS
+        .iter()
+        .filter(|((_, name), _)| !name.starts_with("refused-"));
+    valid.map(|(_, bytes)| bytes.clone()).collect()
 });
 
 fn all(data: &[u8]) {
-    targets::did(data);
-    targets::update(data);
-    targets::patch(data);
-    targets::smt_proof(data);
-    targets::cas_announcement(data);
-    targets::sidecar(data);
-    targets::psbt(data);
+    for (_, target) in targets::TARGETS {
+        target(data);
+    }
 }
 
 #[test]
-fn valid_input_passes_every_entry_point() {
-    for seed in &*SEEDS {
-        all(seed);
+fn the_corpus_is_accepted_by_its_targets() {
+    if std::env::var_os("UPDATE_CORPUS").is_some() {
+        for ((target, name), bytes) in made().into_iter().chain(logs()) {
+            let dir = root().join(target);
+            std::fs::create_dir_all(&dir).unwrap();
+            std::fs::write(dir.join(name), bytes).unwrap();
+        }
+        return;
     }
-    for nothing in ["", "{}", "[]", "null", "0"] {
+    for (name, target) in targets::TARGETS {
+        let mine: Vec<_> = CORPUS.iter().filter(|((of, _), _)| of == name).collect();
+        assert!(
+            mine.iter()
+                .any(|((_, file), _)| !file.starts_with("refused-")),
+            "no corpus for {name}"
+        );
+        for ((_, file), bytes) in mine {
+            let valid = !file.starts_with("refused-");
+            assert_eq!(target(bytes), valid, "fuzz/corpus/{name}/{file}");
+        }
+    }
+}
+
+#[test]
+fn what_the_library_makes_is_in_the_corpus() {
+    for ((target, name), bytes) in made() {
+        let committed = CORPUS.get(&(target, name.clone()));
+        assert_eq!(
+            committed,
+            Some(&bytes),
+            "fuzz/corpus/{target}/{name} is stale; run UPDATE_CORPUS=1 cargo test --test it entry_points"
+        );
+    }
+}
+
+#[test]
+fn every_target_has_a_binary() {
+    let manifest: toml::Table = std::fs::read_to_string(root().join("../Cargo.toml"))
+        .unwrap()
+        .parse()
+        .unwrap();
+    let binaries = manifest["bin"].as_array().unwrap();
+    let names: Vec<_> = binaries
+        .iter()
+        .map(|bin| bin["name"].as_str().unwrap())
+        .collect();
+    let targets: Vec<_> = targets::TARGETS.iter().map(|(name, _)| *name).collect();
+    assert_eq!(names.len(), targets.len());
+    for name in targets {
+        assert!(names.contains(&name), "fuzz/Cargo.toml lacks {name}");
+        let source = root().join(format!("../fuzz_targets/{name}.rs"));
+        let source = std::fs::read_to_string(source).unwrap();
+        assert!(source.contains(&format!("::{name}(data)")), "{name}");
+    }
+}
+
+#[test]
+fn next_to_nothing_harms_nobody() {
+    for nothing in ["", "{}", "[]", "null", "0", "\n\n"] {
         all(nothing.as_bytes());
     }
 }
@@ -135,6 +338,28 @@ proptest! {
         all(&damaged(seed.get(&SEEDS).clone(), &damage));
     }
 
+    /// A log as the store might give it back, or as relays might have delivered it.
+    #[test]
+    fn logs_that_were_shuffled_and_lost_lines(
+        seed in any::<Index>(),
+        order in prop::collection::vec(any::<Index>(), 1..120),
+    ) {
+        for of in ["participant", "aggregator"] {
+            let logs: Vec<_> = CORPUS.iter().filter(|((target, _), _)| *target == of).collect();
+            let log = std::str::from_utf8(seed.get(&logs).1).unwrap();
+            let lines: Vec<_> = log.lines().collect();
+            let (head, inputs) = lines.split_at(2);
+            // Mostly in order: each line is the next one, or, one time in four, any.
+            let chosen = order.iter().enumerate().filter_map(|(n, at)| {
+                let any = at.index(inputs.len() * 4);
+                inputs.get(if any < inputs.len() { any } else { n })
+            });
+            let shuffled: Vec<_> = head.iter().chain(chosen).copied().collect();
+            let (_, target) = targets::TARGETS.iter().find(|(name, _)| *name == of).unwrap();
+            prop_assert!(target(shuffled.join("\n").as_bytes()));
+        }
+    }
+
     #[test]
     fn operations_of_any_shape(
         operations in prop::collection::vec(
@@ -150,6 +375,6 @@ proptest! {
             .into_iter()
             .map(|(op, path, from)| json!({"op": op, "path": path, "from": from, "value": {"id": path}}))
             .collect();
-        targets::patch(Value::from(patch).to_string().as_bytes());
+        targets::resolution::patch(Value::from(patch).to_string().as_bytes());
     }
 }

@@ -21,6 +21,7 @@ mod node;
 mod nostr;
 mod protocol_doc;
 mod resolver;
+mod security_doc;
 mod serve;
 mod store;
 mod synthetic;

@@ -917,6 +917,11 @@ fn cut(document: &str) -> Cut {
     Cut { text, blocks }
 }
 
+/// The document's examples, by name.
+pub fn shown() -> Vec<(String, String)> {
+    cut(&document()).blocks
+}
+
 #[test]
 fn the_examples_are_what_the_library_makes() {
     let examples = examples();

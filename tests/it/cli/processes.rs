@@ -481,3 +481,18 @@ fn invitations_follows_and_cas() {
     let gone = member.ask(&format!("relay remove {relay}")).unwrap_err();
     assert!(gone.contains("not_found"), "{gone}");
 }
+
+/// The limit is set before anything else, so the simplest long-running command shows it.
+#[test]
+#[cfg(target_os = "linux")]
+fn no_process_of_ours_leaves_a_core_dump() {
+    let dir = tempfile::tempdir().unwrap();
+    let (relay, _) = dev(dir.path(), "relay");
+    let limits = std::fs::read_to_string(format!("/proc/{}/limits", relay.0.id())).unwrap();
+    let line = limits
+        .lines()
+        .find(|line| line.starts_with("Max core file size"))
+        .unwrap();
+    let fields: Vec<_> = line.split_whitespace().skip(4).take(2).collect();
+    assert_eq!(fields, ["0", "0"], "{line}");
+}

@@ -16,7 +16,7 @@ mod happy;
 mod history;
 mod ladder;
 mod money;
-mod net;
+pub mod net;
 mod node;
 mod order;
 mod recovered;

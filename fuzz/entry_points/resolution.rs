@@ -1,11 +1,7 @@
-//! What each fuzz target does with its bytes. The property tests of the library's own test suite
-//! (`tests/it/entry_points.rs`) call the same functions, so that these invariants hold on every `cargo test`.
-//!
-//! None of them may panic but by a broken invariant.
+//! Targets over what a resolution rests on.
 
 use bitcoin::{Address, BlockHash, Txid, hashes::Hash as _};
 use btcr2_agent::beacon::cas::CasAnnouncement;
-use btcr2_agent::beacon::psbt::Packet;
 use btcr2_agent::beacon::smt::SmtProof;
 use btcr2_agent::did::{
     BeaconKind, Did, Document, DocumentPatch, GenesisBuilder, GenesisDocument, IdKind, KeyAddress,
@@ -24,12 +20,12 @@ use secp256k1::{Keypair, SECP256K1};
 const MAX_ANNOUNCED: usize = 64;
 
 /// A DID's identifier: what is accepted is canonical, and has a document.
-pub fn did(data: &[u8]) {
+pub fn did(data: &[u8]) -> bool {
     let Ok(text) = std::str::from_utf8(data) else {
-        return;
+        return false;
     };
     let Ok(did) = text.parse::<Did>() else {
-        return;
+        return false;
     };
     assert_eq!(did.as_str(), text);
     match did.kind() {
@@ -42,12 +38,13 @@ pub fn did(data: &[u8]) {
             assert_eq!(Did::from_genesis(did.network(), hash), did);
         }
     }
+    true
 }
 
 /// A signed update: its hash is that of its canonical bytes, and applying it keeps the DID.
-pub fn update(data: &[u8]) {
+pub fn update(data: &[u8]) -> bool {
     let Ok(update) = SignedUpdate::parse(data) else {
-        return;
+        return false;
     };
     let again = SignedUpdate::parse(update.canonical_bytes()).expect("canonical bytes are JSON");
     assert_eq!(again, update);
@@ -65,12 +62,13 @@ pub fn update(data: &[u8]) {
             }
         }
     }
+    true
 }
 
 /// A patch: applying it ends, is bounded, and gives the same each time.
-pub fn patch(data: &[u8]) {
+pub fn patch(data: &[u8]) -> bool {
     let Ok(patch) = DocumentPatch::parse(data) else {
-        return;
+        return false;
     };
     let source = target().1;
     if let Ok(patched) = patch.apply(source.value()) {
@@ -78,14 +76,15 @@ pub fn patch(data: &[u8]) {
         // Whether or not it conforms any more.
         let _ = Document::from_value(&patched);
     }
+    true
 }
 
 /// An SMT proof: written and read again it is the same, and what it proves is its own root.
-pub fn smt_proof(data: &[u8]) {
+pub fn smt_proof(data: &[u8]) -> bool {
     let value: Option<serde_json::Value> = serde_json::from_slice(data).ok();
     let claimed = value.as_ref().and_then(SmtProof::claimed_id);
     let Ok(proof) = serde_json::from_slice::<SmtProof>(data) else {
-        return;
+        return false;
     };
     let text = serde_json::to_vec(&proof).expect("a proof can be written");
     assert_eq!(
@@ -99,23 +98,26 @@ pub fn smt_proof(data: &[u8]) {
     let other = SignalBytes::from_bytes([0x55; 32]);
     assert!(proof.verify(&index, &other).is_err() || proof.id() == other);
     let _ = proof.verify(&index, &proof.id());
+    true
 }
 
 /// A CAS announcement: canonical or refused; and to a resolver, whatever storage gives, a result.
-pub fn cas_announcement(data: &[u8]) {
-    if let Ok(map) = CasAnnouncement::parse_canonical(data, |_| true) {
+pub fn cas_announcement(data: &[u8]) -> bool {
+    let announcement = CasAnnouncement::parse_canonical(data, |_| true);
+    if let Ok(map) = &announcement {
         assert_eq!(map.canonical_bytes(), data);
         assert_eq!(*map.signal_bytes().as_bytes(), sha256(data));
     }
     let signal = SignalBytes::from_bytes(sha256(data));
     let resolution = resolve(Sidecar::default(), &[(BeaconKind::Cas, signal)], Some(data));
     check(&resolution);
+    announcement.is_ok()
 }
 
 /// A sidecar: written and read again it is the same; and when all of it is announced, a result.
-pub fn sidecar(data: &[u8]) {
+pub fn sidecar(data: &[u8]) -> bool {
     let Ok(sidecar) = Sidecar::parse(data) else {
-        return;
+        return false;
     };
     let again = Sidecar::parse(sidecar.canonical_bytes()).expect("canonical bytes are a sidecar");
     assert_eq!(again, sidecar);
@@ -135,27 +137,7 @@ pub fn sidecar(data: &[u8]) {
         .take(MAX_ANNOUNCED)
         .collect();
     check(&resolve(sidecar, &signals, None));
-}
-
-/// A PSBT: in version 2 of the format it is the same, and its inputs are checked one by one.
-pub fn psbt(data: &[u8]) {
-    let Ok(packet) = Packet::from_file(data) else {
-        return;
-    };
-    let zero = packet.psbt().serialize();
-    let again = Packet::parse(&zero).expect("what was read can be written");
-    assert_eq!((again.version(), again.psbt()), (0, packet.psbt()));
-    let two = Packet::to_version_2(&zero).expect("what was read can be written");
-    let again = Packet::parse(&two).expect("what was written can be read");
-    assert_eq!((again.version(), again.psbt()), (2, packet.psbt()));
-    assert_eq!(packet.check().len(), packet.tx().input.len());
-    assert_eq!(packet.extracted().compute_txid() == packet.txid(), {
-        let scripts = packet.psbt().inputs.iter();
-        scripts
-            .filter_map(|input| input.final_script_sig.as_ref())
-            .all(|script| script.is_empty())
-    });
-    let _ = packet.fee();
+    true
 }
 
 /// Whatever came out can be written down.
