@@ -156,7 +156,11 @@ fn made() -> Corpus {
             let (name, hex) = line.split_once(' ').unwrap();
             let psbt = from_hex(hex).unwrap();
             if targets::files::psbt(&psbt) {
-                add("psbt", &format!("{name}.base64"), STANDARD.encode(&psbt).into_bytes());
+                add(
+                    "psbt",
+                    &format!("{name}.base64"),
+                    STANDARD.encode(&psbt).into_bytes(),
+                );
                 add("psbt", name, psbt);
             } else {
                 add("psbt", &format!("refused-{name}"), psbt);
