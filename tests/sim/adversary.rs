@@ -83,6 +83,16 @@ impl Adversary {
             self.alter_request(&mut request);
             return Some(Message::SignRequest(request));
         }
+        if let Message::CohortSet(set) = message
+            && self.rng.one_in(2)
+        {
+            // Refunds to somebody else.
+            let mut set = set.clone();
+            let keys: Vec<NostrKey> = set.payees.keys().copied().collect();
+            let who = (!keys.is_empty()).then(|| *self.rng.pick(&keys))?;
+            set.payees.insert(who, self.script.clone());
+            return Some(Message::CohortSet(set));
+        }
         let body = message.body().ok()?;
         for _ in 0..6 {
             let mut value: Value = serde_json::from_str(body.get()).ok()?;
@@ -174,7 +184,12 @@ impl Adversary {
     /// What somebody who wants money, or wants DIDs to die, would ask to have signed.
     fn alter_request(&mut self, request: &mut SignRequest) {
         let rung = self.rng.index(request.rungs.len());
-        let kind = self.rng.below(16);
+        let refunds = request.rungs.iter().any(|signed| signed.refund.is_some());
+        let kind = if refunds && self.rng.one_in(3) {
+            self.rng.range(8, 9)
+        } else {
+            self.rng.below(16)
+        };
         let pool = self.nonces.clone();
         let nonce = self.rng.pick(&pool).clone();
         let byte = self.rng.below(256) as u8;
@@ -313,7 +328,11 @@ impl World {
             return;
         };
         // Mostly it stands by what it says; sometimes the signature is of something else.
-        if !self.adversary.rng.one_in(8) {
+        let stands = match &altered {
+            Message::PartialSignature(_) => self.adversary.rng.one_in(2),
+            _ => !self.adversary.rng.one_in(8),
+        };
+        if stands {
             sign_evidence(self, i, &mut altered);
         }
         let altered = Rc::new(altered);
@@ -356,7 +375,9 @@ impl World {
             return;
         }
         if i > 0 {
-            self.stranger_speaks();
+            for _ in 0..6 {
+                self.stranger_speaks();
+            }
         }
         // What it heard is as good as what it said.
         let heard = self.processes[i].heard.len();

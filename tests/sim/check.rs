@@ -600,6 +600,10 @@ impl World {
                 if self.config.family == Family::Faults && settled {
                     self.broken(0, "liveness", &format!("round {round} failed: {why:?}"));
                 }
+                if *why == RoundCause::Operator {
+                    // Nobody ends a round by hand here: the machine gave up, and named nobody.
+                    self.broken(0, "rule 7", &format!("round {round} was killed"));
+                }
                 self.check_named(why);
             }
             _ => {}

@@ -210,7 +210,7 @@ impl Config {
                 .map(|(i, dids)| if i == 0 { dids.max(1) } else { dids })
                 .collect(),
             policies,
-            payees: rng.one_in(3) || terms.funding == Funding::Members,
+            payees: rng.one_in(2) || terms.funding == Funding::Members,
             relays,
             peers,
             chain: chain_faults(&mut rng, calm),
@@ -299,7 +299,7 @@ fn terms(rng: &mut Rng, members: usize, seed: u64) -> Terms {
         .pick(&[vec![1], vec![1], vec![1], vec![1, 4], vec![1, 3, 10]])
         .clone();
     terms.max_fee_rate = *rng.pick(&[20, 50]);
-    terms.refund_blocks = *rng.pick(&[0, 1008]);
+    terms.refund_blocks = *rng.pick(&[0, 1008, 1008]);
     terms.validate().expect("drawn within the ranges");
     terms
 }

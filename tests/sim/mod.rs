@@ -7,6 +7,9 @@
 //!
 //! `docs/simulator.md` says what is checked, and what is not simulated.
 
+// The test and the example use different parts.
+#![allow(dead_code, unused_imports)]
+
 mod adversary;
 mod chain;
 mod check;
