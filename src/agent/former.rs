@@ -129,10 +129,10 @@ impl Agent {
     /// Takes note of a message that was sent by the copy this store was restored from.
     pub(super) fn recollect(&mut self, lane: LaneId, envelope: Envelope) -> Result<(), AgentError> {
         let id = (lane.cohort, Role::Participant);
-        if !self
+        if self
             .nodes
             .get(&id)
-            .is_some_and(|node| node.own.public() == lane.author)
+            .is_none_or(|node| node.own.public() != lane.author)
         {
             return Ok(());
         }
