@@ -14,33 +14,28 @@
     clippy::cast_precision_loss
 )]
 
-use std::collections::BTreeSet;
 use std::io::{BufRead as _, BufReader};
 use std::net::Ipv4Addr;
 use std::path::Path;
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
-use bitcoin::Amount;
-use btcr2_agent::agent::adverts::check_advert;
+use bitcoin::{Amount, FeeRate};
+use btcr2_agent::agent::What;
 use btcr2_agent::agent::dids::{Change, Via};
-use btcr2_agent::agent::{Agent, AgentEvent, What};
 use btcr2_agent::beacon::signal::funding_needed;
-use btcr2_agent::demo::stage::{Part, Stage};
-use btcr2_agent::did::Did;
-use btcr2_agent::hash::CohortId;
-use btcr2_agent::network::Network;
+use btcr2_agent::demo::stage::Part;
 use btcr2_agent::nostr::RelayUrl;
-use btcr2_agent::nostr::link::{AdvertQuery, RelayConfig};
+use btcr2_agent::nostr::link::RelayConfig;
 use btcr2_agent::nostr::relay::DevRelay;
-use btcr2_agent::protocol::aggregator::{AggregatorInput, FINAL_DEPTH};
+use btcr2_agent::protocol::aggregator::FINAL_DEPTH;
 use btcr2_agent::protocol::effect::Report;
 use btcr2_agent::protocol::participant::Decline;
-use btcr2_agent::protocol::terms::{CohortBeacon, Salt, Terms};
-use btcr2_agent::store::Role;
-use tokio::sync::mpsc::{UnboundedReceiver, unbounded_channel};
+use btcr2_agent::protocol::terms::CohortBeacon;
+use played::{PATIENCE, Played};
 
-const PATIENCE: Duration = Duration::from_secs(300);
+#[path = "../benches/played/mod.rs"]
+mod played;
 
 struct Plan {
     rounds: u32,
@@ -150,7 +145,7 @@ async fn soak(plan: Plan) {
         soak.round().await;
         if plan.update_every > 0 && round % plan.update_every == 0 {
             // The next update of the same DID needs this one final.
-            soak.stage.mine(FINAL_DEPTH).unwrap();
+            soak.played.stage.mine(FINAL_DEPTH).unwrap();
         }
         let mut restarted = None;
         if plan.restart_every > 0 && round % plan.restart_every == 0 {
@@ -173,121 +168,31 @@ async fn soak(plan: Plan) {
         }
     }
     soak.check(plan.rounds).await;
-    soak.stage.close().await.unwrap();
+    soak.played.stage.close().await.unwrap();
     println!("\nevery round is confirmed, and every member has a proof of each");
 }
 
 struct Soak {
-    stage: Stage,
-    events: UnboundedReceiver<(usize, AgentEvent)>,
-    cohort: CohortId,
-    members: usize,
-    did: Option<Did>,
+    played: Played,
     updates: u32,
 }
 
 impl Soak {
     /// A funded cohort; every member has a DID bound to it.
     async fn ready(plan: &Plan, relay: &RelayUrl, homes: &Path) -> Self {
-        let (sender, events) = unbounded_channel();
-        let mut stage = Stage::open(sender).await.unwrap();
-        for position in 0..=plan.members {
-            let name = format!("agent-{position}");
+        let part = |position| {
             let mut part = Part::new(Duration::from_millis(if position == 0 { 50 } else { 100 }));
             part.relays = vec![RelayConfig::configured(relay.clone())];
             part.policy.decline = Decline::NoUpdate;
-            stage.enter_as(&name, &homes.join(&name), part).unwrap();
-        }
-        let mut soak = Self {
-            stage,
-            events,
-            cohort: CohortId::from_bytes([0; 32]),
-            members: plan.members,
-            did: None,
-            updates: 0,
+            part
         };
-        soak.connected().await;
-        soak.form(plan).await;
-        for member in 1..=plan.members {
-            let cohort = soak.cohort;
-            let did = soak
-                .ask(member, move |agent| agent.create_cohort_did(cohort))
-                .await;
-            soak.did.get_or_insert(did);
-        }
-        soak.each(1..=plan.members, |what| {
-            matches!(what, What::DidReady { .. })
-        })
-        .await;
-        soak
-    }
-
-    async fn connected(&mut self) {
-        let is = |what: &What| {
-            matches!(
-                what,
-                What::Relay {
-                    connected: true,
-                    ..
-                }
-            )
-        };
-        self.each(0..=self.members, is).await;
-    }
-
-    async fn form(&mut self, plan: &Plan) {
-        let (beacon, seats) = (plan.beacon, u16::try_from(plan.members).unwrap());
-        self.cohort = self
-            .ask(0, move |agent| {
-                let mut terms = Terms::with_defaults(
-                    agent.identity_key(),
-                    Network::Regtest,
-                    beacon,
-                    Salt::from_bytes(rand::random()),
-                    agent.time().plus(3_600),
-                );
-                terms.seats_min = seats;
-                terms.seats_max = seats;
-                agent.create_cohort(terms, Vec::new())
-            })
-            .await;
-        let link = std::sync::Arc::clone(self.stage.actors[1].handle.link());
-        let filter = AdvertQuery::default().filter();
-        let content = loop {
-            let fetched = link.fetch(&filter, Duration::from_secs(5)).await;
-            let adverts = fetched.events.iter();
-            let mut checked = adverts.filter_map(|(_, event)| check_advert(event, true).ok());
-            if let Some(advert) = checked.next() {
-                break advert.event.content;
-            }
-        };
-        for member in 1..=self.members {
-            let content = content.clone();
-            self.ask(member, move |agent| {
-                agent.join_cohort(&content, &[], false, None)
-            })
-            .await;
-        }
-        self.each(1..=self.members, |what| {
-            matches!(what, What::Report(Report::Frozen { .. }))
-        })
-        .await;
-        let (cohort, rounds) = (self.cohort, plan.rounds);
-        let (address, amount) = self
-            .ask(0, move |agent| {
-                let (address, least, rate) = agent.funding(cohort)?;
-                let needed = funding_needed(rounds.saturating_add(1), rate);
-                Ok((
-                    address,
-                    needed.unwrap_or(Amount::from_sat(100_000_000)).max(least),
-                ))
-            })
-            .await;
-        self.stage.fund(&address, amount).unwrap();
-        self.each(0..=self.members, |what| {
-            matches!(what, What::Report(Report::TipChanged { ready: true, .. }))
-        })
-        .await;
+        let mut played = Played::enter(plan.members, homes, part).await;
+        // The chain's miner pays for all; what it estimates is below this.
+        let rate = FeeRate::from_sat_per_vb_u32(5);
+        let amount = funding_needed(plan.rounds.saturating_add(1), rate);
+        let amount = amount.unwrap_or(Amount::from_sat(100_000_000));
+        played.form(plan.beacon, amount).await;
+        Self { played, updates: 0 }
     }
 
     /// Member 1 announces one update more.
@@ -304,11 +209,16 @@ impl Soak {
         } else {
             Change::RemoveService { id }
         };
-        let did = self.did.clone().unwrap();
+        let did = self.played.dids[0].clone();
         let started = Instant::now();
         loop {
-            let via = Via::Cohort(Some(self.cohort));
-            match self.stage.update(1, &did, vec![change.clone()], via).await {
+            let via = Via::Cohort(Some(self.played.cohort));
+            match self
+                .played
+                .stage
+                .update(1, &did, vec![change.clone()], via)
+                .await
+            {
                 Ok(_) => return,
                 // The one before is not final to this member yet.
                 Err(error) if started.elapsed() > PATIENCE => panic!("{error}"),
@@ -319,43 +229,41 @@ impl Soak {
 
     /// From the opening to the confirmation that everybody sees.
     async fn round(&mut self) {
-        while self.events.try_recv().is_ok() {}
-        let cohort = self.cohort;
-        self.ask(0, move |agent| {
-            agent.command_aggregator(cohort, AggregatorInput::OpenRound)
-        })
-        .await;
-        self.each(0..=0, |what| {
-            matches!(what, What::Report(Report::SignalBroadcast { .. }))
-        })
-        .await;
-        self.stage.mine(1).unwrap();
-        self.each(0..=self.members, |what| {
-            matches!(what, What::Report(Report::SignalConfirmed { .. }))
-        })
-        .await;
+        self.played.open_round().await;
+        self.played
+            .each(0..=0, |what| {
+                matches!(what, What::Report(Report::SignalBroadcast { .. }))
+            })
+            .await;
+        self.played.stage.mine(1).unwrap();
+        self.played
+            .each(0..=self.played.members, |what| {
+                matches!(what, What::Report(Report::SignalConfirmed { .. }))
+            })
+            .await;
     }
 
     /// Everybody stops and starts; how long the slowest start took.
     async fn restart(&mut self) -> Duration {
-        for position in 0..=self.members {
-            self.stage.stop(position).await.unwrap();
+        for position in 0..=self.played.members {
+            self.played.stage.stop(position).await.unwrap();
         }
-        while self.events.try_recv().is_ok() {}
+        while self.played.events.try_recv().is_ok() {}
         let mut slowest = Duration::ZERO;
-        for position in 0..=self.members {
+        for position in 0..=self.played.members {
             let started = Instant::now();
-            self.stage.resume(position).unwrap();
+            self.played.stage.resume(position).unwrap();
             slowest = slowest.max(started.elapsed());
         }
-        self.connected().await;
+        self.played.connected().await;
         slowest
     }
 
     async fn check(&self, rounds: u32) {
-        let cohort = self.cohort;
-        for member in 1..=self.members {
+        let cohort = self.played.cohort;
+        for member in 1..=self.played.members {
             let kept = self
+                .played
                 .ask(member, move |agent| agent.proofs_kept(cohort))
                 .await;
             assert!(
@@ -368,10 +276,10 @@ impl Soak {
     /// Bytes of the largest store, and of all files of all agents.
     fn files(&self) -> (u64, u64) {
         let stores =
-            self.stage.actors.iter().map(|actor| {
+            self.played.stage.actors.iter().map(|actor| {
                 std::fs::metadata(actor.home.store_path()).map_or(0, |file| file.len())
             });
-        let all = self.stage.actors.iter().map(|actor| {
+        let all = self.played.stage.actors.iter().map(|actor| {
             let store = actor.home.store_path();
             let files = std::fs::read_dir(store.parent().unwrap())
                 .into_iter()
@@ -382,32 +290,6 @@ impl Soak {
                 .sum::<u64>()
         });
         (stores.max().unwrap_or(0), all.sum())
-    }
-
-    async fn ask<R: Send + 'static>(
-        &self,
-        actor: usize,
-        job: impl FnOnce(&mut Agent) -> Result<R, btcr2_agent::agent::AgentError> + Send + 'static,
-    ) -> R {
-        self.stage.ask(actor, job).await.unwrap()
-    }
-
-    /// Waits until each of these agents has said it once more.
-    async fn each(
-        &mut self,
-        actors: std::ops::RangeInclusive<usize>,
-        pick: impl Fn(&What) -> bool,
-    ) {
-        let mut missing: BTreeSet<usize> = actors.collect();
-        let deadline = tokio::time::Instant::now() + PATIENCE;
-        while !missing.is_empty() {
-            let next = tokio::time::timeout_at(deadline, self.events.recv()).await;
-            let (actor, event) = next.expect("it takes too long").expect("agents run");
-            let own = actor != 0 || event.role != Some(Role::Participant);
-            if own && pick(&event.what) {
-                missing.remove(&actor);
-            }
-        }
     }
 }
 

@@ -111,6 +111,7 @@ impl Agent {
         let id = (cohort, Role::Aggregator);
         self.insert_cohort(id, &terms, None)?;
         fail_point!("after", "insert_cohort");
+        self.state_policy(id)?;
         let relays = self.relay_hints();
         let relays = relays.iter().map(ToString::to_string).collect();
         self.feed(
@@ -261,6 +262,7 @@ impl Agent {
                     inc,
                     seq: 0,
                     kind: "advert".into(),
+                    about: None,
                     awaiting: std::collections::BTreeSet::new(),
                     relays,
                 },

@@ -723,6 +723,7 @@ fn kind_of(input: &NodeInput) -> &'static str {
             AggregatorInput::Release { .. } => "release",
             AggregatorInput::Cancel => "cancel",
             AggregatorInput::Money { .. } => "money",
+            AggregatorInput::MaxFee { .. } => "max_fee",
         },
         NodeInput::Participant(input) => match input {
             ParticipantInput::Join { .. } => "join",

@@ -13,7 +13,7 @@ use serde_json::value::RawValue;
 use super::deposit::{Deposited, LeafOpening, UpdateDeposit};
 use super::evidence::{Blame, Signed};
 pub use super::fallback_message::{Announced, FallbackRequest, FallbackSignature};
-use super::ids::{Label, Round, Seat};
+use super::ids::{Label, Round, Seat, Subject};
 pub use super::raw_json::{MAX_RAW_DEPTH, RawJson};
 use super::refund_message::{
     RefundComplete, RefundNonces, RefundOpen, RefundPartial, RefundRequest,
@@ -179,6 +179,31 @@ messages! {
     "invite" => Invite(Invite),
     /// Anybody → aggregator: I follow you; tell me of new cohorts.
     "subscribe" => Subscribe(Subscribe),
+}
+
+impl Message {
+    /// What a message of a session is about: its round, or the refund session of an output that was paid in.
+    #[must_use]
+    pub const fn subject(&self) -> Option<Subject> {
+        Some(match self {
+            Self::RoundOpen(body) => Subject::Round(body.round),
+            Self::Response(body) => Subject::Round(body.content.round),
+            Self::NonceUpdate(body) => Subject::Round(body.content.round),
+            Self::NonceRequest(body) => Subject::Round(body.round),
+            Self::SignRequest(body) => Subject::Round(body.round),
+            Self::Proofs(body) => Subject::Round(body.round),
+            Self::PartialSignature(body) => Subject::Round(body.content.round),
+            Self::FallbackRequest(body) => Subject::Round(body.round),
+            Self::FallbackSignature(body) => Subject::Round(body.content.round),
+            Self::RoundResult(body) => Subject::Round(body.round),
+            Self::RoundFailed(body) => Subject::Round(body.round),
+            Self::RefundOpen(body) => Subject::Deposit(body.deposit),
+            Self::RefundNonces(body) => Subject::Deposit(body.content.deposit),
+            Self::RefundRequest(body) => Subject::Deposit(body.deposit),
+            Self::RefundPartial(body) => Subject::Deposit(body.content.deposit),
+            _ => return None,
+        })
+    }
 }
 
 /// Asks for a seat.

@@ -9,8 +9,10 @@ mod daemon;
 mod keeping;
 mod money;
 pub(crate) mod processes;
+mod psbt;
 mod publishing;
 mod render;
+mod render_cohort;
 mod resolve;
 
 use std::ffi::OsStr;

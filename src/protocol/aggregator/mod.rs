@@ -18,7 +18,7 @@ mod watch;
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use bitcoin::{OutPoint, ScriptBuf, Txid};
+use bitcoin::{Amount, OutPoint, ScriptBuf, Txid};
 use serde::{Deserialize, Serialize};
 
 use super::chain_view::{ChainUpdate, ChainView, TipView};
@@ -106,6 +106,11 @@ pub enum AggregatorInput {
         /// Whether it does.
         permitted: bool,
     },
+    /// The money gate: the highest fee of one transaction.
+    MaxFee {
+        /// In sat.
+        sat: u64,
+    },
 }
 
 /// The phase of a cohort.
@@ -166,6 +171,8 @@ pub struct Aggregator {
     watch: ConfirmationWatch,
     /// The gate permits no money.
     money_stopped: bool,
+    /// The highest fee of one transaction that the gate permits, once it was told.
+    max_fee: Option<Amount>,
 }
 
 impl Aggregator {
@@ -195,6 +202,7 @@ impl Aggregator {
             refunds: Refunds::default(),
             watch: ConfirmationWatch::default(),
             money_stopped: false,
+            max_fee: None,
         }
     }
 
@@ -230,6 +238,10 @@ impl Aggregator {
             AggregatorInput::Release { member, reason } => self.release(member, &reason),
             AggregatorInput::Cancel => self.cancel(),
             AggregatorInput::Money { permitted } => self.money(permitted),
+            AggregatorInput::MaxFee { sat } => {
+                self.max_fee = Some(Amount::from_sat(sat));
+                Step::accepted()
+            }
         };
         self.timers(now, &mut step.effects);
         step
