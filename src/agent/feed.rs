@@ -722,6 +722,7 @@ fn kind_of(input: &NodeInput) -> &'static str {
             AggregatorInput::Protect { .. } => "protect",
             AggregatorInput::Release { .. } => "release",
             AggregatorInput::Cancel => "cancel",
+            AggregatorInput::Restored => "restored",
             AggregatorInput::Money { .. } => "money",
             AggregatorInput::MaxFee { .. } => "max_fee",
         },

@@ -56,7 +56,8 @@ impl Agent {
                 self.count("forged_event");
                 Ok(())
             }
-            LinkEvent::Eose { .. } | LinkEvent::Closed { .. } => Ok(()),
+            LinkEvent::Eose { subscription, .. } => self.caught_up(&subscription),
+            LinkEvent::Closed { .. } => Ok(()),
         }
     }
 
@@ -75,6 +76,7 @@ impl Agent {
         if self.store.view().seen(event.id)? {
             return Ok(());
         }
+        self.judge_own(event)?;
         let Some(recipient) = event.tag("p").and_then(|key| key.parse::<NostrKey>().ok()) else {
             self.count("no_recipient");
             return Ok(());
@@ -87,6 +89,8 @@ impl Agent {
                 tracing::debug!(%fault, "not readable");
                 return Ok(());
             }
+            // Our own words to somebody else, which were judged already.
+            None if self.key_of(from).is_some() => return Ok(()),
             None => {
                 self.count("not_addressed_to_me");
                 return Ok(());

@@ -11,6 +11,7 @@ use std::time::Duration;
 use bitcoin::Amount;
 
 use super::backend::AgentBackend;
+use super::backup::BackupError;
 use super::bundle::{BundleError, BundleState};
 use super::chains::backend_of;
 use super::control::views::RelaySource;
@@ -116,7 +117,7 @@ pub fn open(path: &Path, passphrase: Option<&str>) -> Result<Opened, Failure> {
     let root =
         keystore::open(&text, passphrase).map_err(|error| keystore_failure(&home, &error))?;
     let store = open_store(&home, &config)?;
-    // Before anything is built on it: a page that is read for the first time in a round is found too late.
+    // Before anything is built on it, or a peer told something that a damaged page says.
     store.check_pages().map_err(store_failure)?;
     Ok(Opened {
         sealed: keystore::is_encrypted(&text).unwrap_or(false),
@@ -149,7 +150,7 @@ const CLOCK_BEHIND_SECONDS: u64 = 15 * 60;
 
 /// What to say of a clock that is behind what this agent did last.
 fn clock_warning(store: &Store, now: UnixTime) -> Result<Option<String>, Failure> {
-    let last = store.view().last_logged().map_err(store_failure)?;
+    let last = store.view().last_entry_at().map_err(store_failure)?;
     let behind = last.map_or(0, |last| last.since(now));
     Ok((behind > CLOCK_BEHIND_SECONDS).then(|| {
         format!(
@@ -614,6 +615,20 @@ pub fn bundle_failure(error: BundleError) -> Failure {
     split(code, &text)
 }
 
+/// A failure of a backup.
+#[must_use]
+#[allow(clippy::needless_pass_by_value)] // for map_err
+pub fn backup_failure(error: BackupError) -> Failure {
+    let text = error.to_string();
+    let code = match error {
+        BackupError::Store(error) => return store_failure(error),
+        BackupError::Home(error) => return home_failure(error),
+        BackupError::Io { .. } | BackupError::Occupied { .. } => ErrorCode::Io,
+        _ => ErrorCode::BadBundle,
+    };
+    split(code, &text)
+}
+
 /// A failure of the keystore.
 #[must_use]
 pub fn keystore_failure(home: &Home, error: &KeystoreError) -> Failure {
@@ -662,6 +677,11 @@ pub fn agent_failure(error: AgentError) -> Failure {
             ErrorCode::ChainUnreachable
         }
         AgentError::Unresolvable { .. } => ErrorCode::NotResolved,
+        AgentError::AnotherCopy(_) => {
+            return Failure::new(ErrorCode::AnotherCopy, text).remedy(
+                "stop one of the two for good; to go on with this home: `btcr2-agent takeover`",
+            );
+        }
         AgentError::Stopped => {
             return Failure::new(ErrorCode::NotRunning, text)
                 .remedy("look at its log, and start it with `btcr2-agent run`");

@@ -7,6 +7,7 @@ use std::time::Duration;
 use bitcoin::Txid;
 use tokio::sync::{broadcast, mpsc};
 
+use super::clocks::{Clocks, Slip};
 use super::delivery;
 use super::error::AgentError;
 use super::events::{AgentEvent, ChainState, What};
@@ -47,9 +48,8 @@ const REQUEST_QUEUE: usize = 64;
 /// Seconds after which a secret nonce is not used any more (DESIGN §5).
 const NONCE_LIFE_SECONDS: u64 = 24 * 3_600;
 
-/// Seconds by which wall and monotonic clock may differ before all nonces are dropped: more means a
-/// resumed snapshot, whose nonces another copy of this machine may have used.
-const CLOCK_SLIP_SECONDS: u64 = 60;
+/// Seconds between two looks for old nonces: there may be thousands.
+const NONCES_AGED_EVERY: u64 = 10;
 
 /// Seconds subtracted from "since": peers' clocks may be skewed, and relays late.
 pub(super) const INBOX_SLACK_SECONDS: u64 = 2 * 3_600;
@@ -125,7 +125,22 @@ pub struct Agent {
     pub(super) unresumed: BTreeSet<NodeId>,
     inputs: Option<Inputs>,
     inbox: (Vec<NostrKey>, UnixTime),
-    slip: (UnixTime, tokio::time::Instant),
+    clocks: Clocks,
+    /// When nonces were last looked through for old ones.
+    nonces_aged: UnixTime,
+    /// The copy this store was restored from, should it be running still.
+    pub(super) former_copy: Option<super::copies::Sighting>,
+    /// What is read again after a start, and what the former copy wrote.
+    pub(super) former: super::former::Former,
+}
+
+/// What the agent was woken by.
+enum Came {
+    Link(LinkEvent),
+    Internal(Internal),
+    Job(Job),
+    News(ChainNews),
+    Time,
 }
 
 struct Inputs {
@@ -137,7 +152,13 @@ struct Inputs {
 
 impl Agent {
     /// Opens the connections and rebuilds the state from the log. Must be called within a tokio runtime.
-    pub fn start(options: AgentOptions) -> Result<(Self, AgentHandle), AgentError> {
+    ///
+    /// # Errors
+    /// [`AgentError::AnotherCopy`] if this store's agent has seen another copy of itself.
+    pub fn start(mut options: AgentOptions) -> Result<(Self, AgentHandle), AgentError> {
+        let now = (options.clock)();
+        super::recovery::settle_copy(&mut options.store, now)?;
+        super::copies::refuse_if_seen(&options.store)?;
         let (events, _) = broadcast::channel(EVENT_BACKLOG);
         let (jobs, job_receiver) = mpsc::channel(REQUEST_QUEUE);
         let (news_sender, news) = mpsc::channel(REQUEST_QUEUE);
@@ -179,7 +200,6 @@ impl Agent {
                 (network, watch)
             })
             .collect();
-        let now = (options.clock)();
         let incarnation = options.store.view().incarnation()?;
         let bundle = match (&options.bundle, options.store.path()) {
             (Some(path), Some(store)) => Some(super::bundle::BundleKeeper::start(
@@ -237,7 +257,10 @@ impl Agent {
                 internal,
             }),
             inbox: (Vec::new(), UnixTime(0)),
-            slip: (now, tokio::time::Instant::now()),
+            nonces_aged: now,
+            clocks: Clocks::new(now, tokio::time::Instant::now()),
+            former_copy: None,
+            former: super::former::Former::default(),
         };
         agent.replay()?;
         Ok((agent, handle))
@@ -349,14 +372,23 @@ impl Agent {
         tokio::pin!(stop);
         loop {
             let wake = self.next_wake();
-            tokio::select! {
+            let came = tokio::select! {
                 biased;
                 () = &mut stop => return self.write_states(),
-                Some(event) = inputs.link.recv() => self.link_event(event)?,
-                Some(internal) = inputs.internal.recv() => self.internal(internal)?,
-                Some(job) = inputs.jobs.recv() => job(&mut self),
-                Some(news) = inputs.news.recv() => self.chain_news(news)?,
-                () = tokio::time::sleep(wake) => {}
+                Some(event) = inputs.link.recv() => Came::Link(event),
+                Some(internal) = inputs.internal.recv() => Came::Internal(internal),
+                Some(job) = inputs.jobs.recv() => Came::Job(job),
+                Some(news) = inputs.news.recv() => Came::News(news),
+                () = tokio::time::sleep(wake) => Came::Time,
+            };
+            // First of all: what came may ask for a signature, and this may be a snapshot that was just resumed.
+            self.check_clocks()?;
+            match came {
+                Came::Link(event) => self.link_event(event)?,
+                Came::Internal(internal) => self.internal(internal)?,
+                Came::Job(job) => job(&mut self),
+                Came::News(news) => self.chain_news(news)?,
+                Came::Time => {}
             }
             if let Some(reason) = self.broken.take() {
                 // The caller of a job got the error; going on would build on what is not stored.
@@ -369,17 +401,21 @@ impl Agent {
     /// After a start: nonces are gone, unsent events are sent, cohorts are listened to.
     fn resume(&mut self) -> Result<(), AgentError> {
         fail_point!("replayed");
+        let restored = super::recovery::is_restored(&self.store.view())?;
+        self.begin_catching_up(restored)?;
+        self.reissue_stale()?;
         let alive = self.nodes.values().filter(|node| !node.is_over());
         let alive: Vec<NodeId> = alive.map(|node| node.id).collect();
         for id in alive {
             self.state_policy(id)?;
-            if id.1 == Role::Aggregator {
-                continue;
-            }
-            self.feed(id, NodeInput::Participant(ParticipantInput::Restarted))?;
         }
         self.tell_money()?;
-        self.resume_recovered()?;
+        // A store that was restored offers no nonces for a round that another copy may be in.
+        if !self.resume_recovered()? {
+            for id in self.live_memberships() {
+                self.feed(id, NodeInput::Participant(ParticipantInput::Restarted))?;
+            }
+        }
         self.reconcile_artifacts()?;
         self.resume_bindings()?;
         self.resume_updates()?;
@@ -415,7 +451,6 @@ impl Agent {
 
     fn timers(&mut self) -> Result<(), AgentError> {
         let now = self.now();
-        self.check_clocks(now);
         self.look_at_switch()?;
         let due: Vec<(NodeId, NodeInput)> = self
             .nodes
@@ -430,21 +465,41 @@ impl Agent {
         self.send_due(now)
     }
 
-    fn check_clocks(&mut self, now: UnixTime) {
-        let (wall, monotonic) = self.slip;
-        let elapsed = monotonic.elapsed().as_secs();
-        let slipped = now.since(wall).abs_diff(elapsed) > CLOCK_SLIP_SECONDS || now < wall;
-        if slipped {
-            let dropped = self.signer.drop_all_nonces();
-            tracing::warn!(
-                dropped,
-                "the clocks disagree: all secret nonces were dropped"
-            );
+    /// Drops the nonces of a snapshot that was resumed, and those that are too old.
+    fn check_clocks(&mut self) -> Result<(), AgentError> {
+        let now = self.now();
+        let slip = self.clocks.compare(now, tokio::time::Instant::now());
+        let Some(slip) = slip else {
+            if now.since(self.nonces_aged) >= NONCES_AGED_EVERY {
+                self.nonces_aged = now;
+                self.signer.drop_nonces_older_than(now, NONCE_LIFE_SECONDS);
+            }
+            return Ok(());
+        };
+        self.nonces_aged = now;
+        let dropped = self.signer.drop_all_nonces();
+        tracing::warn!(
+            dropped,
+            ?slip,
+            "the clocks disagree: all secret nonces were dropped"
+        );
+        self.emit(None, What::ClockSlipped { slip, dropped });
+        // As after a restart: other nonces are offered where that still counts.
+        for id in self.live_memberships() {
+            self.feed(id, NodeInput::Participant(ParticipantInput::Restarted))?;
         }
-        if slipped || elapsed > 10 {
-            self.slip = (now, tokio::time::Instant::now());
-            self.signer.drop_nonces_older_than(now, NONCE_LIFE_SECONDS);
+        if let Slip::Ahead(_) = slip {
+            self.redate()?;
         }
+        Ok(())
+    }
+
+    fn live_memberships(&self) -> Vec<NodeId> {
+        self.nodes
+            .values()
+            .filter(|node| matches!(node.machine, Machine::Participant(_)) && !node.is_over())
+            .map(|node| node.id)
+            .collect()
     }
 
     /// Subscribes to what is addressed to this agent: identity, seats, channels; and to the relay lists of
@@ -452,9 +507,12 @@ impl Agent {
     pub(super) fn refresh_inbox(&mut self) {
         self.watch_relay_lists();
         let mut keys = BTreeSet::from([self.identity.public()]);
-        let mut since = self.started;
+        let mut own = keys.clone();
+        let mut since = self.behind_since().unwrap_or(self.started);
+        since = since.min(self.started);
         for node in self.nodes.values().filter(|node| node.reads_inbox()) {
             keys.insert(node.own.public());
+            own.insert(node.own.public());
             if let Machine::Participant(_) = node.machine {
                 keys.extend(delivery::channel_of(node));
             }
@@ -463,10 +521,12 @@ impl Agent {
             }
         }
         let keys: Vec<NostrKey> = keys.into_iter().collect();
+        let own: Vec<NostrKey> = own.into_iter().collect();
         // "Since" moves with the work done; asking again for the same keys only costs the relays.
         if self.inbox.0 != keys {
             let since = since.minus(INBOX_SLACK_SECONDS);
             self.link.set_inbox(&keys, since);
+            self.link.set_own(&own, since);
             self.inbox = (keys, since);
         }
     }

@@ -113,6 +113,8 @@ impl Agent {
     ) -> Result<(), AgentError> {
         let (round, reason) = match report {
             Report::Responded { round, .. } => return self.submitted(id, *round),
+            // A proof may show that a copy of this agent announced what is queued here.
+            Report::HistoryFetched { .. } => return self.settle_updates(id),
             Report::RoundFailed { round, why } => (
                 Some(*round),
                 format!(

@@ -104,11 +104,11 @@ impl View<'_> {
         Ok(entries)
     }
 
-    /// When the last entry of any cohort was made.
+    /// The date of the newest entry, of whatever cohort.
     ///
     /// # Errors
     /// [`StoreError`] if reading fails.
-    pub fn last_logged(&self) -> Result<Option<UnixTime>, StoreError> {
+    pub fn last_entry_at(&self) -> Result<Option<UnixTime>, StoreError> {
         self.row("SELECT at FROM log ORDER BY seq DESC LIMIT 1", [], |row| {
             row.get(0)
         })

@@ -137,6 +137,18 @@ impl Store {
         Ok(Self { conn })
     }
 
+    /// The newest schema this program knows.
+    #[must_use]
+    pub const fn schema_known() -> usize {
+        schema::MIGRATIONS.len()
+    }
+
+    /// The version of SQLite in this program.
+    #[must_use]
+    pub fn sqlite_version() -> &'static str {
+        rusqlite::version()
+    }
+
     /// The reading half.
     #[must_use]
     pub const fn view(&self) -> View<'_> {
@@ -230,10 +242,10 @@ impl Store {
         let verdict: String = self
             .conn
             .query_row("PRAGMA quick_check(1)", [], |row| row.get(0))?;
-        if verdict != "ok" {
-            return Err(StoreError::Damaged { detail: verdict });
+        if verdict == "ok" {
+            return Ok(());
         }
-        Ok(())
+        Err(StoreError::Damaged { detail: verdict })
     }
 
     /// Checks every page and every reference of the store. Takes time in proportion to its size.

@@ -26,5 +26,8 @@ mod protocol_doc;
 mod resolver;
 mod security_doc;
 mod serve;
+#[path = "../sim/mod.rs"]
+mod sim;
+mod simulation;
 mod store;
 mod synthetic;

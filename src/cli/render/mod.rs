@@ -1,10 +1,12 @@
 //! Text for people, from the views.
 
 mod agent;
+mod backup;
 mod changes;
 mod cohort;
 mod demo;
 mod did;
+mod doctor;
 mod keeping;
 mod money;
 mod page;

@@ -184,6 +184,35 @@ impl Aggregator {
         effects
     }
 
+    /// Says again what formed the cohort: it may have been on its way when the store was lost. Who knows it already takes
+    /// no notice.
+    pub(super) fn repeat_formation(&self) -> Vec<Effect> {
+        let Some((set, _)) = &self.set else {
+            let seats = self.applicants.iter().zip(0..);
+            return seats
+                .map(|(member, seat)| accept(member.key, Seat(seat)))
+                .collect();
+        };
+        let to_all = |message| Effect::Send {
+            to: To::Channel,
+            message,
+        };
+        let mut effects = match self.phase {
+            Phase::Forming { .. } | Phase::Active => vec![
+                Effect::GrantChannel(set.keys.clone()),
+                to_all(Message::CohortSet(set.clone())),
+            ],
+            _ => Vec::new(),
+        };
+        if matches!(self.phase, Phase::Active) {
+            effects.push(to_all(Message::Frozen(Frozen {
+                set: set.hash(&self.cohort),
+                acks: self.acks.values().copied().collect(),
+            })));
+        }
+        effects
+    }
+
     pub(super) fn cohort_ack(
         &mut self,
         now: UnixTime,

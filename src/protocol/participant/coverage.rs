@@ -357,6 +357,13 @@ impl Participant {
             .filter(move |given| announced.is_some_and(|set| set.contains(&given.signal)))
     }
 
+    /// Every signal that announces the update queued for an index, whoever signed it: also a copy of this agent that
+    /// this store was not told of.
+    pub fn announced(&self, index: &SmtIndex) -> impl Iterator<Item = &SignalBytes> {
+        let mine = self.indexes.get(index);
+        mine.into_iter().flat_map(|mine| mine.announced.iter())
+    }
+
     /// Every index asked for.
     pub fn indexes(&self) -> impl Iterator<Item = SmtIndex> + '_ {
         self.indexes.keys().copied()

@@ -111,6 +111,11 @@ impl Agent {
         assert!(self.ask("status").unwrap_err().contains("not_running"));
     }
 
+    /// Ends the daemon, if it has not ended by itself.
+    pub(super) fn stop_if_running(&mut self) {
+        self.daemon = None;
+    }
+
     fn log(&self) -> String {
         std::fs::read_to_string(self.home.join("run.log")).unwrap_or_default()
     }

@@ -7,9 +7,11 @@
 //! [`UnixTime`]: crate::time::UnixTime
 
 mod agent;
+mod backup;
 mod cohort;
 mod demo;
 mod did;
+mod doctor;
 mod keeping;
 mod money;
 mod psbt;
@@ -21,9 +23,11 @@ mod terms;
 mod update;
 
 pub use agent::*;
+pub use backup::*;
 pub use cohort::*;
 pub use demo::*;
 pub use did::*;
+pub use doctor::*;
 pub use keeping::*;
 pub use money::*;
 pub use psbt::*;
