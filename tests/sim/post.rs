@@ -101,6 +101,7 @@ impl World {
             inc,
             seq,
             kind: kind.to_owned(),
+            about: None,
             awaiting,
             relays,
         };
