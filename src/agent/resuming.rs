@@ -19,7 +19,14 @@ impl Agent {
     /// to begin it, and its advert or opt-in never existed. It is forgotten; who gave the command got no answer.
     pub(super) fn is_unborn(&mut self, row: &CohortRow) -> Result<bool, AgentError> {
         let (cohort, role) = (row.cohort, row.role);
-        if row.ended.is_some() || !self.store.view().log_tail(cohort, role, 1)?.is_empty() {
+        // What the settings say is stated before anything is done.
+        let stated = ["policy", "max_fee", "money"];
+        let log = self.store.view().log_tail(cohort, role, 8)?;
+        if row.ended.is_some()
+            || log
+                .iter()
+                .any(|entry| !stated.contains(&entry.kind.as_str()))
+        {
             return Ok(false);
         }
         tracing::warn!(cohort = %cohort.short(), "a cohort that was not begun before the last end is forgotten");

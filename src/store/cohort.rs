@@ -284,14 +284,15 @@ impl Tx<'_> {
         )
     }
 
-    /// Deletes a cohort in which nothing ever happened.
+    /// Deletes a cohort in which nothing ever happened: its log, which stays, has nothing but settings.
     ///
     /// # Errors
-    /// [`StoreError::Missing`] if it is not there, or has entries in the log.
+    /// [`StoreError::Missing`] if it is not there, or has other entries in the log.
     pub fn forget_cohort(&self, cohort: CohortId, role: Role) -> Result<(), StoreError> {
         self.change(
             "DELETE FROM cohorts WHERE cohort = ?1 AND role = ?2
-             AND NOT EXISTS (SELECT 1 FROM log WHERE cohort = ?1 AND role = ?2)",
+             AND NOT EXISTS (SELECT 1 FROM log WHERE cohort = ?1 AND role = ?2 
+                             AND kind NOT IN ('policy', 'max_fee', 'money'))",
             params![cohort, role],
             || format!("cohort {} without a log", cohort.short()),
         )
