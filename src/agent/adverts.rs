@@ -2,6 +2,7 @@
 
 use bitcoin::ScriptBuf;
 
+use super::admitting::Shown;
 use super::error::AgentError;
 use super::events::What;
 use super::node::{Machine, NodeId, NodeInput};
@@ -130,6 +131,18 @@ impl Agent {
         identity_seat: bool,
         payee: Option<ScriptBuf>,
     ) -> Result<CohortId, AgentError> {
+        self.join_cohort_showing(content, relays, identity_seat, payee, Shown::Asked)
+    }
+
+    /// As [`join_cohort`](Self::join_cohort), with what shall be shown for the seat.
+    pub fn join_cohort_showing(
+        &mut self,
+        content: &str,
+        relays: &[String],
+        identity_seat: bool,
+        payee: Option<ScriptBuf>,
+        shown: Shown,
+    ) -> Result<CohortId, AgentError> {
         let (terms, cohort) =
             Terms::parse(content).map_err(|error| AgentError::Refused(error.to_string()))?;
         self.gate.permit(terms.network)?;
@@ -145,7 +158,7 @@ impl Agent {
             ));
         }
         let id = (cohort, Role::Participant);
-        if self.nodes.contains_key(&id) {
+        if !self.may_ask(cohort) {
             return Err(AgentError::Refused(format!(
                 "this agent has joined {} already",
                 cohort.short()
@@ -158,15 +171,16 @@ impl Agent {
                     .into(),
             ));
         }
-        let seat = if identity_seat {
-            self.identity.public()
-        } else {
-            self.root.seat(&cohort).public()
-        };
-        self.insert_cohort(id, &terms, Some(seat))?;
+        let seat = self.seat_key(cohort, identity_seat);
+        let ticket = self.ticket(&terms, seat, shown)?;
+        if !self.nodes.contains_key(&id) {
+            self.insert_cohort(id, &terms, Some(seat))?;
+        }
         self.learn_relays(id, relays)?;
         self.refresh_inbox();
         self.state_policy(id)?;
+        let input = ParticipantInput::Ticket(ticket);
+        self.feed(id, NodeInput::Participant(input))?;
         self.feed(id, NodeInput::Participant(ParticipantInput::Join { payee }))?;
         Ok(cohort)
     }

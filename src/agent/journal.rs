@@ -37,6 +37,7 @@ pub(super) struct Journal {
 pub(super) enum End {
     Ended(EndCause),
     Refused(RefusalCode),
+    Rejected(String),
     Released(String),
 }
 
@@ -239,6 +240,11 @@ impl Journal {
             Report::MyRequestRefused { of, code } if of == "opt_in" => {
                 self.end = Some((now, End::Refused(*code)));
             }
+            Report::Rejected { reason } => {
+                self.end = Some((now, End::Rejected(reason.clone())));
+            }
+            // The refusal is past: the aggregator has not answered this one yet, or has given a seat.
+            Report::AskedAgain => self.end = None,
             Report::Released { reason } => {
                 self.end = Some((now, End::Released(reason.clone())));
             }

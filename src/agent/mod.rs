@@ -4,6 +4,7 @@
 //! It handles one input at a time. For each, log entry, outbox rows and artifacts are one transaction;
 //! only then is anything sent, signed or broadcast (DESIGN §6, rules 1, 5 and 8).
 
+pub mod admitting;
 pub mod adverts;
 mod alarms;
 pub mod backend;

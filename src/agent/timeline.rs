@@ -128,6 +128,22 @@ fn of_report(report: &Report, is_aggregator: bool) -> Option<(&'static str, Stri
             "seat_taken",
             format!("seats {} ({taken} taken)", member.short()),
         ),
+        Report::AwaitsDecision { member, waiting } => (
+            "awaits_decision",
+            format!(
+                "{} asks for a seat ({waiting} wait for you)",
+                member.short()
+            ),
+        ),
+        Report::AskedAgain => ("asked_again", "asks for a seat once more".to_owned()),
+        Report::DecisionPending { until } => (
+            "decision_pending",
+            format!("the aggregator's operator decides about the seat, until {until}"),
+        ),
+        Report::Rejected { reason } => (
+            "rejected",
+            format!("the aggregator's operator decided against the seat: {reason}"),
+        ),
         Report::RequestRefused { member, code } => (
             "request_refused",
             format!("refuses {}: {}", member.short(), refusal(*code)),
@@ -441,6 +457,10 @@ pub const fn refusal(code: RefusalCode) -> &'static str {
         RefusalCode::Full => "all seats are taken",
         RefusalCode::Closed => "no opt-ins are taken any more",
         RefusalCode::NotInvited => "only invited keys are seated",
+        RefusalCode::WorkRequired => "it shows less proof of work than the terms ask",
+        RefusalCode::BadCode => "it shows no invite code of this cohort",
+        RefusalCode::CodeUsedUp => "the invite code is used up",
+        RefusalCode::Rejected => "the operator decided against it",
         RefusalCode::AlreadyAsked => "this key asked before; the first opt-in counts",
         RefusalCode::BadPayee => "the payee is not a segwit address",
         RefusalCode::PayeeRequired => "members fund, and no address for refunds was given",

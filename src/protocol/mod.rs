@@ -3,6 +3,7 @@
 //! Nothing here knows a clock, a socket, a file or a random source, and nothing here holds a secret.
 //! Inputs come in with the time; effects go out, in the order in which they must be carried out.
 
+pub mod admission;
 pub mod aggregator;
 pub mod chain_view;
 pub mod confirmation;

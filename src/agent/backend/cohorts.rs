@@ -24,7 +24,7 @@ use crate::protocol::chain_view::TipView;
 use crate::protocol::effect::{Ignored, Outcome};
 use crate::protocol::funding::Funding;
 use crate::protocol::ids::{Round, Seat};
-use crate::protocol::message::{EndCause, Message, RoundCause, RoundRequest};
+use crate::protocol::message::{EndCause, Message, RefusalCode, RoundCause, RoundRequest};
 use crate::protocol::participant::{MemberPhase, ParticipantInput};
 use crate::protocol::terms::{self, CohortBeacon};
 use crate::store::Role;
@@ -601,6 +601,26 @@ fn phase(node: &Node) -> v::CohortPhase {
 fn next_step(node: &Node, phase: v::CohortPhase) -> Option<String> {
     let cohort = node.id.0.short();
     let text = match (&node.machine, phase) {
+        (Machine::Aggregator(machine), v::CohortPhase::Forming)
+            if machine.waiting_opt_ins().next().is_some() =>
+        {
+            let waiting = machine.waiting_opt_ins().count();
+            format!("{waiting} wait for you: `cohort applicants {cohort}`")
+        }
+        (Machine::Participant(machine), v::CohortPhase::Forming)
+            if machine.awaits_decision().is_some() =>
+        {
+            format!(
+                "waiting for the operator's decision about {}",
+                crate::keys::names::npub(&machine.me())
+            )
+        }
+        (Machine::Participant(machine), v::CohortPhase::Ended) => {
+            let MemberPhase::Refused(code) = machine.phase() else {
+                return None;
+            };
+            refusal_remedy(*code, &machine.me())?
+        }
         (Machine::Aggregator(machine), v::CohortPhase::Forming) => {
             let (taken, min) = (machine.members().len(), machine.terms().seats_min);
             if taken >= usize::from(min) {
@@ -647,6 +667,35 @@ fn next_step(node: &Node, phase: v::CohortPhase) -> Option<String> {
         _ => return None,
     };
     Some(text)
+}
+
+/// What whoever was refused a seat can do.
+fn refusal_remedy(code: RefusalCode, seat: &NostrKey) -> Option<String> {
+    let npub = crate::keys::names::npub(seat);
+    Some(match code {
+        RefusalCode::WorkRequired => {
+            "ask again: `cohort join` does the work that the terms ask for".to_owned()
+        }
+        RefusalCode::BadCode | RefusalCode::CodeUsedUp => {
+            "get another code from the aggregator, and ask again with `cohort join … --code`"
+                .to_owned()
+        }
+        RefusalCode::TooMany => format!(
+            "too many wait for a decision: ask again with more work (`cohort join … --work 22`), or have the operator \
+             approve {npub} and then ask again"
+        ),
+        RefusalCode::Rejected => format!("only the operator can change that: your key is {npub}"),
+        RefusalCode::NotInvited => format!(
+            "have the operator invite your identity (`btcr2-agent key show`), or this key: {npub}"
+        ),
+        RefusalCode::PayeeRequired | RefusalCode::BadPayee => {
+            "ask again with `cohort join … --refund-to`".to_owned()
+        }
+        RefusalCode::Full | RefusalCode::Closed => {
+            "look for another cohort: `cohort discover`".to_owned()
+        }
+        _ => return None,
+    })
 }
 
 fn member_views(node: &Node, own_seat: Option<Seat>) -> Vec<v::MemberView> {
@@ -722,6 +771,11 @@ fn end_view(node: &Node) -> Option<v::EndView> {
         End::Refused(code) => (
             "refused".to_owned(),
             format!("the opt-in was refused: {}", refusal(*code)),
+            Vec::new(),
+        ),
+        End::Rejected(reason) => (
+            "rejected".to_owned(),
+            format!("the operator decided against a seat: {reason}"),
             Vec::new(),
         ),
         End::Released(reason) => (

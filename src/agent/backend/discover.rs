@@ -141,7 +141,10 @@ impl Agent {
                         .insert(node.id.0, super::delivery::number(taken));
                 }
                 Role::Participant => {
-                    context.joined.insert(node.id.0);
+                    // Whoever was refused may ask again.
+                    if !self.may_ask(node.id.0) {
+                        context.joined.insert(node.id.0);
+                    }
                     context.memberships += usize::from(!node.is_over());
                 }
             }

@@ -122,6 +122,18 @@ impl AgentBackend {
             .as_deref()
             .map(|address| payee_script(address, terms.network))
             .transpose()?;
+        let seat = self
+            .with(move |agent| {
+                if !agent.may_ask(cohort) {
+                    return Err(Failure::new(
+                        ErrorCode::WrongPhase,
+                        format!("this agent has joined cohort {} already", cohort.short()),
+                    ));
+                }
+                Ok(agent.seat_key(cohort, identity_seat))
+            })
+            .await?;
+        let shown = self.shown(&terms, seat, &args).await?;
         self.with(move |agent| {
             may_join(&row, &terms, agent.now())?;
             let context = agent.advert_context()?;
@@ -143,7 +155,7 @@ impl AgentBackend {
                 .remedy("add one with `btcr2-agent relay add <url>`"));
             }
             let cohort = agent
-                .join_cohort(&row.content, &hints, identity_seat, payee)
+                .join_cohort_showing(&row.content, &hints, identity_seat, payee, shown)
                 .map_err(agent_failure)?;
             agent.cohort_view((cohort, Role::Participant), 0)
         })

@@ -8,6 +8,7 @@
 //! | `status` | `status` |
 //! | `cohorts` | the views of cohorts, and what is done to them |
 //! | `delivery` | where messages stand |
+//! | `admitting` | who is seated: applicants, codes, the work of an opt-in |
 //! | `terms` | terms from arguments and settings; the written policy |
 //! | `discover` | looking for adverts, also without a running agent |
 //! | `joining` | `cohort terms`, `cohort join` |
@@ -25,6 +26,7 @@
 //! | `probing` | trying relays, likewise |
 //! | `follows` | whom this agent follows, and who follows it |
 
+mod admitting;
 mod bumping;
 mod cohorts;
 mod confirmations;
@@ -245,6 +247,19 @@ impl Backend for AgentBackend {
 
     async fn cohort_invite(&self, args: r::Invite) -> Result<v::InviteView, Failure> {
         self.with(move |agent| agent.invite(&args)).await
+    }
+
+    async fn cohort_applicants(&self, args: r::OneCohort) -> Result<v::ApplicantsView, Failure> {
+        self.with(move |agent| agent.applicants(&args.cohort, None))
+            .await
+    }
+
+    async fn cohort_decide(&self, args: r::DecideSeat) -> Result<v::ApplicantsView, Failure> {
+        self.with(move |agent| agent.decide_seat(&args)).await
+    }
+
+    async fn cohort_codes(&self, args: r::Codes) -> Result<v::CodesView, Failure> {
+        self.codes(args).await
     }
 
     async fn did_create(&self, args: r::CreateDid) -> Result<v::DidView, Failure> {

@@ -2,6 +2,7 @@
 //!
 //! Values are parsed here, once; a wrong one is a usage error (exit status 2) before anything runs.
 
+mod admission;
 mod announce;
 mod cohort;
 mod did;
@@ -21,6 +22,7 @@ use std::path::PathBuf;
 
 use clap::{Args, Parser, Subcommand};
 
+pub use admission::{ApproveArgs, CodeCommand, NewCodeArgs, RejectArgs};
 pub use announce::{AnnounceArgs, RegisterVia};
 pub use cohort::{
     AdvertiseArgs, CohortCommand, DiscoverArgs, EndArgs, FundArgs, InviteArgs, JoinArgs, LeaveArgs,

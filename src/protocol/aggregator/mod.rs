@@ -3,6 +3,7 @@
 //! `handle(now, input)` changes the state and returns what to do. Its state is a function of its inputs:
 //! replaying the logged inputs gives the same state, and the driver discards the effects of a replay.
 
+mod admission;
 mod deposits;
 mod export;
 mod fallback;
@@ -16,7 +17,7 @@ mod session;
 mod signals;
 mod watch;
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 
 use bitcoin::{OutPoint, ScriptBuf, Txid};
 use serde::{Deserialize, Serialize};
@@ -34,6 +35,8 @@ use crate::keys::NostrKey;
 use crate::keys::musig::KeySet;
 use crate::time::UnixTime;
 
+use admission::Gate;
+pub use admission::{Decision, KnownCode, MAX_CODES, MAX_WAITING, WaitingOptIn};
 use deposits::Deposits;
 use refunds::Refunds;
 pub use refunds::{KeptRefund, RefundProgress};
@@ -99,6 +102,8 @@ pub enum AggregatorInput {
         /// Words for it.
         reason: String,
     },
+    /// Operator: who is seated.
+    Decide(Decision),
     /// Operator: end the cohort.
     Cancel,
     /// The money gate: whether it permits money on the cohort's network.
@@ -139,7 +144,7 @@ pub struct Aggregator {
     terms: Terms,
     cohort: CohortId,
     phase: Phase,
-    invited: BTreeSet<NostrKey>,
+    gate: Gate,
     /// Where refunds to the aggregator go.
     payee: Option<ScriptBuf>,
     /// Before the set is closed, in order of acceptance.
@@ -176,7 +181,7 @@ impl Aggregator {
             cohort: terms.cohort_id(),
             terms,
             phase: Phase::Draft,
-            invited: BTreeSet::new(),
+            gate: Gate::default(),
             payee: None,
             applicants: Vec::new(),
             set: None,
@@ -228,6 +233,7 @@ impl Aggregator {
             },
             AggregatorInput::Protect { outputs } => self.protect(outputs),
             AggregatorInput::Release { member, reason } => self.release(member, &reason),
+            AggregatorInput::Decide(decision) => self.decide(now, decision),
             AggregatorInput::Cancel => self.cancel(),
             AggregatorInput::Money { permitted } => self.money(permitted),
         };
@@ -384,6 +390,7 @@ impl Aggregator {
                 message: ended.clone(),
             }));
         }
+        effects.extend(self.turn_away());
         effects.extend(self.advert(AdvertStatus::Closed));
         effects.push(Effect::Report(Report::Ended { why: why.clone() }));
         self.round = None;

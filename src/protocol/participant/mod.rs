@@ -22,6 +22,7 @@ use std::collections::BTreeMap;
 use bitcoin::{Amount, OutPoint, ScriptBuf, Transaction, Txid};
 use serde::{Deserialize, Serialize};
 
+use super::admission::Ticket;
 use super::chain_view::{ChainUpdate, ChainView};
 use super::confirmation::ConfirmationWatch;
 use super::deposit::UpdateDeposit;
@@ -61,6 +62,8 @@ pub enum ParticipantInput {
         /// Where refunds go, if anywhere.
         payee: Option<ScriptBuf>,
     },
+    /// User: what to show with the opt-in. Comes before [`Join`](Self::Join).
+    Ticket(Option<Ticket>),
     /// A message whose author was verified.
     Message {
         /// Its author.
@@ -225,6 +228,9 @@ pub struct Participant {
     policy_is_stated: bool,
     phase: MemberPhase,
     payee: Option<ScriptBuf>,
+    ticket: Option<Ticket>,
+    /// Until when the operator can decide about the seat, if it has to.
+    decision_until: Option<UnixTime>,
     set: Option<(CohortSet, KeySet)>,
     script: ScriptBuf,
     chain: ChainView,
@@ -262,6 +268,8 @@ impl Participant {
             policy_is_stated: false,
             phase: MemberPhase::New,
             payee: None,
+            ticket: None,
+            decision_until: None,
             set: None,
             script: ScriptBuf::new(),
             chain: ChainView::default(),
@@ -307,6 +315,7 @@ impl Participant {
         self.now = now;
         match input {
             ParticipantInput::Join { payee } => self.join(payee),
+            ParticipantInput::Ticket(ticket) => self.take_ticket(ticket),
             ParticipantInput::Message { message, .. } => self.message(now, message),
             ParticipantInput::Tick => self.tick(now),
             ParticipantInput::Chain(update) => self.chain_changed(&update),
@@ -360,6 +369,8 @@ impl Participant {
     fn message(&mut self, now: UnixTime, message: Message) -> Step {
         match message {
             Message::Accept(accept) => self.accepted(accept.seat),
+            Message::Waiting(waiting) => self.waits(waiting.until),
+            Message::Rejected(rejected) => self.rejected(&rejected.reason),
             Message::Refused(refused) => self.refused(now, &refused),
             Message::Deposited(deposited) => self.deposited(now, deposited),
             Message::CohortSet(set) => self.cohort_set(set),
@@ -503,6 +514,13 @@ impl Participant {
     #[must_use]
     pub const fn chain(&self) -> &ChainView {
         &self.chain
+    }
+
+    /// Until when the operator can decide about the seat that was asked for, if it has to.
+    #[must_use]
+    pub fn awaits_decision(&self) -> Option<UnixTime> {
+        self.decision_until
+            .filter(|_| self.phase == MemberPhase::Asked)
     }
 
     /// The seat this member holds: its final one once the set is known, before that the one it was given.

@@ -1,6 +1,7 @@
 //! The pure core, both roles, whole cohorts in one thread: happy paths with known answers, and every
 //! threat of the threat model as a test that is named after it.
 
+mod admission;
 mod chain;
 mod coverage;
 mod deposits;

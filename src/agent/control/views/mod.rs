@@ -6,6 +6,7 @@
 //!
 //! [`UnixTime`]: crate::time::UnixTime
 
+mod admission;
 mod agent;
 mod cohort;
 mod demo;
@@ -19,6 +20,7 @@ mod singleton;
 mod terms;
 mod update;
 
+pub use admission::*;
 pub use agent::*;
 pub use cohort::*;
 pub use demo::*;
