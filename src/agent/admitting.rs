@@ -102,9 +102,4 @@ impl Agent {
         };
         Ok(admission::mine(&cohort, seat, bits).map(Ticket::Work))
     }
-
-    /// The key to which the aggregator of another cohort offered this one, when it made it anew.
-    fn offered_to(&self, _cohort: CohortId) -> Option<&OwnKey> {
-        None
-    }
 }

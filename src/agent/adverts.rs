@@ -380,29 +380,13 @@ impl Agent {
             self.count("bad_invite");
             return Ok(());
         }
-        let now = self.now();
         let relays: Vec<RelayUrl> = invite
             .relays
             .iter()
             .filter_map(|url| RelayUrl::parse(url).ok())
             .take(crate::nostr::policy::MAX_ADVERTISED)
             .collect();
-        self.store.transaction::<_, AgentError>(|tx| {
-            tx.put_advert(&NewAdvert {
-                cohort,
-                author: from,
-                network: terms.network,
-                event_id: crate::nostr::EventId::from_bytes(cohort.to_bytes()),
-                event: "{}",
-                content: &invite.terms,
-                status: "invited",
-                created_at: now,
-                expires: terms.join_by,
-                relay: relays.first(),
-                seen: now,
-            })?;
-            Ok(())
-        })?;
+        self.keep_invitation(from, cohort, &terms, &relays)?;
         self.emit(
             Some((cohort, Role::Participant)),
             What::AdvertFound {
@@ -414,6 +398,33 @@ impl Agent {
             self.join_by_policy(&invite.terms, invite.relays.clone())?;
         }
         Ok(())
+    }
+
+    /// Keeps terms that came as a message.
+    pub(super) fn keep_invitation(
+        &mut self,
+        from: NostrKey,
+        cohort: CohortId,
+        terms: &Terms,
+        relays: &[RelayUrl],
+    ) -> Result<(), AgentError> {
+        let now = self.now();
+        self.store.transaction::<_, AgentError>(|tx| {
+            tx.put_advert(&NewAdvert {
+                cohort,
+                author: from,
+                network: terms.network,
+                event_id: crate::nostr::EventId::from_bytes(cohort.to_bytes()),
+                event: "{}",
+                content: &terms.canonical(),
+                status: "invited",
+                created_at: now,
+                expires: terms.join_by,
+                relay: relays.first(),
+                seen: now,
+            })?;
+            Ok(())
+        })
     }
 
     /// Somebody follows this aggregator, or stops.

@@ -678,6 +678,7 @@ fn kind_of(input: &NodeInput) -> &'static str {
             AggregatorInput::Protect { .. } => "protect",
             AggregatorInput::Release { .. } => "release",
             AggregatorInput::Decide(_) => "decide",
+            AggregatorInput::Reform { .. } => "reform",
             AggregatorInput::Cancel => "cancel",
             AggregatorInput::Money { .. } => "money",
         },

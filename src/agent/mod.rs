@@ -33,6 +33,7 @@ pub mod outbound;
 pub mod publishing;
 mod quota;
 pub mod recovery;
+mod reforming;
 mod refunding;
 mod registering;
 mod relay_lists;

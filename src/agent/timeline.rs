@@ -370,8 +370,9 @@ fn of_report(report: &Report, is_aggregator: bool) -> Option<(&'static str, Stri
         Report::MemberBlamed { blame, proved } => (
             "member_blamed",
             format!(
-                "{} sent something invalid ({})",
+                "{} sent {} ({})",
                 blame.member.short(),
+                blame.fault.told(),
                 if *proved { "proved" } else { "a claim" }
             ),
         ),
@@ -380,6 +381,19 @@ fn of_report(report: &Report, is_aggregator: bool) -> Option<(&'static str, Stri
             format!("ALARM: {txid} spends from the beacon and this agent did not sign it"),
         ),
         Report::Alarm { text } => ("alarm", format!("ALARM: {text}")),
+        Report::ReformOffered { cohort, without } => (
+            "reform_offered",
+            format!(
+                "{} to go on as cohort {} without {}",
+                if is_aggregator {
+                    "offers"
+                } else {
+                    "is offered"
+                },
+                cohort.short(),
+                seats(without)
+            ),
+        ),
         Report::Ended { why } => ("ended", format!("the cohort has ended: {}", end_cause(why))),
         Report::Released { reason } => ("released", format!("lost its seat: {reason}")),
     })

@@ -12,7 +12,7 @@ use super::ids::{Label, Round, Seat, SessionId};
 use super::message::{EndCause, HistoryRequest, Message, Nonces, RefusalCode, RoundCause};
 use crate::beacon::smt::SmtPath;
 use crate::did::Did;
-use crate::hash::{LeafValue, SignalBytes, SmtIndex, SmtNonce, UpdateHash};
+use crate::hash::{CohortId, LeafValue, SignalBytes, SmtIndex, SmtNonce, UpdateHash};
 use crate::keys::NostrKey;
 use crate::keys::musig::{AggregateNonce, PublicNonce};
 use crate::time::UnixTime;
@@ -710,6 +710,13 @@ pub enum Report {
     Alarm {
         /// What, for people.
         text: String,
+    },
+    /// A new cohort is offered in the place of this one, without some seats.
+    ReformOffered {
+        /// The new cohort.
+        cohort: CohortId,
+        /// The seats that are left out.
+        without: Vec<Seat>,
     },
     /// The cohort ended.
     Ended {

@@ -16,6 +16,7 @@ use super::evidence::{Blame, Signed};
 pub use super::fallback_message::{Announced, FallbackRequest, FallbackSignature};
 use super::ids::{Label, Round, Seat};
 pub use super::raw_json::{MAX_RAW_DEPTH, RawJson};
+pub use super::reform::Reform;
 use super::refund_message::{
     RefundComplete, RefundNonces, RefundOpen, RefundPartial, RefundRequest,
 };
@@ -178,6 +179,8 @@ messages! {
     "release" => Release(Release),
     /// Aggregator → channel or participant: the cohort has ended.
     "ended" => Ended(Ended),
+    /// Aggregator → channel: a new cohort without some seats.
+    "reform" => Reform(Reform),
     /// Aggregator → channel: relays from now on.
     "relays" => Relays(Relays),
     /// Aggregator → invited key: terms of a cohort without a public advert.

@@ -6,6 +6,7 @@
 pub mod admission;
 pub mod aggregator;
 pub mod chain_view;
+pub mod conduct;
 pub mod confirmation;
 pub mod deposit;
 pub mod effect;
@@ -21,6 +22,7 @@ pub mod message;
 pub mod money;
 pub mod participant;
 pub mod raw_json;
+pub mod reform;
 pub mod refund_message;
 pub mod registration;
 pub mod set;

@@ -8,6 +8,7 @@ use super::delivery::{delivery_view, members, number};
 use super::funding::state_view;
 use super::joining::payee_script;
 use super::parse_key;
+use super::reforming::{culprits, judge};
 use super::terms::{build_terms, terms_view};
 use crate::agent::control::views as v;
 use crate::agent::control::{ErrorCode, Failure, PeerText, request as r};
@@ -410,11 +411,18 @@ impl Agent {
             terms: terms_view(terms, &hints),
             own_seat,
             own_key: (id.1 == Role::Participant).then(|| node.own.public()),
-            members: member_views(node, own_seat),
+            members: {
+                let mut members = member_views(node, own_seat);
+                for member in &mut members {
+                    judge(member, node);
+                }
+                members
+            },
             beacon: self.beacon_view(node),
             round,
             past_rounds,
             delivery: self.delivery_views(node)?,
+            reform: self.reform_view(node),
             end: end_view(node),
         })
     }
@@ -425,6 +433,9 @@ impl Agent {
             && let Err(refused) = self.gate.permit(node.terms().network)
         {
             return Some(refused.to_string());
+        }
+        if let Some(step) = self.reform_step(node) {
+            return Some(step);
         }
         next_step(node, phase)
     }
@@ -544,10 +555,11 @@ impl Agent {
                 .map_or(0, |height| chain.confirmations(height)),
             signed: on_chain.signed,
             took_ms: took,
-            end: record
-                .failed
-                .as_ref()
-                .map(|(at, why)| round_end(*at, why, own_only)),
+            end: record.failed.as_ref().map(|(at, why)| {
+                let mut end = round_end(*at, why, own_only);
+                end.culprits = culprits(node, record, &end.by, end.known_by);
+                end
+            }),
         }
     }
 
@@ -720,6 +732,9 @@ fn member_views(node: &Node, own_seat: Option<Seat>) -> Vec<v::MemberView> {
                     last_heard_at: heard(&key),
                     state: state(seat, &key),
                     key,
+                    waits_for: None,
+                    missed_rounds: 0,
+                    faults: Vec::new(),
                 })
                 .collect()
         }
@@ -749,6 +764,9 @@ fn member_views(node: &Node, own_seat: Option<Seat>) -> Vec<v::MemberView> {
                         last_heard_at: heard(&key),
                         state: if is_own { own } else { v::MemberState::Ready },
                         key,
+                        waits_for: None,
+                        missed_rounds: 0,
+                        faults: Vec::new(),
                     }
                 })
                 .collect()
@@ -790,6 +808,7 @@ fn end_view(node: &Node) -> Option<v::EndView> {
         text: PeerText::new(&text),
         by,
         known_by: known(member),
+        culprits: Vec::new(),
     })
 }
 
@@ -804,6 +823,7 @@ fn round_end(at: UnixTime, why: &RoundCause, member: bool) -> v::EndView {
         text: PeerText::new(&round_cause(why)),
         by,
         known_by: known(member),
+        culprits: Vec::new(),
     }
 }
 

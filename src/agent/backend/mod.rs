@@ -14,6 +14,7 @@
 //! | `joining` | `cohort terms`, `cohort join` |
 //! | `funding` | `cohort fund` |
 //! | `fund_psbt` | `cohort psbt`, `cohort fund --psbt` |
+//! | `reforming` | `cohort reform`, `cohort migrate`; how members behave |
 //! | `refunds` | `cohort recover`, and which outputs are protected |
 //! | `money` | `money status`, `money stop` |
 //! | `decoding` | `tx decode` |
@@ -42,6 +43,7 @@ pub(in crate::agent) mod keeping;
 mod money;
 pub mod probing;
 mod publishing;
+mod reforming;
 mod refunds;
 pub mod relays;
 mod singleton;
@@ -260,6 +262,17 @@ impl Backend for AgentBackend {
 
     async fn cohort_codes(&self, args: r::Codes) -> Result<v::CodesView, Failure> {
         self.codes(args).await
+    }
+
+    async fn cohort_reform(&self, args: r::ReformCohort) -> Result<v::CohortView, Failure> {
+        let opt_in = args
+            .opt_in_s
+            .unwrap_or(self.config().aggregator.formation.seconds());
+        self.with(move |agent| agent.reform(&args, opt_in)).await
+    }
+
+    async fn cohort_migrate(&self, args: r::Migrate) -> Result<v::MigrationView, Failure> {
+        self.migrate(args).await
     }
 
     async fn did_create(&self, args: r::CreateDid) -> Result<v::DidView, Failure> {

@@ -5,7 +5,7 @@ use std::str::FromStr;
 
 use serde::{Deserialize, Serialize};
 
-pub use super::request_admission::{CodeText, Codes, DecideSeat};
+pub use super::request_admission::{CodeText, Codes, DecideSeat, Migrate, ReformCohort};
 pub use super::request_keeping::{Backup, SidecarOf, VerifyDids};
 pub use super::request_money::{DecodeTx, StopMoney, StopReason, TxRef};
 pub use super::request_publish::DidArtifacts;

@@ -2,7 +2,7 @@
 
 use clap::{Args, Subcommand};
 
-use super::admission::{ApproveArgs, CodeCommand, RejectArgs};
+use super::admission::{ApproveArgs, CodeCommand, MigrateArgs, ReformArgs, RejectArgs};
 use super::refund::RecoverFundsArgs;
 use super::values::{JoinArg, http_url, relay_url, seconds};
 use crate::agent::control::request::{CohortRef, KeyRef, SeatKey};
@@ -68,6 +68,10 @@ pub enum CohortCommand {
         after_help = "Example:\n  btcr2-agent cohort code new 3f9a0c12 --uses 5"
     )]
     Code(CodeCommand),
+    /// Aggregator: offer the members of a cohort that stalls a new one without some seats
+    Reform(ReformArgs),
+    /// Member: move DIDs from a cohort's beacon to that of the one that took its place
+    Migrate(MigrateArgs),
 }
 
 /// Arguments of `cohort advertise`.

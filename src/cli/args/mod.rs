@@ -22,7 +22,7 @@ use std::path::PathBuf;
 
 use clap::{Args, Parser, Subcommand};
 
-pub use admission::{ApproveArgs, CodeCommand, NewCodeArgs, RejectArgs};
+pub use admission::{ApproveArgs, CodeCommand, MigrateArgs, NewCodeArgs, ReformArgs, RejectArgs};
 pub use announce::{AnnounceArgs, RegisterVia};
 pub use cohort::{
     AdvertiseArgs, CohortCommand, DiscoverArgs, EndArgs, FundArgs, InviteArgs, JoinArgs, LeaveArgs,

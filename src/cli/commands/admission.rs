@@ -1,16 +1,22 @@
 //! `cohort applicants`, `approve`, `reject`, `code …`; and what is said before work is done.
 
+use std::io::{self, Write as _};
 use std::time::Instant;
 
 use super::Context;
 use crate::agent::admitting::APPROVAL_WORK_BITS;
 use crate::agent::control::Backend as _;
-use crate::agent::control::request::{Codes, DecideSeat, OneCohort};
+use crate::agent::control::request::{Codes, DecideSeat, Migrate, OneCohort, ReformCohort};
 use crate::agent::control::views::AdvertView;
-use crate::cli::args::{ApproveArgs, CodeCommand, OneCohortArgs, RejectArgs};
+use crate::cli::args::{
+    ApproveArgs, CodeCommand, MigrateArgs, OneCohortArgs, ReformArgs, RejectArgs,
+};
+use crate::cli::ask::confirm;
 use crate::cli::backend::daemon;
 use crate::cli::error::CliError;
-use crate::cli::render::duration;
+use crate::cli::output::now;
+use crate::cli::render::{Page, Render as _, duration};
+use crate::protocol::Seat;
 use crate::protocol::admission::{Admission, work_bits};
 
 /// Hashes that are made to say how long more of them take.
@@ -57,6 +63,47 @@ impl Context {
         let daemon = daemon(&self.home).await?;
         self.out
             .view(&daemon.cohort_codes(Codes { cohort, uses }).await?)
+    }
+
+    pub(super) async fn reform(&self, args: ReformArgs) -> Result<(), CliError> {
+        let daemon = daemon(&self.home).await?;
+        if !args.yes {
+            let question =
+                "The others are told, with what is known of these seats. Offer them a new cohort?";
+            confirm(question, "--yes", "not offered")?;
+        }
+        let reform = ReformCohort {
+            cohort: args.cohort,
+            without: args.without.into_iter().map(Seat).collect(),
+            reason: args.reason,
+            opt_in_s: args.opt_in_deadline,
+        };
+        self.out.view(&daemon.cohort_reform(reform).await?)
+    }
+
+    pub(super) async fn migrate(&self, args: MigrateArgs) -> Result<(), CliError> {
+        let daemon = daemon(&self.home).await?;
+        let migrate = |plan| Migrate {
+            cohort: args.cohort.clone(),
+            plan,
+            fee_rate: args.fee_rate,
+        };
+        if args.plan {
+            return self.out.view(&daemon.cohort_migrate(migrate(true)).await?);
+        }
+        if !args.yes {
+            let plan = daemon.cohort_migrate(migrate(true)).await?;
+            let mut page = Page::new(now());
+            plan.render(&mut page);
+            page.line("");
+            let _ = io::stderr().lock().write_all(page.as_str().as_bytes());
+            confirm(
+                "Register, sign and announce these updates?",
+                "--yes",
+                "not moved",
+            )?;
+        }
+        self.out.view(&daemon.cohort_migrate(migrate(false)).await?)
     }
 }
 

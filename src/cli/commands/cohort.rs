@@ -75,6 +75,8 @@ impl Context {
             CohortCommand::Approve(args) => self.approve(args).await,
             CohortCommand::Reject(args) => self.reject(args).await,
             CohortCommand::Code(command) => self.code(command).await,
+            CohortCommand::Reform(args) => self.reform(args).await,
+            CohortCommand::Migrate(args) => self.migrate(args).await,
             CohortCommand::Invite(args) => {
                 let daemon = daemon(&self.home).await?;
                 let invite = Invite {

@@ -1,7 +1,7 @@
 //! Who wants a seat, and codes.
 
 use super::{Align, Page, Render, Table, npub, relative, short_npub, when};
-use crate::agent::control::views::{ApplicantsView, CodesView};
+use crate::agent::control::views::{ApplicantsView, CodesView, MigrationView, ReformView};
 
 impl Render for ApplicantsView {
     fn render(&self, page: &mut Page) {
@@ -84,5 +84,65 @@ impl Render for CodesView {
             ]);
         }
         page.table(&table);
+    }
+}
+
+impl Render for ReformView {
+    fn render(&self, page: &mut Page) {
+        page.heading(&format!(
+            "Offered in its place: cohort {}",
+            self.cohort.short()
+        ));
+        page.field("id", &self.cohort.to_string());
+        page.field("join until", &when(page.now(), self.join_by));
+        page.field_if("reason", self.reason.as_ref().map(ToString::to_string));
+        for left in &self.without {
+            let who = left.key.map(short_npub).unwrap_or_default();
+            let mut why = Vec::new();
+            if left.missed_rounds > 0 {
+                why.push(format!(
+                    "did not answer {} rounds in a row",
+                    left.missed_rounds
+                ));
+            }
+            why.extend(
+                left.faults
+                    .iter()
+                    .map(|f| format!("{} ({})", f.fault, f.known_by)),
+            );
+            if why.is_empty() {
+                why.push("no reason in what it did".to_owned());
+            }
+            page.field(
+                "without",
+                &format!("seat {} {who}: {}", left.seat, why.join(", ")),
+            );
+        }
+        if self.leaves_me_out {
+            page.field("note", "this agent's seat is left out");
+        }
+    }
+}
+
+impl Render for MigrationView {
+    fn render(&self, page: &mut Page) {
+        let (from, to) = (self.from.short(), self.to.short());
+        let what = if self.plan { "Plan" } else { "Move" };
+        page.heading(&format!("{what}: DIDs of cohort {from} to cohort {to}"));
+        if self.dids.is_empty() {
+            page.line("No DID of this agent lists the beacon of the old cohort.");
+        }
+        for migrating in &self.dids {
+            match &migrating.joining {
+                Some(joining) => joining.render(page),
+                None => page.heading(&migrating.did),
+            }
+            if !migrating.removes.is_empty() {
+                page.field("removes", &migrating.removes.join(", "));
+            }
+            if let Some(problem) = &migrating.problem {
+                page.field("problem", problem.as_str());
+            }
+        }
     }
 }

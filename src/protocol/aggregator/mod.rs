@@ -9,6 +9,7 @@ mod export;
 mod fallback;
 mod formation;
 mod money;
+mod reforming;
 mod refunds;
 mod registry;
 mod replacing;
@@ -23,11 +24,13 @@ use bitcoin::{OutPoint, ScriptBuf, Txid};
 use serde::{Deserialize, Serialize};
 
 use super::chain_view::{ChainUpdate, ChainView, TipView};
+use super::conduct::Conduct;
 use super::confirmation::ConfirmationWatch;
 pub use super::confirmation::FINAL_DEPTH;
 use super::effect::{AdvertStatus, Effect, Ignored, Report, Step, To};
 use super::ids::{Round, Seat};
 use super::message::{EndCause, Ended, Message, RefusalCode, Refused, RoundCause};
+use super::reform::Offer;
 use super::set::CohortSet;
 use super::terms::Terms;
 use crate::hash::{CohortId, SchnorrSignature};
@@ -104,6 +107,17 @@ pub enum AggregatorInput {
     },
     /// Operator: who is seated.
     Decide(Decision),
+    /// Operator: offer the members a new cohort without some seats.
+    Reform {
+        /// Its canonical terms.
+        terms: String,
+        /// Relays to name.
+        relays: Vec<String>,
+        /// The seats that are left out.
+        without: Vec<Seat>,
+        /// Words for people.
+        reason: String,
+    },
     /// Operator: end the cohort.
     Cancel,
     /// The money gate: whether it permits money on the cohort's network.
@@ -171,6 +185,9 @@ pub struct Aggregator {
     watch: ConfirmationWatch,
     /// The gate permits no money.
     money_stopped: bool,
+    conduct: Conduct,
+    /// The cohort that was offered in the place of this one.
+    offer: Option<Offer>,
 }
 
 impl Aggregator {
@@ -200,6 +217,8 @@ impl Aggregator {
             refunds: Refunds::default(),
             watch: ConfirmationWatch::default(),
             money_stopped: false,
+            conduct: Conduct::default(),
+            offer: None,
         }
     }
 
@@ -234,10 +253,23 @@ impl Aggregator {
             AggregatorInput::Protect { outputs } => self.protect(outputs),
             AggregatorInput::Release { member, reason } => self.release(member, &reason),
             AggregatorInput::Decide(decision) => self.decide(now, decision),
+            AggregatorInput::Reform {
+                terms,
+                relays,
+                without,
+                reason,
+            } => self.reform(&terms, relays, &without, &reason),
             AggregatorInput::Cancel => self.cancel(),
             AggregatorInput::Money { permitted } => self.money(permitted),
         };
         self.timers(now, &mut step.effects);
+        if let Some((set, _)) = &self.set {
+            for effect in &step.effects {
+                if let Effect::Report(report) = effect {
+                    self.conduct.note(report, set);
+                }
+            }
+        }
         step
     }
 

@@ -11,6 +11,7 @@ mod fallback;
 mod formation;
 mod history;
 mod policy;
+mod reforming;
 mod refunds;
 mod replacing;
 mod round;
@@ -24,6 +25,7 @@ use serde::{Deserialize, Serialize};
 
 use super::admission::Ticket;
 use super::chain_view::{ChainUpdate, ChainView};
+use super::conduct::Conduct;
 use super::confirmation::ConfirmationWatch;
 use super::deposit::UpdateDeposit;
 use super::effect::{Effect, Ignored, Prepared, Report, Step, To};
@@ -32,6 +34,7 @@ use super::ids::{Label, Round, Seat, SessionId, Subject};
 use super::message::{
     EndCause, HistoryItem, Message, Nonces, Opening, Refused, RegisterItem, RoundOpen,
 };
+use super::reform::Offer;
 use super::set::CohortSet;
 use super::terms::Terms;
 use crate::beacon::signal::BeaconOutput;
@@ -254,6 +257,9 @@ pub struct Participant {
     refunds: MyRefunds,
     /// Where everything this member signed is.
     watch: ConfirmationWatch,
+    conduct: Conduct,
+    /// The cohort that the aggregator offered in the place of this one.
+    offer: Option<Offer>,
 }
 
 impl Participant {
@@ -286,6 +292,8 @@ impl Participant {
             fallbacks: Fallbacks::default(),
             refunds: MyRefunds::default(),
             watch: ConfirmationWatch::default(),
+            conduct: Conduct::default(),
+            offer: None,
         }
     }
 
@@ -313,6 +321,18 @@ impl Participant {
             return Step::ignored(Ignored::NotTheAggregator);
         }
         self.now = now;
+        let step = self.take(now, input);
+        if let Some((set, _)) = &self.set {
+            for effect in &step.effects {
+                if let Effect::Report(report) = effect {
+                    self.conduct.note(report, set);
+                }
+            }
+        }
+        step
+    }
+
+    fn take(&mut self, now: UnixTime, input: ParticipantInput) -> Step {
         match input {
             ParticipantInput::Join { payee } => self.join(payee),
             ParticipantInput::Ticket(ticket) => self.take_ticket(ticket),
@@ -388,6 +408,7 @@ impl Participant {
             Message::RoundResult(result) => self.round_result(now, result),
             Message::RoundFailed(failed) => self.round_failed(failed),
             Message::History(history) => self.history(history),
+            Message::Reform(reform) => self.reform(reform),
             Message::Release(release) => self.released(release.reason),
             Message::Ended(ended) => self.ended(ended.why),
             // Hints for the driver.

@@ -243,7 +243,7 @@ fn a_flood_of_keys_keeps_nobody_from_the_operator() {
     let mut net = asked(Admission::Approval, 3);
     let cohort = net.agg.cohort();
     let work = |seat, bits| Some(Ticket::Work(mine(&cohort, seat, bits).unwrap()));
-    let early = work(net.nodes[0].me(), 10);
+    let early = work(net.nodes[0].me(), 8);
     ask(&mut net, 0, early);
     let outcomes = flood(&mut net, |_| None);
     let taken = outcomes
@@ -252,7 +252,7 @@ fn a_flood_of_keys_keeps_nobody_from_the_operator() {
     assert_eq!(taken.count(), MAX_WAITING - 1);
     assert_eq!(outcomes.last(), Some(&refused(RefusalCode::TooMany)));
     // Later than all of them.
-    let late = work(net.nodes[1].me(), 10);
+    let late = work(net.nodes[1].me(), 8);
     ask(&mut net, 1, late);
     assert_eq!(net.agg.waiting_opt_ins().count(), MAX_WAITING);
     let put_out = net.elsewhere.iter().filter(|(_, message)| {
@@ -262,12 +262,12 @@ fn a_flood_of_keys_keeps_nobody_from_the_operator() {
     // A stranger that works as much takes the places of those that did none, and no others.
     for n in 0..u32::try_from(MAX_WAITING).unwrap() + 50 {
         let from = stranger(FLOOD + n);
-        let message = opt_in(&net, work(from, 10));
+        let message = opt_in(&net, work(from, 8));
         net.deliver(from, Dest::Aggregator, message);
     }
     let waits = |net: &Net, key| net.agg.waiting_opt_ins().any(|waiting| waiting.key == key);
     let least = net.agg.waiting_opt_ins().map(|waiting| waiting.work).min();
-    assert!(least >= Some(10));
+    assert!(least >= Some(8));
     for i in 0..2 {
         assert!(waits(&net, net.nodes[i].me()), "member {i} keeps its place");
         approve(&mut net, i);
@@ -277,7 +277,7 @@ fn a_flood_of_keys_keeps_nobody_from_the_operator() {
     // The list is filled again; whoever did less is told so, and is let in by name.
     for n in 0..10 {
         let from = stranger(2 * FLOOD + n);
-        let message = opt_in(&net, work(from, 10));
+        let message = opt_in(&net, work(from, 8));
         net.deliver(from, Dest::Aggregator, message);
     }
     ask(&mut net, 2, None);
