@@ -7,6 +7,7 @@ mod conform;
 mod control;
 mod daemon;
 mod keeping;
+mod members;
 mod money;
 mod processes;
 mod publishing;

@@ -57,6 +57,7 @@ use btcr2_agent::protocol::message::{
     Relays, Release, Response, RoundCause, RoundFailed, RoundOpen, RoundRequest, RoundResult,
     SignRequest, SmtEntry, Subscribe, TxHex, Waiting,
 };
+use btcr2_agent::protocol::reform::{LeftOut, Reform};
 use btcr2_agent::protocol::registration::{MAX_GENESIS_BYTES, registration_digest, verify_opening};
 use btcr2_agent::protocol::set::CohortSet;
 use btcr2_agent::protocol::terms::{CohortBeacon, MAX_TERMS_BYTES, Salt, Terms};
@@ -159,6 +160,17 @@ struct Cohort {
     contexts: BTreeMap<Label, LabelContext>,
     tree: SmtTree,
     announcement: String,
+}
+
+/// Terms of a cohort in the place of another.
+fn others(cohort: &Cohort) -> Terms {
+    Terms {
+        salt: Salt::from_bytes(secret("another salt")[..16].try_into().unwrap()),
+        seats_min: 1,
+        seats_max: 1,
+        invite_only: true,
+        ..cohort.terms.clone()
+    }
 }
 
 /// The work of member 0's opt-in: the least number that shows 16 bits.
@@ -530,6 +542,19 @@ fn of_cohorts() -> Vec<(&'static str, Message)> {
                 tos: None,
                 payee: None,
                 ticket: Some(Ticket::Code(code_vouch(&smt.id))),
+            }),
+        ),
+        (
+            "reform",
+            Message::Reform(Reform {
+                terms: others(&smt).canonical(),
+                relays: vec!["wss://relay.example.com".into()],
+                without: vec![LeftOut {
+                    seat: Seat(1),
+                    missed: 3,
+                    blamed: Vec::new(),
+                }],
+                reason: "away since May".into(),
             }),
         ),
         (
@@ -1080,6 +1105,9 @@ fn the_table_of_terms_names_every_term_and_its_default() {
     assert!(value.get("deposits").is_none());
     let cells = row("deposits");
     assert_eq!(cells[4], format!("`\"{}\"`", terms.deposits));
+    assert!(value.get("admission").is_none());
+    let cells = row("admission");
+    assert_eq!(cells[4], format!("`\"{}\"`", terms.admission));
     // Ranges written as two numbers are the ones that are enforced.
     let valid_with = |name: &str, number: u64| {
         let mut changed = value.clone();
@@ -1116,6 +1144,10 @@ fn the_tables_of_codes_and_limits_agree_with_the_library() {
         Code::Full,
         Code::Closed,
         Code::NotInvited,
+        Code::WorkRequired,
+        Code::BadCode,
+        Code::CodeUsedUp,
+        Code::Rejected,
         Code::AlreadyAsked,
         Code::BadPayee,
         Code::PayeeRequired,

@@ -77,6 +77,7 @@ pub(super) fn advert(cohort: CohortId) -> AdvertView {
 pub(super) fn cohort_view(cohort: CohortId) -> CohortView {
     let now = UnixTime(1_800_000_000);
     CohortView {
+        reform: None,
         now,
         summary: CohortSummaryView {
             cohort,
@@ -105,6 +106,9 @@ pub(super) fn cohort_view(cohort: CohortId) -> CohortView {
                 acknowledged_set: true,
                 last_heard_at: Some(now.minus(60)),
                 state: MemberState::Awaited,
+                waits_for: Some("response to round 7".to_owned()),
+                missed_rounds: 2,
+                faults: Vec::new(),
             })
             .collect(),
         beacon: Some(BeaconView {

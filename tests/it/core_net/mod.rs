@@ -20,6 +20,7 @@ pub mod net;
 mod node;
 mod order;
 mod recovered;
+mod reform;
 mod refunds;
 mod replacing;
 mod requests;
