@@ -62,6 +62,16 @@ impl Agent {
         }
     }
 
+    /// Whether this agent can show what terms ask for by itself, and soon.
+    pub(super) fn can_show(&self, terms: &Terms) -> bool {
+        match terms.admission {
+            _ if terms.invite_only => true,
+            Admission::Open | Admission::Approval => true,
+            Admission::Pow(bits) => bits <= INLINE_BITS,
+            Admission::Code => false,
+        }
+    }
+
     /// What to show with an opt-in under these terms.
     pub(super) fn ticket(
         &self,

@@ -346,6 +346,7 @@ impl Agent {
             && terms.seats_max <= standing.max_members
             && terms.max_fee_rate <= standing.max_fee_rate
             && terms.tos.is_none()
+            && self.can_show(terms)
             // Nobody agreed to disclose anything.
             && (terms.deposits != Deposits::Required || standing.deposit_updates)
             && joined < standing.max_cohorts

@@ -12,7 +12,7 @@ use super::message::RoundCause;
 use super::set::CohortSet;
 
 /// Pieces of evidence that are kept of one seat: the last ones.
-const MAX_OFFENCES: usize = 4;
+pub const MAX_OFFENCES: usize = 4;
 
 /// Rounds in a row without an answer after which whoever operates the cohort is told how to go on without the seat.
 /// Nothing else depends on it: it is no term.

@@ -276,13 +276,16 @@ impl Aggregator {
             return Step::ignored(Ignored::Duplicate);
         }
         let mut waiting = self.gate.waiting.iter();
-        let Some(place) = waiting.position(|known| known.key == key && !known.withdrawn) else {
-            // It has not asked, or found no place: it gets its seat when it asks (again).
-            self.gate.approved.insert(key);
-            return Step::accepted();
-        };
-        let asked = self.gate.waiting.remove(place);
-        Step::with(self.seat(now, key, asked.payee))
+        let place = waiting.position(|known| known.key == key);
+        let asked = place.map(|place| self.gate.waiting.remove(place));
+        match asked.filter(|asked| !asked.withdrawn) {
+            Some(asked) => Step::with(self.seat(now, key, asked.payee)),
+            None => {
+                // It has not asked, or found no place: it gets its seat when it asks (again).
+                self.gate.approved.insert(key);
+                Step::accepted()
+            }
+        }
     }
 
     fn reject(&mut self, key: NostrKey, reason: &str) -> Step {

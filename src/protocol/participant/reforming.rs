@@ -1,7 +1,7 @@
 //! An offer to go on without some members.
 
 use super::Participant;
-use crate::protocol::conduct::Conduct;
+use crate::protocol::conduct::{Conduct, MAX_OFFENCES};
 use crate::protocol::effect::{Effect, Ignored, Report, Step};
 use crate::protocol::reform::{LeftOut, MAX_REASON, Offer, Reform};
 use crate::protocol::terms::Terms;
@@ -20,7 +20,8 @@ impl Participant {
             && terms.network == self.terms.network
             && cohort != self.cohort;
         let known = |left: &LeftOut| set.key_of(left.seat).is_some();
-        if !same || reform.without.is_empty() || !reform.without.iter().all(known) {
+        let few = reform.without.len() <= set.keys.len();
+        if !same || !few || reform.without.is_empty() || !reform.without.iter().all(known) {
             let text = "an offer that is not of this cohort's members and aggregator";
             return Step::ignored(Ignored::Contradiction(text.to_owned()));
         }
@@ -31,7 +32,8 @@ impl Participant {
         {
             return Step::ignored(Ignored::Duplicate);
         }
-        let verified = |left: LeftOut| {
+        let verified = |mut left: LeftOut| {
+            left.blamed.truncate(MAX_OFFENCES);
             let key = set.key_of(left.seat);
             let proved = left
                 .blamed

@@ -34,8 +34,8 @@ fn seats_go_to_whom_the_terms_name() {
     let dir = tempfile::tempdir().unwrap();
     let (_relay, relay) = dev(dir.path(), "relay");
     let (_chain, chain) = dev(dir.path(), "chain");
-    let agents = agents(dir.path(), &relay, &chain, 3);
-    let [aggregator, one, two, three] = &agents[..] else {
+    let mut agents = agents(dir.path(), &relay, &chain, 3);
+    let [aggregator, one, two, three] = &mut agents[..] else {
         unreachable!()
     };
 
@@ -72,7 +72,7 @@ fn seats_go_to_whom_the_terms_name() {
     let another = aggregator.done(&format!("cohort code new {cohort} --uses 2"));
     let code = text(&another["code"]);
     two.done(&format!("cohort join {naddr} --yes --code {code}"));
-    for agent in [aggregator, one, two] {
+    for agent in [&*aggregator, &*one, &*two] {
         agent.wait(&show(&cohort), |view| phase(view) == "funding");
     }
 
@@ -85,6 +85,12 @@ fn seats_go_to_whom_the_terms_name() {
         text(&view["own_key"]).to_owned()
     };
     let (first, second) = (key(one), key(two));
+    // Who waits is not forgotten when the daemon starts again.
+    aggregator.wait(&applicants, |view| {
+        view["waiting"].as_array().is_some_and(|all| all.len() == 2)
+    });
+    aggregator.stop();
+    aggregator.start();
     let waiting = aggregator.wait(&applicants, |view| {
         view["waiting"].as_array().is_some_and(|all| all.len() == 2)
     });
@@ -108,7 +114,7 @@ fn seats_go_to_whom_the_terms_name() {
     let late = three.done(&format!("cohort join {naddr} --yes"));
     let third = text(&late["own_key"]).to_owned();
     aggregator.done(&format!("cohort approve {cohort} {third}"));
-    for agent in [aggregator, one, three] {
+    for agent in [&*aggregator, &*one, &*three] {
         agent.wait(&show(&cohort), |view| phase(view) == "funding");
     }
 
@@ -116,7 +122,7 @@ fn seats_go_to_whom_the_terms_name() {
     let (cohort, naddr) = advertised(aggregator, "--seats 2 --admission pow:10");
     one.done(&format!("cohort join {naddr} --yes"));
     two.done(&format!("cohort join {naddr} --yes --work 12"));
-    for agent in [aggregator, one, two] {
+    for agent in [&*aggregator, &*one, &*two] {
         agent.wait(&show(&cohort), |view| phase(view) == "funding");
     }
     let (_, naddr) = advertised(aggregator, "--seats 2 --admission pow:26");

@@ -24,8 +24,7 @@ fn others(net: &Net) -> Terms {
     }
 }
 
-fn reform(net: &Net, without: &[u16], terms: &Terms) -> AggregatorInput {
-    let _ = net;
+fn reform(without: &[u16], terms: &Terms) -> AggregatorInput {
     AggregatorInput::Reform {
         terms: terms.canonical(),
         relays: vec!["wss://relay.example.com".to_owned()],
@@ -79,7 +78,7 @@ fn the_others_are_offered_to_go_on_without_it_and_check_the_evidence() {
     let (mut net, blame) = after_a_bad_partial();
     assert_eq!(net.agg.conduct().stalling().collect::<Vec<_>>(), [Seat(1)]);
     let terms = others(&net);
-    let outcome = net.agg_input(reform(&net, &[1, 1], &terms));
+    let outcome = net.agg_input(reform(&[1, 1], &terms));
     assert_eq!(outcome, Outcome::Accepted);
     net.run();
     let report = Report::ReformOffered {
@@ -159,7 +158,7 @@ fn an_offer_needs_a_set_and_its_seats_and_outlives_the_cohort() {
     let mut net = Net::new(Setup::cas(3));
     net.advertise();
     let terms = others(&net);
-    let early = net.agg_input(reform(&net, &[1], &terms));
+    let early = net.agg_input(reform(&[1], &terms));
     assert_eq!(early, Outcome::Ignored(Ignored::WrongPhase));
     net.form();
     for (without, terms) in [
@@ -167,7 +166,7 @@ fn an_offer_needs_a_set_and_its_seats_and_outlives_the_cohort() {
         (&[3], terms.clone()),
         (&[1], net.agg.terms().clone()),
     ] {
-        let outcome = net.agg_input(reform(&net, without, &terms));
+        let outcome = net.agg_input(reform(without, &terms));
         assert!(
             matches!(outcome, Outcome::Ignored(Ignored::Contradiction(_))),
             "{outcome:?}"
@@ -180,7 +179,7 @@ fn an_offer_needs_a_set_and_its_seats_and_outlives_the_cohort() {
     net.say(2, Message::Leave(leave));
     net.run();
     assert!(matches!(net.agg.phase(), Phase::Ended(_)));
-    let outcome = net.agg_input(reform(&net, &[2], &terms));
+    let outcome = net.agg_input(reform(&[2], &terms));
     assert_eq!(outcome, Outcome::Accepted);
     net.run();
     for i in 0..2 {
