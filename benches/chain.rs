@@ -69,17 +69,31 @@ fn funding_scan(c: &mut Criterion) {
             ServerSettings::default(),
         ))
         .unwrap();
-    let client = EsploraBackend::new(&server.url(), Duration::from_secs(10)).unwrap();
-    let esplora = ChainBackend::Esplora(client.clone());
-    group.bench_function("esplora", |b| {
+    let client = || EsploraBackend::new(&server.url(), Duration::from_secs(10)).unwrap();
+    let read = |client: &EsploraBackend| {
+        let backend = ChainBackend::Esplora(client.clone());
+        let before = client.requests();
+        let read = runtime.block_on(backend.address_history(&address)).unwrap();
+        assert_eq!(read.txs.len(), OUTPUTS);
+        client.requests() - before
+    };
+    group.bench_function("esplora_first", |b| {
         b.iter(|| {
-            let before = client.requests();
-            let read = runtime.block_on(esplora.address_history(&address)).unwrap();
-            assert_eq!(read.txs.len(), OUTPUTS);
             // The pages, one that shows that there is no further one, and the tip before and after.
             let pages = u64::try_from(OUTPUTS.div_ceil(PAGE)).unwrap();
-            let requests = client.requests() - before;
+            let requests = read(&client());
             assert!(requests <= pages + 4, "{requests} requests");
+        });
+    });
+    let known = client();
+    read(&known);
+    group.bench_function("esplora_after_a_block", |b| {
+        b.iter(|| {
+            server.chain().lock().unwrap().mine(1);
+            // The tip before, its block, what the last six blocks have, and the tip after.
+            let last_blocks = u64::try_from((6 * PER_BLOCK).div_ceil(PAGE)).unwrap();
+            let requests = read(&known);
+            assert!(requests <= last_blocks + 4, "{requests} requests");
         });
     });
 

@@ -14,24 +14,18 @@
 use std::time::{Duration, Instant};
 
 use bitcoin::Amount;
-use btcr2_agent::agent::adverts::check_advert;
 use btcr2_agent::agent::dids::{Change, Via};
-use btcr2_agent::agent::{Agent, AgentError, AgentEvent, What};
+use btcr2_agent::agent::{AgentError, What};
 use btcr2_agent::demo::DemoError;
-use btcr2_agent::demo::stage::Stage;
-use btcr2_agent::did::Did;
-use btcr2_agent::hash::CohortId;
-use btcr2_agent::network::Network;
-use btcr2_agent::nostr::link::AdvertQuery;
-use btcr2_agent::protocol::aggregator::{AggregatorInput, FINAL_DEPTH};
+use btcr2_agent::demo::stage::Part;
+use btcr2_agent::protocol::aggregator::FINAL_DEPTH;
 use btcr2_agent::protocol::effect::Report;
-use btcr2_agent::protocol::terms::{CohortBeacon, Salt, Terms};
-use btcr2_agent::store::Role;
-use tokio::sync::mpsc::{UnboundedReceiver, unbounded_channel};
+use btcr2_agent::protocol::terms::CohortBeacon;
+use played::{PATIENCE, Played};
+
+mod played;
 
 const SIZES: [usize; 5] = [2, 5, 20, 50, 100];
-
-const PATIENCE: Duration = Duration::from_secs(300);
 
 fn main() {
     // `cargo bench` says so; `cargo test` only wants to know that this builds.
@@ -75,7 +69,7 @@ fn main() {
                 for _ in 0..rounds {
                     measured.push(bench.round().await);
                 }
-                bench.stage.close().await.unwrap();
+                bench.played.stage.close().await.unwrap();
                 print_row(beacon, *members, &measured);
             });
         }
@@ -83,12 +77,8 @@ fn main() {
 }
 
 struct Bench {
-    stage: Stage,
-    events: UnboundedReceiver<(usize, AgentEvent)>,
-    cohort: CohortId,
+    played: Played,
     members: usize,
-    /// The DID of member n + 1 at n.
-    dids: Vec<Did>,
     _homes: tempfile::TempDir,
 }
 
@@ -108,138 +98,51 @@ struct Measured {
 impl Bench {
     /// A funded cohort with a DID for each member.
     async fn ready(beacon: CohortBeacon, members: usize) -> Self {
-        let (sender, events) = unbounded_channel();
         let homes = tempfile::tempdir().unwrap();
-        let mut stage = Stage::open(sender).await.unwrap();
         // The more agents share the cores, the less often each looks at the chain.
-        let poll = Duration::from_millis(100 + 10 * members as u64);
-        for position in 0..=members {
-            let name = format!("agent-{position}");
-            let pace = if position == 0 {
-                Duration::from_millis(100)
-            } else {
-                poll
-            };
-            stage.enter(&name, &homes.path().join(&name), pace).unwrap();
-        }
-        let mut bench = Self {
-            stage,
-            events,
-            cohort: CohortId::from_bytes([0; 32]),
+        let poll = 100 + 10 * members as u64;
+        let pace = |position| Duration::from_millis(if position == 0 { 100 } else { poll });
+        let part = |position| Part::new(pace(position));
+        let mut played = Played::enter(members, homes.path(), part).await;
+        played.form(beacon, Amount::from_sat(1_000_000)).await;
+        Self {
+            played,
             members,
-            dids: Vec::new(),
             _homes: homes,
-        };
-        let connected = |what: &What| {
-            matches!(
-                what,
-                What::Relay {
-                    connected: true,
-                    ..
-                }
-            )
-        };
-        bench.each(0..=members, connected).await;
-        bench.form(beacon).await;
-        bench.create_dids().await;
-        bench
-    }
-
-    async fn form(&mut self, beacon: CohortBeacon) {
-        let seats = u16::try_from(self.members).unwrap();
-        self.cohort = self
-            .ask(0, move |agent| {
-                let mut terms = Terms::with_defaults(
-                    agent.identity_key(),
-                    Network::Regtest,
-                    beacon,
-                    Salt::from_bytes(rand::random()),
-                    agent.time().plus(3_600),
-                );
-                terms.seats_min = seats;
-                terms.seats_max = seats;
-                agent.create_cohort(terms, Vec::new())
-            })
-            .await;
-        let link = std::sync::Arc::clone(self.stage.actors[1].handle.link());
-        let filter = AdvertQuery::default().filter();
-        let content = loop {
-            let fetched = link.fetch(&filter, Duration::from_secs(5)).await;
-            let adverts = fetched.events.iter();
-            let mut checked = adverts.filter_map(|(_, event)| check_advert(event, true).ok());
-            if let Some(advert) = checked.next() {
-                break advert.event.content;
-            }
-        };
-        for member in 1..=self.members {
-            let content = content.clone();
-            self.ask(member, move |agent| {
-                agent.join_cohort(&content, &[], false, None)
-            })
-            .await;
         }
-        self.each(1..=self.members, |what| {
-            matches!(what, What::Report(Report::Frozen { .. }))
-        })
-        .await;
-        let cohort = self.cohort;
-        let address = self.ask(0, move |agent| Ok(agent.funding(cohort)?.0)).await;
-        self.stage
-            .fund(&address, Amount::from_sat(1_000_000))
-            .unwrap();
-        self.each(0..=self.members, |what| {
-            matches!(what, What::Report(Report::TipChanged { ready: true, .. }))
-        })
-        .await;
-    }
-
-    async fn create_dids(&mut self) {
-        let cohort = self.cohort;
-        for member in 1..=self.members {
-            let did = self
-                .ask(member, move |agent| agent.create_cohort_did(cohort))
-                .await;
-            self.dids.push(did);
-        }
-        self.each(1..=self.members, |what| {
-            matches!(what, What::DidReady { .. })
-        })
-        .await;
     }
 
     /// Half of the members update; the clock runs from the opening.
     async fn round(&mut self) -> Measured {
-        let cohort = self.cohort;
         for member in (1..=self.members).step_by(2) {
             self.update(member).await;
         }
-        while self.events.try_recv().is_ok() {}
         let before = self.traffic();
         let posts = self.posts();
         let cpu = cpu_time();
         let start = Instant::now();
-        self.ask(0, move |agent| {
-            agent.command_aggregator(cohort, AggregatorInput::OpenRound)
-        })
-        .await;
-        self.each(0..=0, |what| {
-            matches!(what, What::Report(Report::SignalSigned { .. }))
-        })
-        .await;
+        self.played.open_round().await;
+        self.played
+            .each(0..=0, |what| {
+                matches!(what, What::Report(Report::SignalSigned { .. }))
+            })
+            .await;
         let signed = start.elapsed();
         let cpu = cpu_time().zip(cpu).map(|(after, before)| after - before);
-        self.each(0..=0, |what| {
-            matches!(what, What::Report(Report::SignalBroadcast { .. }))
-        })
-        .await;
+        self.played
+            .each(0..=0, |what| {
+                matches!(what, What::Report(Report::SignalBroadcast { .. }))
+            })
+            .await;
         let broadcast = start.elapsed();
         let after = self.traffic();
         // Final, so that the next round can announce an update of the same DIDs.
-        self.stage.mine(FINAL_DEPTH).unwrap();
-        self.each(0..=self.members, |what| {
-            matches!(what, What::Report(Report::SignalConfirmed { .. }))
-        })
-        .await;
+        self.played.stage.mine(FINAL_DEPTH).unwrap();
+        self.played
+            .each(0..=self.members, |what| {
+                matches!(what, What::Report(Report::SignalConfirmed { .. }))
+            })
+            .await;
         let posts = self.posts() - posts;
         let difference = |range: std::ops::RangeInclusive<usize>| {
             range.fold((0, 0), |sum, at| {
@@ -261,14 +164,18 @@ impl Bench {
     async fn update(&mut self, member: usize) {
         let started = Instant::now();
         loop {
-            let (did, cohort) = (self.dids[member - 1].clone(), self.cohort);
+            let (did, cohort) = (self.played.dids[member - 1].clone(), self.played.cohort);
             let change = Change::AddService {
                 id: format!("#service-{}", rand::random::<u32>()),
                 kind: "LinkedDomains".into(),
                 endpoint: serde_json::json!("https://example.com/"),
             };
             let via = Via::Cohort(Some(cohort));
-            let queued = self.stage.update(member, &did, vec![change], via).await;
+            let queued = self
+                .played
+                .stage
+                .update(member, &did, vec![change], via)
+                .await;
             match queued {
                 Ok(_) => return,
                 Err(DemoError::Agent {
@@ -285,9 +192,9 @@ impl Bench {
     fn posts(&self) -> usize {
         use btcr2_agent::nostr::event::KIND_DIRECTED;
         use btcr2_agent::nostr::filter::Filter;
-        let aggregator = self.stage.actors[0].handle.identity();
+        let aggregator = self.played.stage.actors[0].handle.identity();
         let filter = Filter::kind(KIND_DIRECTED).authors([aggregator]);
-        let events = self.stage.relay.stored(&filter);
+        let events = self.played.stage.relay.stored(&filter);
         // The channel is whom the latest opening went to: no member's key gets so many.
         let mut by_recipient = std::collections::BTreeMap::<&str, usize>::new();
         for event in &events {
@@ -297,37 +204,8 @@ impl Bench {
     }
 
     fn traffic(&self) -> Vec<(u64, u64)> {
-        let actors = self.stage.actors.iter();
+        let actors = self.played.stage.actors.iter();
         actors.map(|actor| actor.handle.traffic()).collect()
-    }
-
-    async fn ask<R: Send + 'static>(
-        &self,
-        actor: usize,
-        job: impl FnOnce(&mut Agent) -> Result<R, AgentError> + Send + 'static,
-    ) -> R {
-        self.stage.ask(actor, job).await.unwrap()
-    }
-
-    /// Waits until each of these agents has said it once more.
-    async fn each(
-        &mut self,
-        actors: std::ops::RangeInclusive<usize>,
-        pick: impl Fn(&What) -> bool,
-    ) {
-        let mut missing: std::collections::BTreeSet<usize> = actors.collect();
-        let deadline = tokio::time::Instant::now() + PATIENCE;
-        while !missing.is_empty() {
-            let next = tokio::time::timeout_at(deadline, self.events.recv()).await;
-            let (actor, event) = next.expect("it takes too long").expect("agents run");
-            if pick(&event.what) {
-                // What a member reports beside the aggregator counts for the aggregator's role alone.
-                let own = actor != 0 || event.role != Some(Role::Participant);
-                if own {
-                    missing.remove(&actor);
-                }
-            }
-        }
     }
 }
 

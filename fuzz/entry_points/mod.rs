@@ -4,6 +4,7 @@
 //!
 //! Each returns whether the bytes were accepted. None may panic but by a broken invariant.
 
+pub mod files;
 pub mod resolution;
 pub mod wire;
 
@@ -29,4 +30,5 @@ pub const TARGETS: &[(&str, Target)] = &[
     ("options", wire::options),
     ("participant", wire::participant),
     ("aggregator", wire::aggregator),
+    ("psbt", files::psbt),
 ];

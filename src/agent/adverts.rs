@@ -110,6 +110,7 @@ impl Agent {
         let cohort = terms.cohort_id();
         let id = (cohort, Role::Aggregator);
         self.insert_cohort(id, &terms, None)?;
+        self.state_policy(id)?;
         let relays = self.relay_hints();
         let relays = relays.iter().map(ToString::to_string).collect();
         self.feed(
@@ -265,6 +266,7 @@ impl Agent {
                     inc,
                     seq: 0,
                     kind: "advert".into(),
+                    about: None,
                     awaiting: std::collections::BTreeSet::new(),
                     relays,
                 },

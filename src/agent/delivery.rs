@@ -12,6 +12,7 @@ use crate::keys::{KeyName, NostrKey, OwnKey};
 use crate::nostr::chunks;
 use crate::nostr::envelope;
 use crate::nostr::seal::{ChannelKey, ConversationKeys};
+use crate::protocol::ids::Subject;
 use crate::protocol::message::Message;
 use crate::time::UnixTime;
 
@@ -53,6 +54,8 @@ pub(super) struct Outgoing {
     pub(super) recipient: NostrKey,
     pub(super) message: envelope::Message,
     pub(super) kind: &'static str,
+    /// What it is about, if it belongs to a session.
+    pub(super) about: Option<Subject>,
 }
 
 /// What came out of a sealed event.
@@ -112,6 +115,7 @@ pub(super) fn wrap(
     Ok(Outgoing {
         recipient,
         kind: message.type_name(),
+        about: message.subject(),
         message: plain(&message)?,
     })
 }
@@ -134,6 +138,7 @@ pub(super) fn grant(channel: &ChannelKey, recipient: NostrKey) -> Result<Outgoin
     Ok(Outgoing {
         recipient,
         kind: CHANNEL_KEY,
+        about: None,
         message: envelope::Message::new(CHANNEL_KEY, &grant).map_err(send_error)?,
     })
 }
@@ -148,10 +153,12 @@ pub(super) fn bundle(
     let mut posts = Vec::new();
     let mut bundle = BTreeMap::new();
     let mut bytes = 0;
+    let about = parts.first().and_then(|(_, message)| message.subject());
     let post = |parts: BTreeMap<KeyName, String>| -> Result<Outgoing, AgentError> {
         Ok(Outgoing {
             recipient: channel,
             kind: PARTS,
+            about,
             message: envelope::Message::new(PARTS, &Parts { parts }).map_err(send_error)?,
         })
     };

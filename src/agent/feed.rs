@@ -681,6 +681,7 @@ fn kind_of(input: &NodeInput) -> &'static str {
             AggregatorInput::Reform { .. } => "reform",
             AggregatorInput::Cancel => "cancel",
             AggregatorInput::Money { .. } => "money",
+            AggregatorInput::MaxFee { .. } => "max_fee",
         },
         NodeInput::Participant(input) => match input {
             ParticipantInput::Ticket(_) => "ticket",

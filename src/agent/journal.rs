@@ -229,6 +229,14 @@ impl Journal {
                 let text = format!("the signal of round {round} was not taken: {reason}");
                 self.alarm_of(Some(*round), now, "broadcast_failed", text);
             }
+            Report::BumpHeld {
+                round,
+                fee_sat,
+                max_sat,
+            } => {
+                let text = super::timeline::bump_held(*round, *fee_sat, *max_sat);
+                self.alarm_of(Some(*round), now, "bump_held", text);
+            }
             Report::UnknownSpend { txid } => {
                 let text = format!("THE BEACON WAS SPENT by {txid}, which this agent did not sign");
                 self.alarm(now, UNKNOWN_SPEND, text);

@@ -196,16 +196,22 @@ impl Agent {
         }
     }
 
-    /// Has a member follow the policy, if its log does not say that it does.
+    /// Has a member follow the policy, and an aggregator the cap on fees, if its log does not say that it does.
     pub(super) fn state_policy(&mut self, id: NodeId) -> Result<(), AgentError> {
         let Some(node) = self.nodes.get(&id) else {
             return Ok(());
         };
         let policy = self.policy_on(node.terms().network);
+        let max_fee = self.gate.rules().max_fee;
         match &node.machine {
             Machine::Participant(machine) if machine.stated_policy() != Some(policy) => {
                 let input = ParticipantInput::Policy(policy);
                 self.feed(id, NodeInput::Participant(input)).map(drop)
+            }
+            Machine::Aggregator(machine) if machine.max_fee() != Some(max_fee) => {
+                let sat = max_fee.to_sat();
+                let input = AggregatorInput::MaxFee { sat };
+                self.feed(id, NodeInput::Aggregator(input)).map(drop)
             }
             _ => Ok(()),
         }
@@ -325,6 +331,11 @@ mod tests {
                 _ => panic!("no answer"),
             }
         };
+        // What the gate permits at most is in the machine, which offers and climbs to nothing above.
+        let Machine::Aggregator(machine) = &agent.nodes[&id].machine else {
+            panic!("another role");
+        };
+        assert_eq!(machine.max_fee(), Some(MoneyRules::default().max_fee));
         // The gate is open: what is missing is a chain.
         let error = answer(&mut agent);
         assert!(error.contains("chain"), "{error}");

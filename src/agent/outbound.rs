@@ -123,6 +123,9 @@ impl Post {
         now: UnixTime,
     ) -> Result<(), AgentError> {
         let kind = outgoing.kind;
+        let about = outgoing
+            .about
+            .and_then(|about| serde_json::to_string(&about).ok());
         let recipient = outgoing.recipient;
         let expires = delivery::expiry(now, kind);
         let awaiting = awaiting(node, recipient);
@@ -156,6 +159,7 @@ impl Post {
                     inc: self.lanes.incarnation(),
                     seq,
                     kind: kind.to_owned(),
+                    about: about.clone(),
                     awaiting: awaiting.clone(),
                     relays: relays.clone(),
                 },

@@ -58,6 +58,7 @@ impl Agent {
             inc: self.post.lanes.incarnation(),
             seq: 0,
             kind: "relay_list".into(),
+            about: None,
             awaiting: BTreeSet::new(),
             relays: self.write_relays(None),
         };

@@ -15,7 +15,7 @@ use super::money::MoneyOptions;
 use super::node::{Machine, Node, NodeId, NodeInput};
 use super::options::{AgentOptions, Clock, StandingPolicy};
 use super::outbound::Post;
-use super::watch::{ChainNews, Watch, chain_view};
+use super::watch::{ChainNews, Watch};
 use crate::beacon::history::AddressHistory;
 use crate::chain::ChainBackend;
 use crate::hash::{CohortId, SmtIndex};
@@ -29,6 +29,7 @@ use crate::nostr::link::{Link, LinkEvent};
 use crate::nostr::outbox::OutboxInput;
 use crate::nostr::seal::{ChannelKey, ConversationKeys};
 use crate::protocol::aggregator::Aggregator;
+use crate::protocol::chain_view::ChainView;
 use crate::protocol::funding::FundingWatch;
 use crate::protocol::money::MoneyGate;
 use crate::protocol::participant::{Participant, ParticipantInput, SigningPolicy};
@@ -359,14 +360,13 @@ impl Agent {
 
     /// After a start: nonces are gone, unsent events are sent, cohorts are listened to.
     fn resume(&mut self) -> Result<(), AgentError> {
-        let restarted: Vec<NodeId> = self
-            .nodes
-            .values()
-            .filter(|node| matches!(node.machine, Machine::Participant(_)) && !node.is_over())
-            .map(|node| node.id)
-            .collect();
-        for id in restarted {
+        let alive = self.nodes.values().filter(|node| !node.is_over());
+        let alive: Vec<NodeId> = alive.map(|node| node.id).collect();
+        for id in alive {
             self.state_policy(id)?;
+            if id.1 == Role::Aggregator {
+                continue;
+            }
             self.feed(id, NodeInput::Participant(ParticipantInput::Restarted))?;
         }
         self.tell_money()?;
@@ -541,7 +541,7 @@ impl Agent {
         // What is fed is logged: a replay pays the rate that was paid, whatever the settings say by then.
         let fees = self.money.fee_policy(node.terms().network);
         let rate = fees.choose_whole(*fee_rate);
-        let view = chain_view(history, &script, node.min_start(), Some(rate));
+        let view = ChainView::of(history, &script, node.min_start(), Some(rate));
         let Some(update) = node.chain().diff(&view) else {
             return Ok(());
         };

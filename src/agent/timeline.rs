@@ -332,6 +332,11 @@ fn of_report(report: &Report, is_aggregator: bool) -> Option<(&'static str, Stri
             "bumped",
             format!("replaced at a higher fee: {txid}, {fee_sat} sat"),
         ),
+        Report::BumpHeld {
+            round,
+            fee_sat,
+            max_sat,
+        } => ("bump_held", bump_held(*round, *fee_sat, *max_sat)),
         Report::ReplacementOpened {
             round,
             attempt,
@@ -508,6 +513,14 @@ pub fn round_cause(why: &RoundCause) -> String {
         RoundCause::TipMoved => "the chain moved under it".into(),
         RoundCause::Operator => "the aggregator ended it".into(),
     }
+}
+
+/// A signal that waits, and may not pay more.
+pub(super) fn bump_held(round: crate::protocol::Round, fee_sat: u64, max_sat: u64) -> String {
+    format!(
+        "the signal of round {round} is not confirmed, and its next fee, {fee_sat} sat, is over money.max_fee_sat, \
+         {max_sat}: raise that and start the agent again, or wait"
+    )
 }
 
 /// Why a cohort ended, in words.

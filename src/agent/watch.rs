@@ -1,19 +1,15 @@
 //! Watching the chain: polls addresses and hands on what changed.
 
-use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
-use bitcoin::{Address, Amount, ScriptBuf};
+use bitcoin::Address;
 use tokio::sync::{Notify, mpsc, watch};
 use tokio::task::JoinHandle;
 
-use crate::beacon::history::{AddressHistory, Tip};
+use crate::beacon::history::AddressHistory;
 use crate::chain::{self, ChainBackend, ChainError};
 use crate::network::Network;
-use crate::protocol::chain_view::{
-    ChainView, MAX_EXTRA, OutputSeen, SignalSeen, SpendSeen, TipView,
-};
 
 /// Polls of the tip between two readings of the histories when the tip stays: what enters the mempool
 /// does not move the tip.
@@ -189,76 +185,5 @@ impl Poll {
 
     async fn tell(&self, news: ChainNews) -> bool {
         self.news.send(news).await.is_ok()
-    }
-}
-
-/// What the core wants to know of an address (rule 4).
-pub(super) fn chain_view(
-    history: &AddressHistory,
-    script: &ScriptBuf,
-    min_start: Amount,
-    fee_rate: Option<u32>,
-) -> ChainView {
-    // Depth is the core's to judge: it gets the height.
-    let tip = match history.tip(script, min_start, 1) {
-        Tip::NoFunds { .. } => TipView::NoFunds,
-        Tip::Unconfirmed { output, .. } => TipView::Unconfirmed {
-            value_sat: output.value.to_sat(),
-        },
-        Tip::Pending { spent_by, .. } => TipView::InFlight { by: spent_by },
-        Tip::Ready { output, .. } => match output.height {
-            Some(height) => TipView::Ready {
-                outpoint: output.outpoint,
-                value_sat: output.value.to_sat(),
-                height,
-            },
-            None => TipView::Unconfirmed {
-                value_sat: output.value.to_sat(),
-            },
-        },
-    };
-    let extra = match &tip {
-        TipView::Ready { outpoint, .. } => history.top_ups(script, outpoint, MAX_EXTRA),
-        _ => Vec::new(),
-    };
-    let signals: BTreeMap<_, _> = history
-        .signals(script)
-        .into_iter()
-        .map(|seen| {
-            let signal = SignalSeen {
-                signal: seen.signal,
-                height: seen.height,
-            };
-            (seen.txid, signal)
-        })
-        .collect();
-    let spends = history
-        .outputs(script)
-        .into_iter()
-        .filter_map(|output| {
-            let (by, height) = output.spent_by?;
-            Some((output.output.outpoint, SpendSeen { by, height }))
-        })
-        .collect();
-    let outputs = history
-        .outputs(script)
-        .into_iter()
-        .filter(|output| output.spent_by.is_none())
-        .map(|output| {
-            let seen = OutputSeen {
-                value_sat: output.output.value.to_sat(),
-                height: output.output.height,
-            };
-            (output.output.outpoint, seen)
-        })
-        .collect();
-    ChainView {
-        height: history.tip_height(),
-        tip,
-        extra,
-        signals,
-        spends,
-        outputs,
-        fee_rate,
     }
 }

@@ -1,7 +1,10 @@
 //! What a transaction is to a beacon, by its form alone (DESIGN §6 rule 2).
 
-use bitcoin::{Script, ScriptBuf, Transaction, TxIn, Weight};
+use bitcoin::absolute::LockTime;
+use bitcoin::transaction::Version;
+use bitcoin::{Amount, Script, ScriptBuf, Transaction, TxIn, Weight};
 
+use super::refund::is_payee;
 use super::signal::signal_of;
 
 /// The leaf version of tapscript, without the parity bit (BIP-342).
@@ -51,6 +54,59 @@ pub fn spend_form(tx: &Transaction, payees: &[ScriptBuf], refund_blocks: u16) ->
     } else {
         SpendForm::Other
     }
+}
+
+/// What a transaction of which nothing else is known has the form of.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum LoneForm {
+    /// A signal, of whatever beacon.
+    Signal,
+    /// A signal signed through a leaf of the output.
+    FallbackSignal,
+    /// A refund: one input, locked for a number of blocks, and equal shares to segwit outputs.
+    Refund {
+        /// The lock.
+        lock_blocks: u16,
+    },
+    /// None of these.
+    Other,
+}
+
+/// The form of a transaction, without knowing what it spends or whom it should pay.
+#[must_use]
+pub fn lone_form(tx: &Transaction) -> LoneForm {
+    if signal_of(tx).is_some() {
+        return if tx.input.iter().any(spends_leaf) {
+            LoneForm::FallbackSignal
+        } else {
+            LoneForm::Signal
+        };
+    }
+    match refund_lock(tx) {
+        Some(lock_blocks) => LoneForm::Refund { lock_blocks },
+        None => LoneForm::Other,
+    }
+}
+
+/// The lock of what has the form of a refund (rule 2, second form), whomever it pays.
+fn refund_lock(tx: &Transaction) -> Option<u16> {
+    let [input] = tx.input.as_slice() else {
+        return None;
+    };
+    // A lock of blocks is all there is in the sequence: no other bit is set (BIP-68).
+    let lock = u16::try_from(input.sequence.to_consensus_u32()).ok()?;
+    let (first, others) = tx.output.split_first()?;
+    let plain = tx.version == Version::TWO && tx.lock_time == LockTime::ZERO && lock > 0;
+    let payees = tx
+        .output
+        .iter()
+        .all(|output| is_payee(&output.script_pubkey));
+    let share = others.first().unwrap_or(first).value;
+    let equal = others.iter().all(|output| output.value == share);
+    // The satoshis that can not be divided go to the first.
+    let remainder = first.value.checked_sub(share)?;
+    let divided = u64::try_from(tx.output.len()).is_ok_and(|n| remainder < Amount::from_sat(n));
+    (plain && payees && equal && divided).then_some(lock)
 }
 
 /// Whether every input has a witness or a script.
@@ -194,6 +250,41 @@ mod tests {
     }
 
     #[test]
+    fn forms_are_told_without_knowing_anything_else() {
+        assert_eq!(lone_form(&signal()), LoneForm::Signal);
+        let (a, b) = (payee(2), payee(3));
+        let refund = tx(144, vec![a.clone(), b.clone()]);
+        let locked = LoneForm::Refund { lock_blocks: 144 };
+        assert_eq!(lone_form(&refund), locked);
+        type Change = fn(&mut Transaction);
+        let others: [Change; 9] = [
+            |tx| tx.version = Version::ONE,
+            |tx| tx.lock_time = LockTime::from_consensus(9),
+            |tx| tx.input.push(tx.input[0].clone()),
+            |tx| tx.input[0].sequence = Sequence(0xffff_fffd),
+            |tx| tx.input[0].sequence = Sequence(0),
+            // A lock of time.
+            |tx| tx.input[0].sequence = Sequence(0x0040_0001),
+            |tx| tx.output[1].value = Amount::from_sat(998),
+            |tx| tx.output[1].value = Amount::from_sat(1_001),
+            |tx| tx.output[0].script_pubkey = ScriptBuf::from_bytes(vec![0x51]),
+        ];
+        for (n, change) in others.into_iter().enumerate() {
+            let mut other = refund.clone();
+            change(&mut other);
+            assert_eq!(lone_form(&other), LoneForm::Other, "{n}");
+        }
+        let mut odd = refund;
+        odd.output[0].value = Amount::from_sat(1_001);
+        assert_eq!(lone_form(&odd), locked, "an odd satoshi goes to the first");
+        assert_eq!(
+            lone_form(&tx(7, vec![a])),
+            LoneForm::Refund { lock_blocks: 7 }
+        );
+        assert_eq!(lone_form(&tx(7, Vec::new())), LoneForm::Other);
+    }
+
+    #[test]
     fn a_leaf_in_the_witness_shows_a_fallback() {
         let mut block = vec![0xc1];
         block.extend([5; 32]);
@@ -216,6 +307,11 @@ mod tests {
             let mut tx = signal();
             tx.input[0].witness = Witness::from_slice(&witness);
             assert_eq!(spend_form(&tx, &[], 0), form, "{witness:?}");
+            let alone = match form {
+                SpendForm::FallbackSignal => LoneForm::FallbackSignal,
+                _ => LoneForm::Signal,
+            };
+            assert_eq!(lone_form(&tx), alone);
         }
     }
 

@@ -1,160 +1,54 @@
-//! Funding transactions that come as PSBTs (BIP-174): whether their outputs at a beacon can be refunded before they
-//! are sent.
+//! Partially signed transactions (PSBT), as other tools exchange them: BIP-174, version 2 of it (BIP-370), taproot
+//! (BIP-371) and MuSig2 (BIP-373) fields.
 //!
-//! A refund names the output it spends by transaction id, and is signed before anybody pays. So the id has to be
-//! final already: every input is a segwit input, whose signature is no part of it. And nobody may pay in who lets
-//! others change the transaction.
+//! | file | what |
+//! |---|---|
+//! | `maps` | the key-value maps of both versions, and turning one version into the other |
+//! | `packet` | a PSBT that was read: bounded, of either version |
+//! | `check` | what a PSBT says of its inputs, compared with itself: keys, nonces, signatures |
+//! | `funding` | funding transactions whose outputs can be refunded before they are sent |
+//!
+//! Nothing is signed from a PSBT: members sign what they rebuilt themselves (DESIGN §6 rule 2). Reading one serves to
+//! look at it, and to refund what a funding transaction will pay.
 
-use bitcoin::psbt::{Input, Psbt};
-use bitcoin::{Amount, OutPoint, Script, Transaction, TxOut, Txid};
+mod check;
+mod funding;
+mod maps;
+mod packet;
 
-/// A funding transaction whose id is final.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Funding {
-    /// Its id.
-    pub txid: Txid,
-    /// What it pays to the beacon.
-    pub outputs: Vec<(OutPoint, Amount)>,
-    /// What it pays to the miner.
-    pub fee: Amount,
-    /// Whether its sender may still replace it by another one (BIP-125).
-    pub replaceable: bool,
-    /// The transaction, if it is signed completely.
-    pub signed: Option<Transaction>,
-}
+pub use check::{CheckedInput, InputFault, MAX_PARTICIPANTS, Signing};
+pub use funding::{Funding, FundingFault, check_funding};
+pub use maps::{MAX_BYTES, Place, PsbtFault};
+pub use packet::Packet;
 
-/// Why a PSBT can not fund a beacon safely.
-#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-#[non_exhaustive]
-pub enum FundingFault {
-    /// Not a PSBT.
-    #[error("it is not a PSBT: {0}")]
-    NotAPsbt(String),
-    /// Nothing is paid to the beacon.
-    #[error("it pays nothing to the beacon's address")]
-    NoPayment,
-    /// No input.
-    #[error("it has no inputs yet: choose the coins first, they are part of its id")]
-    NoInput,
-    /// The PSBT does not say what an input spends.
-    #[error("input {0} does not say what it spends: add its UTXO")]
-    UnknownInput(usize),
-    /// The UTXO given for an input is not the one it spends.
-    #[error("the UTXO given for input {0} is another one")]
-    WrongUtxo(usize),
-    /// An input that is not native segwit: its signature would change the transaction's id.
-    #[error(
-        "input {0} is not native segwit (P2WPKH, P2WSH or taproot): signing it would change the transaction's id, \
-         and with it its refund would be void"
-    )]
-    NotSegwit(usize),
-    /// An input may be signed so that others can change the transaction.
-    #[error("input {0} is not signed for all inputs and outputs: the transaction could be changed")]
-    Sighash(usize),
-    /// It pays more than it spends.
-    #[error("it pays more than it spends")]
-    Negative,
-}
+use bitcoin::psbt::Input;
+use bitcoin::{OutPoint, TxOut};
 
-/// Reads a PSBT and checks that what it pays to `beacon_script` can be refunded before it is sent.
-pub fn check_funding(bytes: &[u8], beacon_script: &Script) -> Result<Funding, FundingFault> {
-    let psbt =
-        Psbt::deserialize(bytes).map_err(|error| FundingFault::NotAPsbt(error.to_string()))?;
-    let tx = &psbt.unsigned_tx;
-    if tx.input.is_empty() {
-        return Err(FundingFault::NoInput);
-    }
-    let mut spent = Amount::ZERO;
-    let mut all_signed = true;
-    for (place, (input, known)) in tx.input.iter().zip(&psbt.inputs).enumerate() {
-        let utxo = utxo_of(place, &input.previous_output, known)?;
-        if !utxo.script_pubkey.is_witness_program()
-            || known.redeem_script.is_some()
-            || known
-                .final_script_sig
-                .as_ref()
-                .is_some_and(|script| !script.is_empty())
-        {
-            return Err(FundingFault::NotSegwit(place));
-        }
-        if !signs_everything(known) {
-            return Err(FundingFault::Sighash(place));
-        }
-        spent = spent
-            .checked_add(utxo.value)
-            .ok_or(FundingFault::WrongUtxo(place))?;
-        all_signed &= known.final_script_witness.is_some();
-    }
-    let txid = tx.compute_txid();
-    let outputs: Vec<_> = (0..)
-        .zip(&tx.output)
-        .filter(|(_, output)| output.script_pubkey.as_script() == beacon_script)
-        .map(|(vout, output)| (OutPoint { txid, vout }, output.value))
-        .collect();
-    if outputs.is_empty() {
-        return Err(FundingFault::NoPayment);
-    }
-    let paid = tx
-        .output
-        .iter()
-        .try_fold(Amount::ZERO, |sum, output| sum.checked_add(output.value));
-    let fee = paid
-        .and_then(|paid| spent.checked_sub(paid))
-        .ok_or(FundingFault::Negative)?;
-    let replaceable = tx.input.iter().any(|input| input.sequence.is_rbf());
-    let signed = all_signed.then(|| {
-        let mut tx = tx.clone();
-        for (input, known) in tx.input.iter_mut().zip(&psbt.inputs) {
-            input.witness = known.final_script_witness.clone().unwrap_or_default();
-        }
-        tx
-    });
-    Ok(Funding {
-        txid,
-        outputs,
-        fee,
-        replaceable,
-        signed,
-    })
-}
+/// BIP-373: the keys that are aggregated, by the aggregate (`PSBT_IN_MUSIG2_PARTICIPANT_PUBKEYS`).
+pub const PARTICIPANT_PUBKEYS: u8 = 0x1a;
 
-/// The output an input spends, as the PSBT has it. A whole transaction proves itself by its id.
-fn utxo_of<'a>(
-    place: usize,
-    outpoint: &OutPoint,
-    known: &'a Input,
-) -> Result<&'a TxOut, FundingFault> {
+/// BIP-373: a participant's public nonce (`PSBT_IN_MUSIG2_PUB_NONCE`).
+pub const PUB_NONCE: u8 = 0x1b;
+
+/// BIP-373: a participant's partial signature (`PSBT_IN_MUSIG2_PARTIAL_SIG`).
+pub const PARTIAL_SIG: u8 = 0x1c;
+
+/// The UTXO given for an input is not the one it spends.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+struct WrongUtxo;
+
+/// The output an input spends, as the PSBT has it, if it does. A whole transaction proves itself by its id.
+fn utxo_of<'a>(outpoint: &OutPoint, known: &'a Input) -> Result<Option<&'a TxOut>, WrongUtxo> {
     let whole = match &known.non_witness_utxo {
         None => None,
-        Some(tx) if tx.compute_txid() != outpoint.txid => {
-            return Err(FundingFault::WrongUtxo(place));
-        }
+        Some(tx) if tx.compute_txid() != outpoint.txid => return Err(WrongUtxo),
         Some(tx) => {
-            let vout = usize::try_from(outpoint.vout).ok();
-            let output = vout.and_then(|vout| tx.output.get(vout));
-            Some(output.ok_or(FundingFault::WrongUtxo(place))?)
+            let position = usize::try_from(outpoint.vout).map_err(|_| WrongUtxo)?;
+            Some(tx.output.get(position).ok_or(WrongUtxo)?)
         }
     };
     match (whole, &known.witness_utxo) {
-        (Some(whole), Some(short)) if whole != short => Err(FundingFault::WrongUtxo(place)),
-        (Some(utxo), _) | (None, Some(utxo)) => Ok(utxo),
-        (None, None) => Err(FundingFault::UnknownInput(place)),
+        (Some(whole), Some(claimed)) if whole != claimed => Err(WrongUtxo),
+        (whole, claimed) => Ok(whole.or(claimed.as_ref())),
     }
 }
-
-/// Whether whatever is said of the input's signatures, asked for or made, covers all inputs and outputs.
-fn signs_everything(known: &Input) -> bool {
-    // SIGHASH_DEFAULT of taproot, and SIGHASH_ALL.
-    let asked = known.sighash_type.is_none_or(|kind| kind.to_u32() <= 1);
-    let ecdsa = known.partial_sigs.values();
-    let mut ecdsa = ecdsa.map(|signature| signature.sighash_type.to_u32());
-    let mut taproot = known
-        .tap_key_sig
-        .iter()
-        .chain(known.tap_script_sigs.values())
-        .map(|signature| signature.sighash_type as u8);
-    asked && ecdsa.all(|kind| kind == 1) && taproot.all(|kind| kind <= 1)
-}
-
-#[cfg(test)]
-mod tests;

@@ -2,10 +2,11 @@
 //!
 //! The server is a stranger: transactions are rebuilt from its JSON and must hash to the txid it
 //! names, a history must be closed under the spends it shows, and it counts only if the tip was the
-//! same before and after it was read.
+//! same before and after it was read. What lies deep in the chain is read once per address: later readings end where
+//! a page names a block that an earlier one has read.
 
 use std::fmt;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use bitcoin::block::Header;
@@ -18,6 +19,7 @@ use url::Url;
 use super::error::printable;
 use super::esplora_http::{EsploraHttp, Estimates, Refusal};
 use super::reading::Reading;
+use super::settled::{READ_ANEW, Settled, SettledHistories};
 use super::{AddressHistory, BlockFacts, BroadcastError, ChainError, Tip, TxStatus};
 use crate::time::UnixTime;
 
@@ -45,6 +47,7 @@ pub struct EsploraBackend {
     /// The last tip seen. A block's height and median time never change, so its hash alone decides
     /// whether they must be asked for again.
     last_tip: Arc<Mutex<Option<Tip>>>,
+    settled: Arc<Mutex<SettledHistories>>,
 }
 
 impl fmt::Debug for EsploraBackend {
@@ -99,6 +102,7 @@ impl EsploraBackend {
         Ok(Self {
             http: Arc::new(http),
             last_tip: Arc::default(),
+            settled: Arc::default(),
         })
     }
 
@@ -139,24 +143,43 @@ impl EsploraBackend {
         Err(self.unsettled())
     }
 
-    /// See [`super::ChainBackend::address_history`]. Two tip requests, one per page of the server's
-    /// size, and one that shows that there is no further page.
+    /// See [`super::ChainBackend::address_history`]. Two tip requests, and one per page of the server's size: the first
+    /// time all pages, and one that shows that there is no further page; later those down to the newest block that was
+    /// read before and had [`READ_ANEW`] blocks on top.
     pub(super) async fn address_history(
         &self,
         address: &Address,
     ) -> Result<AddressHistory, ChainError> {
+        let script = address.script_pubkey();
         let mut contradiction = None;
         for _ in 0..SETTLE_ATTEMPTS {
             let tip = self.tip().await?;
-            let reading = self.read_history(address).await?;
+            let known = self.settled().of(&script);
+            let reading = self.read_history(address, known).await?;
+            let newest = reading.newest();
+            let settled = reading.settled(tip.height.saturating_sub(READ_ANEW));
             if self.tip_hash().await? != tip.hash {
+                // What takes longer to read than a block to come is read in parts. While a block stays in the best
+                // chain, so does everything below it, and pages that begin below it tell all of it.
+                if let Some(settled) = settled
+                    && newest <= Some(tip.height)
+                    && self.block_hash(tip.height).await? == Some(tip.hash)
+                {
+                    self.settled().keep(&script, settled);
+                }
                 continue;
             }
             // With an unmoved tip a contradiction should be the server's, but its index may be
-            // updated in steps: ask again before blaming it.
-            match reading.finish(&address.script_pubkey(), tip) {
-                Ok(history) => return Ok(history),
-                Err(detail) => contradiction = Some(detail),
+            // updated in steps: ask again before blaming it, and for all of it.
+            match reading.finish(&script, tip) {
+                Ok(history) => {
+                    self.settled().keep(&script, settled.unwrap_or_default());
+                    return Ok(history);
+                }
+                Err(detail) => {
+                    self.settled().forget(&script);
+                    contradiction = Some(detail);
+                }
             }
         }
         Err(match contradiction {
@@ -295,11 +318,19 @@ impl EsploraBackend {
             .filter(|tip| tip.hash == hash)
     }
 
-    async fn read_history(&self, address: &Address) -> Result<Reading, ChainError> {
-        let mut reading = Reading::default();
+    fn settled(&self) -> MutexGuard<'_, SettledHistories> {
+        self.settled.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    async fn read_history(
+        &self,
+        address: &Address,
+        known: Option<Arc<Settled>>,
+    ) -> Result<Reading, ChainError> {
+        let mut reading = Reading::beyond(known);
         let mut after = None;
-        // Pages are followed until an empty one. A short page proves nothing: servers differ in
-        // their page size, and some have it configured below the documented 25.
+        // Pages are followed until an empty one, or one that reaches what is known. A short page proves
+        // nothing: servers differ in their page size, and some have it configured below the documented 25.
         loop {
             let path = match after {
                 Some(last) => format!("/address/{address}/txs/chain/{last}"),
@@ -320,19 +351,20 @@ impl EsploraBackend {
             let last_confirmed = page.iter().rev().find(|tx| tx.status.confirmed);
             after = last_confirmed.map(|tx| tx.txid);
             let added = self.add(&mut reading, page)?;
-            if after.is_none() {
-                break;
-            }
-            if added == 0 {
+            let whole = reading.join() || after.is_none();
+            if !whole && added == 0 {
                 reading.gap = Some("a history page repeats an earlier one");
                 return Ok(reading);
             }
-            if reading.txs.len() > MAX_HISTORY {
+            if reading.len() > MAX_HISTORY {
                 return Err(ChainError::TooLong {
                     host: self.host().to_owned(),
                     address: address.to_string(),
                     limit: MAX_HISTORY,
                 });
+            }
+            if whole {
+                break;
             }
         }
         if reading.unconfirmed() >= MEMPOOL_LIST_MAY_BE_CUT {
@@ -344,14 +376,14 @@ impl EsploraBackend {
 
     /// Adds a page and says how many of its transactions were new.
     fn add(&self, reading: &mut Reading, page: Vec<EsploraTx>) -> Result<usize, ChainError> {
-        let before = reading.txs.len();
+        let before = reading.len();
         for listed in page {
             let claimed = listed.txid;
             reading.add(listed).map_err(|computed| {
                 self.bad_answer(format!("transaction {claimed} hashes to {computed}"))
             })?;
         }
-        Ok(reading.txs.len() - before)
+        Ok(reading.len() - before)
     }
 
     /// Finds unconfirmed spends that a flood of unconfirmed payments pushed off the server's list, so
@@ -375,7 +407,7 @@ impl EsploraBackend {
                 continue;
             };
             if self.add(reading, vec![tx])? == 1
-                && let Some(added) = reading.txs.last()
+                && let Some(added) = reading.last()
             {
                 // The change of a spend may be spent by the next one.
                 for change in added.outputs_to(script) {

@@ -1,21 +1,22 @@
 //! HTTP as Esplora servers want it: one request after another, and none while they ask for patience.
 //!
-//! Public servers limit how often they are asked, with status 429 (or 503) and, often, `Retry-After` in seconds. A short
-//! wait is waited here. A long one is an error at once, and so is every further question until it is over: nothing is
+//! Public servers limit how often they are asked, with status 429 (or 503) and, often, `Retry-After`. A short wait is
+//! waited here. A long one is an error at once, and so is every further question until it is over: nothing is
 //! sent that would only make it longer.
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 use std::error::Error as _;
 use std::io;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Mutex, PoisonError};
-use std::time::{Duration, Instant};
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use bitreq::{Client, Method, Proxy, Request, Response};
 use serde::de::DeserializeOwned;
 
 use super::ChainError;
 use super::error::printable;
+use crate::time::UnixTime;
 
 /// Retries of one request after HTTP 429, 500 and 503. The caller retries at its own, slower pace.
 const RETRIES: u32 = 2;
@@ -172,7 +173,7 @@ impl EsploraHttp {
                     return Ok(answer);
                 }
                 429 | 503 => {
-                    let wanted = retry_after(&answer.headers);
+                    let wanted = retry_after(&answer.headers, clock());
                     let wait = self
                         .patience()
                         .refused(Instant::now(), wanted, rand::random());
@@ -257,13 +258,26 @@ impl EsploraHttp {
     }
 }
 
-/// The seconds of a `Retry-After` header (RFC 9110 §10.2.3). Its other form, a date, is left out: it needs the server's
-/// clock to be right.
-fn retry_after(headers: &std::collections::BTreeMap<String, String>) -> Option<Duration> {
+/// How long a `Retry-After` header asks to wait (RFC 9110 §10.2.3): in seconds, or until a date. A date is the server's:
+/// it is held against the `Date` of the same answer, so that neither clock has to be right; without one against `now`.
+fn retry_after(headers: &BTreeMap<String, String>, now: UnixTime) -> Option<Duration> {
     let value = headers.get("retry-after")?.trim();
-    let digits = !value.is_empty() && value.bytes().all(|byte| byte.is_ascii_digit());
-    // More than fits is more than is believed.
-    digits.then(|| Duration::from_secs(value.parse().unwrap_or(u64::MAX)))
+    if !value.is_empty() && value.bytes().all(|byte| byte.is_ascii_digit()) {
+        // More than fits is more than is believed.
+        return Some(Duration::from_secs(value.parse().unwrap_or(u64::MAX)));
+    }
+    let until = UnixTime::from_http_date(value)?;
+    let date = headers.get("date");
+    let now = date
+        .and_then(|date| UnixTime::from_http_date(date))
+        .unwrap_or(now);
+    // A date in the past asks for nothing; nor may it ask to be asked at once, again and again.
+    Some(Duration::from_secs(until.since(now))).filter(|wait| !wait.is_zero())
+}
+
+fn clock() -> UnixTime {
+    let now = SystemTime::now().duration_since(UNIX_EPOCH);
+    UnixTime(now.map_or(0, |now| now.as_secs()))
 }
 
 /// The fee rates of `/fee-estimates`: by target in blocks, in sat/vB.
@@ -295,17 +309,42 @@ mod tests {
     }
 
     #[test]
-    fn a_header_is_seconds_or_nothing() {
+    fn a_header_is_seconds_a_date_or_nothing() {
+        let headers = |fields: &[(&str, &str)]| -> BTreeMap<String, String> {
+            let owned = |(name, value): &(&str, &str)| ((*name).to_owned(), (*value).to_owned());
+            fields.iter().map(owned).collect()
+        };
+        // 07:28:00 of that day.
+        let now = UnixTime(1_445_412_480);
         let header = |value: &str| {
-            let headers = [("retry-after".to_owned(), value.to_owned())].into();
-            retry_after(&headers).map(|wait| wait.as_secs())
+            let headers = headers(&[("retry-after", value)]);
+            retry_after(&headers, now).map(|wait| wait.as_secs())
         };
         assert_eq!(header("0"), Some(0));
         assert_eq!(header(" 120 "), Some(120));
         assert_eq!(header(&"9".repeat(40)), Some(u64::MAX));
-        for other in ["", "-1", "1.5", "soon", "Wed, 21 Oct 2015 07:28:00 GMT"] {
+        assert_eq!(header("Wed, 21 Oct 2015 07:29:30 GMT"), Some(90));
+        let past = [
+            "Wed, 21 Oct 2015 07:28:00 GMT",
+            "Sun, 06 Nov 1994 08:49:37 GMT",
+        ];
+        for other in ["", "-1", "1.5", "soon", "Thu, 21 Oct 2015 07:29:30 GMT"]
+            .iter()
+            .chain(&past)
+        {
             assert_eq!(header(other), None, "{other}");
         }
-        assert_eq!(retry_after(&std::collections::BTreeMap::new()), None);
+        assert_eq!(retry_after(&BTreeMap::new(), now), None);
+        // The server's own clock is what its date is held against.
+        let ahead = headers(&[
+            ("retry-after", "Wed, 21 Oct 2015 09:00:20 GMT"),
+            ("date", "Wed, 21 Oct 2015 09:00:00 GMT"),
+        ]);
+        assert_eq!(retry_after(&ahead, now), Some(Duration::from_secs(20)));
+        let nonsense = headers(&[
+            ("retry-after", "Wed, 21 Oct 2015 07:28:20 GMT"),
+            ("date", "now"),
+        ]);
+        assert_eq!(retry_after(&nonsense, now), Some(Duration::from_secs(20)));
     }
 }

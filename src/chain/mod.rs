@@ -7,8 +7,9 @@
 //! [`RegtestServer`], which serves a [`RegtestChain`] over the Esplora API on loopback, so that the
 //! backend they exercise is the one real users have; some run against a real node.
 //!
-//! Nothing here remembers what it was told. After a reorganisation the next answer differs, and the
-//! caller moves its own states back (design rule 9). [`Tip::hash`] tells that one happened.
+//! Nothing here lives longer than the block it came from. What a backend keeps of a history is found again by block
+//! hash, or dropped. After a reorganisation the next answer differs, and the caller moves its own states back (design
+//! rule 9). [`Tip::hash`] tells that one happened.
 
 mod acceptance;
 mod bitcoind;
@@ -22,6 +23,7 @@ mod mempool;
 mod reading;
 mod regtest;
 mod server;
+mod settled;
 
 use std::collections::BTreeMap;
 use std::str::FromStr;

@@ -29,7 +29,8 @@ pub use home::{
 pub use relays::{Provenance, RELAYS_MAX, RelayEntry, RelayError, RelayList};
 pub use rules::{Fault, RULES, Rule, Unit};
 pub use settings::{
-    Aggregator, Backend, BeaconChoice, Cas, Chain, Chains, Config, Connections, DepositsChoice,
-    EmptyRounds, Fee, Fees, Limits, Money, Participant, Privacy, SeatKey, ServiceUrl, WhenNoUpdate,
+    Aggregator, Backend, BeaconChoice, Cas, Chain, Chains, Config, Connections, DefaultOf,
+    DepositsChoice, EmptyRounds, Fee, Fees, Limits, Money, Participant, PerNetwork, Privacy,
+    SeatKey, ServiceUrl, WhenNoUpdate,
 };
 pub use source::{ConfigError, ENVIRONMENT_PREFIX, Given, Origin, Setting};

@@ -60,28 +60,32 @@ impl Default for Config {
     }
 }
 
-/// Chain backends, one per network. None is contacted before a command needs the chain.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, Default)]
-#[serde(deny_unknown_fields, default)]
-pub struct Chains {
-    /// Mainnet. That a backend is configured does not switch mainnet on.
-    pub bitcoin: Chain,
+/// A setting of each network.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(
+    deny_unknown_fields,
+    default,
+    bound(deserialize = "T: DefaultOf + Deserialize<'de>")
+)]
+pub struct PerNetwork<T> {
+    /// Mainnet.
+    pub bitcoin: T,
     /// The default signet.
-    pub signet: Chain,
+    pub signet: T,
     /// A private regression-test chain.
-    pub regtest: Chain,
+    pub regtest: T,
     /// Testnet version 3.
-    pub testnet3: Chain,
+    pub testnet3: T,
     /// Testnet version 4.
-    pub testnet4: Chain,
+    pub testnet4: T,
     /// Mutinynet.
-    pub mutinynet: Chain,
+    pub mutinynet: T,
 }
 
-impl Chains {
-    /// The backend of a network.
+impl<T> PerNetwork<T> {
+    /// That of a network.
     #[must_use]
-    pub const fn of(&self, network: Network) -> &Chain {
+    pub const fn of(&self, network: Network) -> &T {
         match network {
             Network::Bitcoin => &self.bitcoin,
             Network::Signet => &self.signet,
@@ -92,6 +96,34 @@ impl Chains {
         }
     }
 }
+
+/// What a setting is on a network where nobody set it.
+pub trait DefaultOf {
+    /// The setting.
+    fn default_of(network: Network) -> Self;
+}
+
+impl<T: DefaultOf> Default for PerNetwork<T> {
+    fn default() -> Self {
+        Self {
+            bitcoin: T::default_of(Network::Bitcoin),
+            signet: T::default_of(Network::Signet),
+            regtest: T::default_of(Network::Regtest),
+            testnet3: T::default_of(Network::Testnet3),
+            testnet4: T::default_of(Network::Testnet4),
+            mutinynet: T::default_of(Network::Mutinynet),
+        }
+    }
+}
+
+impl DefaultOf for Chain {
+    fn default_of(_: Network) -> Self {
+        Self::default()
+    }
+}
+
+/// Chain backends, one per network. None is contacted before a command needs the chain, and none switches mainnet on.
+pub type Chains = PerNetwork<Chain>;
 
 /// The chain backend of one network.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -433,52 +465,18 @@ impl Default for Money {
 }
 
 /// Bounds of fee rates, one table per network.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields, default)]
-pub struct Fees {
-    /// Mainnet.
-    pub bitcoin: Fee,
-    /// The default signet.
-    pub signet: Fee,
-    /// A private regression-test chain.
-    pub regtest: Fee,
-    /// Testnet version 3.
-    pub testnet3: Fee,
-    /// Testnet version 4.
-    pub testnet4: Fee,
-    /// Mutinynet.
-    pub mutinynet: Fee,
-}
+pub type Fees = PerNetwork<Fee>;
 
-impl Default for Fees {
-    fn default() -> Self {
-        let test = Fee::default();
-        Self {
-            // Where blocks are full, what waits at 2 sat/vB may wait for weeks.
-            bitcoin: Fee {
-                fallback: 10,
-                ..test.clone()
-            },
-            signet: test.clone(),
-            regtest: test.clone(),
-            testnet3: test.clone(),
-            testnet4: test.clone(),
-            mutinynet: test,
-        }
-    }
-}
-
-impl Fees {
-    /// The bounds of a network.
-    #[must_use]
-    pub const fn of(&self, network: Network) -> &Fee {
+impl DefaultOf for Fee {
+    fn default_of(network: Network) -> Self {
+        let test = Self::default();
         match network {
-            Network::Bitcoin => &self.bitcoin,
-            Network::Signet => &self.signet,
-            Network::Regtest => &self.regtest,
-            Network::Testnet3 => &self.testnet3,
-            Network::Testnet4 => &self.testnet4,
-            Network::Mutinynet => &self.mutinynet,
+            // Where blocks are full, what waits at 2 sat/vB may wait for weeks.
+            Network::Bitcoin => Self {
+                fallback: 10,
+                ..test
+            },
+            _ => test,
         }
     }
 }

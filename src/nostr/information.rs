@@ -9,7 +9,6 @@ use std::time::Duration;
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 
-use super::http_date;
 use super::policy::RelayUrl;
 use crate::time::UnixTime;
 
@@ -100,7 +99,7 @@ pub async fn describe(url: &RelayUrl, timeout: Duration) -> Described {
         .headers
         .iter()
         .find(|(name, _)| name.eq_ignore_ascii_case("date"))
-        .and_then(|(_, value)| http_date::read(value));
+        .and_then(|(_, value)| UnixTime::from_http_date(value));
     let information = if answer.status_code == 200 {
         RelayInformation::parse(answer.as_bytes())
     } else {

@@ -14,7 +14,6 @@
 //! | [`policy`] | which relay addresses may be dialled |
 //! | [`link`] | live connections to the relays |
 //! | [`information`] | what relays tell of themselves (NIP-11) |
-//! | [`http_date`] | how relays tell their time |
 //! | [`relay_list`] | where an aggregator reads and writes (NIP-65) |
 //! | [`relay`] | an in-memory relay on loopback, for the demo and the tests |
 //!
@@ -27,7 +26,6 @@ pub mod chunks;
 pub mod envelope;
 pub mod event;
 pub mod filter;
-pub mod http_date;
 pub mod information;
 pub mod lanes;
 pub mod link;

@@ -2,9 +2,10 @@
 
 use std::collections::BTreeMap;
 
-use bitcoin::{Amount, OutPoint, Txid};
+use bitcoin::{Amount, OutPoint, Script, Txid};
 use serde::{Deserialize, Serialize};
 
+use crate::beacon::history::{AddressHistory, Tip};
 use crate::beacon::signal::BeaconOutput;
 use crate::hash::SignalBytes;
 
@@ -85,6 +86,81 @@ pub struct ChainView {
     pub outputs: BTreeMap<OutPoint, OutputSeen>,
     /// Estimated fee rate in sat/vB, when the backend gives one.
     pub fee_rate: Option<u32>,
+}
+
+impl ChainView {
+    /// What the core wants to know of an address (rule 4), out of its whole history. The beacon's first tip has at
+    /// least `min_start`; `fee_rate` is an estimate in sat/vB.
+    #[must_use]
+    pub fn of(
+        history: &AddressHistory,
+        script: &Script,
+        min_start: Amount,
+        fee_rate: Option<u32>,
+    ) -> Self {
+        // Depth is the core's to judge: it gets the height.
+        let tip = match history.tip(script, min_start, 1) {
+            Tip::NoFunds { .. } => TipView::NoFunds,
+            Tip::Unconfirmed { output, .. } => TipView::Unconfirmed {
+                value_sat: output.value.to_sat(),
+            },
+            Tip::Pending { spent_by, .. } => TipView::InFlight { by: spent_by },
+            Tip::Ready { output, .. } => match output.height {
+                Some(height) => TipView::Ready {
+                    outpoint: output.outpoint,
+                    value_sat: output.value.to_sat(),
+                    height,
+                },
+                None => TipView::Unconfirmed {
+                    value_sat: output.value.to_sat(),
+                },
+            },
+        };
+        let extra = match &tip {
+            TipView::Ready { outpoint, .. } => history.top_ups(script, outpoint, MAX_EXTRA),
+            _ => Vec::new(),
+        };
+        let signals: BTreeMap<_, _> = history
+            .signals(script)
+            .into_iter()
+            .map(|seen| {
+                let signal = SignalSeen {
+                    signal: seen.signal,
+                    height: seen.height,
+                };
+                (seen.txid, signal)
+            })
+            .collect();
+        let spends = history
+            .outputs(script)
+            .into_iter()
+            .filter_map(|output| {
+                let (by, height) = output.spent_by?;
+                Some((output.output.outpoint, SpendSeen { by, height }))
+            })
+            .collect();
+        let outputs = history
+            .outputs(script)
+            .into_iter()
+            .filter(|output| output.spent_by.is_none())
+            .map(|output| {
+                let seen = OutputSeen {
+                    value_sat: output.output.value.to_sat(),
+                    height: output.output.height,
+                };
+                (output.output.outpoint, seen)
+            })
+            .collect();
+        Self {
+            height: history.tip_height(),
+            tip,
+            extra,
+            signals,
+            spends,
+            outputs,
+            fee_rate,
+        }
+    }
 }
 
 /// What changed since the view the core has.

@@ -631,6 +631,15 @@ pub enum Report {
         /// Its fee in sat.
         fee_sat: u64,
     },
+    /// The signal waits, and its next fee is over what the money gate permits: it stays as it is.
+    BumpHeld {
+        /// The round.
+        round: Round,
+        /// The next fee in sat.
+        fee_sat: u64,
+        /// The highest that is permitted, in sat.
+        max_sat: u64,
+    },
     /// All are asked to sign the signal again, at fees above every one it was signed at.
     ReplacementOpened {
         /// The round.

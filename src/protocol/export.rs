@@ -1,7 +1,8 @@
 //! What is being signed, as PSBTs (BIP-174, BIP-371) with MuSig2 fields (BIP-373), so that other tools can look at it.
 //!
 //! Nothing is signed from a PSBT: members sign what they rebuilt themselves (DESIGN §6 rule 2). Version 0 of the
-//! format, which the `bitcoin` crate reads and writes.
+//! format, which the `bitcoin` crate reads and writes; [`Packet`](crate::beacon::psbt::Packet) reads it, and turns it
+//! into version 2.
 
 use std::collections::BTreeMap;
 
@@ -13,17 +14,9 @@ use bitcoin::{ScriptBuf, Transaction, TxOut, Txid};
 use super::ids::Label;
 use super::ladder::Ladder;
 use super::message::Nonces;
+use crate::beacon::psbt::{PARTIAL_SIG, PARTICIPANT_PUBKEYS, PUB_NONCE};
 use crate::keys::NostrKey;
 use crate::keys::musig::{KeySet, PartialSignature, PublicNonce};
-
-/// BIP-373: the keys that are aggregated, by the aggregate.
-const PARTICIPANT_PUBKEYS: u8 = 0x1a;
-
-/// BIP-373: a member's public nonce.
-const PUB_NONCE: u8 = 0x1b;
-
-/// BIP-373: a member's partial signature.
-const PARTIAL_SIG: u8 = 0x1c;
 
 /// A transaction that is being signed.
 #[derive(Debug, Clone, PartialEq, Eq)]

@@ -206,6 +206,13 @@ impl Ladder {
         })
     }
 
+    /// The rungs whose fee may be paid; `None` if there are none. A rung without change can cost more than its rate.
+    #[must_use]
+    pub fn within(mut self, may_pay: impl Fn(Amount) -> bool) -> Option<Self> {
+        self.rungs.retain(|rung| may_pay(rung.fee));
+        (!self.rungs.is_empty()).then_some(self)
+    }
+
     /// Checks, before signing, every transaction of a request: each rung is a signal within the limits that spends
     /// `tip` and some of `further`, all spend and announce the same, each pays more than the one before, and the
     /// change of each is refunded exactly where it can be.

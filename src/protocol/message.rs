@@ -14,7 +14,7 @@ use super::admission::Ticket;
 use super::deposit::{Deposited, LeafOpening, UpdateDeposit};
 use super::evidence::{Blame, Signed};
 pub use super::fallback_message::{Announced, FallbackRequest, FallbackSignature};
-use super::ids::{Label, Round, Seat};
+use super::ids::{Label, Round, Seat, Subject};
 pub use super::raw_json::{MAX_RAW_DEPTH, RawJson};
 pub use super::reform::Reform;
 use super::refund_message::{
@@ -187,6 +187,31 @@ messages! {
     "invite" => Invite(Invite),
     /// Anybody → aggregator: I follow you; tell me of new cohorts.
     "subscribe" => Subscribe(Subscribe),
+}
+
+impl Message {
+    /// What a message of a session is about: its round, or the refund session of an output that was paid in.
+    #[must_use]
+    pub const fn subject(&self) -> Option<Subject> {
+        Some(match self {
+            Self::RoundOpen(body) => Subject::Round(body.round),
+            Self::Response(body) => Subject::Round(body.content.round),
+            Self::NonceUpdate(body) => Subject::Round(body.content.round),
+            Self::NonceRequest(body) => Subject::Round(body.round),
+            Self::SignRequest(body) => Subject::Round(body.round),
+            Self::Proofs(body) => Subject::Round(body.round),
+            Self::PartialSignature(body) => Subject::Round(body.content.round),
+            Self::FallbackRequest(body) => Subject::Round(body.round),
+            Self::FallbackSignature(body) => Subject::Round(body.content.round),
+            Self::RoundResult(body) => Subject::Round(body.round),
+            Self::RoundFailed(body) => Subject::Round(body.round),
+            Self::RefundOpen(body) => Subject::Deposit(body.deposit),
+            Self::RefundNonces(body) => Subject::Deposit(body.content.deposit),
+            Self::RefundRequest(body) => Subject::Deposit(body.deposit),
+            Self::RefundPartial(body) => Subject::Deposit(body.content.deposit),
+            _ => return None,
+        })
+    }
 }
 
 /// Asks for a seat.

@@ -8,6 +8,7 @@ mod erring_servers;
 mod esplora;
 mod limits;
 mod regtest;
+mod settled;
 
 use std::collections::HashMap;
 use std::net::SocketAddr;

@@ -10,8 +10,10 @@ mod keeping;
 mod members;
 mod money;
 mod processes;
+mod psbt;
 mod publishing;
 mod render;
+mod render_cohort;
 mod resolve;
 
 use std::ffi::OsStr;

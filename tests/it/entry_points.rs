@@ -11,9 +11,11 @@ use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::sync::LazyLock;
 
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD;
 use btcr2_agent::beacon::smt::{Leaf, SmtProof, SmtTree};
 use btcr2_agent::did::{PatchBuilder, SignedUpdate, UnsignedUpdate};
-use btcr2_agent::hash::SmtNonce;
+use btcr2_agent::hash::{SmtNonce, from_hex};
 use btcr2_agent::keys::NostrKey;
 use btcr2_agent::lookup::recording::Recording;
 use btcr2_agent::network::Network;
@@ -27,6 +29,8 @@ use serde_json::{Value, json};
 use super::core_net::net::{Net, Setup};
 use super::protocol_doc;
 
+const BIP370: &str = include_str!("../vectors/psbt/bip370.txt");
+const BIP373: &str = include_str!("../vectors/psbt/bip373.txt");
 const UPSTREAM: &str = include_str!("../vectors/regtest-upstream-2026-09.json");
 const RECORDINGS: &str = include_str!("../../docs/recordings.md");
 const SIGNALS: [(&str, &str); 2] = [
@@ -72,7 +76,7 @@ type Corpus = BTreeMap<(&'static str, String), Vec<u8>>;
 fn made() -> Corpus {
     let mut corpus = Corpus::new();
     let mut add = |target: &'static str, name: &str, bytes: Vec<u8>| {
-        let name = name.replace([' ', ':'], "-");
+        let name = name.replace([' ', ':', '/'], "-");
         corpus.insert((target, name), bytes);
     };
     let (did, _, genesis) = targets::resolution::target();
@@ -147,6 +151,22 @@ fn made() -> Corpus {
     add("recording", "example", example_of(RECORDINGS).into());
     let empty = Recording::without_signals(Network::Regtest);
     add("recording", "no-signals", empty.to_json().into_bytes());
+    for vectors in [BIP370, BIP373] {
+        for line in vectors.lines() {
+            let (name, hex) = line.split_once(' ').unwrap();
+            let psbt = from_hex(hex).unwrap();
+            if targets::files::psbt(&psbt) {
+                add(
+                    "psbt",
+                    &format!("{name}.base64"),
+                    STANDARD.encode(&psbt).into_bytes(),
+                );
+                add("psbt", name, psbt);
+            } else {
+                add("psbt", &format!("refused-{name}"), psbt);
+            }
+        }
+    }
     for (name, signals) in SIGNALS {
         add("recording", name, signals.as_bytes().to_vec());
     }

@@ -3,16 +3,18 @@
 use std::collections::BTreeMap;
 
 use bitcoin::consensus::encode::deserialize_hex;
-use bitcoin::{Address, Amount, OutPoint, ScriptBuf, Transaction, Txid};
+use bitcoin::{Address, Amount, OutPoint, ScriptBuf, Transaction, TxOut, Txid};
 
 use super::AgentBackend;
+use super::lone_tx::{explain_alone, fee_of, rate_of};
+use super::recognising::Recognised;
 use crate::agent::control::views as v;
 use crate::agent::control::{ErrorCode, Failure, PeerText, request as r};
 use crate::agent::launch::store_failure;
 use crate::agent::node::{Machine, Node};
 use crate::agent::runtime::Agent;
 use crate::beacon::cas::CasAnnouncement;
-use crate::beacon::explain::{SpendForm, is_signed, output_in_words, signed_weight_of, spend_form};
+use crate::beacon::explain::{SpendForm, output_in_words, signed_weight_of, spend_form};
 use crate::beacon::signal::signal_of;
 use crate::hash::SignalBytes;
 use crate::network::Network;
@@ -23,20 +25,22 @@ use crate::store::SpendRow;
 /// Commitments shown of one signal.
 const MOST_COMMITMENTS: usize = 1_000;
 
-/// An output this agent sees at an address it watches.
-struct Seen {
-    value: Amount,
-    address: String,
+/// An output this agent sees at an address it watches, or knows of a transaction that was signed here.
+pub(super) struct Seen {
+    pub(super) value: Amount,
+    pub(super) address: String,
 }
 
 /// What is known of a transaction here.
-struct Known<'a> {
+pub(super) struct Known<'a> {
     /// The cohort it spends from, or pays to.
-    node: Option<&'a Node>,
-    spends_beacon: bool,
+    pub(super) node: Option<&'a Node>,
+    pub(super) spends_beacon: bool,
+    /// Which of that cohort's transactions it is.
+    pub(super) recognised: Option<Recognised>,
     /// The DID whose own beacon it spends from.
     spend: Option<SpendRow>,
-    seen: BTreeMap<OutPoint, Seen>,
+    pub(super) seen: BTreeMap<OutPoint, Seen>,
 }
 
 impl AgentBackend {
@@ -51,7 +55,8 @@ impl AgentBackend {
                     )
                 })?,
             };
-            agent.explain(&tx)
+            let known = agent.known_of(&tx, &[])?;
+            agent.explain(&tx, &known, &[])
         })
         .await
     }
@@ -70,7 +75,12 @@ impl Agent {
             let mut histories = self.histories.values();
             histories.find_map(|(history, _)| history.transaction(&txid).cloned())
         };
-        stored.or_else(watched).ok_or_else(|| {
+        // A rung that was not sent, or what is being signed now.
+        let recognised = || {
+            let mut nodes = self.nodes.values();
+            nodes.find_map(|node| node.recognise(&txid)?.tx)
+        };
+        stored.or_else(watched).or_else(recognised).ok_or_else(|| {
             Failure::new(
                 ErrorCode::NotFound,
                 format!("no transaction {txid} is known here"),
@@ -79,11 +89,15 @@ impl Agent {
         })
     }
 
-    /// What a transaction does, as far as this agent knows.
-    pub(super) fn explain(&self, tx: &Transaction) -> Result<v::TxView, Failure> {
-        let txid = tx.compute_txid();
-        let known = self.known_of(tx)?;
-        let signal = signal_of(tx);
+    /// What a transaction does, as far as this agent knows. `claimed` is what somebody says it spends, input by input.
+    pub(super) fn explain(
+        &self,
+        tx: &Transaction,
+        known: &Known<'_>,
+        claimed: &[Option<TxOut>],
+    ) -> Result<v::TxView, Failure> {
+        let alone = explain_alone(tx, claimed);
+        let txid = alone.txid;
         let form = known.node.map(|node| form_of(node, tx));
         let kind = match (known.node, known.spends_beacon, form) {
             (Some(_), true, Some(SpendForm::Signal)) => v::TxKind::Signal,
@@ -92,15 +106,17 @@ impl Agent {
             (Some(_), true, _) => v::TxKind::UnknownSpend,
             _ if known.spend.is_some() => v::TxKind::SingletonSignal,
             (Some(_), false, _) => v::TxKind::Funding,
-            (None, ..) if signal.is_some() => v::TxKind::ForeignSignal,
-            (None, ..) => v::TxKind::Other,
+            (None, ..) => return Ok(self.place(alone)),
         };
         let is_cohort_signal = matches!(kind, v::TxKind::Signal | v::TxKind::FallbackSignal);
-        let round = match (known.node, signal) {
+        let round = match (known.node, alone.signal) {
             (Some(node), Some(signal)) if is_cohort_signal => self.round_of(node, txid, signal)?,
+            (Some(node), None) if kind == v::TxKind::Refund => {
+                self.refunded_round(node, known, tx)?
+            }
             _ => None,
         };
-        let commits_to = match (known.node, signal, round) {
+        let commits_to = match (known.node, alone.signal, round) {
             (Some(node), Some(signal), Some(round)) => self.commitments(node, round, signal)?,
             _ => known
                 .spend
@@ -112,15 +128,21 @@ impl Agent {
             .node
             .map(|node| node.terms().network)
             .or_else(|| network_of(known.spend.as_ref()?));
-        let fee = fee_of(tx, &known.seen).or_else(|| known.spend.as_ref().map(|row| row.fee));
+        let value = |position: usize, outpoint: &OutPoint| {
+            let seen = known.seen.get(outpoint).map(|there| there.value);
+            let claimed = || claimed.get(position)?.as_ref().map(|spent| spent.value);
+            seen.or_else(claimed).map(Amount::to_sat)
+        };
+        let fee = fee_of(tx, value).or_else(|| known.spend.as_ref().map(|row| row.fee));
         let weight = signed_weight_of(tx);
-        let (height, confirmations) = self.place_of(&txid);
         let mut warnings = Vec::new();
         if kind == v::TxKind::UnknownSpend {
-            warnings.push(
-                "it spends from the beacon in no form that members sign: the key of the cohort may be known to others"
-                    .to_owned(),
-            );
+            let what = "it spends from the beacon in no form that members sign";
+            warnings.push(if alone.signed {
+                format!("{what}: the key of the cohort may be known to others")
+            } else {
+                what.to_owned()
+            });
         }
         if is_cohort_signal && round.is_none() {
             warnings.push(
@@ -129,10 +151,14 @@ impl Agent {
                     .to_owned(),
             );
         }
-        Ok(v::TxView {
-            txid,
+        let rung = known
+            .recognised
+            .as_ref()
+            .filter(|_| matches!(kind, v::TxKind::Signal | v::TxKind::Refund) && round.is_some())
+            .and_then(|recognised| recognised.rung);
+        Ok(self.place(v::TxView {
+            text: in_words(kind, known, round, rung),
             kind,
-            text: in_words(kind, &known, round),
             network,
             cohort: known.node.map(|node| node.id.0),
             name: known
@@ -141,32 +167,39 @@ impl Agent {
                 .filter(|name| !name.is_empty())
                 .map(PeerText::from),
             round,
-            rung: known
-                .node
-                .filter(|_| is_cohort_signal)
-                .and_then(|node| rung_of(node, &txid)),
+            rung,
             did: known.spend.as_ref().map(|row| row.did.clone()),
             version: known.spend.as_ref().map(|row| row.target_version),
-            signal,
             commits_to,
-            inputs: input_views(tx, &known),
-            outputs: output_views(tx, &known, network),
+            inputs: input_views(tx, known, claimed),
+            outputs: output_views(tx, known, network),
             fee_sat: fee,
-            vsize: weight.to_vbytes_ceil(),
-            // In thousandths of a sat/vB, rounded to the nearest.
-            fee_rate: fee.map(|fee| {
-                let weight = weight.to_wu().max(1);
-                let rate = u128::from(fee) * 4_000 + u128::from(weight / 2);
-                v::FeeRate(u64::try_from(rate / u128::from(weight)).unwrap_or(u64::MAX))
-            }),
-            signed: is_signed(tx),
-            height,
-            confirmations,
+            fee_rate: fee.map(|fee| rate_of(fee, weight)),
+            lock_blocks: alone.lock_blocks.filter(|_| kind == v::TxKind::Refund),
             warnings,
-        })
+            ..alone
+        }))
     }
 
-    fn known_of(&self, tx: &Transaction) -> Result<Known<'_>, Failure> {
+    /// With its place in the chain.
+    fn place(&self, mut view: v::TxView) -> v::TxView {
+        let mut histories = self.histories.values();
+        let place = histories.find_map(|(history, _)| {
+            let height = history.height_of(&view.txid)?;
+            Some((height, history.confirmations(height)))
+        });
+        if let Some((height, confirmations)) = place {
+            (view.height, view.confirmations) = (height, Some(confirmations));
+        }
+        view
+    }
+
+    /// What is known of a transaction here; `claimed` is what somebody says it spends, input by input.
+    pub(super) fn known_of(
+        &self,
+        tx: &Transaction,
+        claimed: &[Option<TxOut>],
+    ) -> Result<Known<'_>, Failure> {
         let view = self.store.view();
         let txid = tx.compute_txid();
         let mut seen = BTreeMap::new();
@@ -182,14 +215,36 @@ impl Agent {
                 seen.insert(output.output.outpoint, there);
             }
         }
+        // The change of a signal that was signed and not sent.
+        for node in self.nodes.values() {
+            let (Some(script), Some(address)) = (node.script(), node.address()) else {
+                continue;
+            };
+            for input in &tx.input {
+                let outpoint = input.previous_output;
+                let change = (!seen.contains_key(&outpoint))
+                    .then(|| node.recognised_output(&outpoint))
+                    .flatten()
+                    .filter(|output| output.script_pubkey == script);
+                if let Some(change) = change {
+                    let there = Seen {
+                        value: change.value,
+                        address: address.to_string(),
+                    };
+                    seen.insert(outpoint, there);
+                }
+            }
+        }
         let spends = |node: &Node| {
-            let Some(address) = node.address().map(|address| address.to_string()) else {
+            let (Some(address), Some(script)) = (node.address(), node.script()) else {
                 return false;
             };
+            let address = address.to_string();
+            let mut claims = claimed.iter().flatten();
             tx.input.iter().any(|input| {
                 seen.get(&input.previous_output)
                     .is_some_and(|there| there.address == address)
-            })
+            }) || claims.any(|spent| spent.script_pubkey == script)
         };
         let pays = |node: &Node| {
             let script = node.script();
@@ -197,16 +252,49 @@ impl Agent {
             script.is_some_and(|script| outputs.any(|output| output.script_pubkey == script))
         };
         let stored = view.transaction(txid).map_err(store_failure)?;
+        let recognised = self
+            .nodes
+            .values()
+            .find_map(|node| Some((node, node.recognise(&txid)?)));
         let mut nodes = self.nodes.values();
-        let spender = nodes.find(|node| {
-            spends(node) || stored.as_ref().is_some_and(|row| row.cohort == node.id.0)
-        });
+        let spender = match &recognised {
+            Some((node, _)) => Some(*node),
+            None => nodes.find(|node| {
+                spends(node) || stored.as_ref().is_some_and(|row| row.cohort == node.id.0)
+            }),
+        };
         Ok(Known {
             node: spender.or_else(|| self.nodes.values().find(|node| pays(node))),
             spends_beacon: spender.is_some(),
+            recognised: recognised.map(|(_, recognised)| recognised),
             spend: view.spend(txid).map_err(store_failure)?,
             seen,
         })
+    }
+
+    /// The round whose signal leaves what a refund spends; `None` if that was paid in.
+    fn refunded_round(
+        &self,
+        node: &Node,
+        known: &Known<'_>,
+        tx: &Transaction,
+    ) -> Result<Option<Round>, Failure> {
+        if let Some(round) = known
+            .recognised
+            .as_ref()
+            .and_then(|recognised| recognised.round)
+        {
+            return Ok(Some(round));
+        }
+        let Some(input) = tx.input.first() else {
+            return Ok(None);
+        };
+        let from = input.previous_output.txid;
+        let stored = self.store.view().transaction(from).map_err(store_failure)?;
+        Ok(stored
+            .filter(|row| row.cohort == node.id.0)
+            .map(|row| row.round)
+            .or_else(|| node.recognise(&from)?.round))
     }
 
     /// The round that a signal ends.
@@ -275,33 +363,6 @@ impl Agent {
             })
             .collect())
     }
-
-    /// Where the chain shows a transaction: its block and its confirmations.
-    fn place_of(&self, txid: &Txid) -> (Option<u32>, Option<u32>) {
-        self.histories
-            .values()
-            .find_map(|(history, _)| {
-                let height = history.height_of(txid)?;
-                Some((height, Some(history.confirmations(height))))
-            })
-            .unwrap_or((None, None))
-    }
-}
-
-/// Which rung of a fee ladder a signal is, while its round is not settled.
-fn rung_of(node: &Node, txid: &Txid) -> Option<u8> {
-    match &node.machine {
-        Machine::Aggregator(machine) => machine.unsettled().iter().find_map(|signal| {
-            let place = signal.txids().iter().position(|rung| rung == txid)?;
-            u8::try_from(place.saturating_add(1)).ok()
-        }),
-        Machine::Participant(machine) => {
-            let mut given = machine.given().iter();
-            given
-                .find(|given| given.txid == *txid)
-                .map(|given| given.rung)
-        }
-    }
 }
 
 fn form_of(node: &Node, tx: &Transaction) -> SpendForm {
@@ -314,35 +375,39 @@ fn form_of(node: &Node, tx: &Transaction) -> SpendForm {
     spend_form(tx, &payees, terms.refund_blocks)
 }
 
-fn in_words(kind: v::TxKind, known: &Known<'_>, round: Option<Round>) -> String {
+fn in_words(kind: v::TxKind, known: &Known<'_>, round: Option<Round>, rung: Option<u8>) -> String {
     let cohort = known
         .node
         .map_or_else(String::new, |node| node.id.0.short());
-    let round = round.map_or_else(
+    let rung = rung.map_or_else(String::new, |rung| format!(", rung {rung},"));
+    let of_round = round.map_or_else(
         || "of no round that is known here".to_owned(),
-        |round| format!("of round {round}"),
+        |round| format!("of round {round}{rung}"),
     );
     match kind {
-        v::TxKind::Signal => format!("the signal {round} of cohort {cohort}"),
+        v::TxKind::Signal => format!("the signal {of_round} of cohort {cohort}"),
         v::TxKind::FallbackSignal => format!(
-            "the signal {round} of cohort {cohort}, signed by some of its members through the fallback leaf"
+            "the signal {of_round} of cohort {cohort}, signed by some of its members through the fallback leaf"
         ),
-        v::TxKind::Refund => format!("a refund of what lies at the beacon of cohort {cohort}"),
+        v::TxKind::Refund if round.is_some() => {
+            format!("a refund of the change of the signal {of_round} of cohort {cohort}")
+        }
+        v::TxKind::Refund => format!("a refund of what was paid to the beacon of cohort {cohort}"),
         v::TxKind::UnknownSpend => {
             format!("an UNKNOWN SPEND from the beacon of cohort {cohort}")
         }
         v::TxKind::Funding => format!("a payment to the beacon of cohort {cohort}"),
-        v::TxKind::SingletonSignal => match &known.spend {
+        v::TxKind::SingletonSignal
+        | v::TxKind::ForeignSignal
+        | v::TxKind::ForeignFallbackSignal
+        | v::TxKind::ForeignRefund
+        | v::TxKind::Other => match &known.spend {
             Some(row) => format!(
                 "the signal that announces the update to version {} of {}",
                 row.target_version, row.did
             ),
-            None => "the signal of a DID's own beacon".to_owned(),
+            None => "nothing of this agent's".to_owned(),
         },
-        v::TxKind::ForeignSignal => {
-            "it has the form of a signal, of a beacon that is not known here".to_owned()
-        }
-        v::TxKind::Other => "nothing of this agent's".to_owned(),
     }
 }
 
@@ -357,31 +422,32 @@ fn singleton_commitment(row: &SpendRow) -> Option<v::CommitmentView> {
     })
 }
 
-fn fee_of(tx: &Transaction, seen: &BTreeMap<OutPoint, Seen>) -> Option<u64> {
-    let spent = tx.input.iter().try_fold(0_u64, |sum, input| {
-        sum.checked_add(seen.get(&input.previous_output)?.value.to_sat())
-    })?;
-    let paid = tx
-        .output
-        .iter()
-        .try_fold(0_u64, |sum, output| sum.checked_add(output.value.to_sat()))?;
-    spent.checked_sub(paid)
-}
-
-fn input_views(tx: &Transaction, known: &Known<'_>) -> Vec<v::TxInputView> {
+fn input_views(
+    tx: &Transaction,
+    known: &Known<'_>,
+    claimed: &[Option<TxOut>],
+) -> Vec<v::TxInputView> {
     let beacon = known.node.and_then(Node::address).map(|a| a.to_string());
     tx.input
         .iter()
-        .map(|input| {
+        .enumerate()
+        .map(|(position, input)| {
             let there = known.seen.get(&input.previous_output);
-            let what = match there {
-                Some(there) if Some(&there.address) == beacon.as_ref() => "the beacon's".to_owned(),
-                Some(there) => there.address.clone(),
-                None => "not known here".to_owned(),
+            let claim = claimed.get(position).and_then(Option::as_ref);
+            let what = match (there, claim) {
+                (Some(there), _) if Some(&there.address) == beacon.as_ref() => {
+                    "the beacon's".to_owned()
+                }
+                (Some(there), _) => there.address.clone(),
+                (None, Some(_)) => "as it is said; not known here".to_owned(),
+                (None, None) => "not known here".to_owned(),
             };
+            let value = there.map(|there| there.value);
             v::TxInputView {
                 outpoint: input.previous_output.to_string(),
-                value_sat: there.map(|there| there.value.to_sat()),
+                value_sat: value
+                    .or_else(|| claim.map(|spent| spent.value))
+                    .map(Amount::to_sat),
                 what,
             }
         })

@@ -13,7 +13,7 @@ use crate::agent::runtime::Agent;
 use crate::keys::NostrKey;
 use crate::nostr::event::KIND_ADVERT;
 use crate::nostr::outbox::{DeliveryState, Row};
-use crate::protocol::ids::Seat;
+use crate::protocol::ids::{Seat, Subject};
 use crate::store::OutboxRow;
 use crate::time::UnixTime;
 
@@ -32,7 +32,12 @@ impl Agent {
             .filter(|row| row.queued >= since)
             .map(|row| {
                 let mut view = delivery_view(node, row);
-                view.round = round.map(|(round, _)| *round);
+                match subject_of(row) {
+                    Some(Subject::Round(round)) => view.round = Some(round),
+                    Some(Subject::Deposit(deposit)) => view.deposit = Some(deposit),
+                    None if row.kind.starts_with("refund_") => {}
+                    None => view.round = round.map(|(round, _)| *round),
+                }
                 view
             })
             .collect();
@@ -102,6 +107,11 @@ impl Agent {
     }
 }
 
+/// What a message is about, as it was noted when it was sent.
+fn subject_of(row: &Row) -> Option<Subject> {
+    serde_json::from_str(row.about.as_deref()?).ok()
+}
+
 /// Where one message of a node stands.
 pub(super) fn delivery_view(node: &Node, row: &Row) -> DeliveryView {
     let to = recipient(node, row);
@@ -123,6 +133,7 @@ pub(super) fn delivery_view(node: &Node, row: &Row) -> DeliveryView {
     DeliveryView {
         message: row.kind.clone(),
         round: None,
+        deposit: None,
         to,
         sent_at: row.queued,
         relays: row

@@ -169,6 +169,7 @@ impl Agent {
             inc,
             seq: 0,
             kind: kind.to_owned(),
+            about: None,
             awaiting: BTreeSet::new(),
             relays: self.write_relays(None),
         };

@@ -17,7 +17,9 @@
 //! | `reforming` | `cohort reform`, `cohort migrate`; how members behave |
 //! | `refunds` | `cohort recover`, and which outputs are protected |
 //! | `money` | `money status`, `money stop` |
-//! | `decoding` | `tx decode` |
+//! | `decoding`, `lone_tx` | `tx decode`, with and without a running agent |
+//! | `inspecting` | `psbt inspect`, likewise |
+//! | `recognising` | which of the transactions that were signed here one is |
 //! | `dids` | DIDs |
 //! | `keeping` | `did sidecar`, `did verify`, `key backup` |
 //! | `singleton` | announcing updates by a transaction of their own |
@@ -38,11 +40,14 @@ pub mod discover;
 mod follows;
 mod fund_psbt;
 mod funding;
+mod inspecting;
 mod joining;
 pub(in crate::agent) mod keeping;
+mod lone_tx;
 mod money;
 pub mod probing;
 mod publishing;
+mod recognising;
 mod reforming;
 mod refunds;
 pub mod relays;
@@ -51,6 +56,8 @@ mod status;
 mod terms;
 mod updates;
 
+pub use inspecting::inspect_alone;
+pub use lone_tx::explain_alone;
 pub use money::money_at_rest;
 
 use std::collections::BTreeMap;
@@ -215,6 +222,10 @@ impl Backend for AgentBackend {
 
     async fn tx_decode(&self, args: r::DecodeTx) -> Result<v::TxView, Failure> {
         self.decode(args).await
+    }
+
+    async fn psbt_inspect(&self, args: r::InspectPsbt) -> Result<v::PsbtInspectView, Failure> {
+        self.inspect(args).await
     }
 
     async fn cohort_psbt(&self, args: r::OneCohort) -> Result<v::PsbtsView, Failure> {

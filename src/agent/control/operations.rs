@@ -149,6 +149,8 @@ operations! {
     MoneyStop = money_stop(r::StopMoney) -> v::MoneyView;
     /// Explains a transaction.
     TxDecode = tx_decode(r::DecodeTx) -> v::TxView;
+    /// Says what a PSBT does, what of it is so, and whether it is one that is known here. Signs nothing.
+    PsbtInspect = psbt_inspect(r::InspectPsbt) -> v::PsbtInspectView;
     /// Queues the updates that take a cohort's beacon out of this agent's DIDs.
     CohortRemoveBeacons = cohort_remove_beacons(r::OneCohort) -> v::ExitPlanView;
 }

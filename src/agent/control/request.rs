@@ -7,7 +7,7 @@ use serde::{Deserialize, Serialize};
 
 pub use super::request_admission::{CodeText, Codes, DecideSeat, Migrate, ReformCohort};
 pub use super::request_keeping::{Backup, SidecarOf, VerifyDids};
-pub use super::request_money::{DecodeTx, StopMoney, StopReason, TxRef};
+pub use super::request_money::{DecodeTx, InspectPsbt, StopMoney, StopReason, TxRef};
 pub use super::request_publish::DidArtifacts;
 pub use super::request_refund::{FundPsbt, Recover};
 pub use super::request_singleton::{AnnounceDid, BindDid};

@@ -69,6 +69,14 @@ pub struct DecodeTx {
     pub tx: TxRef,
 }
 
+/// Arguments of `psbt inspect`.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct InspectPsbt {
+    /// The PSBT, base64.
+    pub psbt: String,
+}
+
 /// A transaction: its id, or all of it in hex.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(try_from = "String", into = "String")]

@@ -3,6 +3,7 @@
 use clap::{Args, Subcommand};
 
 use super::admission::{ApproveArgs, CodeCommand, MigrateArgs, ReformArgs, RejectArgs};
+use super::psbt::CohortPsbtArgs;
 use super::refund::RecoverFundsArgs;
 use super::values::{JoinArg, http_url, relay_url, seconds};
 use crate::agent::control::request::{CohortRef, KeyRef, SeatKey};
@@ -28,8 +29,7 @@ pub enum CohortCommand {
     /// Show what to pay to the beacon address, for how many rounds
     Fund(FundArgs),
     /// Show what is being signed now as PSBTs, for other tools (members sign what they rebuilt, never a PSBT)
-    #[command(after_help = "Example:\n  btcr2-agent cohort psbt 3f9a0c12 --json")]
-    Psbt(OneCohortArgs),
+    Psbt(CohortPsbtArgs),
     /// Send the refund of what lies at the beacon address, once its lock is over
     Recover(RecoverFundsArgs),
     /// Open a round now (aggregator), or ask the aggregator to (member)

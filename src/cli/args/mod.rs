@@ -10,6 +10,7 @@ mod keeping;
 mod keys;
 mod local;
 mod money;
+mod psbt;
 mod publish;
 mod refund;
 mod relay;
@@ -33,6 +34,7 @@ pub use keeping::{BackupArgs, RecoverArgs, SidecarArgs, VerifyArgs};
 pub use keys::{ExportArgs, ExportForm, InitArgs, KeyCommand, PassphraseArgs};
 pub use local::{ChainArgs, DemoArgs, DevCommand, DevRelayArgs, MineArgs, PayArgs, RunArgs};
 pub use money::{DecodeArgs, MoneyCommand, StopMoneyArgs, TxCommand};
+pub use psbt::{CohortPsbtArgs, InspectPsbtArgs, PsbtCommand};
 pub use publish::PublishArgs;
 pub use refund::RecoverFundsArgs;
 pub use relay::{AddArgs, FollowArgs, ProbeArgs, RelayCommand, RemoveArgs, UnfollowArgs};
@@ -121,6 +123,12 @@ pub enum Command {
         after_help = "Example:\n  btcr2-agent tx decode 4a5e1e4baab89f3a32518a88c31bc87f618f76673e2cc77ab2127b7afdeda33b"
     )]
     Tx(TxCommand),
+    /// Partially signed transactions (PSBT): look at one
+    #[command(
+        subcommand,
+        after_help = "Example:\n  btcr2-agent psbt inspect signal.psbt"
+    )]
+    Psbt(PsbtCommand),
     /// The agent's key
     #[command(subcommand, after_help = "Example:\n  btcr2-agent key show")]
     Key(KeyCommand),

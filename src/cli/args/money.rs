@@ -40,8 +40,8 @@ pub enum TxCommand {
 #[command(after_help = "Examples:\n  \
     btcr2-agent tx decode 4a5e1e4baab89f3a32518a88c31bc87f618f76673e2cc77ab2127b7afdeda33b\n  \
     btcr2-agent tx decode 0200000001…\n\n\
-    By its id a transaction is found that this agent signed, keeps, or sees at one of its beacons; any other one is \
-    explained when it is given whole.")]
+    By its id a transaction is found that the running agent signed, keeps, or sees at one of its beacons; any other one \
+    is explained when it is given whole, also when no agent runs: then by its form alone.")]
 pub struct DecodeArgs {
     /// The transaction in hex, or its id
     #[arg(value_name = "HEX|TXID")]

@@ -38,12 +38,7 @@ impl Context {
             }
             CohortCommand::Show(args) => self.show(args).await,
             CohortCommand::Fund(args) => self.fund(args).await,
-            CohortCommand::Psbt(args) => {
-                let daemon = daemon(&self.home).await?;
-                let cohort = args.cohort;
-                self.out
-                    .view(&daemon.cohort_psbt(OneCohort { cohort }).await?)
-            }
+            CohortCommand::Psbt(args) => self.cohort_psbt(args).await,
             CohortCommand::Recover(args) => self.recover_funds(args).await,
             CohortCommand::Announce(args) => {
                 let daemon = daemon(&self.home).await?;

@@ -8,6 +8,7 @@ mod keeping;
 mod keys;
 mod local;
 mod money;
+mod psbt;
 mod publish;
 mod refund;
 mod relay;
@@ -91,6 +92,7 @@ impl Context {
             Command::Did(command) => self.did(command).await,
             Command::Money(command) => self.money(command).await,
             Command::Tx(command) => self.tx(command).await,
+            Command::Psbt(command) => self.psbt(command).await,
             Command::Key(command) => self.key(command).await,
             Command::Relay(command) => self.relay(command).await,
             Command::Follow(args) => self.follow(args).await,

@@ -1,13 +1,16 @@
 //! `money …` and `tx …`
 
+use bitcoin::consensus::encode::deserialize_hex;
+
 use super::Context;
-use crate::agent::backend::money_at_rest;
-use crate::agent::control::request::{DecodeTx, NoArgs, StopMoney, StopReason};
-use crate::agent::control::{Backend as _, Failure};
+use crate::agent::backend::{explain_alone, money_at_rest};
+use crate::agent::control::request::{DecodeTx, NoArgs, StopMoney, StopReason, TxRef};
+use crate::agent::control::views::TxView;
+use crate::agent::control::{Backend as _, ErrorCode, Failure};
 use crate::agent::launch;
 use crate::agent::money::StopFile;
 use crate::cli::args::{MoneyCommand, StopMoneyArgs, TxCommand};
-use crate::cli::backend::{daemon, daemon_if_running};
+use crate::cli::backend::daemon_if_running;
 use crate::cli::error::CliError;
 use crate::config::{Home, HomeError};
 
@@ -53,10 +56,28 @@ impl Context {
 
     pub(super) async fn tx(&self, command: TxCommand) -> Result<(), CliError> {
         let TxCommand::Decode(args) = command;
-        let daemon = daemon(&self.home).await?;
+        let Some(daemon) = daemon_if_running(&self.home).await? else {
+            return self.out.view(&decode_alone(&args.tx)?);
+        };
         self.out
             .view(&daemon.tx_decode(DecodeTx { tx: args.tx }).await?)
     }
+}
+
+/// What a transaction says by itself.
+fn decode_alone(tx: &TxRef) -> Result<TxView, Failure> {
+    if tx.txid().is_some() {
+        return Err(Failure::new(
+            ErrorCode::NotRunning,
+            "only a running agent can look for a transaction by its id",
+        )
+        .remedy("give the whole transaction in hex, or start the agent with `btcr2-agent run`"));
+    }
+    let tx = deserialize_hex(tx.as_str()).map_err(|error| {
+        let message = format!("this is not a transaction: {error}");
+        Failure::new(ErrorCode::InvalidValue, message)
+    })?;
+    Ok(explain_alone(&tx, &[]))
 }
 
 /// Refuses a home that is not there. Whatever else is wrong with one, money can be stopped in it.

@@ -9,6 +9,7 @@ mod did;
 mod keeping;
 mod money;
 mod page;
+mod psbt;
 mod publish;
 mod qr;
 mod refund;

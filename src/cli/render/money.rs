@@ -90,7 +90,7 @@ impl Render for TxView {
         let size = if self.signed {
             format!("{} vB", self.vsize)
         } else {
-            format!("{} vB once signed", self.vsize)
+            format!("{} vB once signed by the key path", self.vsize)
         };
         match (self.fee_sat, self.fee_rate) {
             (Some(fee), Some(rate)) => {
@@ -98,6 +98,12 @@ impl Render for TxView {
             }
             _ => page.field("size", &format!("{size}; the fee is not known here")),
         }
+        page.field("weight", &format!("{} WU", self.weight));
+        page.field_if(
+            "lock",
+            self.lock_blocks
+                .map(|blocks| format!("{blocks} blocks after what it spends")),
+        );
         let chain = match (self.confirmations, self.height) {
             (Some(0), _) => "in the mempool".to_owned(),
             (Some(n), Some(height)) => format!("block {height}, {n} confirmations"),

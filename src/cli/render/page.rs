@@ -61,7 +61,9 @@ impl Page {
 
     /// A label and its value.
     pub fn field(&mut self, label: &str, value: &str) {
-        self.line(&format!("  {label:<LABEL_WIDTH$}{value}"));
+        // A long label has a space behind it all the same.
+        let width = LABEL_WIDTH.saturating_sub(1);
+        self.line(&format!("  {label:<width$} {value}"));
     }
 
     /// A label and its value, if there is one.
@@ -86,6 +88,13 @@ impl Page {
         if !text.ends_with('\n') {
             self.text.push('\n');
         }
+    }
+
+    /// Base64 on one line, whole however long it is, for copying; of anything else only what is base64.
+    pub fn base64(&mut self, text: &str) {
+        let digit = |c: &char| c.is_ascii_alphanumeric() || matches!(c, '+' | '/' | '=');
+        self.text.extend(text.chars().filter(digit));
+        self.text.push('\n');
     }
 
     /// A JSON document, indented. JSON escapes C0 controls only, so that each line is cleaned too.

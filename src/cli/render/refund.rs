@@ -86,7 +86,7 @@ impl Render for FundPsbtView {
         }
         if !self.sent {
             page.line("");
-            page.line(&self.psbt);
+            page.base64(&self.psbt);
         }
     }
 }
@@ -95,7 +95,7 @@ impl Render for PsbtsView {
     fn render(&self, page: &mut Page) {
         for psbt in &self.psbts {
             page.heading(&format!("{} · {}", psbt.label, psbt.txid));
-            page.line(&psbt.psbt);
+            page.base64(&psbt.psbt);
         }
     }
 }

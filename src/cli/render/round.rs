@@ -134,7 +134,7 @@ fn signed(round: &RoundView, page: &mut Page) {
 pub(super) fn delivery(messages: &[DeliveryView], page: &mut Page) {
     let mut table = Table::new([
         ("message", Align::Left),
-        ("round", Align::Right),
+        ("about", Align::Left),
         ("to", Align::Left),
         ("sent", Align::Left),
         ("relays", Align::Left),
@@ -160,10 +160,11 @@ pub(super) fn delivery(messages: &[DeliveryView], page: &mut Page) {
         };
         table.row([
             message.message.clone(),
-            message
-                .round
-                .map(|round| round.to_string())
-                .unwrap_or_default(),
+            match (message.round, message.deposit) {
+                (_, Some(deposit)) => format!("refund of deposit {deposit}"),
+                (Some(round), None) => format!("round {round}"),
+                (None, None) => String::new(),
+            },
             recipient(message.to),
             relative(page.now(), message.sent_at),
             format!("{took}/{} ok", message.relays.len()),

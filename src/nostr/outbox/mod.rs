@@ -337,6 +337,7 @@ impl Outbox {
             inc: new.inc,
             seq: new.seq,
             kind: new.kind,
+            about: new.about,
             queued: now,
             signed: now,
             expires,

@@ -26,6 +26,8 @@ pub struct NewRow {
     pub seq: u64,
     /// The message's type, for people.
     pub kind: String,
+    /// What it is about, for people, as its sender says it.
+    pub about: Option<String>,
     /// Who should acknowledge it: the recipient, for a channel message every member, or nobody.
     pub awaiting: BTreeSet<NostrKey>,
     /// The relays it goes to.
@@ -46,6 +48,9 @@ pub struct Row {
     pub seq: u64,
     /// The message's type.
     pub kind: String,
+    /// What it is about, as its sender said it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub about: Option<String>,
     /// When it was queued first.
     pub queued: UnixTime,
     /// When the present event was queued.

@@ -45,6 +45,7 @@ fn row(seq: u64, relays: &[u8], awaiting: &[u8]) -> NewRow {
         inc: Incarnation(7),
         seq,
         kind: "OptIn".into(),
+        about: None,
         awaiting: awaiting.iter().map(|i| key(*i).public()).collect(),
         relays: relays.iter().map(|i| url(*i)).collect(),
     }

@@ -9,7 +9,6 @@ use tokio::net::TcpStream;
 use super::session::{MAX_FILTERS, MAX_FRAME, MAX_LIMIT, MAX_SUBSCRIPTION_NAME};
 use super::{MAX_SUBSCRIPTIONS, Shared};
 use crate::nostr::event::MAX_RECEIVED_BYTES;
-use crate::nostr::http_date;
 
 /// The longest head of a request, in bytes.
 const MAX_HEAD: usize = 4_096;
@@ -52,7 +51,7 @@ pub(super) async fn tell(mut stream: TcpStream, shared: &Shared) {
     let body = document.to_string();
     let answer = format!(
         "HTTP/1.1 200 OK\r\nContent-Type: application/nostr+json\r\nDate: {}\r\nContent-Length: {}\r\nConnection: close\r\n\r\n{body}",
-        http_date::write(shared.now()),
+        shared.now().to_http_date(),
         body.len(),
     );
     // The request is taken in, or closing would reset the connection before the answer is read.

@@ -7,15 +7,19 @@
 //!
 //! A session that is open meanwhile stays open: should its last partial signatures come after all, its transaction
 //! ends the round. Both spend the tip and announce the same bytes, so only one of them can ever confirm.
+//!
+//! A signal that was signed so has one fee. Where that is stuck, signatures are asked for again: for a transaction with
+//! the same inputs and bytes that pays more (see `replacing`). Whoever has signed one of them may sign the next.
 
 use std::collections::BTreeMap;
 
-use bitcoin::{Amount, Transaction};
+use bitcoin::{Amount, FeeRate, Script, Transaction, Weight};
 
 use super::{Aggregator, SignedSignal, refuse};
 use crate::beacon::address::beacon_script;
 use crate::beacon::cas::CasAnnouncement;
 use crate::beacon::fallback::FallbackLeaf;
+use crate::beacon::signal::BeaconOutput;
 use crate::beacon::smt::SmtTree;
 use crate::hash::{SchnorrSignature, SignalBytes};
 use crate::keys::NostrKey;
@@ -43,6 +47,8 @@ pub(super) struct Fallback {
     rung: Rung,
     signatures: BTreeMap<NostrKey, Vec<SchnorrSignature>>,
     signed: Vec<Seat>,
+    absent: Vec<Seat>,
+    announced: Announced,
 }
 
 impl Fallback {
@@ -53,6 +59,32 @@ impl Fallback {
     /// What it pays to the miner.
     pub(super) const fn fee(&self) -> Amount {
         self.rung.fee
+    }
+
+    /// What is signed.
+    pub(super) const fn ladder(&self) -> &Ladder {
+        &self.ladder
+    }
+
+    /// What its transaction weighs when it is signed.
+    fn weight(&self) -> Weight {
+        self.leaf.signed_weight(&self.rung.tx)
+    }
+
+    /// What is asked of everybody.
+    fn request(&self, round: Round, script: &Script) -> Message {
+        let prevout = |input: &BeaconOutput| PrevoutInfo {
+            value_sat: input.value.to_sat(),
+            script: script.to_owned(),
+        };
+        Message::FallbackRequest(FallbackRequest {
+            round,
+            sign_by: self.until,
+            tx: TxHex(self.rung.tx.clone()),
+            prevouts: self.ladder.inputs.iter().map(prevout).collect(),
+            absent: self.absent.clone(),
+            announced: self.announced.clone(),
+        })
     }
 
     /// The seats that have signed.
@@ -109,15 +141,8 @@ impl Aggregator {
             None => self.spend_plan(state.inputs.into())?.ok()?.inputs,
         };
         let (signal, announced) = self.announced()?;
-        let unsigned = leaf.build(&inputs, &script, signal, self.fee_rate()).ok()?;
-        let sighashes = leaf.sighashes(&unsigned.tx, &inputs, &script)?;
-        let rung = Rung {
-            txid: unsigned.tx.compute_txid(),
-            fee: unsigned.fee,
-            sighashes: sighashes.into_iter().map(Sighash::from_bytes).collect(),
-            refund: None,
-            tx: unsigned.tx,
-        };
+        let ladder = self.leaf_ladder(&leaf, &inputs, &script, signal, self.fee_rate())?;
+        let rung = ladder.rungs.first()?.clone();
         let round = state.round;
         let absent: Vec<Seat> = state
             .seats()
@@ -126,25 +151,23 @@ impl Aggregator {
         let attempt = state.session.as_ref().map_or(0, |session| session.attempt);
         let fallback = Fallback {
             until: now.plus(self.terms.signing_seconds.into()),
-            ladder: Ladder {
-                inputs,
-                signal,
-                rungs: vec![rung.clone()],
-            },
+            ladder,
             rung,
             signatures: BTreeMap::new(),
             signed: Vec::new(),
+            absent: absent.clone(),
+            announced,
             leaf,
         };
         // What a session was built on is kept already, and is the same.
         let kept = state.built.is_some();
         let mut effects = Vec::new();
         if !kept {
-            effects.push(Effect::Save(artifact(round, &fallback, &announced)));
+            effects.push(Effect::Save(artifact(round, &fallback)));
         }
         effects.push(Effect::Report(Report::FallbackOpened {
             round,
-            absent: absent.clone(),
+            absent,
             threshold: fallback.leaf.threshold(),
         }));
         effects.push(Effect::Report(Report::SignalFixed {
@@ -154,29 +177,104 @@ impl Aggregator {
             txid: fallback.rung.txid,
             fee_sat: fallback.rung.fee.to_sat(),
         }));
-        let request = FallbackRequest {
-            round,
-            sign_by: fallback.until,
-            tx: TxHex(fallback.rung.tx.clone()),
-            prevouts: unsigned
-                .prevouts
-                .iter()
-                .map(|output| PrevoutInfo {
-                    value_sat: output.value.to_sat(),
-                    script: output.script_pubkey.clone(),
-                })
-                .collect(),
-            absent,
-            announced,
-        };
         effects.push(Effect::Send {
             to: To::Channel,
-            message: Message::FallbackRequest(request),
+            message: fallback.request(round, &script),
         });
         if let Some(state) = &mut self.round {
             state.fallback = Some(Box::new(fallback));
         }
         Some(effects)
+    }
+
+    /// The one rung that is signed through the leaf at this rate, or at the highest that may be paid; `None` where the
+    /// inputs do not pay for it.
+    fn leaf_ladder(
+        &self,
+        leaf: &FallbackLeaf,
+        inputs: &[BeaconOutput],
+        script: &Script,
+        signal: SignalBytes,
+        rate: FeeRate,
+    ) -> Option<Ladder> {
+        let build = |rate| leaf.build(inputs, script, signal, rate).ok();
+        let mut unsigned = build(rate)?;
+        let ceiling = self.ceiling_for(leaf.signed_weight(&unsigned.tx));
+        if rate > ceiling {
+            unsigned = build(ceiling)?;
+        }
+        let sighashes = leaf.sighashes(&unsigned.tx, inputs, script)?;
+        let rung = Rung {
+            txid: unsigned.tx.compute_txid(),
+            fee: unsigned.fee,
+            sighashes: sighashes.into_iter().map(Sighash::from_bytes).collect(),
+            refund: None,
+            tx: unsigned.tx,
+        };
+        let ladder = Ladder {
+            inputs: inputs.to_vec(),
+            signal,
+            rungs: vec![rung],
+        };
+        ladder.within(|fee| self.may_pay(fee))
+    }
+
+    /// What is asked for in place of a signal that was signed through the leaf and is stuck: the same, for more.
+    ///
+    /// There is one rung only, so where the chain has no estimate above what was paid, it is a step of the terms'
+    /// ladder higher, and not just as much as nodes ask of a replacement.
+    pub(super) fn higher_through_leaf(&self, stuck: &Fallback, paid: Amount) -> Option<Ladder> {
+        let weight = stuck.weight();
+        // BIP-125: whoever replaces pays what is replaced, and at least 1 sat/vB for itself.
+        let least = paid.checked_add(Amount::from_sat(weight.to_vbytes_ceil()))?;
+        let rate_of = |fee: Amount| {
+            let per_kwu = fee.to_sat().checked_mul(1_000)?.div_ceil(weight.to_wu());
+            Some(FeeRate::from_sat_per_kwu(per_kwu))
+        };
+        let (least_rate, paid_rate) = (rate_of(least)?, rate_of(paid)?);
+        let ceiling = self.ceiling_for(weight);
+        if least_rate > ceiling {
+            return None;
+        }
+        let estimate = self.fee_rate();
+        let step = u64::from(self.terms.fee_ladder.get(1).copied().unwrap_or(1));
+        let wanted = if estimate > paid_rate {
+            estimate
+        } else {
+            paid_rate.checked_mul(step).unwrap_or(ceiling)
+        };
+        let Ladder { inputs, signal, .. } = &stuck.ladder;
+        let (_, keys) = self.set.as_ref()?;
+        let script = beacon_script(keys.output_key());
+        let rate = wanted.min(ceiling).max(least_rate);
+        let ladder = self.leaf_ladder(&stuck.leaf, inputs, &script, *signal, rate)?;
+        // What leaves no change pays all there is, whatever its rate.
+        let enough = ladder.rungs.first().is_some_and(|rung| rung.fee >= least);
+        enough.then_some(ladder)
+    }
+
+    /// Asks for signatures of this in place of what `stuck` asked for, and says so. What was asked for before and not
+    /// signed by enough is asked for once more: its signatures still count.
+    pub(super) fn ask_again(
+        &self,
+        now: UnixTime,
+        round: Round,
+        mut stuck: Box<Fallback>,
+        ladder: Ladder,
+    ) -> Option<(Box<Fallback>, Effect)> {
+        let rung = ladder.rungs.first()?.clone();
+        let (_, keys) = self.set.as_ref()?;
+        let script = beacon_script(keys.output_key());
+        stuck.until = now.plus(self.terms.signing_seconds.into());
+        if stuck.rung.txid != rung.txid {
+            stuck.signatures.clear();
+            stuck.signed.clear();
+            stuck.rung = rung;
+            stuck.ladder = ladder;
+        }
+        let message = stuck.request(round, &script);
+        let to = To::Channel;
+        Some((stuck, Effect::Send { to, message }))
     }
 
     /// What the responses that came announce, whole, and the 32 bytes of it.
@@ -214,14 +312,17 @@ impl Aggregator {
             return Step::ignored(Ignored::BadEvidence);
         }
         let content = &signed.content;
-        let Some(state) = self
-            .round
-            .as_mut()
-            .filter(|state| state.round == content.round)
-        else {
-            return Step::ignored(Ignored::WrongRound);
+        let round = content.round;
+        let late = self.may_finish_late(round);
+        let (fallback, blamed) = match (&mut self.round, &mut self.kept) {
+            (Some(state), _) if state.round == round => (&mut state.fallback, &mut state.blamed),
+            (None, Some(kept)) if late => match kept.through_leaf(round) {
+                Some(found) => found,
+                None => return Step::ignored(Ignored::WrongRound),
+            },
+            _ => return Step::ignored(Ignored::WrongRound),
         };
-        let Some(fallback) = &mut state.fallback else {
+        let Some(fallback) = fallback else {
             return Step::ignored(Ignored::WrongSession);
         };
         if content.txid != fallback.rung.txid || content.sighashes != fallback.rung.sighashes {
@@ -246,8 +347,8 @@ impl Aggregator {
                 },
             };
             // One piece of evidence per member and round is enough; the member may still send a good one.
-            if !state.blamed.iter().any(|known| known.member == from) {
-                state.blamed.push(blame.clone());
+            if !blamed.iter().any(|known| known.member == from) {
+                blamed.push(blame.clone());
             }
             return Step {
                 outcome: Outcome::Blamed(from),
@@ -263,22 +364,29 @@ impl Aggregator {
         let count = fallback.signed.len();
         let enough = count >= usize::from(fallback.leaf.threshold());
         let mut effects = vec![Effect::Report(Report::FallbackSignatureReceived {
-            round: state.round,
+            round,
             seat,
             signatures: u16::try_from(count).unwrap_or(u16::MAX),
         })];
         if enough {
-            effects.extend(self.finish_fallback(now));
+            effects.extend(self.finish_fallback(now, round));
         }
         Step::with(effects)
     }
 
     /// Puts the witness together, keeps the transaction, then sends it to the chain and to everybody.
-    fn finish_fallback(&mut self, now: UnixTime) -> Vec<Effect> {
-        let (Some(state), Some((_, keys))) = (&self.round, &self.set) else {
+    fn finish_fallback(&mut self, now: UnixTime, round: Round) -> Vec<Effect> {
+        let Some((_, keys)) = &self.set else {
             return Vec::new();
         };
-        let Some(fallback) = &state.fallback else {
+        let fallback = match (&self.round, &mut self.kept) {
+            (Some(state), _) => state.fallback.as_ref(),
+            (None, Some(kept)) => kept
+                .through_leaf(round)
+                .and_then(|(found, _)| found.as_ref()),
+            (None, None) => None,
+        };
+        let Some(fallback) = fallback else {
             return Vec::new();
         };
         let internal = keys.internal_key();
@@ -306,13 +414,16 @@ impl Aggregator {
             fee: fallback.rung.fee,
             refund: None,
         };
-        let Some(signed) = SignedSignal::new(state.round, &fallback.ladder, vec![rung], now) else {
+        let Some(state) = &self.round else {
+            return self.replaced(now, vec![rung]);
+        };
+        let Some(signed) = SignedSignal::new(round, &fallback.ladder, vec![rung], now) else {
             return self.fail_round(RoundCause::Operator);
         };
         let (opened, deposited) = (state.opened, state.deposited());
         self.deposits
             .announce(&signed.txids(), signed.input(), deposited);
-        self.round = None;
+        self.keep_round(true);
         self.signed_total = self.signed_total.saturating_add(1);
         self.signed.push(signed);
         self.send_signed(opened, now)
@@ -332,9 +443,9 @@ impl Aggregator {
 }
 
 /// What proves any index in the signal, for the life of the beacon.
-fn artifact(round: Round, fallback: &Fallback, announced: &Announced) -> Artifact {
+fn artifact(round: Round, fallback: &Fallback) -> Artifact {
     let (signal, txid) = (fallback.ladder.signal, fallback.rung.txid);
-    match announced {
+    match &fallback.announced {
         Announced::Smt(leaves) => Artifact::LeafSet {
             round,
             signal,

@@ -20,7 +20,7 @@ mod watch;
 
 use std::collections::BTreeMap;
 
-use bitcoin::{OutPoint, ScriptBuf, Txid};
+use bitcoin::{Amount, OutPoint, ScriptBuf, Txid};
 use serde::{Deserialize, Serialize};
 
 use super::chain_view::{ChainUpdate, ChainView, TipView};
@@ -125,6 +125,11 @@ pub enum AggregatorInput {
         /// Whether it does.
         permitted: bool,
     },
+    /// The money gate: the highest fee of one transaction.
+    MaxFee {
+        /// In sat.
+        sat: u64,
+    },
 }
 
 /// The phase of a cohort.
@@ -188,6 +193,8 @@ pub struct Aggregator {
     conduct: Conduct,
     /// The cohort that was offered in the place of this one.
     offer: Option<Offer>,
+    /// The highest fee of one transaction that the gate permits, once it was told.
+    max_fee: Option<Amount>,
 }
 
 impl Aggregator {
@@ -219,6 +226,7 @@ impl Aggregator {
             money_stopped: false,
             conduct: Conduct::default(),
             offer: None,
+            max_fee: None,
         }
     }
 
@@ -261,6 +269,10 @@ impl Aggregator {
             } => self.reform(&terms, relays, &without, &reason),
             AggregatorInput::Cancel => self.cancel(),
             AggregatorInput::Money { permitted } => self.money(permitted),
+            AggregatorInput::MaxFee { sat } => {
+                self.max_fee = Some(Amount::from_sat(sat));
+                Step::accepted()
+            }
         };
         self.timers(now, &mut step.effects);
         if let Some((set, _)) = &self.set {

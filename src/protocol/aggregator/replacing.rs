@@ -4,6 +4,9 @@
 //! on the partial signatures. A replacement is the next session of that round. It spends the same outputs in the same
 //! order and announces the same 32 bytes, so everything that explains the signal stays as it is, and whatever confirms
 //! is still the one signal of the round (DESIGN §6 rule 4).
+//!
+//! What was signed through the k-of-n leaf is replaced through it: there is no session then, members are asked for
+//! signatures of the same at a higher fee.
 
 use bitcoin::{Amount, FeeRate};
 
@@ -15,6 +18,7 @@ use super::{Aggregator, Phase};
 use crate::beacon::signal::signed_weight;
 use crate::protocol::chain_view::TipView;
 use crate::protocol::effect::{Effect, Report, To};
+use crate::protocol::evidence::Blame;
 use crate::protocol::ids::Round;
 use crate::protocol::ladder::{self, Ground, Ladder, SignedRung};
 use crate::protocol::message::{Message, RoundCause, RoundFailed};
@@ -35,16 +39,20 @@ pub(super) struct Kept {
     tried_at: Option<u32>,
     /// A node says that the highest rung pays too little.
     refused: bool,
+    /// What was asked for last through the leaf, if that is how it was signed, and nothing is asked for now.
+    leaf: Option<Box<Fallback>>,
 }
 
 impl Kept {
-    fn of(mut state: RoundState) -> Self {
+    fn of(mut state: RoundState, through_leaf: bool) -> Self {
         let fallback = state.fallback.take();
         let rungs = state.built.iter().flat_map(|built| &built.ladder.rungs);
-        let fees = rungs.map(|rung| rung.fee);
+        // Of a session that was never completed nothing is in anybody's mempool.
+        let fees = rungs.map(|rung| rung.fee).filter(|_| !through_leaf);
         let fees = fees.chain(fallback.iter().map(|fallback| Fallback::fee(fallback)));
         let mut kept = Self {
             paid: fees.max().unwrap_or(Amount::ZERO),
+            leaf: fallback.filter(|_| through_leaf),
             attempt: 0,
             unfinished: false,
             tried_at: None,
@@ -56,7 +64,7 @@ impl Kept {
     }
 
     const fn is_open(&self) -> bool {
-        self.state.session.is_some()
+        self.state.session.is_some() || self.state.fallback.is_some()
     }
 
     /// Ends the session. Its attempt is used up, whatever came of it.
@@ -64,6 +72,29 @@ impl Kept {
         if let Some(session) = self.state.session.take() {
             self.attempt = session.attempt;
         }
+        if let Some(fallback) = self.state.fallback.take() {
+            self.leaf = Some(fallback);
+        }
+    }
+
+    /// What signatures through the leaf still count for, and who is blamed: what is asked for now, or was until a
+    /// while ago and not signed by enough.
+    pub(super) fn through_leaf(
+        &mut self,
+        round: Round,
+    ) -> Option<(&mut Option<Box<Fallback>>, &mut Vec<Blame>)> {
+        if self.state.round != round || !self.unfinished {
+            return None;
+        }
+        let open = self.state.fallback.is_some();
+        let fallback = if open {
+            &mut self.state.fallback
+        } else {
+            &mut self.leaf
+        };
+        fallback
+            .is_some()
+            .then_some((fallback, &mut self.state.blamed))
     }
 }
 
@@ -93,9 +124,16 @@ impl Aggregator {
         kept.is_some_and(|kept| kept.state.round == round && kept.is_open())
     }
 
-    /// The open round was signed by all: keeps what a replacement needs.
-    pub(super) fn keep_round(&mut self) {
-        self.kept = self.round.take().map(Kept::of);
+    /// The open round was signed, by all or through the leaf: keeps what a replacement needs.
+    pub(super) fn keep_round(&mut self, through_leaf: bool) {
+        let round = self.round.take();
+        self.kept = round.map(|state| Kept::of(state, through_leaf));
+    }
+
+    /// Whether signatures through the leaf that replace this round's signal would still be of use.
+    pub(super) fn may_finish_late(&self, round: Round) -> bool {
+        let mut signals = self.signed.iter().filter(|signal| signal.round == round);
+        !self.money_stopped && signals.any(|signal| self.may_replace(signal))
     }
 
     /// What a replacement of this round's signal would sign; `None` when there can be none.
@@ -109,9 +147,20 @@ impl Aggregator {
         if !active || !allowed || self.money_stopped || !self.may_replace(signal) {
             return None;
         }
+        let again = |ladder: &Ladder| {
+            let allowed = ladder.rungs.iter().all(|rung| self.may_pay(rung.fee));
+            allowed.then(|| ladder.clone())
+        };
+        if let Some(stuck) = &kept.leaf {
+            return if kept.unfinished {
+                again(stuck.ladder())
+            } else {
+                self.higher_through_leaf(stuck, kept.paid)
+            };
+        }
         let built = kept.state.built.as_ref()?;
         if kept.unfinished {
-            return Some(built.ladder.clone());
+            return again(&built.ladder);
         }
         // BIP-125: whoever replaces pays what is replaced, and at least 1 sat/vB for itself.
         let weight = signed_weight(built.ladder.inputs.len(), true);
@@ -119,11 +168,12 @@ impl Aggregator {
         let least = kept.paid.checked_add(relay)?;
         let per_kwu = least.to_sat().checked_mul(1_000)?;
         let rate = FeeRate::from_sat_per_kwu(per_kwu.div_ceil(weight.to_wu()));
-        if rate > self.fee_ceiling() {
+        let ceiling = self.ceiling_for(weight);
+        if rate > ceiling {
             return None;
         }
         let base = rate.max(self.fee_rate());
-        let rates = ladder::rates(base, &self.terms.fee_ladder, self.fee_ceiling());
+        let rates = ladder::rates(base, &self.terms.fee_ladder, ceiling);
         let payees = self.refund_scripts();
         let ground = Ground {
             script: &built.script,
@@ -131,7 +181,9 @@ impl Aggregator {
             payees: &payees,
         };
         let (inputs, bytes) = (built.ladder.inputs.clone(), built.ladder.signal);
-        let ladder = Ladder::build(inputs, bytes, &rates, &ground).ok()?;
+        let ladder = Ladder::build(inputs, bytes, &rates, &ground)
+            .ok()
+            .and_then(|ladder| ladder.within(|fee| self.may_pay(fee)))?;
         // What leaves no change pays all there is, whatever its rate.
         let enough = |fee: Amount| fee >= least;
         ladder
@@ -195,27 +247,43 @@ impl Aggregator {
 
     /// Begins the next session of a signed round, over a ladder that pays more; nothing when that can not be.
     pub(super) fn replace(&mut self, now: UnixTime, round: Round) -> Vec<Effect> {
-        let (Some(ladder), Some(kept)) = (self.replacement(round), &mut self.kept) else {
-            return Vec::new();
-        };
-        let Some(before) = kept.state.built.take() else {
+        let Some(ladder) = self.replacement(round) else {
             return Vec::new();
         };
         let fee_sat = ladder.rungs.first().map_or(0, |rung| rung.fee.to_sat());
         let highest = ladder.rungs.iter().map(|rung| rung.fee).max();
-        kept.paid = kept.paid.max(highest.unwrap_or(Amount::ZERO));
-        kept.state.built = Some(Built { ladder, ..before });
-        kept.state.blamed.clear();
-        kept.unfinished = true;
-        kept.tried_at = Some(self.chain.height);
+        let leaf = self.kept.as_mut().and_then(|kept| kept.leaf.take());
+        let asked = leaf.map(|stuck| self.ask_again(now, round, stuck, ladder.clone()));
+        let Some(kept) = &mut self.kept else {
+            return Vec::new();
+        };
         let attempt = kept.attempt.saturating_add(1);
-        kept.state.session = Some(Session::new(attempt, now));
         let mut effects = vec![Effect::Report(Report::ReplacementOpened {
             round,
             attempt,
             fee_sat,
         })];
-        effects.extend(self.start_session(now));
+        kept.paid = kept.paid.max(highest.unwrap_or(Amount::ZERO));
+        kept.state.blamed.clear();
+        kept.unfinished = true;
+        kept.tried_at = Some(self.chain.height);
+        match asked {
+            Some(Some((fallback, request))) => {
+                kept.attempt = attempt;
+                kept.state.session = None;
+                kept.state.fallback = Some(fallback);
+                effects.push(request);
+            }
+            Some(None) => return Vec::new(),
+            None => {
+                let Some(before) = kept.state.built.take() else {
+                    return Vec::new();
+                };
+                kept.state.built = Some(Built { ladder, ..before });
+                kept.state.session = Some(Session::new(attempt, now));
+                effects.extend(self.start_session(now));
+            }
+        }
         effects
     }
 

@@ -12,7 +12,7 @@ use super::session::Session;
 use super::{Aggregator, Phase, refuse};
 use crate::beacon::address::beacon_script;
 use crate::beacon::cas::CasAnnouncement;
-use crate::beacon::signal::{MAX_INPUTS, SignalError, SpendPlan, spend_plan};
+use crate::beacon::signal::{MAX_INPUTS, SignalError, SpendPlan, signed_weight, spend_plan};
 use crate::beacon::smt::{EMPTY_LEAF, SmtTree};
 use crate::did::Did;
 use crate::hash::{LeafValue, SmtIndex, UpdateHash};
@@ -179,6 +179,13 @@ pub enum OpenRefusal {
     TipUnprotected(OutPoint),
     /// The money gate permits none.
     MoneyStopped,
+    /// The money gate does not even permit the least fee of a signal.
+    FeeOverCap {
+        /// The least fee in sat.
+        fee_sat: u64,
+        /// What is permitted, in sat.
+        max_sat: u64,
+    },
     /// Nobody registered a DID.
     NothingRegistered,
     /// A seat has fewer DIDs registered than the terms ask for.
@@ -207,6 +214,12 @@ impl fmt::Display for OpenRefusal {
                 )
             }
             Self::MoneyStopped => f.write_str("money is stopped: see `btcr2-agent money status`"),
+            Self::FeeOverCap { fee_sat, max_sat } => {
+                write!(
+                    f,
+                    "a signal costs at least {fee_sat} sat, more than money.max_fee_sat, {max_sat}"
+                )
+            }
             Self::NothingRegistered => f.write_str("no DID is registered"),
             Self::TooFewDids(seat) => {
                 write!(
@@ -227,6 +240,12 @@ impl Aggregator {
         }
         if self.money_stopped {
             return Some(OpenRefusal::MoneyStopped);
+        }
+        if let Some((fee, most)) = self.dearer_than_allowed() {
+            return Some(OpenRefusal::FeeOverCap {
+                fee_sat: fee.to_sat(),
+                max_sat: most.to_sat(),
+            });
         }
         if let Some(round) = &self.round {
             return Some(OpenRefusal::RoundOpen(round.round));
@@ -530,11 +549,14 @@ impl Aggregator {
             lock_blocks: self.terms.refund_blocks,
             payees: &payees,
         };
-        let rates = ladder::rates(self.fee_rate(), &self.terms.fee_ladder, self.fee_ceiling());
+        let ceiling = self.ceiling_for(signed_weight(plan.inputs.len(), true));
+        let rates = ladder::rates(self.fee_rate(), &self.terms.fee_ladder, ceiling);
         let built = |signal, announcement| {
+            let ladder = Ladder::build(plan.inputs.clone(), signal, &rates, &ground).ok();
             Ok(Built {
-                ladder: Ladder::build(plan.inputs.clone(), signal, &rates, &ground)
-                    .map_err(|_| RoundCause::NoFunds)?,
+                ladder: ladder
+                    .and_then(|ladder| ladder.within(|fee| self.may_pay(fee)))
+                    .ok_or(RoundCause::NoFunds)?,
                 script: script.clone(),
                 announcement,
             })

@@ -408,7 +408,7 @@ impl Aggregator {
         let (opened, deposited) = (state.opened, state.deposited());
         self.deposits
             .announce(&signed.txids(), signed.input(), deposited);
-        self.keep_round();
+        self.keep_round(false);
         self.signed_total = self.signed_total.saturating_add(1);
         self.signed.push(signed);
         self.send_signed(opened, now)

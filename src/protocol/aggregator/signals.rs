@@ -8,7 +8,7 @@
 
 use std::collections::VecDeque;
 
-use bitcoin::{FeeRate, OutPoint, Transaction, Txid};
+use bitcoin::{Amount, FeeRate, OutPoint, Transaction, Txid};
 
 use super::{Aggregator, REBROADCAST_SECONDS};
 use crate::beacon::signal::BeaconOutput;
@@ -43,6 +43,8 @@ pub struct SignedSignal {
     sent_at: u32,
     /// The rung last reported as confirmed, and its height.
     confirmed: Option<(Txid, u32)>,
+    /// The highest fee that was permitted when the next rung was last said to be over it.
+    held_at: Option<Amount>,
 }
 
 impl SignedSignal {
@@ -64,6 +66,7 @@ impl SignedSignal {
             last_sent: now,
             sent_at: 0,
             confirmed: None,
+            held_at: None,
         })
     }
 
@@ -99,6 +102,22 @@ impl SignedSignal {
     pub fn txids(&self) -> Vec<Txid> {
         let sent = self.passed.iter().chain([&self.current]);
         sent.chain(&self.higher).map(|rung| rung.txid).collect()
+    }
+
+    /// Finds a signal, or the refund of one's change, by its id: the rung, from 1, and the transaction with its
+    /// signatures.
+    #[must_use]
+    pub fn find(&self, txid: &Txid) -> Option<(u8, &Transaction)> {
+        let sent = self.passed.iter().chain([&self.current]);
+        (1..)
+            .zip(sent.chain(&self.higher))
+            .find_map(|(rung, signed)| {
+                if signed.txid == *txid {
+                    return Some((rung, &signed.tx));
+                }
+                let (_, refund) = signed.refund.as_ref()?;
+                (refund.compute_txid() == *txid).then_some((rung, refund))
+            })
     }
 
     /// The refunds of its change, rung by rung.
@@ -177,12 +196,18 @@ impl SignedSignal {
         self.higher.extend(rungs);
     }
 
+    /// What the next rung pays, if there is one.
+    fn next_fee(&self) -> Option<Amount> {
+        self.higher.front().map(|rung| rung.fee)
+    }
+
     /// Goes on to the next rung; false when there is none.
     fn climb(&mut self) -> bool {
         let Some(next) = self.higher.pop_front() else {
             return false;
         };
         self.passed.push(std::mem::replace(&mut self.current, next));
+        self.held_at = None;
         true
     }
 }
@@ -236,12 +261,26 @@ impl Aggregator {
         effects
     }
 
-    /// Sends the next rung of a round's signal, or when there is none begins a session that signs further ones.
+    /// Sends the next rung of a round's signal, or when there is none begins a session that signs further ones. A rung
+    /// that the money gate would not send is not taken: the signal stays where it is, which is said once.
     pub(super) fn climb(&mut self, now: UnixTime, round: Round) -> Vec<Effect> {
+        let most = self.max_fee;
         let found = self.signed.iter_mut().find(|signal| signal.round == round);
         let Some(signal) = found.filter(|signal| signal.confirmed.is_none()) else {
             return Vec::new();
         };
+        if let Some((fee, most)) = signal.next_fee().zip(most)
+            && fee > most
+        {
+            if signal.held_at.replace(most) == Some(most) {
+                return Vec::new();
+            }
+            return vec![Effect::Report(Report::BumpHeld {
+                round,
+                fee_sat: fee.to_sat(),
+                max_sat: most.to_sat(),
+            })];
+        }
         if !signal.climb() {
             return self.replace_stuck(now, round);
         }
@@ -293,7 +332,11 @@ impl Aggregator {
         let Some(signal) = self.unconfirmed().next() else {
             return Some("no signal waits for a confirmation");
         };
-        if !signal.is_at_top() || self.replacement(signal.round).is_some() {
+        if let Some(fee) = signal.next_fee() {
+            let held = !self.may_pay(fee);
+            return held.then_some("the next fee that was signed for it is over money.max_fee_sat");
+        }
+        if self.replacement(signal.round).is_some() {
             return None;
         }
         Some(if self.is_replacing(signal.round) {

@@ -4,6 +4,11 @@
 //! What the signal announces comes whole, before anybody signs. A member first makes its own proofs of it and keeps
 //! them with the whole, whether it is going to sign or not: k others can bring the signal to the chain without it.
 //! Then it signs under the same checks as ever. What it signed counts as a partial signature given (rules 4 and 10).
+//!
+//! Where such a signal is stuck, the same is asked for again at a higher fee: same inputs, same bytes. Any of these
+//! transactions may confirm, and at most one does, because all spend the tip.
+
+mod replacing;
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -31,7 +36,7 @@ use super::coverage::BindingState;
 /// Fallbacks remembered: what is older was confirmed or outlived long ago.
 const REMEMBERED: usize = 64;
 
-/// Its place among the transactions of its round: above every rung of the ladder.
+/// The place of the first among the transactions of its round: above every rung of the ladder.
 const RUNG: u8 = MAX_RUNGS + 1;
 
 /// Seconds for which a spend that nobody told this member of is no alarm under a k-of-n policy: k others may have
@@ -54,6 +59,7 @@ enum Stage {
 /// A fallback this member was told of.
 #[derive(Debug, Clone)]
 pub(super) struct MyFallback {
+    round: Round,
     tx: Transaction,
     txid: Txid,
     signal: SignalBytes,
@@ -85,12 +91,18 @@ impl MyFallback {
         let paid = sum(&mut self.tx.output.iter().map(|output| output.value));
         Amount::from_sat(spent.saturating_sub(paid))
     }
+
+    /// Whether this member's signatures exist, or are about to.
+    const fn is_signed(&self) -> bool {
+        matches!(self.stage, Stage::Signing | Stage::Signed)
+    }
 }
 
 /// What is known of fallbacks and of spends that may be ones.
 #[derive(Debug, Default)]
 pub(super) struct Fallbacks {
-    known: BTreeMap<Round, MyFallback>,
+    /// In the order in which they came: of a round the first, and what replaces it.
+    known: Vec<MyFallback>,
     /// A result that came before its request.
     early: Option<RoundResult>,
     /// Spends nobody told of, and when they were first seen.
@@ -99,14 +111,25 @@ pub(super) struct Fallbacks {
 
 impl Fallbacks {
     fn knows(&self, txid: &Txid) -> bool {
-        self.known.values().any(|known| known.txid == *txid)
+        self.known.iter().any(|known| known.txid == *txid)
+    }
+
+    /// Those of a round.
+    fn of(&self, round: Round) -> impl Iterator<Item = &MyFallback> {
+        self.known.iter().filter(move |known| known.round == round)
+    }
+
+    /// The one of a round that is this transaction.
+    fn find_mut(&mut self, round: Round, txid: &Txid) -> Option<&mut MyFallback> {
+        let mut known = self.known.iter_mut();
+        known.find(|known| known.round == round && known.txid == *txid)
     }
 
     /// The fallbacks whose transaction came with all its signatures: round, tip, transaction.
     pub(super) fn complete(&self) -> impl Iterator<Item = (Round, OutPoint, &Transaction)> {
-        self.known.iter().filter_map(|(round, known)| {
+        self.known.iter().filter_map(|known| {
             let tx = known.complete.as_ref()?;
-            Some((*round, known.input(), tx))
+            Some((known.round, known.input(), tx))
         })
     }
 
@@ -151,11 +174,15 @@ impl Participant {
         let round = request.round;
         let tx = request.tx.0;
         let txid = tx.compute_txid();
-        if let Some(known) = self.fallbacks.known.get(&round) {
-            if known.txid == txid {
+        if let Some(known) = self.fallbacks.find_mut(round, &txid) {
+            // Too few signed it in time, and it is asked for once more.
+            let later = request.sign_by > known.sign_by && known.complete.is_none();
+            if !later || known.is_signed() {
                 return Step::ignored(Ignored::Duplicate);
             }
-            return Self::contradiction("a second fallback for the same round");
+            known.sign_by = request.sign_by;
+            known.stage = Stage::Waiting;
+            return Step::with(self.after_facts());
         }
         let (signal, published) = match self.read(&request.announced) {
             Ok(read) => read,
@@ -175,6 +202,23 @@ impl Participant {
         let Some(sighashes) = sighashes(&leaf, &tx, &inputs, &self.script) else {
             return Self::contradiction("a fallback does not say what it spends");
         };
+        let fallback = MyFallback {
+            round,
+            tx,
+            txid,
+            signal,
+            inputs,
+            sighashes,
+            sign_by: request.sign_by,
+            heard: now,
+            objection: None,
+            stage: Stage::Waiting,
+            complete: None,
+            last_refusal: String::new(),
+        };
+        if self.fallbacks.of(round).next().is_some() {
+            return self.further_fallback(now, fallback);
+        }
         // Order on the wire is not the order of events: the opening may come after this, and is over.
         self.last_round = self.last_round.max(round.0);
         let said = self.what_is_said(round, &published);
@@ -193,22 +237,21 @@ impl Participant {
             absent: request.absent,
             threshold: leaf.threshold(),
         }));
-        let fallback = MyFallback {
-            tx,
-            txid,
-            signal,
-            inputs,
-            sighashes,
-            sign_by: request.sign_by,
-            heard: now,
-            objection,
-            stage: Stage::Waiting,
-            complete: None,
-            last_refusal: String::new(),
-        };
-        self.fallbacks.known.insert(round, fallback);
-        while self.fallbacks.known.len() > REMEMBERED {
-            self.fallbacks.known.pop_first();
+        self.remember(
+            now,
+            MyFallback {
+                objection,
+                ..fallback
+            },
+            effects,
+        )
+    }
+
+    fn remember(&mut self, now: UnixTime, fallback: MyFallback, mut effects: Vec<Effect>) -> Step {
+        let round = fallback.round;
+        self.fallbacks.known.push(fallback);
+        if self.fallbacks.known.len() > REMEMBERED {
+            self.fallbacks.known.remove(0);
         }
         effects.extend(self.adopt_seen());
         let early = self.fallbacks.early.take_if(|early| early.round == round);
@@ -382,20 +425,27 @@ impl Participant {
 
     /// Checks the latest fallback that waits for a decision; orders the signatures when everything holds.
     pub(super) fn try_fallback(&mut self) -> Vec<Effect> {
-        let Some((round, fallback)) = self.fallbacks.known.last_key_value() else {
+        let Some(round) = self.fallbacks.known.iter().map(|known| known.round).max() else {
             return Vec::new();
         };
-        let round = *round;
-        if fallback.stage != Stage::Waiting || fallback.complete.is_some() {
+        // One after the other: what is ordered is found again by its round.
+        let of_round = || self.fallbacks.of(round);
+        if of_round().any(|known| known.stage == Stage::Signing) {
             return Vec::new();
         }
+        let waits = |known: &&MyFallback| known.stage == Stage::Waiting && known.complete.is_none();
+        let Some(fallback) = of_round().find(waits) else {
+            return Vec::new();
+        };
+        let txid = fallback.txid;
+        let replaces = self.is_complete_otherwise(round, &txid);
         let over = self.now > fallback.sign_by || round.0 < self.last_round;
         let verdict = if over {
             None
         } else {
             Some(self.examine_fallback(round, fallback))
         };
-        let Some(fallback) = self.fallbacks.known.get_mut(&round) else {
+        let Some(fallback) = self.fallbacks.find_mut(round, &txid) else {
             return Vec::new();
         };
         let (reason, waiting) = match verdict {
@@ -414,10 +464,9 @@ impl Participant {
                     txid: fallback.txid,
                     fee_sat: fallback.fee().to_sat(),
                 };
-                return vec![
-                    Effect::Report(fixed),
-                    Effect::SignFallback(FallbackOrder { round, sighashes }),
-                ];
+                let fixed = (!replaces).then_some(Effect::Report(fixed));
+                let order = Effect::SignFallback(FallbackOrder { round, sighashes });
+                return fixed.into_iter().chain([order]).collect();
             }
             Some(Err(Verdict::Wait(reason))) => (reason, true),
             Some(Err(Verdict::Never(reason))) => (reason, false),
@@ -460,12 +509,11 @@ impl Participant {
         let leaf = self
             .leaf()
             .ok_or_else(|| never("the terms have no fallback"))?;
-        let Some(tip) = self.chain.ready_output(self.terms.depth) else {
-            return Err(Verdict::Wait(
-                "my chain shows no spendable tip with enough confirmations".into(),
-            ));
+        let (tip, further) = match self.chain.ready_output(self.terms.depth) {
+            Some(tip) => (tip, self.chain.ready_extra(self.terms.depth)),
+            None => self.in_flight(fallback)?,
         };
-        let further = self.chain.ready_extra(self.terms.depth);
+        self.check_further(fallback)?;
         let limits = leaf.limits(&fallback.tx, &self.limits());
         let checked =
             check_signal(&fallback.tx, &tip, &further, &self.script, &limits).map_err(|fault| {
@@ -477,7 +525,7 @@ impl Participant {
                     _ => Verdict::Never(fault.to_string()),
                 }
             })?;
-        self.check_inputs_refunded(&fallback.tx)?;
+        self.check_inputs_refunded(&fallback.tx, &checked.inputs)?;
         self.check_lineage(tip.outpoint)?;
         for (index, mine) in &self.indexes {
             let missing = self.missing(index).len();
@@ -487,7 +535,9 @@ impl Participant {
                 )));
             }
         }
-        // Digests come from what the own chain says is spent, never from the claims of the request.
+        // Digests come from what the own chain says is spent. Only where that is in flight already, by a signal that
+        // this member did not sign, they come from the claims of the request: they commit to every value and script
+        // that is spent (BIP-341), so where a claim is wrong the signature is of no use.
         let sighashes = sighashes(&leaf, &fallback.tx, &checked.inputs, &self.script)
             .ok_or_else(|| never("its inputs are not those of a signal"))?;
         Ok((checked.inputs, sighashes))
@@ -500,11 +550,7 @@ impl Participant {
             .as_ref()
             .filter(|state| state.round == round)
             .and_then(|state| state.approved.as_ref());
-        let signing = self
-            .fallbacks
-            .known
-            .get(&round)
-            .filter(|fallback| matches!(fallback.stage, Stage::Signing | Stage::Signed));
+        let signing = self.fallbacks.of(round).filter(|known| known.is_signed());
         let given = self.given.iter().filter(|given| given.round == round);
         given
             .map(|given| given.signal)
@@ -520,11 +566,9 @@ impl Participant {
         signatures: Vec<SchnorrSignature>,
     ) -> Step {
         let me = self.me;
-        let Some(fallback) = self
-            .fallbacks
-            .known
-            .get_mut(&round)
-            .filter(|fallback| fallback.stage == Stage::Signing)
+        let mut known = self.fallbacks.known.iter_mut();
+        let Some(fallback) =
+            known.find(|known| known.round == round && known.stage == Stage::Signing)
         else {
             return Step::ignored(Ignored::Unasked);
         };
@@ -546,18 +590,21 @@ impl Participant {
             sighashes: fallback.sighashes.clone(),
             signatures,
         };
-        let adopted = self.adopt(round);
+        let adopted = self.adopt(round, &txid);
         let mut effects = vec![
             self.send(Message::FallbackSignature(Signed::unsigned(content))),
             Effect::Report(Report::FallbackSigned { round, txid }),
         ];
         effects.extend(adopted);
+        // What was asked for meanwhile waited for this.
+        effects.extend(self.try_fallback());
         Step::with(effects)
     }
 
     /// From now on the signal counts as one that may confirm.
-    fn adopt(&mut self, round: Round) -> Vec<Effect> {
-        let Some(fallback) = self.fallbacks.known.get(&round) else {
+    fn adopt(&mut self, round: Round, txid: &Txid) -> Vec<Effect> {
+        let mut of_round = self.fallbacks.of(round).enumerate();
+        let Some((place, fallback)) = of_round.find(|(_, known)| known.txid == *txid) else {
             return Vec::new();
         };
         let (txid, signal) = (fallback.txid, fallback.signal);
@@ -569,7 +616,7 @@ impl Participant {
         self.given.push(GivenPartial {
             round,
             signal,
-            rung: RUNG,
+            rung: RUNG.saturating_add(u8::try_from(place).unwrap_or(u8::MAX)),
             txid,
             input: fallback.input(),
             inputs: fallback.inputs.clone(),
@@ -595,16 +642,14 @@ impl Participant {
             let mut spends = self.chain.spends.values();
             spends.any(|spend| spend.by == *txid)
         };
-        let rounds: Vec<Round> = self
-            .fallbacks
-            .known
-            .iter()
-            .filter(|(_, fallback)| seen(&fallback.txid))
-            .map(|(round, _)| *round)
+        let known = self.fallbacks.known.iter();
+        let found: Vec<(Round, Txid)> = known
+            .filter(|known| seen(&known.txid))
+            .map(|known| (known.round, known.txid))
             .collect();
-        rounds
+        found
             .into_iter()
-            .flat_map(|round| self.adopt(round))
+            .flat_map(|(round, txid)| self.adopt(round, &txid))
             .collect()
     }
 
@@ -615,15 +660,13 @@ impl Participant {
         let internal = keys.internal_key();
         let (round, tx) = (result.round, &result.tx.as_ref()?.0);
         let txid = tx.compute_txid();
-        let Some(fallback) = self
-            .fallbacks
-            .known
-            .get_mut(&round)
-            .filter(|fallback| fallback.txid == txid)
-        else {
+        let replaces = self.is_complete_otherwise(round, &txid);
+        let other_bytes = |known: &MyFallback| Some(known.signal) != signal_of(tx);
+        let contradicts = self.fallbacks.of(round).next().is_some_and(other_bytes);
+        let Some(fallback) = self.fallbacks.find_mut(round, &txid) else {
             let witness = &tx.input.first()?.witness;
             let through_leaf = witness.second_to_last() == Some(leaf.script().as_bytes());
-            if !through_leaf || self.fallbacks.known.contains_key(&round) {
+            if !through_leaf || contradicts {
                 return None;
             }
             // Its request is on its way still.
@@ -649,8 +692,9 @@ impl Participant {
         }
         fallback.complete = Some(tx.clone());
         let (signal, heard) = (fallback.signal, fallback.heard);
+        let fee_sat = fallback.fee().to_sat();
         // Anybody can bring it to the chain now, also if this member did not sign it.
-        let adopted = self.adopt(round);
+        let adopted = self.adopt(round, &txid);
         if let Some(given) = self.given.iter_mut().find(|given| given.txid == txid) {
             given.signed = Some(tx.clone());
         }
@@ -665,24 +709,24 @@ impl Participant {
                 signal,
                 tx: tx.clone(),
             }),
-            Effect::Report(Report::SignalSigned {
-                round,
-                txid,
-                vsize: tx.vsize() as u64,
-                seconds: now.since(opened),
+            Effect::Report(if replaces {
+                Report::SignalBumped {
+                    round,
+                    txid,
+                    vsize: tx.vsize() as u64,
+                    fee_sat,
+                }
+            } else {
+                Report::SignalSigned {
+                    round,
+                    txid,
+                    vsize: tx.vsize() as u64,
+                    seconds: now.since(opened),
+                }
             }),
         ];
         effects.extend(adopted);
         Some(self.end_round(round, effects))
-    }
-
-    /// The round is over: nothing more is signed for it.
-    pub(super) fn close_fallback(&mut self, round: Round) {
-        if let Some(fallback) = self.fallbacks.known.get_mut(&round)
-            && matches!(fallback.stage, Stage::Waiting | Stage::Signing)
-        {
-            fallback.stage = Stage::Over;
-        }
     }
 
     /// After a restart: signatures that were ordered and not made are ordered again. They need no nonce that could
@@ -690,10 +734,10 @@ impl Participant {
     pub(super) fn fallback_restarted(&self) -> Vec<Effect> {
         let ordered = self.fallbacks.known.iter();
         ordered
-            .filter(|(_, fallback)| fallback.stage == Stage::Signing)
-            .map(|(round, fallback)| {
+            .filter(|fallback| fallback.stage == Stage::Signing)
+            .map(|fallback| {
                 Effect::SignFallback(FallbackOrder {
-                    round: *round,
+                    round: fallback.round,
                     sighashes: fallback.sighashes.clone(),
                 })
             })
@@ -702,9 +746,9 @@ impl Participant {
 
     /// The store was made again out of a bundle: what was open is left alone.
     pub(super) fn fallback_recovered(&mut self) {
-        let rounds: Vec<Round> = self.fallbacks.known.keys().copied().collect();
+        let rounds: BTreeSet<Round> = self.fallbacks.known.iter().map(|k| k.round).collect();
         for round in rounds {
-            self.close_fallback(round);
+            self.close_fallbacks(round, |_| true);
         }
     }
 

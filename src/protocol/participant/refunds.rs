@@ -382,11 +382,15 @@ impl Participant {
     /// output too small to be refunded is exempt.
     pub(super) fn check_refunded(&self, request: &SignRequest) -> Result<(), Verdict> {
         let mut rungs = request.rungs.iter();
-        rungs.try_for_each(|rung| self.check_inputs_refunded(&rung.tx.0))
+        rungs.try_for_each(|rung| self.check_inputs_refunded(&rung.tx.0, &[]))
     }
 
     /// The same of one transaction.
-    pub(super) fn check_inputs_refunded(&self, tx: &Transaction) -> Result<(), Verdict> {
+    pub(super) fn check_inputs_refunded(
+        &self,
+        tx: &Transaction,
+        spent: &[BeaconOutput],
+    ) -> Result<(), Verdict> {
         let scripts = self.refund_scripts();
         if self.terms.funding != Funding::Members || scripts.is_empty() {
             return Ok(());
@@ -394,8 +398,10 @@ impl Participant {
         let least = refundable_from(&scripts, MIN_FEE_RATE).unwrap_or(Amount::MAX_MONEY);
         for input in &tx.input {
             let outpoint = input.previous_output;
-            let seen = self.chain.outputs.get(&outpoint);
-            let large = seen.is_none_or(|seen| seen.value_sat >= least.to_sat());
+            let unspent = self.chain.outputs.get(&outpoint).map(|seen| seen.value_sat);
+            let known = spent.iter().find(|output| output.outpoint == outpoint);
+            let value = unspent.or(known.map(|output| output.value.to_sat()));
+            let large = value.is_none_or(|value_sat| value_sat >= least.to_sat());
             if large && !self.refunds.held.contains_key(&outpoint) {
                 let text = format!("the refund of {outpoint}, which it spends, is not complete");
                 return Err(Verdict::Wait(text));

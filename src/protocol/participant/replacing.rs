@@ -175,6 +175,9 @@ impl Participant {
 
     /// The aggregator says that a replacement failed; `None` when there is none.
     pub(super) fn replacement_failed(&mut self, round: Round, why: RoundCause) -> Option<Effect> {
+        if self.fallback_replacement_failed(round) {
+            return Some(Effect::Report(Report::ReplacementFailed { round, why }));
+        }
         let kept = self.kept.as_mut().filter(|kept| kept.round == round)?;
         let last_sent = kept.sent.keys().next_back().copied().unwrap_or(0);
         let asked = kept.request.take().is_some() || kept.offered > last_sent || !kept.settled;

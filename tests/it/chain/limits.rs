@@ -7,8 +7,11 @@ use axum::http::{HeaderMap, StatusCode};
 
 use super::*;
 
-/// What is said to a request: nothing special, or a status with a header.
+/// What is said to a request: a status, and how long to wait, in seconds or until a date.
 type Refusal = (u16, Option<&'static str>);
+
+/// The time of the server, which is behind everybody else's.
+const SERVER_TIME: &str = "Sun, 06 Nov 1994 08:49:37 GMT";
 
 /// A server that passes requests on to `server` after it has refused so many, and counts all.
 async fn limiting(server: &RegtestServer, refusals: &[Refusal]) -> (ChainBackend, Arc<AtomicU32>) {
@@ -28,6 +31,7 @@ async fn limiting(server: &RegtestServer, refusals: &[Refusal]) -> (ChainBackend
                     if let Some(wait) = wait {
                         headers.insert("retry-after", wait.parse().unwrap());
                     }
+                    headers.insert("date", SERVER_TIME.parse().unwrap());
                     let status = StatusCode::from_u16(status).unwrap();
                     (status, headers, "slow down".to_owned())
                 }
@@ -54,6 +58,9 @@ async fn a_short_wait_is_waited_and_the_question_is_answered() {
         &[(429, Some("0")), (503, Some("0"))][..],
         &[(429, None)],
         &[(500, None)],
+        // A second later by the server's clock; and in its past, which says no word of time.
+        &[(429, Some("Sun, 06 Nov 1994 08:49:38 GMT"))],
+        &[(503, Some("Sun, 06 Nov 1994 08:49:36 GMT"))],
     ] {
         let (backend, asked) = limiting(&server, refusals).await;
         assert_eq!(backend.block_hash(0).await.unwrap(), tip);
@@ -67,8 +74,15 @@ async fn a_short_wait_is_waited_and_the_question_is_answered() {
 /// another question. What is said then names the time.
 #[tokio::test]
 async fn a_server_that_asks_for_patience_is_left_alone() {
+    // In seconds, and as a date an hour after the server's own.
+    for wait in ["3600", "Sun, 06 Nov 1994 09:49:37 GMT"] {
+        left_alone(wait).await;
+    }
+}
+
+async fn left_alone(wait: &'static str) {
     let (server, _) = serve(ServerSettings::default()).await;
-    let (backend, asked) = limiting(&server, &[(429, Some("3600"))]).await;
+    let (backend, asked) = limiting(&server, &[(429, Some(wait))]).await;
     let error = backend.block_hash(0).await.unwrap_err();
     assert!(
         matches!(error, ChainError::Refused { status: 429, .. }),

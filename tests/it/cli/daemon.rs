@@ -145,6 +145,7 @@ pub(super) fn cohort_view(cohort: CohortId) -> CohortView {
         delivery: vec![DeliveryView {
             message: "response".to_owned(),
             round: Some(Round(7)),
+            deposit: None,
             to: Recipient::Aggregator(key(1)),
             sent_at: now.minus(30),
             relays: vec![

@@ -159,6 +159,8 @@ async fn a_decoded_transaction_is_told_to_people() {
         }],
         fee_sat: Some(308),
         vsize: 154,
+        weight: 616,
+        lock_blocks: None,
         fee_rate: Some(btcr2_agent::agent::control::views::FeeRate(2_000)),
         signed: true,
         height: Some(102),

@@ -205,7 +205,8 @@ fn status_shows_what_needs_a_person_and_where_messages_are() {
             "\nAdverts, as strangers are served them\n  cohort abababab: served by 3 of 4 relays, read back 1 min ago\n    not by wss://c.example: restricted: [2Jmembers\n",
             "waiting for seat 1\n",
             "\nDelivery in cohort abababab\n",
-            "  response      7  aggregator  30 s ago  1/2 ok  0/1\n",
+            "  message   about    to          sent      relays  acknowledged\n",
+            "  response  round 7  aggregator  30 s ago  1/2 ok  0/1\n",
             "  wss://b.example/ refused: blocked: [31mgo away\n",
         ],
     );

@@ -6,10 +6,8 @@ use std::collections::BTreeMap;
 use bitcoin::consensus::encode::serialize;
 use bitcoin::hashes::Hash as _;
 use bitcoin::{Amount, OutPoint, Script, ScriptBuf, Transaction, TxIn, TxOut, Txid, Witness};
-use btcr2_agent::beacon::history::{AddressHistory, AddressTx, Tip};
-use btcr2_agent::protocol::chain_view::{
-    ChainView, MAX_EXTRA, OutputSeen, SignalSeen, SpendSeen, TipView,
-};
+use btcr2_agent::beacon::history::{AddressHistory, AddressTx};
+use btcr2_agent::protocol::chain_view::ChainView;
 
 const FLAGS: u32 = bitcoinconsensus::VERIFY_ALL_PRE_TAPROOT | bitcoinconsensus::VERIFY_TAPROOT;
 
@@ -223,62 +221,7 @@ impl Chain {
                 height: *height,
             }),
         );
-        let tip = match history.tip(script, Amount::from_sat(1_000), 1) {
-            Tip::NoFunds { .. } => TipView::NoFunds,
-            Tip::Unconfirmed { output, .. } => TipView::Unconfirmed {
-                value_sat: output.value.to_sat(),
-            },
-            Tip::Pending { spent_by, .. } => TipView::InFlight { by: spent_by },
-            Tip::Ready { output, .. } => TipView::Ready {
-                outpoint: output.outpoint,
-                value_sat: output.value.to_sat(),
-                height: output.height.unwrap(),
-            },
-        };
-        let extra = match &tip {
-            TipView::Ready { outpoint, .. } => history.top_ups(script, outpoint, MAX_EXTRA),
-            _ => Vec::new(),
-        };
-        let signals = history
-            .signals(script)
-            .into_iter()
-            .map(|seen| {
-                let signal = SignalSeen {
-                    signal: seen.signal,
-                    height: seen.height,
-                };
-                (seen.txid, signal)
-            })
-            .collect();
-        let spends = history
-            .outputs(script)
-            .into_iter()
-            .filter_map(|output| {
-                let (by, height) = output.spent_by?;
-                Some((output.output.outpoint, SpendSeen { by, height }))
-            })
-            .collect();
-        let outputs = history
-            .outputs(script)
-            .into_iter()
-            .filter(|output| output.spent_by.is_none())
-            .map(|output| {
-                let seen = OutputSeen {
-                    value_sat: output.output.value.to_sat(),
-                    height: output.output.height,
-                };
-                (output.output.outpoint, seen)
-            })
-            .collect();
-        ChainView {
-            height: self.height,
-            tip,
-            extra,
-            signals,
-            spends,
-            outputs,
-            fee_rate: self.fee_rate,
-        }
+        ChainView::of(&history, script, Amount::from_sat(1_000), self.fee_rate)
     }
 }
 

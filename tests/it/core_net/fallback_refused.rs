@@ -272,7 +272,8 @@ fn a_second_fallback_and_one_without_the_term() {
         Outcome::Ignored(Ignored::Duplicate)
     );
     let mut second = good.clone();
-    second.tx.0.output[0].value -= Amount::ONE_SAT;
+    let others = with(&net, &good.announced, 1, None);
+    announce(&mut second, others);
     let outcome = net.tell(0, Message::FallbackRequest(second));
     assert!(matches!(
         outcome,

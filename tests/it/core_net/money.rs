@@ -7,7 +7,7 @@ use btcr2_agent::protocol::message::{Message, RoundCause};
 use btcr2_agent::protocol::participant::{Decline, Participant, ParticipantInput, SigningPolicy};
 use btcr2_agent::protocol::terms::CohortBeacon;
 
-use super::net::{Net, Setup};
+use super::net::{Dest, Net, Setup};
 use super::node::key;
 
 const TIGHT: SigningPolicy = SigningPolicy {
@@ -133,4 +133,116 @@ fn a_replay_under_a_tighter_policy_remembers_what_was_signed() {
         let _ = forgetful.handle(*at, input.clone());
     }
     assert!(given(&forgetful).is_empty());
+}
+
+fn cap(net: &mut Net, sat: u64) {
+    assert_eq!(
+        net.agg_input(AggregatorInput::MaxFee { sat }),
+        Outcome::Accepted
+    );
+    net.run();
+}
+
+/// Every fee that was said to be over the cap, with the cap.
+fn held(net: &Net) -> Vec<(u64, u64)> {
+    let held = net.agg_reports.iter().filter_map(|report| match report {
+        Report::BumpHeld {
+            fee_sat, max_sat, ..
+        } => Some((*fee_sat, *max_sat)),
+        _ => None,
+    });
+    held.collect()
+}
+
+fn results(net: &Net) -> usize {
+    let told = net.archive.iter().filter(|mail| {
+        mail.to == Dest::Member(0) && matches!(mail.message, Message::RoundResult(_))
+    });
+    told.count()
+}
+
+/// A rung over the cap is not taken, and members do not get it: each of them could send it. When the cap is raised the
+/// signal goes on from where it is.
+#[test]
+fn a_signal_does_not_climb_over_the_cap() {
+    let mut net = Net::ready(Setup::smt(2));
+    net.queue(0, 0, "a");
+    net.open();
+    let first = net.agg.unsettled()[0].txid();
+    // Without an estimate every six blocks are a reason to pay more.
+    net.chain.fee_rate = None;
+    cap(&mut net, 2_309);
+    let text = "the next fee that was signed for it is over money.max_fee_sat";
+    assert_eq!(net.agg.bump_refusal(), Some(text));
+    let outcome = net.agg_input(AggregatorInput::Bump);
+    assert!(matches!(outcome, Outcome::Ignored(_)), "{outcome:?}");
+    for blocks in [6, 1, 1] {
+        net.chain.mine_empty(blocks);
+        net.sync();
+        net.run();
+        assert_eq!(held(&net), [(2_310, 2_309)], "said once");
+        assert_eq!(net.agg.unsettled()[0].rung(), (1, 3));
+        assert_eq!(net.agg.unsettled()[0].txid(), first);
+        assert_eq!(results(&net), 1);
+    }
+    cap(&mut net, 2_310);
+    assert_eq!(net.agg.bump_refusal(), None);
+    net.agg_input(AggregatorInput::Bump);
+    net.run();
+    assert_eq!(net.agg.unsettled()[0].rung(), (2, 3));
+    assert_eq!(results(&net), 2);
+    // A node that refuses for the fee does not make it pay more than it may, either.
+    net.agg_input(AggregatorInput::Broadcast {
+        txid: net.agg.unsettled()[0].txid(),
+        error: Some("insufficient fee".into()),
+        fee_too_low: true,
+    });
+    net.run();
+    assert_eq!(net.agg.unsettled()[0].rung(), (2, 3));
+    assert_eq!(held(&net), [(2_310, 2_309), (7_700, 2_310)]);
+    net.mine(1);
+    net.next_round_works();
+}
+
+/// No member is asked to sign what is over the cap: neither a first time, nor in place of what is stuck.
+#[test]
+fn nothing_over_the_cap_is_offered() {
+    for (sat, expected) in [(2_000, &[770, 2_000][..]), (700, &[700]), (154, &[154])] {
+        let mut setup = Setup::cas(2).terms(|terms| terms.max_fee_rate = 200);
+        setup.policy.max_fee_rate = 200;
+        let mut net = Net::ready(setup);
+        cap(&mut net, sat);
+        net.queue(0, 0, "a");
+        net.open();
+        let Message::SignRequest(request) = net.last_sent("sign_request").message else {
+            unreachable!()
+        };
+        let spent = request.prevouts[0].value_sat;
+        let fees: Vec<u64> = request
+            .rungs
+            .iter()
+            .map(|rung| spent - rung.tx.0.output[0].value.to_sat())
+            .collect();
+        assert_eq!(fees, expected);
+        while net.agg.bump_refusal().is_none() {
+            net.agg_input(AggregatorInput::Bump);
+            net.run();
+        }
+        let (rung, of) = net.agg.unsettled()[0].rung();
+        assert_eq!((rung, of), (expected.len(), expected.len()), "at the top");
+        // Up to the terms' ceiling a replacement could pay more.
+        cap(&mut net, 50_000);
+        assert_eq!(net.agg.bump_refusal(), None);
+        net.mine(1);
+        net.next_round_works();
+    }
+    let mut net = Net::ready(Setup::smt(2));
+    cap(&mut net, 153);
+    let refused = OpenRefusal::FeeOverCap {
+        fee_sat: 154,
+        max_sat: 153,
+    };
+    assert_eq!(net.agg.open_refusal(), Some(refused));
+    cap(&mut net, 154);
+    net.next_round_works();
 }

@@ -6,7 +6,7 @@ use btcr2_agent::beacon::signal::signal_of;
 use btcr2_agent::protocol::aggregator::{Aggregator, AggregatorInput};
 use btcr2_agent::protocol::effect::{Artifact, Ignored, Outcome, Report};
 use btcr2_agent::protocol::message::{Message, RoundCause, SignRequest};
-use btcr2_agent::protocol::terms::{CohortBeacon, Funding};
+use btcr2_agent::protocol::terms::{CohortBeacon, Funding, OutputPolicy};
 use btcr2_agent::protocol::{Round, Seat};
 
 use super::net::{Dest, Net, Setup};
@@ -191,6 +191,47 @@ fn a_signal_stuck_at_its_highest_fee_is_signed_again_and_resolves() {
         assert!(net.agg.refund_of(&refunded).is_some());
         net.chain.fee_rate = Some(5);
         resolves(&mut net, again[0]);
+    }
+}
+
+/// The leaf is for rounds that stall. While all are there they replace by the key of all what they signed by it; when one
+/// is away the signal stays what it was, until it is back.
+#[test]
+fn under_a_k_of_n_policy_all_replace_by_the_key_of_all() {
+    for (beacon, n, k) in [
+        (CohortBeacon::Smt, 3, 2),
+        (CohortBeacon::Cas, 2, 1),
+        (CohortBeacon::Cas, 5, 2),
+    ] {
+        let setup = roomy(beacon, n).refunds().terms(|terms| {
+            terms.output_policy = OutputPolicy::KOfN(k);
+            terms.seats_min = terms.seats_max;
+        });
+        let (mut net, first) = stuck(setup);
+        let away = n - 1;
+        net.hook = Some(Box::new(move |mail| {
+            let lost = mail.to == Dest::Member(away);
+            if lost { Vec::new() } else { vec![mail] }
+        }));
+        bump(&mut net);
+        let again = requests(&net, 0).pop().unwrap();
+        assert_eq!(again.attempt, 2);
+        net.advance(u64::from(net.agg.terms().signing_seconds) + 1);
+        assert_eq!(failed(&net.agg_reports).len(), 1);
+        let asked = |mail: &super::net::Mail| matches!(mail.message, Message::FallbackRequest(_));
+        assert!(!net.archive.iter().any(asked), "nobody publishes seat keys");
+        assert!(net.chain.contains(&txids(&first)[2]));
+        net.hook = None;
+        bump(&mut net);
+        let once_more = requests(&net, 0).pop().unwrap();
+        assert_eq!(once_more.attempt, 3);
+        assert_eq!(txids(&once_more), txids(&again));
+        let tx = &net.signed_txs().pop().unwrap().1;
+        assert_eq!(tx.input[0].witness.len(), 1);
+        for i in 0..n {
+            assert_eq!(net.nodes[i].core.given().len(), 6);
+        }
+        resolves(&mut net, txids(&again)[0]);
     }
 }
 

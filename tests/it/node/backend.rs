@@ -223,4 +223,9 @@ async fn a_thousand_outputs_take_few_requests() {
     let before = core.requests();
     backend.address_history(&wallet.address()).await.unwrap();
     assert_eq!(core.requests() - before, 3);
+    node.node.mine(1).unwrap();
+    let before = core.requests();
+    backend.address_history(&wallet.address()).await.unwrap();
+    let after_a_block = core.requests() - before;
+    assert!(after_a_block <= 9, "{after_a_block}");
 }

@@ -3,7 +3,7 @@
 use btcr2_agent::protocol::terms::CohortBeacon;
 
 use super::cohort::stage;
-use crate::e2e::fallback::a_stalled_round;
+use crate::e2e::fallback::{a_stalled_round, a_stuck_fallback};
 
 async fn on_a_node(beacon: CohortBeacon, members: usize, k: u16) {
     let Some(mut play) = stage(members + 1).await else {
@@ -26,4 +26,14 @@ async fn two_of_three_cas() {
 #[tokio::test]
 async fn two_of_five_smt() {
     on_a_node(CohortBeacon::Smt, 5, 2).await;
+}
+
+/// It waits in the node's mempool, which takes the other in its place.
+#[tokio::test]
+async fn a_stuck_one_is_replaced() {
+    let Some(mut play) = stage(4).await else {
+        return;
+    };
+    a_stuck_fallback(&mut play, CohortBeacon::Cas, 3, 2).await;
+    play.close().await;
 }

@@ -22,6 +22,7 @@ use super::cohort::stage_with;
 use crate::chain::{pay, signal_output};
 use crate::e2e::company::Company;
 use crate::e2e::play::Play;
+use crate::e2e::replacing::{Replaced, a_stuck_ladder};
 
 /// Everybody in a cohort.
 fn everybody(company: &Company) -> Vec<usize> {
@@ -175,6 +176,73 @@ async fn a_mempool_that_rejects_a_rung_gets_the_next() {
     let tx = play.node().transaction(&txid).unwrap().unwrap();
     let paid = 100_000 - tx.output[0].value.to_sat();
     assert!(paid >= 15 * tx.vsize() as u64, "{paid} sat");
+    // What went wrong on the way needs nobody any more.
+    let status = backend_of(&play, 0).status(NoArgs {}).await.unwrap();
+    assert!(status.alarms.is_empty(), "{:?}", status.alarms);
+    play.close().await;
+}
+
+/// All rungs wait in the mempool of a node that nobody mines for; all members sign again, one of them after a restart.
+#[tokio::test]
+async fn a_ladder_that_is_stuck_in_the_mempool_is_replaced() {
+    let Some(mut play) = stage_with(3, &[]).await else {
+        return;
+    };
+    a_stuck_ladder(&mut play, CohortBeacon::Cas, 2, None).await;
+    play.close().await;
+}
+
+/// The node asks for more than the highest rung pays, and for more than the first rung of what replaces it: 2, 6 and 20
+/// sat/vB are signed, then 21 and 50, and 40 are asked for.
+#[tokio::test]
+async fn a_ladder_that_a_node_rejects_is_replaced() {
+    let Some(mut play) = stage_with(3, &["-minrelaytxfee=0.0004"]).await else {
+        return;
+    };
+    let mut company = play.found(CohortBeacon::Smt, 0, &[1, 2]).await;
+    let dids = play.create_dids(&mut company, &[1, 2]).await;
+    play.expects_trouble = true;
+    let mark = play.mark();
+    let updates = play.queue(&company, &dids[..1]).await;
+    let round = play.open_round(&mut company).await;
+    let id = company.id;
+    let rejections = |seen: &[(usize, btcr2_agent::agent::AgentEvent)]| {
+        let rejected = seen.iter().filter(|(_, event)| {
+            matches!(&event.what, btcr2_agent::agent::What::Report(Report::BroadcastFailed { reason, .. })
+                if reason.contains("min relay fee not met") && event.cohort == Some(id))
+        });
+        rejected.count()
+    };
+    play.until("three rejections", mark, |seen| rejections(seen) == 3)
+        .await;
+    let status = backend_of(&play, 0).status(NoArgs {}).await.unwrap();
+    assert_eq!(status.alarms[0].code, "broadcast_failed");
+    let first = play.seen[mark..]
+        .iter()
+        .find_map(|(_, event)| match &event.what {
+            btcr2_agent::agent::What::Report(Report::SignalSigned { txid, .. }) => Some(*txid),
+            _ => None,
+        })
+        .unwrap();
+
+    // What agents would do a minute later.
+    let again = play.mark();
+    play.bump(&company).await;
+    play.until("a fourth rejection", again, |seen| rejections(seen) == 1)
+        .await;
+    play.broadcast(&company, round, again).await;
+    let txid = last_broadcast(&play, again);
+    play.told(&company, again, &[1, 2], txid).await;
+    let tx = play.node().transaction(&txid).unwrap().unwrap();
+    let paid = 100_000 - tx.output[0].value.to_sat();
+    assert_eq!(paid, 50 * tx.vsize() as u64);
+    let replaced = Replaced {
+        round,
+        mark,
+        updates,
+        sent: vec![first, txid],
+    };
+    play.mine_replaced(&mut company, replaced).await;
     // What went wrong on the way needs nobody any more.
     let status = backend_of(&play, 0).status(NoArgs {}).await.unwrap();
     assert!(status.alarms.is_empty(), "{:?}", status.alarms);

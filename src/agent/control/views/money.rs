@@ -116,11 +116,16 @@ pub struct TxView {
     pub fee_sat: Option<u64>,
     /// Its size in virtual bytes, with signatures.
     pub vsize: u64,
+    /// Its weight, with signatures.
+    pub weight: u64,
     /// Its fee rate, if the fee is known.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub fee_rate: Option<FeeRate>,
     /// Whether every input is signed.
     pub signed: bool,
+    /// Blocks for which what it spends has to lie in the chain before it is valid, if it has the form of a refund.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub lock_blocks: Option<u16>,
     /// The block it is in.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub height: Option<u32>,
@@ -150,7 +155,11 @@ pub enum TxKind {
     Funding,
     /// It has the form of a signal, of a beacon that is not known here.
     ForeignSignal,
-    /// Nothing of this agent's.
+    /// The same, signed through a leaf of what it spends.
+    ForeignFallbackSignal,
+    /// It has the form of a refund, of a beacon that is not known here.
+    ForeignRefund,
+    /// None of these forms, and nothing of this agent's.
     Other,
 }
 

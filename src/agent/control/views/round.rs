@@ -290,9 +290,12 @@ pub struct RelayReceiptView {
 pub struct DeliveryView {
     /// Message type of the protocol: `round_open`, `response`, …
     pub message: String,
-    /// The round it belongs to; absent in formation.
+    /// The round it belongs to; absent in formation, and of refund sessions.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub round: Option<Round>,
+    /// Number of the refund session it belongs to: the refund of an output that was paid in.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub deposit: Option<u32>,
     /// To whom.
     pub to: Recipient,
     /// When it was first sent.

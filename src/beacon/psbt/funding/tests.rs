@@ -1,9 +1,9 @@
 use bitcoin::absolute::LockTime;
 use bitcoin::consensus::encode::serialize;
 use bitcoin::hashes::Hash as _;
-use bitcoin::psbt::PsbtSighashType;
+use bitcoin::psbt::{Psbt, PsbtSighashType};
 use bitcoin::transaction::Version;
-use bitcoin::{EcdsaSighashType, ScriptBuf, Sequence, TapSighashType, TxIn, Witness};
+use bitcoin::{EcdsaSighashType, ScriptBuf, Sequence, TapSighashType, TxIn, TxOut, Witness};
 use proptest::prelude::*;
 
 use super::*;
@@ -110,6 +110,27 @@ fn a_whole_previous_transaction_is_checked() {
     let mut other = psbt.clone();
     other.unsigned_tx.input[0].previous_output.txid = Txid::from_byte_array([5; 32]);
     assert_eq!(check(&other), Err(FundingFault::WrongUtxo(0)));
+}
+
+/// Version 2 (BIP-370) is the same transaction, unless something can still be added to it.
+#[test]
+fn version_2_is_taken_once_it_is_complete() {
+    let two = Packet::to_version_2(&psbt().serialize()).unwrap();
+    assert_ne!(two, psbt().serialize());
+    assert_eq!(check_funding(&two, &beacon()), check(&psbt()));
+    let flags = |flags: u8| {
+        let mut changed = two.clone();
+        // Before the field of the version, 0xfb.
+        let version = two
+            .windows(3)
+            .position(|pair| pair == [1, 0xfb, 4])
+            .unwrap();
+        changed.splice(version..version, [1, 0x06, 1, flags]);
+        check_funding(&changed, &beacon())
+    };
+    assert_eq!(flags(0), check(&psbt()));
+    assert_eq!(flags(1), Err(FundingFault::Modifiable));
+    assert_eq!(flags(2), Err(FundingFault::Modifiable));
 }
 
 #[test]
