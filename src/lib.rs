@@ -29,6 +29,7 @@ pub mod cli;
 pub mod config;
 pub mod demo;
 pub mod did;
+mod failpoint;
 pub mod hash;
 pub mod keys;
 pub mod lookup;
@@ -38,3 +39,5 @@ pub mod protocol;
 pub mod resolver;
 pub mod store;
 pub mod time;
+
+pub(crate) use failpoint::fail_point;

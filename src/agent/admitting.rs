@@ -46,7 +46,7 @@ impl Agent {
         }
     }
 
-    /// Whether a seat can be asked for: never asked, or refused.
+    /// Whether a seat can be asked for: never asked, interrupted before that was stored, or refused.
     #[must_use]
     pub fn may_ask(&self, cohort: CohortId) -> bool {
         match self
@@ -56,7 +56,7 @@ impl Agent {
         {
             None => true,
             Some(Machine::Participant(machine)) => {
-                matches!(machine.phase(), MemberPhase::Refused(_))
+                matches!(machine.phase(), MemberPhase::New | MemberPhase::Refused(_))
             }
             Some(Machine::Aggregator(_)) => false,
         }

@@ -7,6 +7,7 @@ use super::error::AgentError;
 use super::events::What;
 use super::node::{Machine, NodeId, NodeInput};
 use super::runtime::Agent;
+use crate::fail_point;
 use crate::hash::CohortId;
 use crate::keys::NostrKey;
 use crate::network::Network;
@@ -110,6 +111,7 @@ impl Agent {
         let cohort = terms.cohort_id();
         let id = (cohort, Role::Aggregator);
         self.insert_cohort(id, &terms, None)?;
+        fail_point!("after", "insert_cohort");
         self.state_policy(id)?;
         let relays = self.relay_hints();
         let relays = relays.iter().map(ToString::to_string).collect();
@@ -159,6 +161,7 @@ impl Agent {
             ));
         }
         let id = (cohort, Role::Participant);
+        // One that was interrupted before the opt-in was stored is taken up where it stopped.
         if !self.may_ask(cohort) {
             return Err(AgentError::Refused(format!(
                 "this agent has joined {} already",
@@ -176,6 +179,7 @@ impl Agent {
         let ticket = self.ticket(&terms, seat, shown)?;
         if !self.nodes.contains_key(&id) {
             self.insert_cohort(id, &terms, Some(seat))?;
+            fail_point!("after", "insert_membership");
         }
         self.learn_relays(id, relays)?;
         self.refresh_inbox();
@@ -274,6 +278,7 @@ impl Agent {
             tx.set_meta(LAST_ADVERT, &draft.created_at.to_string())?;
             Ok(())
         })?;
+        fail_point!("stored", "advert");
         self.send_due(now)?;
         self.publish_relay_list()
     }

@@ -8,6 +8,7 @@ use crate::did::{
     BeaconKind, Did, Document, GenesisBuilder, GenesisDocument, InvalidDocument, KeyAddress,
     initial_key_document,
 };
+use crate::fail_point;
 use crate::hash::CohortId;
 use crate::network::Network;
 use crate::store::{ArtifactKey, ArtifactKind, DidRow, NewArtifact, Role, Subject};
@@ -20,6 +21,8 @@ struct NewDid<'a> {
     state: &'static str,
     /// Its keys by number, with the fragment of what each is for; the first is that of its initial document.
     keys: &'a [(u32, &'a str)],
+    /// The cohort that is to cover it from its first signal on.
+    cohort: Option<CohortId>,
 }
 
 impl Agent {
@@ -35,6 +38,7 @@ impl Agent {
             genesis: None,
             state: did_state::ACTIVE,
             keys: &[(number, INITIAL_KEY)],
+            cohort: None,
         })?;
         Ok(did)
     }
@@ -63,6 +67,7 @@ impl Agent {
                 (number, INITIAL_KEY),
                 (spending, KeyAddress::P2tr.fragment()),
             ],
+            cohort: None,
         })?;
         Ok(did)
     }
@@ -86,7 +91,9 @@ impl Agent {
             genesis: Some(&genesis),
             state: did_state::REGISTERING,
             keys: &[(number, INITIAL_KEY)],
+            cohort: Some(cohort),
         })?;
+        fail_point!("after", "store_did");
         self.register_did(&did, cohort)?;
         Ok(did)
     }
@@ -114,6 +121,10 @@ impl Agent {
             tx.put_did(&row)?;
             for key in &keys {
                 tx.put_did_key(key)?;
+            }
+            if let Some(cohort) = new.cohort {
+                // With the DID: a start after a crash finds that it has to be registered.
+                tx.put_binding(&super::registering::requested(cohort, new.did))?;
             }
             if let Some(bytes) = &genesis {
                 tx.put_artifact(&NewArtifact {

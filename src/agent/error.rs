@@ -71,6 +71,12 @@ pub enum AgentError {
     /// A relay is not configured.
     #[error("{0} is not configured")]
     UnknownRelay(RelayUrl),
+    /// A step of a cohort was not stored, so that memory is ahead of the disk.
+    #[error("stopped, to go on from what is stored at the next start: {0}")]
+    Broken(String),
+    /// Another copy of this agent goes on with the same keys: this one stops, so that no DID is announced twice.
+    #[error("{0}")]
+    AnotherCopy(Box<super::copies::Sighting>),
     /// The agent has stopped.
     #[error("the agent has stopped")]
     Stopped,
@@ -83,6 +89,9 @@ impl AgentError {
     /// Whether the agent can not go on: what it has in memory is ahead of what is stored.
     #[must_use]
     pub const fn is_fatal(&self) -> bool {
-        matches!(self, Self::Store(_) | Self::Log { .. })
+        matches!(
+            self,
+            Self::Store(_) | Self::Log { .. } | Self::Broken(_) | Self::AnotherCopy(_)
+        )
     }
 }

@@ -73,6 +73,20 @@ pub enum What {
         /// The height, or why there is none.
         state: Result<u32, String>,
     },
+    /// Another copy of this agent was seen at work.
+    AnotherCopy {
+        /// What was seen.
+        sighting: super::copies::Sighting,
+        /// Whether this copy stops for it; otherwise the other one will.
+        stops: bool,
+    },
+    /// Wall and monotonic clock disagree; secret nonces were dropped.
+    ClockSlipped {
+        /// How.
+        slip: super::clocks::Slip,
+        /// How many nonces.
+        dropped: usize,
+    },
     /// A payment to a cohort's beacon moved.
     Payment(PaymentMoved),
     /// Money is stopped: nothing is spent and nobody asked to pay until the agent is started again without the switch.

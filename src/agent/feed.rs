@@ -11,6 +11,7 @@ use super::money;
 use super::node::{Machine, Node, NodeId, NodeInput};
 use super::runtime::{Agent, Internal};
 use crate::chain::{BroadcastError, Rejection};
+use crate::fail_point;
 use crate::hash::SmtIndex;
 use crate::keys::NostrKey;
 use crate::keys::signer::NonceSlot;
@@ -52,6 +53,29 @@ enum Followup {
     Report(Report),
 }
 
+impl Followup {
+    /// A word for it, for fail points.
+    #[cfg(debug_assertions)]
+    fn name(&self) -> String {
+        let name = match self {
+            Self::Prepare { .. } => "prepare",
+            Self::Sign(_) => "sign",
+            Self::SignFallback(_) => "sign_fallback",
+            Self::Broadcast(_) => "broadcast",
+            Self::AnswerHistory { .. } => "answer_history",
+            Self::OpenIndex(_) => "open_index",
+            Self::Recall { .. } => "recall",
+            Self::Advertise(_) => "advertise",
+            Self::Report(report) => {
+                let json = serde_json::to_value(report).unwrap_or_default();
+                let event = json.get("event").and_then(serde_json::Value::as_str);
+                return format!("report_{}", event.unwrap_or("unknown"));
+            }
+        };
+        name.to_owned()
+    }
+}
+
 impl Agent {
     /// Feeds one input to a cohort, and what follows from it. An error that is fatal leaves the store as it
     /// was before the step.
@@ -61,13 +85,24 @@ impl Agent {
         while let Some((id, input)) = queue.pop_front() {
             let step = self.step(id, input);
             // The machine has moved; if that was not stored, memory is ahead of the disk.
-            self.broken |= step.is_err();
+            if let Err(error) = &step {
+                self.broken.get_or_insert_with(|| error.to_string());
+            }
             let (outcome, followups) = step?;
             first.get_or_insert(outcome);
             for followup in followups {
+                #[cfg(debug_assertions)]
+                let name = followup.name();
+                fail_point!("before", name);
                 let followed = self.follow(id, followup, &mut queue);
-                self.broken |= followed.is_err();
+                if let Err(error) = &followed {
+                    self.broken.get_or_insert_with(|| error.to_string());
+                }
                 followed?;
+                #[cfg(debug_assertions)]
+                if !name.starts_with("report_") {
+                    fail_point!("after", name);
+                }
             }
         }
         Ok(first.unwrap_or(Outcome::Accepted))
@@ -206,8 +241,10 @@ impl Agent {
             if node.is_over() {
                 tx.end_cohort(id.0, id.1, node.phase_name(), now, &text)?;
             }
+            fail_point!("written", kind);
             Ok(followups)
         })?;
+        fail_point!("stored", kind);
         *arrived = None;
         if node.phase_name() != phase {
             self.refresh_inbox();
@@ -236,7 +273,13 @@ impl Agent {
             }
             // Rule 11: a partial signature spends. A session that is not signed waits.
             Followup::Sign(_) if !self.may_sign(id) => {}
-            Followup::Sign(order) => queue.push_back((id, self.sign(id, &order))),
+            Followup::Sign(order) => {
+                // Rule 10, also in a session that follows one in which the process ended: durable before the
+                // partial signature exists.
+                self.pin_updates(id)?;
+                fail_point!("pinned");
+                queue.push_back((id, self.sign(id, &order)));
+            }
             Followup::SignFallback(_) if !self.may_sign(id) => {}
             Followup::SignFallback(order) => queue.extend(self.sign_fallback(id, &order)),
             Followup::Broadcast(tx) => self.broadcast(id, tx),
@@ -272,7 +315,10 @@ impl Agent {
                     label,
                 };
                 match self.signer.new_nonces(slot, now) {
-                    Ok(nonce) => Some((label, nonce)),
+                    Ok(nonce) => {
+                        fail_point!("nonce");
+                        Some((label, nonce))
+                    }
                     Err(error) => {
                         tracing::error!(%error, "no nonce");
                         None
@@ -332,6 +378,7 @@ impl Agent {
                 label.sighash.as_bytes(),
             ) {
                 Ok(partial) => {
+                    fail_point!("signed");
                     partials.insert(label.label, partial);
                 }
                 Err(error) => {
@@ -388,7 +435,12 @@ impl Agent {
                 tokio::spawn(async move {
                     // Another server may have answered since: nothing goes to one of another chain.
                     let result = match backend.prove_network(network).await {
-                        Ok(()) => money::send(permit, &backend, &tx).await,
+                        Ok(()) => {
+                            fail_point!("before", "send_to_chain");
+                            let sent = money::send(permit, &backend, &tx).await;
+                            fail_point!("after", "send_to_chain");
+                            sent
+                        }
                         Err(error) => Err(error.into()),
                     };
                     let error = result.err();
@@ -489,7 +541,7 @@ impl Agent {
         )))
     }
 
-    fn transaction_state(
+    pub(super) fn transaction_state(
         &mut self,
         txid: bitcoin::Txid,
         state: &str,
@@ -522,7 +574,6 @@ impl Agent {
             Report::Registered {
                 index, from_round, ..
             } if id.1 == Role::Participant => self.registered(id, *index, *from_round)?,
-            Report::SignalFixed { .. } if id.1 == Role::Participant => self.pin_updates(id)?,
             Report::MyDepositRefused {
                 index,
                 update,
@@ -680,6 +731,7 @@ fn kind_of(input: &NodeInput) -> &'static str {
             AggregatorInput::Decide(_) => "decide",
             AggregatorInput::Reform { .. } => "reform",
             AggregatorInput::Cancel => "cancel",
+            AggregatorInput::Restored => "restored",
             AggregatorInput::Money { .. } => "money",
             AggregatorInput::MaxFee { .. } => "max_fee",
         },

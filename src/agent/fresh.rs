@@ -82,6 +82,11 @@ impl FreshResolution {
         &self.document
     }
 
+    /// The updates that led here.
+    pub(super) fn applied(&self) -> impl Iterator<Item = &UpdateHash> {
+        self.applied.iter().map(|(_, hash)| hash)
+    }
+
     /// Its version, from 1.
     #[must_use]
     pub const fn version(&self) -> u64 {
@@ -159,6 +164,7 @@ impl Agent {
     /// something else than what is stored (rule 10).
     pub(super) fn require_settled(&mut self, fresh: &FreshResolution) -> Result<(), AgentError> {
         fresh.require_recent(self.now())?;
+        self.require_no_former(fresh)?;
         let view = self.store.view();
         let updates = view.updates_of(fresh.did.as_str())?;
         let adopted = view.adopted(fresh.did.as_str())?;

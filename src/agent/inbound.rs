@@ -5,6 +5,7 @@ use super::error::AgentError;
 use super::events::What;
 use super::node::{Machine, Node, NodeId};
 use super::runtime::Agent;
+use crate::fail_point;
 use crate::hash::CohortId;
 use crate::keys::NostrKey;
 use crate::nostr::chunks::CHUNK;
@@ -55,7 +56,8 @@ impl Agent {
                 self.count("forged_event");
                 Ok(())
             }
-            LinkEvent::Eose { .. } | LinkEvent::Closed { .. } => Ok(()),
+            LinkEvent::Eose { subscription, .. } => self.caught_up(&subscription),
+            LinkEvent::Closed { .. } => Ok(()),
         }
     }
 
@@ -74,6 +76,7 @@ impl Agent {
         if self.store.view().seen(event.id)? {
             return Ok(());
         }
+        self.judge_own(event)?;
         let Some(recipient) = event.tag("p").and_then(|key| key.parse::<NostrKey>().ok()) else {
             self.count("no_recipient");
             return Ok(());
@@ -86,6 +89,8 @@ impl Agent {
                 tracing::debug!(%fault, "not readable");
                 return Ok(());
             }
+            // Our own words to somebody else, which were judged already.
+            None if self.key_of(from).is_some() => return Ok(()),
             None => {
                 self.count("not_addressed_to_me");
                 return Ok(());
@@ -131,6 +136,7 @@ impl Agent {
             self.count("chunk_of_a_stranger");
             return Ok(());
         }
+        fail_point!("arrived", kind_of_arrival(&envelope.kind));
         self.note_acks(id, from, &envelope.acks)?;
         if envelope.kind == ACK {
             return self.mark_seen(event, lane);
@@ -206,10 +212,13 @@ impl Agent {
             .expiration()
             .unwrap_or(event.created_at.plus(86_400 * 400));
         let post = &self.post;
+        fail_point!("before", "mark_seen");
         self.store.transaction::<_, AgentError>(|tx| {
             tx.mark_seen(event.id, expires)?;
             post.save_lane(tx, lane)
-        })
+        })?;
+        fail_point!("after", "mark_seen");
+        Ok(())
     }
 
     /// A chunk came that completes nothing yet: kept, because its author will not send it again.
@@ -219,7 +228,9 @@ impl Agent {
             tx.mark_seen(event.id, expiry_of(event))?;
             post.save_lane(tx, lane)?;
             post.save_chunks(tx)
-        })
+        })?;
+        fail_point!("after", "mark_chunk");
+        Ok(())
     }
 
     fn open_event(
@@ -308,6 +319,7 @@ impl Agent {
             })?;
             Ok(())
         })?;
+        fail_point!("stored", "channel");
         node.channel = Some(channel);
         self.refresh_inbox();
         Ok(())
@@ -320,6 +332,18 @@ pub(super) struct Arrived {
     pub(super) event: EventId,
     pub(super) expires: UnixTime,
     pub(super) lane: LaneId,
+}
+
+/// The type of a message for fail points: acknowledgements are named, what the core handles is by its input.
+#[cfg(debug_assertions)]
+fn kind_of_arrival(kind: &str) -> &'static str {
+    match kind {
+        ACK => "ack",
+        CHUNK => "chunk",
+        delivery::CHANNEL_KEY => "channel_key",
+        delivery::PARTS => "parts",
+        _ => "message",
+    }
 }
 
 /// Until when an event's id is remembered: as long as relays may serve it.

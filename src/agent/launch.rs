@@ -11,6 +11,7 @@ use std::time::Duration;
 use bitcoin::Amount;
 
 use super::backend::AgentBackend;
+use super::backup::BackupError;
 use super::bundle::{BundleError, BundleState};
 use super::chains::backend_of;
 use super::control::views::RelaySource;
@@ -34,6 +35,7 @@ use crate::protocol::money::{KillSwitch as _, MoneyRules};
 use crate::protocol::participant::{Decline, SigningPolicy};
 use crate::resolver::DEFAULT_MIN_CONF;
 use crate::store::{RelayRow, Store, StoreError};
+use crate::time::UnixTime;
 
 /// How long a chain backend waits for one answer.
 const CHAIN_TIMEOUT: Duration = Duration::from_secs(10);
@@ -115,6 +117,8 @@ pub fn open(path: &Path, passphrase: Option<&str>) -> Result<Opened, Failure> {
     let root =
         keystore::open(&text, passphrase).map_err(|error| keystore_failure(&home, &error))?;
     let store = open_store(&home, &config)?;
+    // Before anything is built on it, or a peer told something that a damaged page says.
+    store.check_pages().map_err(store_failure)?;
     Ok(Opened {
         sealed: keystore::is_encrypted(&text).unwrap_or(false),
         home,
@@ -132,7 +136,29 @@ pub fn open_store(home: &Home, config: &Config) -> Result<Store, Failure> {
     store
         .limit_bytes(u64::from(config.limits.store_mib) << 20)
         .map_err(store_failure)?;
+    #[cfg(debug_assertions)]
+    if let Some(pages) = crate::failpoint::store_pages() {
+        let bytes = pages.saturating_mul(4096);
+        store.limit_bytes(bytes).map_err(store_failure)?;
+    }
     Ok(store)
+}
+
+/// Seconds by which the clock may be behind what is stored before that is said: more than members and relays that
+/// are well set differ by.
+const CLOCK_BEHIND_SECONDS: u64 = 15 * 60;
+
+/// What to say of a clock that is behind what this agent did last.
+fn clock_warning(store: &Store, now: UnixTime) -> Result<Option<String>, Failure> {
+    let last = store.view().last_entry_at().map_err(store_failure)?;
+    let behind = last.map_or(0, |last| last.since(now));
+    Ok((behind > CLOCK_BEHIND_SECONDS).then(|| {
+        format!(
+            "the clock of this computer is {} minutes behind the last entry of the log: set it; messages are dated \
+             by it, and relays and other agents may not take them",
+            behind / 60
+        )
+    }))
 }
 
 /// The text of the keystore file; `None` if there is none. It must not be readable by others.
@@ -220,6 +246,7 @@ impl Opened {
         if money.rules.mainnet {
             check_secret(&root, sealed)?;
         }
+        warnings.extend(clock_warning(&store, system_clock()())?);
         let networks = networks_in_use(&config, &store)?;
         let relays = relays_of(&settings, &networks, &config, &mut warnings);
         for network in &networks {
@@ -584,6 +611,20 @@ pub fn bundle_failure(error: BundleError) -> Failure {
     split(code, &text)
 }
 
+/// A failure of a backup.
+#[must_use]
+#[allow(clippy::needless_pass_by_value)] // for map_err
+pub fn backup_failure(error: BackupError) -> Failure {
+    let text = error.to_string();
+    let code = match error {
+        BackupError::Store(error) => return store_failure(error),
+        BackupError::Home(error) => return home_failure(error),
+        BackupError::Io { .. } | BackupError::Occupied { .. } => ErrorCode::Io,
+        _ => ErrorCode::BadBundle,
+    };
+    split(code, &text)
+}
+
 /// A failure of the keystore.
 #[must_use]
 pub fn keystore_failure(home: &Home, error: &KeystoreError) -> Failure {
@@ -613,7 +654,7 @@ pub fn agent_failure(error: AgentError) -> Failure {
         AgentError::Store(error) => return store_failure(error),
         AgentError::Bundle(error) => return bundle_failure(error),
         AgentError::Money(_) => ErrorCode::RefusedByMoneyGate,
-        AgentError::Log { .. } => ErrorCode::StoreFailed,
+        AgentError::Log { .. } | AgentError::Broken(_) => ErrorCode::StoreFailed,
         AgentError::UnknownCohort(_) | AgentError::UnknownDid(_) | AgentError::UnknownRelay(_) => {
             ErrorCode::NotFound
         }
@@ -632,6 +673,11 @@ pub fn agent_failure(error: AgentError) -> Failure {
             ErrorCode::ChainUnreachable
         }
         AgentError::Unresolvable { .. } => ErrorCode::NotResolved,
+        AgentError::AnotherCopy(_) => {
+            return Failure::new(ErrorCode::AnotherCopy, text).remedy(
+                "stop one of the two for good; to go on with this home: `btcr2-agent takeover`",
+            );
+        }
         AgentError::Stopped => {
             return Failure::new(ErrorCode::NotRunning, text)
                 .remedy("look at its log, and start it with `btcr2-agent run`");

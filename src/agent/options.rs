@@ -73,6 +73,9 @@ pub type Clock = Arc<dyn Fn() -> UnixTime + Send + Sync>;
 pub fn system_clock() -> Clock {
     Arc::new(|| {
         let now = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH);
-        UnixTime(now.map_or(0, |since| since.as_secs()))
+        let now = now.map_or(0, |since| since.as_secs());
+        #[cfg(debug_assertions)]
+        let now = now.saturating_add_signed(crate::failpoint::clock_offset());
+        UnixTime(now)
     })
 }

@@ -12,6 +12,7 @@ use super::delivery::{self, Outgoing};
 use super::error::AgentError;
 use super::node::{Machine, Node, NodeId};
 use super::runtime::Agent;
+use crate::fail_point;
 use crate::hash::CohortId;
 use crate::keys::{NostrKey, OwnKey};
 use crate::nostr::envelope::{self, ACK, AckOf, Envelope, Incarnation};
@@ -32,6 +33,9 @@ const ACK_DELAY: u64 = 20;
 /// Seconds between two writings of delivery states that nothing depends on.
 const WRITE_DELAY: u64 = 2;
 
+/// Seconds after which a date is far back: peers ask for what is two hours older than they need.
+const OLD_DATE: u64 = 3_600;
+
 /// The chunks that wait for others.
 const ASSEMBLER: MetaKey = MetaKey::new("unfinished_chunks");
 
@@ -41,6 +45,8 @@ pub(super) struct Post {
     pub(super) lanes: Lanes,
     pub(super) outbox: Outbox,
     pub(super) assembler: crate::nostr::chunks::Assembler,
+    /// Undelivered rows of an earlier incarnation: their numbers mean nothing any more.
+    pub(super) stale: Vec<Row>,
     dirty: BTreeSet<EventId>,
     write_at: Option<UnixTime>,
     ack_at: Option<UnixTime>,
@@ -51,6 +57,7 @@ impl Post {
     pub(super) fn load(store: &Store, inc: Incarnation, now: UnixTime) -> Result<Self, AgentError> {
         let mut lanes = Lanes::new(inc, now);
         let mut outbox = Outbox::default();
+        let mut stale = Vec::new();
         let unreadable = |what: &str, error: serde_json::Error| AgentError::Log {
             seq: 0,
             reason: format!("{what}: {error}"),
@@ -66,7 +73,11 @@ impl Post {
         for row in view.outbox_pending()? {
             let row: Row =
                 serde_json::from_str(&row.state).map_err(|e| unreadable("the outbox", e))?;
-            outbox.restore(row);
+            if row.lane.is_some() && row.inc < inc {
+                stale.push(row);
+            } else {
+                outbox.restore(row);
+            }
         }
         // A chunk that was acknowledged is not sent again: what is unfinished has to survive.
         let assembler = match view.meta(ASSEMBLER)? {
@@ -77,6 +88,7 @@ impl Post {
             lanes,
             outbox,
             assembler,
+            stale,
             dirty: BTreeSet::new(),
             write_at: None,
             ack_at: None,
@@ -126,46 +138,94 @@ impl Post {
         let about = outgoing
             .about
             .and_then(|about| serde_json::to_string(&about).ok());
-        let recipient = outgoing.recipient;
-        let expires = delivery::expiry(now, kind);
-        let awaiting = awaiting(node, recipient);
         let lane = LaneId {
             author: node.own.public(),
-            recipient,
+            recipient: outgoing.recipient,
             cohort: node.id.0,
         };
         for message in delivery::split(outgoing)? {
-            let seq = self.lanes.next_seq(lane);
-            let acks = self.acks(node, recipient);
-            let mut envelope =
-                Envelope::new(lane.cohort, self.lanes.incarnation(), seq, acks, message);
-            let event = seal(
-                conversations,
-                &node.own,
-                recipient,
-                &mut envelope,
-                now,
-                expires,
-            )?;
-            let channel = delivery::channel_of(node);
-            self.lanes
-                .told(lane.author, recipient, channel, lane.cohort, &envelope.acks);
-            self.queue_row(
-                tx,
-                now,
-                NewRow {
-                    event,
-                    lane: Some(lane),
-                    inc: self.lanes.incarnation(),
-                    seq,
-                    kind: kind.to_owned(),
-                    about: about.clone(),
-                    awaiting: awaiting.clone(),
-                    relays: relays.clone(),
-                },
-            )?;
+            let named = (kind, about.clone());
+            self.queue_one(tx, conversations, node, lane, named, message, relays, now)?;
         }
         self.save_lane(tx, lane)
+    }
+
+    /// Numbers, seals and queues one envelope. The lane is saved by the caller.
+    #[allow(clippy::too_many_arguments)] // each is another part of the agent, borrowed apart
+    fn queue_one(
+        &mut self,
+        tx: &Tx<'_>,
+        conversations: &ConversationKeys,
+        node: &Node,
+        lane: LaneId,
+        (kind, about): (&str, Option<String>),
+        message: envelope::Message,
+        relays: &BTreeSet<RelayUrl>,
+        now: UnixTime,
+    ) -> Result<(), AgentError> {
+        let recipient = lane.recipient;
+        let expires = delivery::expiry(now, kind);
+        let seq = self.lanes.next_seq(lane);
+        let acks = self.acks(node, recipient);
+        let inc = self.lanes.incarnation();
+        let mut envelope = Envelope::new(lane.cohort, inc, seq, acks, message);
+        let event = seal(
+            conversations,
+            &node.own,
+            recipient,
+            &mut envelope,
+            now,
+            expires,
+        )?;
+        let channel = delivery::channel_of(node);
+        self.lanes
+            .told(lane.author, recipient, channel, lane.cohort, &envelope.acks);
+        let row = NewRow {
+            event,
+            lane: Some(lane),
+            inc,
+            seq,
+            kind: kind.to_owned(),
+            about,
+            awaiting: awaiting(node, recipient),
+            relays: relays.clone(),
+        };
+        self.queue_row(tx, now, row)
+    }
+
+    /// Queues again, under a number of this incarnation, what an earlier one had not delivered.
+    pub(super) fn reissue(
+        &mut self,
+        tx: &Tx<'_>,
+        conversations: &ConversationKeys,
+        node: &Node,
+        row: &Row,
+        relays: &BTreeSet<RelayUrl>,
+        now: UnixTime,
+    ) -> Result<(), AgentError> {
+        let opened = conversations.open_own(&node.own, &row.event).ok();
+        let envelope = opened.and_then(|plaintext| Envelope::decode(&plaintext).ok());
+        if let (Some(lane), Some(envelope)) = (row.lane, envelope) {
+            let message = envelope.into_message();
+            self.queue_one(
+                tx,
+                conversations,
+                node,
+                lane,
+                (&row.kind, row.about.clone()),
+                message,
+                relays,
+                now,
+            )?;
+            self.save_lane(tx, lane)?;
+        }
+        Ok(())
+    }
+
+    /// Puts away a row of an earlier incarnation.
+    pub(super) fn close_stale(tx: &Tx<'_>, row: &Row) -> Result<(), AgentError> {
+        tx.set_outbox_state(row.event.id, &state_json(row)?, true)?;
+        Ok(())
     }
 
     /// Queues a signed event.
@@ -242,8 +302,11 @@ impl Agent {
         self.post.dirty.remove(&row.event.id);
         let state = state_json(row)?;
         let id = row.event.id;
+        fail_point!("before", "close_row");
         self.store
-            .transaction::<_, AgentError>(|tx| Ok(tx.set_outbox_state(id, &state, true)?))
+            .transaction::<_, AgentError>(|tx| Ok(tx.set_outbox_state(id, &state, true)?))?;
+        fail_point!("after", "close_row");
+        Ok(())
     }
 
     /// Signs a message again: the same plaintext and number under a fresh date.
@@ -281,13 +344,29 @@ impl Agent {
             let new = new_outbox_row(row, &json, &state);
             self.store
                 .transaction::<_, AgentError>(|tx| Ok(tx.replace_outbox(former, &new)?))?;
+            fail_point!("after", "resign");
         }
         self.post.dirty.remove(&former);
         self.outbox_effects(now, effects)
     }
 
+    /// The clock was behind and is set right: what is dated far back is signed again now, because peers ask relays by
+    /// date.
+    pub(super) fn redate(&mut self) -> Result<(), AgentError> {
+        let now = self.now();
+        let rows = self.post.outbox.rows();
+        let old: Vec<EventId> = rows
+            .filter(|row| row.lane.is_some() && now.since(row.event.created_at) > OLD_DATE)
+            .map(|row| row.event.id)
+            .collect();
+        for id in old {
+            self.resign(now, id, None)?;
+        }
+        Ok(())
+    }
+
     /// The secret of one of this agent's keys.
-    fn key_of(&self, author: NostrKey) -> Option<OwnKey> {
+    pub(super) fn key_of(&self, author: NostrKey) -> Option<OwnKey> {
         if author == self.identity.public() {
             return Some(self.root.identity());
         }
@@ -310,7 +389,11 @@ impl Agent {
                     events.insert(id, row.event.clone());
                 }
                 if let Some(event) = events.get(&id) {
+                    #[cfg(debug_assertions)]
+                    let kind = self.post.outbox.row(&id).map(|row| kind_name(&row.kind));
+                    fail_point!("unsent", kind.unwrap_or("none"));
                     self.publish_to(event, &relay);
+                    fail_point!("sent", kind.unwrap_or("none"));
                 }
             }
         }
@@ -331,6 +414,7 @@ impl Agent {
             return Ok(());
         }
         let outbox = &self.post.outbox;
+        fail_point!("before", "write_states");
         self.store.transaction::<_, AgentError>(|tx| {
             for id in dirty {
                 if let Some(row) = outbox.row(&id) {
@@ -338,7 +422,9 @@ impl Agent {
                 }
             }
             Ok(())
-        })
+        })?;
+        fail_point!("after", "write_states");
+        Ok(())
     }
 
     /// Tells authors what has arrived, where no message has carried it. An acknowledgement is not counted,
@@ -381,6 +467,7 @@ impl Agent {
                 .lanes
                 .told(node.own.public(), peer, channel, id.0, &envelope.acks);
             self.publish(&event, id.0)?;
+            fail_point!("sent", "ack");
         }
         Ok(())
     }
@@ -392,6 +479,9 @@ impl Agent {
         outcome: PublishOutcome,
     ) -> Result<(), AgentError> {
         let jitter = rand::thread_rng().gen_range(0..1_000);
+        #[cfg(debug_assertions)]
+        let kind = self.post.outbox.row(&event).map(|row| kind_name(&row.kind));
+        fail_point!("answered", kind.unwrap_or("none"));
         self.outbox(OutboxInput::Answer {
             event,
             relay,
@@ -498,6 +588,7 @@ impl Agent {
         store.transaction::<_, AgentError>(|tx| {
             post.queue(tx, conversations, node, outgoing, &relays, now)
         })?;
+        fail_point!("stored", "plain");
         self.send_due(now)
     }
 }
@@ -578,7 +669,7 @@ fn state_json(row: &Row) -> Result<String, AgentError> {
     serde_json::to_string(row).map_err(|_| AgentError::Defect("an outbox row has no JSON"))
 }
 
-const fn store_lane(lane: LaneId) -> Lane {
+pub(super) const fn store_lane(lane: LaneId) -> Lane {
     Lane {
         author: lane.author,
         recipient: lane.recipient,

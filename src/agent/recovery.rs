@@ -1,19 +1,21 @@
 //! Making a store again on a new machine: out of the words and the bundle, or out of the words alone.
 //!
 //! With the bundle the store is what it was when that was last written, but for three things. Its incarnation is
-//! raised above any that was used, so that peers take its numbers for new ones. Its memberships go on, but leave an
-//! open round: what the former copy did last is not known. And cohorts it was the aggregator of have ended, because
-//! the log of an aggregator is not in the bundle; their past rounds are proved on.
+//! raised above any that was used, so that peers take its numbers for new ones. Its cohorts go on, in either role, but
+//! leave an open round: what the former copy did last is not known. And what was on its way is not in a bundle: it is
+//! said again where somebody may wait for it.
 //!
 //! Secret nonces are never part of any of this: they live in memory, and a new process begins without.
 
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 
 use serde_json::Value;
 
 use super::bundle::{BundleEnd, BundleError, BundleReader, inspect_bundle, read_bundle};
 use super::error::AgentError;
-use super::node::NodeInput;
+use super::node::{NodeId, NodeInput};
+use super::outbound::Post;
 use super::runtime::Agent;
 use crate::did::initial::INITIAL_KEY;
 use crate::did::{Did, GenesisDocument, initial_key_document};
@@ -21,11 +23,19 @@ use crate::hash::CohortId;
 use crate::keys::RootSecret;
 use crate::keys::root::CounterTooLarge;
 use crate::network::Network;
+use crate::nostr::RelayUrl;
 use crate::nostr::lanes::LaneState;
 use crate::protocol::aggregator::AggregatorInput;
 use crate::protocol::participant::{IndexState, ParticipantInput};
-use crate::store::{DidKeyRow, DidRow, MetaKey, NewLogEntry, Restoring, Role, Store, StoreError};
+use crate::store::{
+    CohortRow, DidKeyRow, DidRow, MetaKey, NewLogEntry, Restoring, Role, Store, StoreError, Tx,
+    View,
+};
 use crate::time::UnixTime;
+
+/// When a store was copied by [`back_up`](super::backup::back_up); only the copy has it, and it is empty once the copy
+/// is in use. So a copy is known as one however it came into its place.
+const COPIED: MetaKey = MetaKey::new("copied_at");
 
 /// Set while a store that was restored has not been used.
 const RECOVERED: MetaKey = MetaKey::new("recovered");
@@ -149,8 +159,18 @@ fn restore_into(
     let cancel = serde_json::to_string(&AggregatorInput::Cancel)
         .map_err(|_| BundleError::Content("an input has no JSON".to_owned()))?;
     let seen = end.mark.inc.max(now.0.saturating_sub(1));
+    // The log of an aggregator is not in bundles of earlier releases: such a cohort can not go on.
+    let mut logless: BTreeSet<CohortId> = BTreeSet::new();
+    for row in cohorts.iter().filter(|row| row.role == Role::Aggregator) {
+        if store.view().log_tail(row.cohort, row.role, 1)?.is_empty() {
+            logless.insert(row.cohort);
+        }
+    }
+    let without_log = |row: &&CohortRow| {
+        row.role == Role::Aggregator && row.ended.is_none() && logless.contains(&row.cohort)
+    };
     let inc = store.transaction::<_, StoreError>(|tx| {
-        for row in cohorts.iter().filter(|row| row.role == Role::Aggregator) {
+        for row in cohorts.iter().filter(without_log) {
             tx.append(&NewLogEntry {
                 cohort: row.cohort,
                 role: row.role,
@@ -159,7 +179,7 @@ fn restore_into(
                 input: &cancel,
                 outcome: "\"accepted\"",
             })?;
-            let why = "\"restored from a bundle, which has no log of aggregators\"";
+            let why = "\"restored from a bundle without an aggregator's log\"";
             tx.end_cohort(row.cohort, row.role, "ended", now, why)?;
         }
         tx.set_meta(RECOVERED, "1")?;
@@ -172,12 +192,12 @@ fn restore_into(
         .map(check_did)
         .collect::<Result<_, _>>()?;
     let cohorts = cohorts
-        .into_iter()
+        .iter()
         .map(|row| RecoveredCohort {
             cohort: row.cohort,
             role: row.role,
-            resumes: row.role == Role::Participant && row.ended.is_none(),
-            state: row.state,
+            resumes: row.ended.is_none() && !without_log(&row),
+            state: row.state.clone(),
         })
         .collect();
     Ok(Recovered {
@@ -305,11 +325,136 @@ pub fn restore_words(
     made
 }
 
+/// Notes in a copy of a store that it is one.
+pub(super) fn mark_copy(tx: &Tx<'_>, at: UnixTime) -> Result<(), StoreError> {
+    tx.set_meta(COPIED, &at.to_string())
+}
+
+/// When the copy was made, if the store is one that was not used yet.
+///
+/// # Errors
+/// [`StoreError`] if reading fails.
+pub fn copied_at(view: &View<'_>) -> Result<Option<UnixTime>, StoreError> {
+    let text = view.meta(COPIED)?;
+    Ok(text.and_then(|text| text.parse().ok()).map(UnixTime))
+}
+
+/// Makes a copy of a store one to go on with, before anything is sent from it. Gives its new incarnation if it was a
+/// copy.
+///
+/// # Errors
+/// [`StoreError`]; the store is as it was then.
+pub fn settle_copy(store: &mut Store, now: UnixTime) -> Result<Option<u64>, StoreError> {
+    match copied_at(&store.view())? {
+        Some(_) => begin_anew(store, now).map(Some),
+        None => Ok(None),
+    }
+}
+
+/// Begins a new incarnation of a store whose agent did something, here or in another copy, that the store does not
+/// know: after a restore, or when another copy was seen. All numbers begin again; memberships leave an open round, and
+/// so does what this agent is the aggregator of.
+///
+/// # Errors
+/// [`StoreError`]; the store is as it was then.
+pub fn begin_anew(store: &mut Store, now: UnixTime) -> Result<u64, StoreError> {
+    let unreadable = |detail: serde_json::Error| StoreError::Damaged {
+        detail: format!("a lane: {detail}"),
+    };
+    store.transaction(|tx| {
+        let cohorts: BTreeSet<CohortId> = tx.cohorts()?.iter().map(|row| row.cohort).collect();
+        for cohort in cohorts {
+            for row in tx.lanes_of(cohort)? {
+                let state: LaneState = serde_json::from_str(&row.state).map_err(unreadable)?;
+                let json = serde_json::to_string(&state.resumed()).map_err(unreadable)?;
+                tx.set_lane(row.lane, &json)?;
+            }
+        }
+        let seen = super::copies::seen(tx)?.map_or(0, |sighting| sighting.inc);
+        super::copies::forget(tx)?;
+        tx.set_meta(COPIED, "")?;
+        tx.set_meta(RECOVERED, "1")?;
+        // Above what any copy restored earlier took.
+        tx.raise_incarnation(seen.max(now.0.saturating_sub(1)))
+    })
+}
+
+/// Whether the store was restored and its agent did not start since.
+pub(super) fn is_restored(view: &View<'_>) -> Result<bool, StoreError> {
+    Ok(view.meta(RECOVERED)?.as_deref() == Some("1"))
+}
+
+/// Messages of a round that is given up, and of sessions whose nonces are gone.
+const OF_A_ROUND: [&str; 11] = [
+    "round_open",
+    "response",
+    "nonce_update",
+    "nonce_request",
+    "sign_request",
+    "parts",
+    "deposited",
+    "fallback_request",
+    "refund_open",
+    "refund_nonces",
+    "refund_request",
+];
+
 impl Agent {
-    /// After the first start of a restored store: memberships are told, and what may not have arrived is said again.
-    pub(super) fn resume_recovered(&mut self) -> Result<(), AgentError> {
-        if self.store.view().meta(RECOVERED)?.as_deref() != Some("1") {
+    /// What an earlier incarnation had not delivered is said again under this one, for peers ignore the numbers of
+    /// that. Before anything else is sent.
+    pub(super) fn reissue_stale(&mut self) -> Result<(), AgentError> {
+        let stale = std::mem::take(&mut self.post.stale);
+        if stale.is_empty() {
             return Ok(());
+        }
+        let now = self.now();
+        let cohorts: BTreeSet<CohortId> = self.nodes.values().map(|node| node.id.0).collect();
+        let relays: BTreeMap<CohortId, BTreeSet<RelayUrl>> = cohorts
+            .into_iter()
+            .map(|cohort| (cohort, self.write_relays(Some(cohort))))
+            .collect();
+        let Self {
+            nodes,
+            store,
+            post,
+            conversations,
+            ..
+        } = self;
+        store.transaction::<_, AgentError>(|tx| {
+            // All of them first: a number may be free again only then.
+            for row in &stale {
+                Post::close_stale(tx, row)?;
+            }
+            for row in &stale {
+                let node = nodes.values().find(|node| {
+                    row.lane.is_some_and(|lane| {
+                        lane.cohort == node.id.0 && lane.author == node.own.public()
+                    })
+                });
+                if let Some(node) = node.filter(|_| !OF_A_ROUND.contains(&row.kind.as_str()))
+                    && let Some(relays) = relays.get(&node.id.0)
+                {
+                    post.reissue(tx, conversations, node, row, relays, now)?;
+                }
+            }
+            Ok(())
+        })
+    }
+
+    /// After the first start of a restored store: memberships are told, and what may not have arrived is said again.
+    /// Whether this was one.
+    pub(super) fn resume_recovered(&mut self) -> Result<bool, AgentError> {
+        if !is_restored(&self.store.view())? {
+            return Ok(false);
+        }
+        let aggregated: Vec<NodeId> = self
+            .nodes
+            .values()
+            .filter(|node| node.id.1 == Role::Aggregator && !node.is_over())
+            .map(|node| node.id)
+            .collect();
+        for id in aggregated {
+            self.feed(id, NodeInput::Aggregator(AggregatorInput::Restored))?;
         }
         let members: Vec<CohortId> = self
             .nodes
@@ -325,7 +470,8 @@ impl Agent {
             }
         }
         self.store
-            .transaction::<_, AgentError>(|tx| Ok(tx.set_meta(RECOVERED, "0")?))
+            .transaction::<_, AgentError>(|tx| Ok(tx.set_meta(RECOVERED, "0")?))?;
+        Ok(true)
     }
 
     /// DIDs whose registration with a cohort was not answered.

@@ -8,6 +8,7 @@ use super::node::{Machine, NodeId, NodeInput};
 use super::routing::lists_beacon_of;
 use super::runtime::Agent;
 use crate::did::Did;
+use crate::fail_point;
 use crate::hash::{CohortId, SmtIndex};
 use crate::protocol::ids::Round;
 use crate::protocol::message::{Opening, RawJson, RegisterItem};
@@ -15,6 +16,18 @@ use crate::protocol::participant::{BindingState, ParticipantInput};
 use crate::protocol::registration::registration_digest;
 use crate::protocol::terms::CohortBeacon;
 use crate::store::{Binding, Role};
+
+/// The binding of a DID whose registration is about to be asked for.
+pub(super) fn requested(cohort: CohortId, did: &Did) -> Binding {
+    Binding {
+        cohort,
+        role: Role::Participant,
+        index: did.smt_index(),
+        did: Some(did.to_string()),
+        from_round: Round(0),
+        state: binding_state::REQUESTED.into(),
+    }
+}
 
 impl Agent {
     /// Has a DID of this agent covered by a cohort from its next round on.
@@ -32,16 +45,10 @@ impl Agent {
             CohortBeacon::Smt => None,
             CohortBeacon::Cas => Some(self.opening(id, did)?),
         };
-        let binding = Binding {
-            cohort,
-            role: Role::Participant,
-            index,
-            did: Some(did.to_string()),
-            from_round: Round(0),
-            state: binding_state::REQUESTED.into(),
-        };
+        let binding = requested(cohort, did);
         self.store
             .transaction::<_, AgentError>(|tx| Ok(tx.put_binding(&binding)?))?;
+        fail_point!("after", "put_binding");
         let items = vec![RegisterItem { index, opening }];
         let outcome = self.feed(
             id,
@@ -86,7 +93,15 @@ impl Agent {
         else {
             return Ok(None);
         };
-        let opening = self.opening(id, &did)?;
+        let opening = match self.opening(id, &did) {
+            // Whoever aggregates may ask for any index at any time: a DID whose first key is elsewhere, as an adopted
+            // one's, is no reason to stop.
+            Err(error) if !error.is_fatal() => {
+                tracing::warn!(%error, "an index that somebody else claims is not opened");
+                return Ok(None);
+            }
+            opening => opening?,
+        };
         Ok(Some(NodeInput::Participant(ParticipantInput::Open {
             index,
             opening,
@@ -155,6 +170,7 @@ impl Agent {
             tx.put_binding(&binding)?;
             Ok(())
         })?;
+        fail_point!("after", "may_bind");
         if !lists {
             return Ok(None);
         }
@@ -167,6 +183,7 @@ impl Agent {
     /// After a start: the process may have ended between a step and what follows from it. A DID whose document
     /// lists a beacon, or is about to, must count as bound before another signal is signed (rule 13).
     pub(super) fn resume_bindings(&mut self) -> Result<(), AgentError> {
+        self.resume_registrations()?;
         let mut waiting = Vec::new();
         for node in self.nodes.values() {
             let Machine::Participant(machine) = &node.machine else {

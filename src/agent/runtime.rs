@@ -7,6 +7,7 @@ use std::time::Duration;
 use bitcoin::Txid;
 use tokio::sync::{broadcast, mpsc};
 
+use super::clocks::{Clocks, Slip};
 use super::delivery;
 use super::error::AgentError;
 use super::events::{AgentEvent, ChainState, What};
@@ -18,6 +19,7 @@ use super::outbound::Post;
 use super::watch::{ChainNews, Watch};
 use crate::beacon::history::AddressHistory;
 use crate::chain::ChainBackend;
+use crate::fail_point;
 use crate::hash::{CohortId, SmtIndex};
 use crate::keys::{NostrKey, OwnKey, RootSecret, Signer};
 use crate::lookup::Lookup;
@@ -46,9 +48,8 @@ const REQUEST_QUEUE: usize = 64;
 /// Seconds after which a secret nonce is not used any more (DESIGN §5).
 const NONCE_LIFE_SECONDS: u64 = 24 * 3_600;
 
-/// Seconds by which wall and monotonic clock may differ before all nonces are dropped: more means a
-/// resumed snapshot, whose nonces another copy of this machine may have used.
-const CLOCK_SLIP_SECONDS: u64 = 60;
+/// Seconds between two looks for old nonces: there may be thousands.
+const NONCES_AGED_EVERY: u64 = 10;
 
 /// Seconds subtracted from "since": peers' clocks may be skewed, and relays late.
 pub(super) const INBOX_SLACK_SECONDS: u64 = 2 * 3_600;
@@ -119,10 +120,27 @@ pub struct Agent {
     /// Requests for history in the current minute.
     pub(super) history_quota: super::quota::HistoryQuota,
     /// A step changed memory and could not be stored: the agent must stop, and resume from the store.
-    pub(super) broken: bool,
+    pub(super) broken: Option<String>,
+    /// Cohorts whose signals were not looked after since the start: the chain was not read yet.
+    pub(super) unresumed: BTreeSet<NodeId>,
     inputs: Option<Inputs>,
     inbox: (Vec<NostrKey>, UnixTime),
-    slip: (UnixTime, tokio::time::Instant),
+    clocks: Clocks,
+    /// When nonces were last looked through for old ones.
+    nonces_aged: UnixTime,
+    /// The copy this store was restored from, should it be running still.
+    pub(super) former_copy: Option<super::copies::Sighting>,
+    /// What is read again after a start, and what the former copy wrote.
+    pub(super) former: super::former::Former,
+}
+
+/// What the agent was woken by.
+enum Came {
+    Link(LinkEvent),
+    Internal(Internal),
+    Job(Job),
+    News(ChainNews),
+    Time,
 }
 
 struct Inputs {
@@ -134,7 +152,13 @@ struct Inputs {
 
 impl Agent {
     /// Opens the connections and rebuilds the state from the log. Must be called within a tokio runtime.
-    pub fn start(options: AgentOptions) -> Result<(Self, AgentHandle), AgentError> {
+    ///
+    /// # Errors
+    /// [`AgentError::AnotherCopy`] if this store's agent has seen another copy of itself.
+    pub fn start(mut options: AgentOptions) -> Result<(Self, AgentHandle), AgentError> {
+        let now = (options.clock)();
+        super::recovery::settle_copy(&mut options.store, now)?;
+        super::copies::refuse_if_seen(&options.store)?;
         let (events, _) = broadcast::channel(EVENT_BACKLOG);
         let (jobs, job_receiver) = mpsc::channel(REQUEST_QUEUE);
         let (news_sender, news) = mpsc::channel(REQUEST_QUEUE);
@@ -176,7 +200,6 @@ impl Agent {
                 (network, watch)
             })
             .collect();
-        let now = (options.clock)();
         let incarnation = options.store.view().incarnation()?;
         let bundle = match (&options.bundle, options.store.path()) {
             (Some(path), Some(store)) => Some(super::bundle::BundleKeeper::start(
@@ -225,7 +248,8 @@ impl Agent {
             refusals: (now, 0),
             history_quota: super::quota::HistoryQuota::default(),
             bundle,
-            broken: false,
+            broken: None,
+            unresumed: BTreeSet::new(),
             inputs: Some(Inputs {
                 jobs: job_receiver,
                 link: link_events,
@@ -233,7 +257,10 @@ impl Agent {
                 internal,
             }),
             inbox: (Vec::new(), UnixTime(0)),
-            slip: (now, tokio::time::Instant::now()),
+            nonces_aged: now,
+            clocks: Clocks::new(now, tokio::time::Instant::now()),
+            former_copy: None,
+            former: super::former::Former::default(),
         };
         agent.replay()?;
         Ok((agent, handle))
@@ -243,6 +270,9 @@ impl Agent {
     fn replay(&mut self) -> Result<(), AgentError> {
         let rows = self.store.view().cohorts()?;
         for row in rows {
+            if self.is_unborn(&row)? {
+                continue;
+            }
             let (terms, cohort) = Terms::parse(&row.terms).map_err(|error| AgentError::Log {
                 seq: 0,
                 reason: error.to_string(),
@@ -278,6 +308,7 @@ impl Agent {
                 self.signer
                     .add_seat(self.seat_secret(id.0, node.own.public()));
             }
+            self.unresumed.insert(id);
             self.nodes.insert(id, node);
         }
         Ok(())
@@ -341,18 +372,27 @@ impl Agent {
         tokio::pin!(stop);
         loop {
             let wake = self.next_wake();
-            tokio::select! {
+            let came = tokio::select! {
                 biased;
                 () = &mut stop => return self.write_states(),
-                Some(event) = inputs.link.recv() => self.link_event(event)?,
-                Some(internal) = inputs.internal.recv() => self.internal(internal)?,
-                Some(job) = inputs.jobs.recv() => job(&mut self),
-                Some(news) = inputs.news.recv() => self.chain_news(news)?,
-                () = tokio::time::sleep(wake) => {}
+                Some(event) = inputs.link.recv() => Came::Link(event),
+                Some(internal) = inputs.internal.recv() => Came::Internal(internal),
+                Some(job) = inputs.jobs.recv() => Came::Job(job),
+                Some(news) = inputs.news.recv() => Came::News(news),
+                () = tokio::time::sleep(wake) => Came::Time,
+            };
+            // First of all: what came may ask for a signature, and this may be a snapshot that was just resumed.
+            self.check_clocks()?;
+            match came {
+                Came::Link(event) => self.link_event(event)?,
+                Came::Internal(internal) => self.internal(internal)?,
+                Came::Job(job) => job(&mut self),
+                Came::News(news) => self.chain_news(news)?,
+                Came::Time => {}
             }
-            if self.broken {
+            if let Some(reason) = self.broken.take() {
                 // The caller of a job got the error; going on would build on what is not stored.
-                return Err(AgentError::Defect("a step could not be stored"));
+                return Err(AgentError::Broken(reason));
             }
             self.timers()?;
         }
@@ -360,19 +400,25 @@ impl Agent {
 
     /// After a start: nonces are gone, unsent events are sent, cohorts are listened to.
     fn resume(&mut self) -> Result<(), AgentError> {
+        fail_point!("replayed");
+        let restored = super::recovery::is_restored(&self.store.view())?;
+        self.begin_catching_up(restored)?;
+        self.reissue_stale()?;
         let alive = self.nodes.values().filter(|node| !node.is_over());
         let alive: Vec<NodeId> = alive.map(|node| node.id).collect();
         for id in alive {
             self.state_policy(id)?;
-            if id.1 == Role::Aggregator {
-                continue;
-            }
-            self.feed(id, NodeInput::Participant(ParticipantInput::Restarted))?;
         }
         self.tell_money()?;
-        self.resume_recovered()?;
+        // A store that was restored offers no nonces for a round that another copy may be in.
+        if !self.resume_recovered()? {
+            for id in self.live_memberships() {
+                self.feed(id, NodeInput::Participant(ParticipantInput::Restarted))?;
+            }
+        }
         self.reconcile_artifacts()?;
         self.resume_bindings()?;
+        self.resume_updates()?;
         let ids: Vec<NodeId> = self.nodes.keys().copied().collect();
         for id in ids {
             self.connect_hints(id)?;
@@ -383,7 +429,9 @@ impl Agent {
         self.refresh_watch();
         self.watch_adverts()?;
         let now = self.now();
-        self.send_due(now)
+        self.send_due(now)?;
+        fail_point!("resumed");
+        Ok(())
     }
 
     pub(super) fn now(&self) -> UnixTime {
@@ -403,7 +451,6 @@ impl Agent {
 
     fn timers(&mut self) -> Result<(), AgentError> {
         let now = self.now();
-        self.check_clocks(now);
         self.look_at_switch()?;
         let due: Vec<(NodeId, NodeInput)> = self
             .nodes
@@ -418,21 +465,41 @@ impl Agent {
         self.send_due(now)
     }
 
-    fn check_clocks(&mut self, now: UnixTime) {
-        let (wall, monotonic) = self.slip;
-        let elapsed = monotonic.elapsed().as_secs();
-        let slipped = now.since(wall).abs_diff(elapsed) > CLOCK_SLIP_SECONDS || now < wall;
-        if slipped {
-            let dropped = self.signer.drop_all_nonces();
-            tracing::warn!(
-                dropped,
-                "the clocks disagree: all secret nonces were dropped"
-            );
+    /// Drops the nonces of a snapshot that was resumed, and those that are too old.
+    fn check_clocks(&mut self) -> Result<(), AgentError> {
+        let now = self.now();
+        let slip = self.clocks.compare(now, tokio::time::Instant::now());
+        let Some(slip) = slip else {
+            if now.since(self.nonces_aged) >= NONCES_AGED_EVERY {
+                self.nonces_aged = now;
+                self.signer.drop_nonces_older_than(now, NONCE_LIFE_SECONDS);
+            }
+            return Ok(());
+        };
+        self.nonces_aged = now;
+        let dropped = self.signer.drop_all_nonces();
+        tracing::warn!(
+            dropped,
+            ?slip,
+            "the clocks disagree: all secret nonces were dropped"
+        );
+        self.emit(None, What::ClockSlipped { slip, dropped });
+        // As after a restart: other nonces are offered where that still counts.
+        for id in self.live_memberships() {
+            self.feed(id, NodeInput::Participant(ParticipantInput::Restarted))?;
         }
-        if slipped || elapsed > 10 {
-            self.slip = (now, tokio::time::Instant::now());
-            self.signer.drop_nonces_older_than(now, NONCE_LIFE_SECONDS);
+        if let Slip::Ahead(_) = slip {
+            self.redate()?;
         }
+        Ok(())
+    }
+
+    fn live_memberships(&self) -> Vec<NodeId> {
+        self.nodes
+            .values()
+            .filter(|node| matches!(node.machine, Machine::Participant(_)) && !node.is_over())
+            .map(|node| node.id)
+            .collect()
     }
 
     /// Subscribes to what is addressed to this agent: identity, seats, channels; and to the relay lists of
@@ -440,9 +507,12 @@ impl Agent {
     pub(super) fn refresh_inbox(&mut self) {
         self.watch_relay_lists();
         let mut keys = BTreeSet::from([self.identity.public()]);
-        let mut since = self.started;
+        let mut own = keys.clone();
+        let mut since = self.behind_since().unwrap_or(self.started);
+        since = since.min(self.started);
         for node in self.nodes.values().filter(|node| node.reads_inbox()) {
             keys.insert(node.own.public());
+            own.insert(node.own.public());
             if let Machine::Participant(_) = node.machine {
                 keys.extend(delivery::channel_of(node));
             }
@@ -451,10 +521,12 @@ impl Agent {
             }
         }
         let keys: Vec<NostrKey> = keys.into_iter().collect();
+        let own: Vec<NostrKey> = own.into_iter().collect();
         // "Since" moves with the work done; asking again for the same keys only costs the relays.
         if self.inbox.0 != keys {
             let since = since.minus(INBOX_SLACK_SECONDS);
             self.link.set_inbox(&keys, since);
+            self.link.set_own(&own, since);
             self.inbox = (keys, since);
         }
     }
@@ -502,6 +574,7 @@ impl Agent {
                 for id in ids {
                     self.watch_payments(id, &history);
                     self.sync_chain(id, false)?;
+                    self.resume_signals(id)?;
                 }
                 self.follow_spends(network, &address, &history)
             }

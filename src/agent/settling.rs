@@ -11,6 +11,7 @@ use crate::did::{
     Did, Document, ErrorCode, GenesisDocument, SignedUpdate, VerifyOptions, initial_key_document,
     verify,
 };
+use crate::fail_point;
 use crate::hash::{SmtIndex, UpdateHash};
 use crate::protocol::effect::Report;
 use crate::protocol::ids::Round;
@@ -49,6 +50,7 @@ impl Agent {
                 tx.pin_update(&row.did, row.target_version, true)?;
                 Ok(())
             })?;
+            fail_point!("after", "pin");
         }
         Ok(())
     }
@@ -90,8 +92,10 @@ impl Agent {
                 continue;
             }
             moved |= update_state::is_on_chain(&new.state) != update_state::is_on_chain(&row.state);
+            fail_point!("before", "settle");
             self.store
                 .transaction::<_, AgentError>(|tx| Ok(tx.set_update_state(&new)?))?;
+            fail_point!("after", "settle");
         }
         if moved {
             let version = self.rebuild_document(did)?;
@@ -109,6 +113,8 @@ impl Agent {
     ) -> Result<(), AgentError> {
         let (round, reason) = match report {
             Report::Responded { round, .. } => return self.submitted(id, *round),
+            // A proof may show that a copy of this agent announced what is queued here.
+            Report::HistoryFetched { .. } => return self.settle_updates(id),
             Report::RoundFailed { round, why } => (
                 Some(*round),
                 format!(
@@ -265,6 +271,7 @@ impl Agent {
             }
             Ok(())
         })?;
+        fail_point!("after", "rebuild_document");
         Ok(version)
     }
 

@@ -194,7 +194,16 @@ fn in_cohort(node: &Node, row: &UpdateRow, index: SmtIndex) -> Option<Standing> 
         });
         on_chain.chain(signed)
     });
-    announced.chain(submitted).max().or(Some(Standing::Queued))
+    // Signed by the copy this store was restored from, and seen on the chain.
+    let by_a_copy = chain.signals.iter().filter_map(|(txid, seen)| {
+        let announces = machine.announced(&index).any(|of| *of == seen.signal);
+        announces.then(|| on_chain(machine, None, *txid, seen.height))
+    });
+    announced
+        .chain(by_a_copy)
+        .chain(submitted)
+        .max()
+        .or(Some(Standing::Queued))
 }
 
 /// An earlier update, which the machine has put aside for a later one: only its transaction is known.

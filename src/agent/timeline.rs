@@ -3,6 +3,7 @@
 use bitcoin::Txid;
 use serde_json::json;
 
+use super::clocks::Slip;
 use super::control::TimelineEvent;
 use super::events::{AgentEvent, What};
 use crate::protocol::effect::Report;
@@ -56,6 +57,15 @@ pub fn of_event(at_ms: u64, actor: Option<String>, event: &AgentEvent) -> Option
             state: Err(error),
             network,
         } => ("chain_failed", format!("{network}: {error}")),
+        What::AnotherCopy { sighting, stops } => (
+            "another_copy",
+            if *stops {
+                format!("{sighting}; this one stops")
+            } else {
+                format!("{sighting}; the other one must be stopped")
+            },
+        ),
+        What::ClockSlipped { slip, dropped } => ("clock_slipped", clock_slipped(*slip, *dropped)),
         What::Payment(moved) => (
             "payment",
             format!(
@@ -109,6 +119,13 @@ pub fn of_event(at_ms: u64, actor: Option<String>, event: &AgentEvent) -> Option
         What::Chain { network, state } => line.with(match state {
             Ok(height) => json!({ "network": network, "height": height }),
             Err(error) => json!({ "network": network, "error": error }),
+        }),
+        What::AnotherCopy { sighting, stops } => {
+            line.with(json!({ "sighting": sighting, "stops": stops }))
+        }
+        What::ClockSlipped { slip, dropped } => line.with(match slip {
+            Slip::Ahead(seconds) => json!({ "ahead_s": seconds, "dropped": dropped }),
+            Slip::Back(seconds) => json!({ "back_s": seconds, "dropped": dropped }),
         }),
         What::Payment(moved) => line.with(json!({
             "outpoint": moved.outpoint,
@@ -537,6 +554,23 @@ pub fn end_cause(why: &EndCause) -> String {
             format!("seat {seat} left, and without it nothing can be signed")
         }
         EndCause::Cancelled => "the aggregator cancelled it".into(),
+    }
+}
+
+fn clock_slipped(slip: Slip, dropped: usize) -> String {
+    let how = match slip {
+        Slip::Ahead(seconds) => format!(
+            "the clock went on by {seconds} s more than time passed (suspended, resumed from a snapshot, or set)"
+        ),
+        Slip::Back(seconds) => format!(
+            "the clock was set back by {seconds} s: peers may take messages for late ones, and deadlines wait; set it \
+             right"
+        ),
+    };
+    match dropped {
+        0 => how,
+        1 => format!("{how}; one secret nonce was dropped"),
+        some => format!("{how}; {some} secret nonces were dropped"),
     }
 }
 

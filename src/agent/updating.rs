@@ -11,6 +11,7 @@ use super::routing::{Route, Via};
 use super::runtime::Agent;
 use super::standing::Standing;
 use crate::did::{BeaconKind, Did, Document, ErrorCode, UnsignedUpdate};
+use crate::fail_point;
 use crate::hash::{CohortId, SignalBytes, UpdateHash};
 use crate::protocol::effect::Outcome;
 use crate::protocol::participant::ParticipantInput;
@@ -197,6 +198,7 @@ impl Agent {
             })?;
             Ok(())
         })?;
+        fail_point!("after", "insert_update");
         if let Route::Cohort(cohort) = &plan.route {
             if let Some(deposit) = deposit {
                 self.deposit_in(*cohort, deposit)?;
@@ -370,6 +372,7 @@ impl Agent {
             let outcome = self.take_back(did, cohort)?;
             super::dids::refused(outcome)?;
         }
+        fail_point!("after", "take_back");
         // Machines that were told to count the DID as bound go on doing so, which costs nothing.
         let bindings = self.store.view().bindings_of(did.smt_index())?;
         let unbound = bindings

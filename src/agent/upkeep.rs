@@ -18,6 +18,8 @@ use crate::nostr::link::{Link, LinkOptions, RelayConfig};
 use crate::nostr::outbox::OutboxInput;
 use crate::nostr::relay_list::RelayLists;
 use crate::nostr::{EventId, Filter, RelayUrl, VerifiedEvent};
+use crate::protocol::effect::AdvertStatus;
+use crate::store::Role;
 use crate::time::UnixTime;
 
 /// Seconds between two looks back while something is waited for. Relays that do not pass on what they
@@ -164,7 +166,7 @@ impl Agent {
         let mine: Vec<CohortId> = self
             .nodes
             .values()
-            .filter(|node| matches!(node.machine, Machine::Aggregator(_)) && !node.is_over())
+            .filter(|node| matches!(node.machine, Machine::Aggregator(_)))
             .map(|node| node.id.0)
             .collect();
         for cohort in mine {
@@ -174,8 +176,23 @@ impl Agent {
             let event = newest
                 .and_then(|row| crate::nostr::Event::from_json(&row.event).ok())
                 .and_then(|event| event.verify().ok());
-            if let Some(event) = event {
-                self.upkeep.advertised(cohort, event, now);
+            // What relays have says something else than the cohort is: the process ended between the step that
+            // changed it and the advert.
+            let told = event.as_ref().and_then(|event| event.tag("s"));
+            let status = self.status_to_advertise(cohort);
+            // Of a cohort that has ended nothing may be left on the relays, nor here.
+            let over = status == Some(AdvertStatus::Closed);
+            let expired = event
+                .as_ref()
+                .is_none_or(|event| event.expiration().is_some_and(|at| at <= now));
+            let differs = status.is_some_and(|status| told != Some(status.name()));
+            let differs = differs && !(over && expired);
+            match (status, event) {
+                (Some(status), _) if differs => {
+                    self.advertise((cohort, Role::Aggregator), status)?
+                }
+                (_, Some(event)) if !over => self.upkeep.advertised(cohort, event, now),
+                _ => {}
             }
         }
         Ok(())

@@ -2,8 +2,10 @@
 //!
 //! Each function says what it promises to the command in front of it.
 
+mod backup;
 mod daemon;
 mod dev;
+mod doctor;
 mod home;
 mod recover;
 mod relays;
@@ -23,8 +25,10 @@ use crate::agent::launch;
 use crate::config::Home;
 use crate::network::Network;
 
+pub use backup::{back_up, restore, takeover};
 pub use daemon::run;
 pub use dev::{dev_chain, dev_mine, dev_pay, dev_relay};
+pub use doctor::{doctor, failed};
 pub use home::{init, key_export, key_show, keystore_state};
 pub use recover::{check_empty, key_backup, recover};
 pub use relays::{discover, relay_add, relay_list, relay_probe, relay_remove};

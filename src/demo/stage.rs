@@ -2,6 +2,8 @@
 
 use std::net::{Ipv4Addr, SocketAddr};
 use std::path::Path;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicI64, Ordering};
 use std::time::Duration;
 
 use bitcoin::{Address, Amount};
@@ -50,6 +52,8 @@ pub struct Part {
     pub min_conf: u32,
     /// Whether it asks relays what they are.
     pub describe_relays: bool,
+    /// Seconds by which its clock is ahead of this machine's. It may be set while it plays; clones share it.
+    pub ahead: Arc<AtomicI64>,
 }
 
 impl Part {
@@ -70,7 +74,21 @@ impl Part {
             bundle: false,
             min_conf: DEFAULT_MIN_CONF,
             describe_relays: false,
+            ahead: Arc::default(),
         }
+    }
+
+    /// Its clock on a stage with the clock `stage`.
+    fn clock(&self, stage: Clock) -> Clock {
+        let ahead = Arc::clone(&self.ahead);
+        Arc::new(move || {
+            let seconds = ahead.load(Ordering::Relaxed);
+            if seconds < 0 {
+                stage().minus(seconds.unsigned_abs())
+            } else {
+                stage().plus(seconds.unsigned_abs())
+            }
+        })
     }
 }
 
@@ -167,6 +185,22 @@ impl Stage {
         Ok(position)
     }
 
+    /// Starts an agent in a home that is there already, as another actor.
+    pub fn enter_again(&mut self, name: &str, home: &Path, part: Part) -> Result<usize, DemoError> {
+        let setup = |error: String| DemoError::Setup(format!("{name}: {error}"));
+        let home = Home::locate(Some(home), None).map_err(|error| setup(error.to_string()))?;
+        let position = self.actors.len();
+        let (handle, running) = self.start(position, name, &home, &part, root_in(name, &home)?)?;
+        self.actors.push(Actor {
+            name: name.to_owned(),
+            handle,
+            home,
+            part,
+            running: Some(running),
+        });
+        Ok(position)
+    }
+
     /// Starts an agent with the store of its home, as its daemon would.
     fn start(
         &self,
@@ -207,7 +241,7 @@ impl Stage {
             cas: None,
             min_conf: part.min_conf,
             describe_relays: part.describe_relays,
-            clock: self.clock.clone(),
+            clock: part.clock(self.clock.clone()),
         };
         let (agent, handle) = Agent::start(options).map_err(agent_error)?;
         let mut heard = handle.events();
@@ -259,10 +293,7 @@ impl Stage {
     pub fn resume(&mut self, position: usize) -> Result<(), DemoError> {
         let actor = self.actor(position)?;
         let (name, home, part) = (actor.name.clone(), actor.home.clone(), actor.part.clone());
-        let setup = |error: String| DemoError::Setup(format!("{name}: {error}"));
-        let sealed = std::fs::read_to_string(home.keystore_path())
-            .map_err(|error| setup(error.to_string()))?;
-        let root = keystore::open(&sealed, None).map_err(|error| setup(error.to_string()))?;
+        let root = root_in(&name, &home)?;
         let (handle, running) = self.start(position, &name, &home, &part, root)?;
         let actor = self.actor_mut(position)?;
         actor.handle = handle;
@@ -354,6 +385,14 @@ impl Actor {
             link.remove_relay(&relay.url);
         }
     }
+}
+
+/// The root secret of a home, whose keystore has no passphrase here.
+fn root_in(name: &str, home: &Home) -> Result<RootSecret, DemoError> {
+    let setup = |error: String| DemoError::Setup(format!("{name}: {error}"));
+    let sealed =
+        std::fs::read_to_string(home.keystore_path()).map_err(|error| setup(error.to_string()))?;
+    keystore::open(&sealed, None).map_err(|error| setup(error.to_string()))
 }
 
 fn ended_well(

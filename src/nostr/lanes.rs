@@ -95,11 +95,16 @@ pub enum Receipt {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[must_use]
 pub enum OwnSighting {
-    /// We sent it, in this incarnation.
-    Ours,
-    /// We sent it before this store was restored.
+    /// Of this incarnation and not counted: it proves nothing.
+    Uncounted,
+    /// Of this incarnation, under a number that was given out here: ours, if it says what is stored under that.
+    Numbered,
+    /// It was sent before this store was restored.
     Earlier,
-    /// Another copy of this agent is running with our keys: stop, and raise an alarm.
+    /// Sent after this store was restored, by the copy it was restored from: that one still runs. It stops when it
+    /// sees what we send, because ours is the higher incarnation.
+    Former,
+    /// Another copy of this agent goes on with our keys, and this one is the older: stop, and raise an alarm.
     Foreign,
 }
 
@@ -326,14 +331,34 @@ impl Lanes {
         })
     }
 
-    /// Judges a message by one of our own keys that came back from a relay.
-    pub fn own_message(&self, inc: Incarnation, created_at: UnixTime) -> OwnSighting {
-        if inc == self.incarnation {
-            OwnSighting::Ours
-        } else if inc < self.incarnation && created_at < self.began.plus(COPY_SKEW) {
-            OwnSighting::Earlier
-        } else {
+    /// Judges a message by one of our own keys, on a lane of ours, that came back from a relay. `seq` is 0 for what is
+    /// not counted.
+    ///
+    /// Every number is durable before it is sent under. So a number of our own incarnation that was not given out here
+    /// was given out by a twin: a home that was copied by hand, or a machine that was set back to a snapshot.
+    pub fn own_message(
+        &self,
+        lane: &LaneId,
+        inc: Incarnation,
+        seq: u64,
+        created_at: UnixTime,
+    ) -> OwnSighting {
+        if inc > self.incarnation {
+            return OwnSighting::Foreign;
+        }
+        if inc < self.incarnation {
+            return if created_at < self.began.plus(COPY_SKEW) {
+                OwnSighting::Earlier
+            } else {
+                OwnSighting::Former
+            };
+        }
+        if seq == 0 {
+            OwnSighting::Uncounted
+        } else if seq > self.outgoing.get(lane).copied().unwrap_or(0) {
             OwnSighting::Foreign
+        } else {
+            OwnSighting::Numbered
         }
     }
 
@@ -506,12 +531,27 @@ mod tests {
 
     #[test]
     fn a_copy_of_this_agent_is_noticed() {
-        let lanes = Lanes::new(Incarnation(100), NOW);
-        let at = |inc, created| lanes.own_message(Incarnation(inc), UnixTime(created));
-        assert_eq!(at(100, NOW.0 + 5_000), OwnSighting::Ours);
-        assert_eq!(at(99, NOW.0 - 5_000), OwnSighting::Earlier);
-        assert_eq!(at(99, NOW.0 + 5_000), OwnSighting::Foreign);
-        assert_eq!(at(101, NOW.0 - 5_000), OwnSighting::Foreign);
+        let mut lanes = Lanes::new(Incarnation(100), NOW);
+        let mine = lane(1, 2);
+        for _ in 0..3 {
+            lanes.next_seq(mine);
+        }
+        let judge =
+            |inc, seq, created| lanes.own_message(&mine, Incarnation(inc), seq, UnixTime(created));
+        // What is not counted (acknowledgements) has number 0.
+        assert_eq!(judge(100, 0, NOW.0 + 5_000), OwnSighting::Uncounted);
+        for seq in 1..=3 {
+            // Signed again as often as need be, at whatever time.
+            assert_eq!(judge(100, seq, NOW.0 + 5_000), OwnSighting::Numbered);
+            assert_eq!(judge(100, seq, NOW.0 - 5_000), OwnSighting::Numbered);
+        }
+        assert_eq!(judge(99, 9, NOW.0 - 5_000), OwnSighting::Earlier);
+        assert_eq!(judge(99, 9, NOW.0 + 5_000), OwnSighting::Former);
+        assert_eq!(judge(101, 1, NOW.0 - 5_000), OwnSighting::Foreign);
+        // A twin of this very incarnation counts on by itself.
+        assert_eq!(judge(100, 4, NOW.0), OwnSighting::Foreign);
+        let other = lanes.own_message(&lane(1, 3), Incarnation(100), 1, NOW);
+        assert_eq!(other, OwnSighting::Foreign);
     }
 
     #[test]

@@ -109,6 +109,17 @@ impl ConversationKeys {
         self.open_part(own, event.author, &event.content)
     }
 
+    /// Opens a message that `own` wrote itself: a conversation has one key, from either side.
+    pub fn open_own(&self, own: &OwnKey, event: &VerifiedEvent) -> Result<Vec<u8>, SealFault> {
+        let recipient = event.tag("p").and_then(|key| key.parse().ok());
+        let recipient: NostrKey = recipient.ok_or(SealFault::Recipient)?;
+        check_address(event, recipient)?;
+        if event.author != own.public() {
+            return Err(SealFault::Author(event.author));
+        }
+        self.open_part(own, recipient, &event.content)
+    }
+
     /// Seals a channel message: once, for all who hold the channel's secret.
     pub fn seal_channel(
         &self,

@@ -20,6 +20,7 @@ pub mod ids;
 pub mod ladder;
 pub mod message;
 pub mod money;
+pub mod nonce_audit;
 pub mod participant;
 pub mod raw_json;
 pub mod reform;

@@ -296,6 +296,19 @@ impl Tx<'_> {
         )
     }
 
+    /// Deletes a cohort in which nothing ever happened.
+    ///
+    /// # Errors
+    /// [`StoreError::Missing`] if it is not there, or has entries in the log.
+    pub fn forget_cohort(&self, cohort: CohortId, role: Role) -> Result<(), StoreError> {
+        self.change(
+            "DELETE FROM cohorts WHERE cohort = ?1 AND role = ?2
+             AND NOT EXISTS (SELECT 1 FROM log WHERE cohort = ?1 AND role = ?2)",
+            params![cohort, role],
+            || format!("cohort {} without a log", cohort.short()),
+        )
+    }
+
     /// Stores a transaction. One that is there keeps its bytes, state and height.
     ///
     /// # Errors

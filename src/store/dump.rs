@@ -16,8 +16,10 @@ use crate::hash::{from_hex, to_hex};
 /// A table of which rows are dumped.
 #[derive(Debug, PartialEq, Eq)]
 pub struct DumpTable {
-    /// Its name.
+    /// What its rows go by.
     pub name: &'static str,
+    /// The table they are in, which may have further ones under another name.
+    source: &'static str,
     /// The columns that tell its rows apart.
     pub key: &'static [&'static str],
     /// Rows are only ever added, under rising numbers in the first column of the key.
@@ -26,9 +28,8 @@ pub struct DumpTable {
     filter: &'static str,
 }
 
-/// What nothing else can restore, in an order in which references are met. Not dumped are projections of the
-/// log, what is on its way, what strangers sent, settings, and an aggregator's log: that is as large as all of
-/// its members' together, and a cohort is continued from a copy of the store.
+/// What nothing else can restore, in an order in which references are met. Not dumped are projections of a member's
+/// log, what is on its way, what strangers sent, and settings.
 pub const DUMP_TABLES: &[DumpTable] = &[
     latest("meta", &["key"], "key <> 'inc'"),
     latest("cohorts", &["cohort", "role"], "1"),
@@ -43,13 +44,19 @@ pub const DUMP_TABLES: &[DumpTable] = &[
     latest("updates", &["did", "target_version"], "1"),
     latest("singleton_spends", &["txid"], "1"),
     latest(
-        "lanes",
-        &["author", "recipient", "cohort"],
-        "cohort IN (SELECT cohort FROM cohorts WHERE role = 'participant')",
+        "transactions",
+        &["txid"],
+        "cohort IN (SELECT cohort FROM cohorts WHERE role = 'aggregator')",
     ),
+    latest("lanes", &["author", "recipient", "cohort"], "1"),
     // Signed signals are on the chain. Refunds, which belong to no round, are not until they are needed.
     appended("artifacts", &["id"], "(kind <> 'raw_tx' OR round = 0)"),
     appended("log", &["seq"], "role = 'participant'"),
+    // Bundles of releases before it was dumped have none of it; by its own name what they lack is known.
+    DumpTable {
+        source: "log",
+        ..appended("aggregator_log", &["seq"], "role = 'aggregator'")
+    },
 ];
 
 const fn latest(
@@ -59,6 +66,7 @@ const fn latest(
 ) -> DumpTable {
     DumpTable {
         name,
+        source: name,
         key,
         appended: false,
         filter,
@@ -72,6 +80,7 @@ const fn appended(
 ) -> DumpTable {
     DumpTable {
         name,
+        source: name,
         key,
         appended: true,
         filter,
@@ -143,7 +152,7 @@ impl View<'_> {
     /// # Errors
     /// [`StoreError`] if reading fails.
     pub fn has_table(&self, table: &DumpTable) -> Result<bool, StoreError> {
-        has_table(self.conn, table.name)
+        has_table(self.conn, table.source)
     }
 
     /// Hands the rows of a table to `each`: all of them, or where rows are only added those above `after`, in
@@ -165,11 +174,11 @@ impl View<'_> {
         let sql = match (table.appended, table.key) {
             (true, [number, ..]) => format!(
                 "SELECT * FROM {} WHERE {number} > {after} AND {} ORDER BY {number}",
-                table.name, table.filter
+                table.source, table.filter
             ),
             _ => format!(
                 "SELECT * FROM {} WHERE {} ORDER BY {columns}",
-                table.name, table.filter
+                table.source, table.filter
             ),
         };
         let mut statement = self.conn.prepare(&sql).map_err(StoreError::from)?;
@@ -331,7 +340,7 @@ impl Restoring {
     }
 
     fn insert(&mut self, table: &DumpTable, row: &Map<String, Value>) -> Result<(), StoreError> {
-        if !has_table(&self.conn, table.name)? {
+        if !has_table(&self.conn, table.source)? {
             return Err(foreign(format!("rows of a later table {}", table.name)));
         }
         let plain = |name: &String| name.bytes().all(|b| b.is_ascii_lowercase() || b == b'_');
@@ -351,7 +360,7 @@ impl Restoring {
         };
         let sql = format!(
             "{verb} INTO {} ({}) VALUES ({})",
-            table.name,
+            table.source,
             names.join(", "),
             places.join(", ")
         );

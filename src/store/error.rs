@@ -64,7 +64,7 @@ pub enum StoreError {
     Busy,
     /// The content is not what was written.
     #[error(
-        "the store is damaged ({detail}): stop the agent, keep a copy of the file and restore the last backup"
+        "the store is damaged ({detail}): stop the agent, keep a copy of the file and restore the last backup with `btcr2-agent restore`"
     )]
     Damaged {
         /// What was found.

@@ -104,6 +104,16 @@ impl View<'_> {
         Ok(entries)
     }
 
+    /// The date of the newest entry, of whatever cohort.
+    ///
+    /// # Errors
+    /// [`StoreError`] if reading fails.
+    pub fn last_entry_at(&self) -> Result<Option<UnixTime>, StoreError> {
+        self.row("SELECT at FROM log ORDER BY seq DESC LIMIT 1", [], |row| {
+            row.get(0)
+        })
+    }
+
     /// How many entries of each kind and outcome a cohort has: the counted reasons.
     ///
     /// # Errors

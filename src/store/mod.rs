@@ -137,6 +137,18 @@ impl Store {
         Ok(Self { conn })
     }
 
+    /// The newest schema this program knows.
+    #[must_use]
+    pub const fn schema_known() -> usize {
+        schema::MIGRATIONS.len()
+    }
+
+    /// The version of SQLite in this program.
+    #[must_use]
+    pub fn sqlite_version() -> &'static str {
+        rusqlite::version()
+    }
+
     /// The reading half.
     #[must_use]
     pub const fn view(&self) -> View<'_> {
@@ -219,6 +231,21 @@ impl Store {
             StepResult::Done => Ok(()),
             _ => Err(StoreError::Busy),
         }
+    }
+
+    /// Checks the structure of every page, not the content of indexes: what a start can afford, some milliseconds a
+    /// megabyte.
+    ///
+    /// # Errors
+    /// [`StoreError::Damaged`] with the first fault.
+    pub fn check_pages(&self) -> Result<(), StoreError> {
+        let verdict: String = self
+            .conn
+            .query_row("PRAGMA quick_check(1)", [], |row| row.get(0))?;
+        if verdict == "ok" {
+            return Ok(());
+        }
+        Err(StoreError::Damaged { detail: verdict })
     }
 
     /// Checks every page and every reference of the store. Takes time in proportion to its size.

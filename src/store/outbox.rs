@@ -167,6 +167,21 @@ impl View<'_> {
         )
     }
 
+    /// The events under a number of a lane: a message, each time it was signed. A number may have been given out in
+    /// several incarnations of the store.
+    ///
+    /// # Errors
+    /// [`StoreError`] if reading fails.
+    pub fn outbox_numbered(&self, lane: Lane, seq: u64) -> Result<Vec<OutboxRow>, StoreError> {
+        self.rows(
+            select_outbox!(
+                "WHERE cohort = ?1 AND lane_author = ?2 AND lane_recipient = ?3 AND seq = ?4 ORDER BY id"
+            ),
+            params![lane.cohort, lane.author, lane.recipient, Column(seq)],
+            OutboxRow::read,
+        )
+    }
+
     /// The state of a lane, as JSON.
     ///
     /// # Errors

@@ -8,8 +8,9 @@ mod control;
 mod daemon;
 mod keeping;
 mod members;
+mod mending;
 mod money;
-mod processes;
+pub(crate) mod processes;
 mod psbt;
 mod publishing;
 mod render;
@@ -28,7 +29,7 @@ use serde_json::Value;
 use tokio::sync::{broadcast, oneshot};
 
 /// The binary with a home directory and nothing else from the environment.
-fn binary(home: &Path) -> Command {
+pub(crate) fn binary(home: &Path) -> Command {
     let mut command = Command::new(env!("CARGO_BIN_EXE_btcr2-agent"));
     command
         .env_clear()
@@ -37,7 +38,7 @@ fn binary(home: &Path) -> Command {
     command
 }
 
-fn run<I, S>(home: &Path, args: I) -> Output
+pub(crate) fn run<I, S>(home: &Path, args: I) -> Output
 where
     I: IntoIterator<Item = S>,
     S: AsRef<OsStr>,
@@ -45,7 +46,7 @@ where
     binary(home).args(args).output().unwrap()
 }
 
-fn words(line: &str) -> impl Iterator<Item = &str> {
+pub(crate) fn words(line: &str) -> impl Iterator<Item = &str> {
     line.split_whitespace()
 }
 

@@ -148,25 +148,22 @@ fn made() -> Corpus {
         br#"{"name":"a relay","software":"git+https://example.com/relay.git","version":"1.1.3","supported_nips":[1,11,40,42],"limitation":{"max_message_length":131072,"max_subscriptions":20,"max_limit":500,"min_pow_difficulty":16,"auth_required":true}}"#.to_vec(),
     );
     add("relay_information", "nothing-said", b"{}".to_vec());
+    for (bip, vectors) in [("bip370", BIP370), ("bip373", BIP373)] {
+        for line in vectors.lines() {
+            let (name, hex) = line.split_once(' ').unwrap();
+            let name = format!("{bip}-{}", name.replace('/', "-"));
+            let psbt = from_hex(hex).unwrap();
+            add(
+                "psbt",
+                &format!("{name}-base64"),
+                STANDARD.encode(&psbt).into(),
+            );
+            add("psbt", &name, psbt);
+        }
+    }
     add("recording", "example", example_of(RECORDINGS).into());
     let empty = Recording::without_signals(Network::Regtest);
     add("recording", "no-signals", empty.to_json().into_bytes());
-    for vectors in [BIP370, BIP373] {
-        for line in vectors.lines() {
-            let (name, hex) = line.split_once(' ').unwrap();
-            let psbt = from_hex(hex).unwrap();
-            if targets::files::psbt(&psbt) {
-                add(
-                    "psbt",
-                    &format!("{name}.base64"),
-                    STANDARD.encode(&psbt).into_bytes(),
-                );
-                add("psbt", name, psbt);
-            } else {
-                add("psbt", &format!("refused-{name}"), psbt);
-            }
-        }
-    }
     for (name, signals) in SIGNALS {
         add("recording", name, signals.as_bytes().to_vec());
     }

@@ -11,6 +11,9 @@ mod cas;
 mod chain;
 mod cli;
 mod core_net;
+// Fail points exist where debug assertions do.
+#[cfg(all(unix, debug_assertions))]
+mod crash;
 mod did_vectors;
 mod e2e;
 mod entry_points;
@@ -23,5 +26,8 @@ mod protocol_doc;
 mod resolver;
 mod security_doc;
 mod serve;
+#[path = "../sim/mod.rs"]
+mod sim;
+mod simulation;
 mod store;
 mod synthetic;

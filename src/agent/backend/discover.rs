@@ -141,7 +141,7 @@ impl Agent {
                         .insert(node.id.0, super::delivery::number(taken));
                 }
                 Role::Participant => {
-                    // Whoever was refused may ask again.
+                    // Whoever was refused, or whose opt-in was never stored, may ask.
                     if !self.may_ask(node.id.0) {
                         context.joined.insert(node.id.0);
                     }

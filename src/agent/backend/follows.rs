@@ -21,7 +21,7 @@ use crate::store::{Follow, MetaKey, StoreError};
 const TOLD: MetaKey = MetaKey::new("followed_and_told");
 
 /// The cohort named by messages that belong to none: all zeros, which is no hash of any terms.
-const NO_COHORT: CohortId = CohortId::from_bytes([0; 32]);
+pub(in crate::agent) const NO_COHORT: CohortId = CohortId::from_bytes([0; 32]);
 
 impl Agent {
     /// Follows an aggregator; with `tell`, says so to it.

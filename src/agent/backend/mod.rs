@@ -56,6 +56,7 @@ mod status;
 mod terms;
 mod updates;
 
+pub(super) use follows::NO_COHORT;
 pub use inspecting::inspect_alone;
 pub use lone_tx::explain_alone;
 pub use money::money_at_rest;

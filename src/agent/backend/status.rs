@@ -226,6 +226,14 @@ impl Agent {
             })
             .collect();
         alarms.extend(self.relay_alarms());
+        if let Some(sighting) = &self.former_copy {
+            alarms.push(v::AlarmView {
+                at: sighting.seen_at,
+                code: "another_copy".to_owned(),
+                text: PeerText::from(sighting.to_string()),
+                remedy: Some("stop the other one, for good".to_owned()),
+            });
+        }
         if self.gate.is_stopped() {
             alarms.push(v::AlarmView {
                 at: self.now(),

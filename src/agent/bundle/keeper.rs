@@ -12,6 +12,7 @@ use tokio::sync::oneshot;
 use super::file::{Appender, BundleError, Next, Segments, io_error};
 use super::{Line, Mark, SEGMENT_BYTES, Tail, lines};
 use crate::agent::options::Clock;
+use crate::fail_point;
 use crate::hash::{DocumentHash, sha256};
 use crate::keys::NostrKey;
 use crate::keys::root::BundleKey;
@@ -280,7 +281,9 @@ impl Work {
             state: Written::default(),
         };
         self.bring_up_to_date(&mut open)?;
+        fail_point!("before", "bundle_rename");
         open.file.rename(&self.path)?;
+        fail_point!("after", "bundle_rename");
         Ok(open)
     }
 
@@ -343,7 +346,9 @@ impl Work {
         let Some(mark) = mark else {
             return Ok(());
         };
+        fail_point!("before", "bundle_commit");
         file.commit()?;
+        fail_point!("after", "bundle_commit");
         for change in changes {
             state.apply(change);
         }

@@ -15,6 +15,8 @@ pub enum ErrorCode {
     NotRunning,
     /// Another daemon holds the home directory.
     AlreadyRunning,
+    /// Another copy of this agent, with the same keys, was seen at work.
+    AnotherCopy,
     /// The home directory has no keystore yet.
     NotInitialized,
     /// The home directory has a keystore already.
@@ -75,6 +77,8 @@ pub enum ErrorCode {
     BadBundle,
     /// Something a resolver needs is missing, or a DID is at risk.
     Incomplete,
+    /// Something this agent needs is not in order.
+    Unhealthy,
     /// A file can not be read or written.
     Io,
     /// This build does not connect the command to anything yet.

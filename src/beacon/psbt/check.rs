@@ -98,10 +98,10 @@ pub enum InputFault {
     /// The participants add up to another aggregate.
     #[error("its participants add up to {found}, not to the internal key {internal}")]
     OtherAggregate {
-        /// What they add up to.
-        found: XOnlyPublicKey,
-        /// The internal key it names.
-        internal: XOnlyPublicKey,
+        /// What they add up to, a compressed point in hex.
+        found: String,
+        /// The aggregate it names, likewise: the internal key.
+        internal: String,
     },
     /// The internal key and the script tree make another output than the one that is spent.
     #[error(
@@ -244,8 +244,8 @@ impl CheckedInput {
         }
         if keys.internal_point() != aggregate {
             return Err(InputFault::OtherAggregate {
-                found: keys.internal_key(),
-                internal: aggregate.x_only_public_key().0,
+                found: keys.internal_point().to_string(),
+                internal: aggregate.to_string(),
             });
         }
         let spent = self.prevout.as_ref();

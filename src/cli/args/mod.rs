@@ -4,6 +4,7 @@
 
 mod admission;
 mod announce;
+mod backup;
 mod cohort;
 mod did;
 mod keeping;
@@ -25,6 +26,7 @@ use clap::{Args, Parser, Subcommand};
 
 pub use admission::{ApproveArgs, CodeCommand, MigrateArgs, NewCodeArgs, ReformArgs, RejectArgs};
 pub use announce::{AnnounceArgs, RegisterVia};
+pub use backup::{DoctorArgs, HomeBackupArgs, RestoreArgs, TakeoverArgs};
 pub use cohort::{
     AdvertiseArgs, CohortCommand, DiscoverArgs, EndArgs, FundArgs, InviteArgs, JoinArgs, LeaveArgs,
     ListArgs, OneCohortArgs, ShowArgs,
@@ -104,6 +106,14 @@ pub enum Command {
     Init(InitArgs),
     /// Make a home again on a new machine: out of the recovery words and the bundle
     Recover(RecoverArgs),
+    /// Copy the home while the agent runs: store, keystore and settings, as of one moment
+    Backup(HomeBackupArgs),
+    /// Make a home of a backup
+    Restore(RestoreArgs),
+    /// Go on with this home after another copy of the agent was seen at work
+    Takeover(TakeoverArgs),
+    /// Look whether everything the agent needs is in order, and say what to do
+    Doctor(DoctorArgs),
     /// Run the daemon: aggregator and participant at once
     Run(RunArgs),
     /// Show a whole cohort at work: relay, chain, aggregator and members, all in this process

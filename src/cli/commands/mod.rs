@@ -2,8 +2,10 @@
 
 mod admission;
 mod announce;
+mod backup;
 mod cohort;
 mod did;
+mod doctor;
 mod keeping;
 mod keys;
 mod local;
@@ -86,6 +88,10 @@ impl Context {
         match command {
             Command::Init(args) => self.init(args),
             Command::Recover(args) => self.recover(args).await,
+            Command::Backup(args) => self.home_backup(&args),
+            Command::Restore(args) => self.restore(&args),
+            Command::Takeover(args) => self.takeover(&args),
+            Command::Doctor(args) => self.doctor(&args).await,
             Command::Run(args) => self.run(&args).await,
             Command::Demo(args) => self.demo(args).await,
             Command::Cohort(command) => self.cohort(command).await,

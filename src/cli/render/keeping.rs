@@ -186,7 +186,8 @@ impl Render for RecoverView {
             let goes_on = match (cohort.role.as_str(), cohort.resumes) {
                 (_, true) => "goes on",
                 ("aggregator", false) => {
-                    "has ended: a cohort is continued from a copy of the store; its past rounds are proved on"
+                    "has ended: if it had not, this bundle is of a release that kept no aggregator's log; a backup has it \
+                     (`btcr2-agent restore`). Its past rounds are proved on"
                 }
                 _ => "had ended",
             };
@@ -201,11 +202,19 @@ impl Render for RecoverView {
         page.heading("Next");
         page.line("  Make sure that the former copy of this agent never runs again.");
         page.line("  Start the agent: btcr2-agent run");
+        if self.bundle_at.is_none() {
+            page.line(
+                "  The words do not say which cohorts this agent had a part in, nor what DIDs announced there: only a \
+                 bundle or a backup does (`btcr2-agent recover --bundle`, `btcr2-agent restore`). Without one its seats \
+                 stay empty, so that those cohorts sign nothing any more: tell their aggregators. They hold the \
+                 refunds of what was paid.",
+            );
+        }
         page.line("  Compare everything with the chain, and fetch what is missing: btcr2-agent did verify --fetch");
         if !self.cohorts.is_empty() {
             page.line(
-                "  Do not update a DID before signals that the former copy signed are in a block: it may have \
-                 announced something after the bundle was written.",
+                "  What the former copy announced after the bundle was written is looked for on the relays: until a \
+                 block has decided about it, its DID gets no further update.",
             );
         }
     }

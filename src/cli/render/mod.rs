@@ -2,10 +2,12 @@
 
 mod admission;
 mod agent;
+mod backup;
 mod changes;
 mod cohort;
 mod demo;
 mod did;
+mod doctor;
 mod keeping;
 mod money;
 mod page;

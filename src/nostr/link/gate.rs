@@ -32,14 +32,15 @@ const VERIFIED: usize = 8_192;
 /// while frames arrive and may be a few short.
 const UNDER_WAY: usize = super::session::LIBRARY_QUEUE / 4;
 
-/// Ids handed on, so that the same event from a second relay is not.
+/// Ids handed on for one subscription, so that the same event from a second relay is not.
 const SEEN: usize = 16_384;
 
 /// The checks and memories of one link, shared by its relays.
 #[derive(Debug)]
 pub(super) struct Gate {
     verified: Mutex<Recent<(EventId, SchnorrSignature)>>,
-    seen: Mutex<Recent<EventId>>,
+    /// By the name of the subscription: what one has delivered is news to another, whose reader may make more of it.
+    seen: Mutex<HashMap<String, Recent<EventId>>>,
     tallies: Mutex<HashMap<String, Arc<Tally>>>,
 }
 
@@ -89,7 +90,7 @@ impl Gate {
     pub fn new() -> Self {
         Self {
             verified: Mutex::new(Recent::new(VERIFIED)),
-            seen: Mutex::new(Recent::new(SEEN)),
+            seen: Mutex::default(),
             tallies: Mutex::default(),
         }
     }
@@ -117,14 +118,26 @@ impl Gate {
         Ok(event)
     }
 
-    /// Whether this event was not handed on before; from now on it was.
-    pub fn first_seen(&self, event: &VerifiedEvent) -> bool {
-        lock(&self.seen).insert(event.id)
+    /// Whether this event was not handed on for this subscription before; from now on it was.
+    pub fn first_seen(&self, subscription: &str, event: &VerifiedEvent) -> bool {
+        let mut seen = lock(&self.seen);
+        if let Some(recent) = seen.get_mut(subscription) {
+            return recent.insert(event.id);
+        }
+        let recent = seen.entry(subscription.to_owned());
+        recent.or_insert_with(|| Recent::new(SEEN)).insert(event.id)
     }
 
     /// Lets an event pass once more.
     pub fn forget(&self, id: &EventId) {
-        lock(&self.seen).remove(id);
+        for recent in lock(&self.seen).values_mut() {
+            recent.remove(id);
+        }
+    }
+
+    /// A subscription was closed: what it delivered need not be remembered.
+    pub fn forget_subscription(&self, subscription: &str) {
+        lock(&self.seen).remove(subscription);
     }
 }
 

@@ -47,7 +47,12 @@ const KEYS_PER_FILTER: usize = 300;
 /// Filters in one subscription; nostream's limit.
 const MAX_FILTERS: usize = 10;
 
-const INBOX: &str = "inbox";
+/// The name of the subscription that [`Link::set_inbox`] opens.
+pub const INBOX: &str = "inbox";
+
+/// The name of the subscription that [`Link::set_own`] opens.
+pub const OWN: &str = "own";
+
 const ADVERTS: &str = "adverts";
 
 /// A relay and what it is used for.
@@ -97,8 +102,9 @@ pub struct Timings {
 #[derive(Debug, Clone, PartialEq)]
 #[non_exhaustive]
 pub enum LinkEvent {
-    /// An event that matches a subscription, its signature checked. Each is reported once, from the
-    /// first relay that has it.
+    /// An event that matches a subscription, its signature checked. Each is reported once for every subscription it
+    /// matches, from the first relay that has it: one that is nothing to the reader of what it has written itself
+    /// may be for its inbox, as soon as that has the key it is addressed to.
     Event {
         /// Who delivered it.
         relay: RelayUrl,
@@ -109,7 +115,7 @@ pub enum LinkEvent {
     Eose {
         /// Which relay.
         relay: RelayUrl,
-        /// `inbox`, `adverts`, or the name given to [`Link::subscribe`].
+        /// [`INBOX`], [`OWN`], `adverts`, or the name given to [`Link::subscribe`].
         subscription: String,
     },
     /// A relay closed a subscription. It is asked again after a while.
@@ -402,6 +408,21 @@ impl Link {
         self.subscribe(INBOX, filters);
     }
 
+    /// Watches messages that `keys` themselves have written, at `since` or later: what another copy of this agent
+    /// sends. Replaces the former set.
+    pub fn set_own(&self, keys: &[NostrKey], since: UnixTime) {
+        let filters = keys
+            .chunks(KEYS_PER_FILTER)
+            .take(MAX_FILTERS)
+            .map(|keys| {
+                Filter::kind(KIND_DIRECTED)
+                    .authors(keys.iter().copied())
+                    .since(since)
+            })
+            .collect();
+        self.subscribe(OWN, filters);
+    }
+
     /// Watches adverts. Replaces the former query; `None` ends it.
     pub fn set_adverts(&self, query: Option<&AdvertQuery>) {
         let filters = query.map(AdvertQuery::filter).into_iter().collect();
@@ -419,6 +440,7 @@ impl Link {
         }
         if filters.is_empty() {
             state.subscriptions.remove(name);
+            self.gate.forget_subscription(name);
         } else {
             state.subscriptions.insert(name.to_owned(), filters);
         }

@@ -46,8 +46,8 @@ enum Goal {
         bytes: usize,
         answer: oneshot::Sender<FetchAnswer>,
     },
-    /// For the subscriptions: handed on one by one; each page has its own deadline.
-    Deliver,
+    /// For the subscription of this name: handed on one by one; each page has its own deadline.
+    Deliver(String),
 }
 
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -77,8 +77,8 @@ impl Reading {
         Self::new(filter, until, goal)
     }
 
-    pub fn deliver(filter: Filter, until: Instant) -> Self {
-        Self::new(filter, until, Goal::Deliver)
+    pub fn deliver(subscription: String, filter: Filter, until: Instant) -> Self {
+        Self::new(filter, until, Goal::Deliver(subscription))
     }
 
     fn new(filter: Filter, deadline: Instant, goal: Goal) -> Self {
@@ -113,14 +113,14 @@ impl Reading {
         self.oldest = None;
         self.after_auth |= self.state == State::AwaitsAuth;
         self.state = State::Asked;
-        if matches!(self.goal, Goal::Deliver) {
+        if matches!(self.goal, Goal::Deliver(_)) {
             self.deadline = page_deadline;
         }
     }
 
-    /// Takes an event of the current page. Returns it when it is to be handed on; `Err`: it does not
-    /// match what was asked.
-    pub fn take(&mut self, event: VerifiedEvent) -> Result<Option<VerifiedEvent>, ()> {
+    /// Takes an event of the current page. Returns it when it is to be handed on, with the subscription it is for;
+    /// `Err`: it does not match what was asked.
+    pub fn take(&mut self, event: VerifiedEvent) -> Result<Option<(String, VerifiedEvent)>, ()> {
         if !self.page.matches(&event) {
             return Err(());
         }
@@ -134,7 +134,7 @@ impl Reading {
         }
         self.page_new += 1;
         match &mut self.goal {
-            Goal::Deliver => Ok(Some(event)),
+            Goal::Deliver(subscription) => Ok(Some((subscription.clone(), event))),
             Goal::Collect { events, bytes, .. } => {
                 *bytes += event.content.len();
                 if *bytes <= MAX_BYTES {

@@ -598,9 +598,11 @@ impl Outbox {
                 continue;
             };
             row.resign_at = Some(now.plus(RESIGN_REMINDER));
-            // What no relay took yet is sent as it is, unless it is about to expire.
+            // What no relay took yet is sent as it is, unless it is about to expire, or a relay refused it for good:
+            // what it does not take today (nobody paid, it knows no such kind) it may take tomorrow.
             let somewhere = row.relays.values().any(|d| d.state == DeliveryState::Ok);
-            if somewhere || row.expires_soon(now) {
+            let refused = row.relays.values().any(|d| d.next_try.is_none());
+            if somewhere || refused || row.expires_soon(now) {
                 effects.push(OutboxEffect::Resign {
                     event: id,
                     pow: None,

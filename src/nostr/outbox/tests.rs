@@ -318,6 +318,49 @@ fn what_no_relay_took_is_not_signed_again_before_it_is_about_to_expire() {
     );
 }
 
+/// A relay that blocks us may be paid tomorrow, and one that is gone be gone for good: the message is offered again
+/// to the one that refused it, though no relay ever took it.
+#[test]
+fn what_a_relay_refused_for_good_is_offered_again_later() {
+    let mut outbox = Outbox::default();
+    let mut id = queue(&mut outbox, row(1, &[1, 2], &[2]));
+    let _ = outbox.due(NOW);
+    refuse(&mut outbox, NOW, id, 1, "blocked: kind 8327 not permitted");
+    answer(&mut outbox, NOW, id, 2, PublishOutcome::Silent);
+    let mut now = NOW;
+    let mut signed = 0;
+    // An author that is blocked is left alone for a day.
+    while now < NOW.plus(BARRED) {
+        assert!(!due_relays(&mut outbox, now).contains(&url(1)), "{now}");
+        now = now.plus(RESIGN_AFTER);
+        let resign = OutboxEffect::Resign {
+            event: id,
+            pow: None,
+        };
+        if outbox.handle(now, OutboxInput::Tick).contains(&resign) {
+            signed += 1;
+            let fresh = event(now, &format!("1 again, {signed}"));
+            let former = std::mem::replace(&mut id, fresh.id);
+            let event = Box::new(fresh);
+            outbox.handle(now, OutboxInput::Resigned { former, event });
+        }
+    }
+    // Twice as long each time: after 0.5, 1.5, 3.5, 7.5 and 15.5 hours.
+    assert_eq!(signed, 5);
+    let next = outbox.row(&id).unwrap().resign_at.unwrap();
+    let fresh = event(next, "1 at last");
+    let (former, last) = (id, fresh.id);
+    let event = Box::new(fresh);
+    assert_eq!(outbox.handle(next, OutboxInput::Tick).len(), 1);
+    outbox.handle(next, OutboxInput::Resigned { former, event });
+    assert!(due_relays(&mut outbox, next).contains(&url(1)));
+    answer(&mut outbox, next, last, 1, PublishOutcome::Accepted);
+    assert_eq!(
+        ended(&outbox.handle(next, ack(2, 1, &[]))),
+        Some(RowEnd::Done)
+    );
+}
+
 #[test]
 fn a_rate_limit_slows_everything_for_that_relay_and_nothing_else() {
     let mut outbox = Outbox::default();

@@ -52,6 +52,21 @@ impl Aggregator {
         (!self.terms.invite_only).then_some(Effect::Advertise(status))
     }
 
+    /// What the advert should say now; `None` if there is none.
+    #[must_use]
+    pub const fn advert_status(&self) -> Option<AdvertStatus> {
+        if self.terms.invite_only {
+            return None;
+        }
+        match self.phase {
+            Phase::Draft => None,
+            Phase::Open => Some(AdvertStatus::Open),
+            Phase::Forming { .. } => Some(AdvertStatus::Full),
+            Phase::Active => Some(AdvertStatus::Active),
+            Phase::Ended(_) => Some(AdvertStatus::Closed),
+        }
+    }
+
     pub(super) fn opt_in(&mut self, now: UnixTime, from: NostrKey, opt_in: OptIn) -> Step {
         let refuse = |code| {
             let mut step = refuse(from, "opt_in", code, None);
@@ -160,6 +175,35 @@ impl Aggregator {
         self.phase = Phase::Forming {
             ack_by: now.plus(self.terms.formation_seconds.into()),
         };
+        effects
+    }
+
+    /// Says again what formed the cohort: it may have been on its way when the store was lost. Who knows it already takes
+    /// no notice.
+    pub(super) fn repeat_formation(&self) -> Vec<Effect> {
+        let Some((set, _)) = &self.set else {
+            let seats = self.applicants.iter().zip(0..);
+            return seats
+                .map(|(member, seat)| accept(member.key, Seat(seat)))
+                .collect();
+        };
+        let to_all = |message| Effect::Send {
+            to: To::Channel,
+            message,
+        };
+        let mut effects = match self.phase {
+            Phase::Forming { .. } | Phase::Active => vec![
+                Effect::GrantChannel(set.keys.clone()),
+                to_all(Message::CohortSet(set.clone())),
+            ],
+            _ => Vec::new(),
+        };
+        if matches!(self.phase, Phase::Active) {
+            effects.push(to_all(Message::Frozen(Frozen {
+                set: set.hash(&self.cohort),
+                acks: self.acks.values().copied().collect(),
+            })));
+        }
         effects
     }
 

@@ -52,6 +52,10 @@ pub use signals::SignedSignal;
 /// Seconds between two attempts to send an unconfirmed signal again.
 const REBROADCAST_SECONDS: u64 = 60;
 
+/// Numbers of rounds, and of refunds' sessions, left out by a store that was restored from an older copy: three years
+/// of daily rounds.
+const NUMBERS_SKIPPED: u32 = 1_000;
+
 /// Something that happened to the aggregator of a cohort. The log stores it as JSON; the tag is outside
 /// because serde can not read raw JSON and numeric map keys back through an inner one.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -120,6 +124,8 @@ pub enum AggregatorInput {
     },
     /// Operator: end the cohort.
     Cancel,
+    /// The store is an older copy of itself: rounds may have been held since that it does not know.
+    Restored,
     /// The money gate: whether it permits money on the cohort's network.
     Money {
         /// Whether it does.
@@ -268,6 +274,7 @@ impl Aggregator {
                 reason,
             } => self.reform(&terms, relays, &without, &reason),
             AggregatorInput::Cancel => self.cancel(),
+            AggregatorInput::Restored => self.restored(),
             AggregatorInput::Money { permitted } => self.money(permitted),
             AggregatorInput::MaxFee { sat } => {
                 self.max_fee = Some(Amount::from_sat(sat));
@@ -415,6 +422,18 @@ impl Aggregator {
             return Step::ignored(Ignored::TooLate);
         }
         Step::with(self.end(EndCause::Cancelled))
+    }
+
+    /// Gives up the open round, or what would replace the last signal, and the open refund: each may have been signed
+    /// after the copy was made. And leaves out the numbers that rounds and refunds may have had since: members ignore
+    /// what has a number that they have seen. Attempts count within those, so that they begin anew with them.
+    fn restored(&mut self) -> Step {
+        self.last_round = self.last_round.saturating_add(NUMBERS_SKIPPED);
+        self.refunds_restored(NUMBERS_SKIPPED);
+        let mut effects = self.fail_round(RoundCause::Operator);
+        self.kept = None;
+        effects.extend(self.repeat_formation());
+        Step::with(effects)
     }
 
     /// Ends the cohort and tells everybody why.

@@ -298,12 +298,6 @@ impl Aggregator {
         {
             effects.extend(self.open_refund(now, outpoint, value_sat));
         }
-        // What can not be tried again now (it is not there, or too small at today's fee) is looked at later.
-        for failed in self.refunds.failed.values_mut() {
-            if now >= failed.retry_at {
-                failed.retry_at = now.plus(RETRY_SECONDS);
-            }
-        }
     }
 
     pub(super) fn refund_deadline(&self) -> Option<UnixTime> {
@@ -313,8 +307,12 @@ impl Aggregator {
         if let Some(session) = &self.refunds.session {
             return Some(session.until.plus(1));
         }
-        let failed = self.refunds.failed.values();
-        failed.map(|failed| failed.retry_at).min()
+        // What can not be tried again now (it is not there, or too small at today's fee) waits for the input that
+        // makes it possible, not for a time: a tick that does nothing is not logged, so it must not change anything.
+        self.unprotected()
+            .filter_map(|(outpoint, ..)| self.refunds.failed.get(&outpoint))
+            .map(|failed| failed.retry_at)
+            .min()
     }
 
     /// What the chain has changed: forgets what can not matter any more.
@@ -357,9 +355,25 @@ impl Aggregator {
     /// The output whose session is held next: what somebody waits for to pay, then what was not tried yet, then
     /// by value, so that many small payments do not keep a large one waiting.
     fn next_unprotected(&self, now: UnixTime) -> Option<(OutPoint, u64)> {
-        let scripts = self.refund_scripts();
-        let least = refundable_from(&scripts, self.fee_rate()).ok()?.to_sat();
         let refunds = &self.refunds;
+        self.unprotected()
+            .filter(|(outpoint, ..)| {
+                let failed = refunds.failed.get(outpoint);
+                failed.is_none_or(|failed| now >= failed.retry_at)
+            })
+            .min_by_key(|(outpoint, value_sat, promised)| {
+                let tried = refunds.failed.contains_key(outpoint);
+                (!*promised, tried, Reverse(*value_sat), *outpoint)
+            })
+            .map(|(outpoint, value_sat, _)| (outpoint, value_sat))
+    }
+
+    /// Outputs whose refund can be made and is not kept, with their value in sat, and whether somebody waits for it
+    /// to pay.
+    fn unprotected(&self) -> impl Iterator<Item = (OutPoint, u64, bool)> + '_ {
+        let refunds = &self.refunds;
+        let least = refundable_from(&self.refund_scripts(), self.fee_rate());
+        let least = least.map_or(u64::MAX, Amount::to_sat);
         let promised = refunds
             .promised
             .iter()
@@ -371,18 +385,11 @@ impl Aggregator {
             .map(|(outpoint, seen)| (*outpoint, seen.value_sat, false));
         promised
             .chain(seen)
-            .filter(|(outpoint, value_sat, _)| {
+            .filter(move |(outpoint, value_sat, _)| {
                 let kept = refunds.kept.get(outpoint);
                 let protected = kept.is_some_and(|kept| kept.value.to_sat() == *value_sat);
-                let failed = refunds.failed.get(outpoint);
-                let due = failed.is_none_or(|failed| now >= failed.retry_at);
-                *value_sat >= least && !protected && due
+                *value_sat >= least && !protected
             })
-            .min_by_key(|(outpoint, value_sat, promised)| {
-                let tried = refunds.failed.contains_key(outpoint);
-                (!*promised, tried, Reverse(*value_sat), *outpoint)
-            })
-            .map(|(outpoint, value_sat, _)| (outpoint, value_sat))
     }
 
     fn open_refund(&mut self, now: UnixTime, outpoint: OutPoint, value_sat: u64) -> Vec<Effect> {
@@ -410,6 +417,13 @@ impl Aggregator {
                 value_sat,
             }),
         ]
+    }
+
+    /// The store is an older copy of itself: the open session may have gone on without it, and further ones may have been
+    /// held. The output is taken up again under a number that nobody has seen.
+    pub(super) fn refunds_restored(&mut self, skipped: u32) {
+        self.refunds.session = None;
+        self.refunds.last = self.refunds.last.saturating_add(skipped);
     }
 
     fn fail_refund(&mut self, now: UnixTime) -> Vec<Effect> {

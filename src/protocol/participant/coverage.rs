@@ -54,6 +54,8 @@ pub(super) struct MyIndex {
     pub(super) fetched: u32,
     /// `update` comes from a bundle: whether a copy that is gone announced it is not known.
     pub(super) restored: bool,
+    /// Another seat claims it: this one was asked to open it, and has not.
+    pub(super) challenged: bool,
 }
 
 impl MyIndex {
@@ -78,6 +80,7 @@ impl Participant {
                 proved: BTreeSet::new(),
                 fetched: 0,
                 restored: false,
+                challenged: false,
             });
             if matches!(index.state, IndexState::Refused(_)) {
                 index.state = IndexState::Requested;
@@ -131,16 +134,24 @@ impl Participant {
     }
 
     pub(super) fn challenged(&mut self, index: SmtIndex) -> Step {
-        if !self.indexes.contains_key(&index) {
+        let Some(mine) = self.indexes.get_mut(&index) else {
             return Step::ignored(Ignored::Unasked);
-        }
+        };
+        mine.challenged = true;
         Step::with(vec![Effect::OpenIndex(index)])
     }
 
+    /// After a restart: openings that were asked for and not made are asked for again.
+    pub(super) fn challenges_restarted(&self) -> impl Iterator<Item = Effect> {
+        let open = self.indexes.iter().filter(|(_, mine)| mine.challenged);
+        open.map(|(index, _)| Effect::OpenIndex(*index))
+    }
+
     pub(super) fn open_index(&mut self, index: SmtIndex, opening: Opening) -> Step {
-        if !self.indexes.contains_key(&index) {
+        let Some(mine) = self.indexes.get_mut(&index) else {
             return Step::ignored(Ignored::Unasked);
-        }
+        };
+        mine.challenged = false;
         let message = Message::IndexOpening(IndexOpening { index, opening });
         Step::with(vec![self.send(message)])
     }
@@ -344,6 +355,13 @@ impl Participant {
         self.given
             .iter()
             .filter(move |given| announced.is_some_and(|set| set.contains(&given.signal)))
+    }
+
+    /// Every signal that announces the update queued for an index, whoever signed it: also a copy of this agent that
+    /// this store was not told of.
+    pub fn announced(&self, index: &SmtIndex) -> impl Iterator<Item = &SignalBytes> {
+        let mine = self.indexes.get(index);
+        mine.into_iter().flat_map(|mine| mine.announced.iter())
     }
 
     /// Every index asked for.

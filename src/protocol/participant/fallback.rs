@@ -36,6 +36,9 @@ use super::coverage::BindingState;
 /// Fallbacks remembered: what is older was confirmed or outlived long ago.
 const REMEMBERED: usize = 64;
 
+/// Results kept until their requests come: a transaction each.
+const MAX_EARLY: usize = 8;
+
 /// The place of the first among the transactions of its round: above every rung of the ladder.
 const RUNG: u8 = MAX_RUNGS + 1;
 
@@ -103,8 +106,8 @@ impl MyFallback {
 pub(super) struct Fallbacks {
     /// In the order in which they came: of a round the first, and what replaces it.
     known: Vec<MyFallback>,
-    /// A result that came before its request.
-    early: Option<RoundResult>,
+    /// Results that came before their requests, the oldest first.
+    early: Vec<(Txid, RoundResult)>,
     /// Spends nobody told of, and when they were first seen.
     unexplained: BTreeMap<Txid, UnixTime>,
 }
@@ -248,15 +251,18 @@ impl Participant {
     }
 
     fn remember(&mut self, now: UnixTime, fallback: MyFallback, mut effects: Vec<Effect>) -> Step {
-        let round = fallback.round;
+        let (round, txid) = (fallback.round, fallback.txid);
         self.fallbacks.known.push(fallback);
         if self.fallbacks.known.len() > REMEMBERED {
             self.fallbacks.known.remove(0);
         }
         effects.extend(self.adopt_seen());
-        let early = self.fallbacks.early.take_if(|early| early.round == round);
-        if let Some(step) = early.and_then(|result| self.fallback_result(now, &result)) {
-            effects.extend(step.effects);
+        let mut early = self.fallbacks.early.iter();
+        let early = early.position(|(of, result)| *of == txid && result.round == round);
+        if let Some(early) = early {
+            let (_, result) = self.fallbacks.early.remove(early);
+            let step = self.fallback_result(now, &result);
+            effects.extend(step.into_iter().flat_map(|step| step.effects));
         }
         effects.extend(self.after_facts());
         Step::with(effects)
@@ -670,7 +676,12 @@ impl Participant {
                 return None;
             }
             // Its request is on its way still.
-            self.fallbacks.early = Some(result.clone());
+            let early = &mut self.fallbacks.early;
+            early.retain(|(of, _)| *of != txid);
+            early.push((txid, result.clone()));
+            if early.len() > MAX_EARLY {
+                early.remove(0);
+            }
             return Some(Step::accepted());
         };
         if fallback.complete.is_some() {

@@ -374,6 +374,7 @@ impl Participant {
             ParticipantInput::Policy(policy) => self.follow_policy(policy),
             ParticipantInput::Restarted => {
                 let mut step = self.restarted();
+                step.effects.extend(self.challenges_restarted());
                 step.effects.extend(self.refunds_restarted());
                 step.effects.extend(self.fallback_restarted());
                 step

@@ -14,7 +14,7 @@ use super::{binary, run, stderr, stdout, words};
 const PATIENCE: Duration = Duration::from_secs(90);
 
 /// A process that ends with the test.
-pub(super) struct Process(Child);
+pub(crate) struct Process(Child);
 
 impl Process {
     /// Asks it to stop as the system does, and waits.
@@ -34,7 +34,7 @@ impl Drop for Process {
 }
 
 /// Starts a server of `dev`; returns where it listens.
-pub(super) fn dev(dir: &Path, what: &str) -> (Process, String) {
+pub(crate) fn dev(dir: &Path, what: &str) -> (Process, String) {
     let mut child = binary(dir)
         .args(["dev", what, "--port", "0", "--json"])
         .stdout(Stdio::piped())
@@ -63,13 +63,13 @@ pub(super) fn wait<T>(what: &str, mut look: impl FnMut() -> Result<T, String>) -
 }
 
 /// An agent's home, and its daemon while it runs.
-pub(super) struct Agent {
-    pub(super) home: PathBuf,
+pub(crate) struct Agent {
+    pub(crate) home: PathBuf,
     daemon: Option<Process>,
 }
 
 impl Agent {
-    pub(super) fn init(dir: &Path, name: &str, relay: &str, chain: &str) -> Self {
+    pub(crate) fn init(dir: &Path, name: &str, relay: &str, chain: &str) -> Self {
         let agent = Self {
             home: dir.join(name),
             daemon: None,
@@ -109,6 +109,11 @@ impl Agent {
         let status = self.daemon.take().unwrap().terminate();
         assert_eq!(status.code(), Some(0), "{}", self.log());
         assert!(self.ask("status").unwrap_err().contains("not_running"));
+    }
+
+    /// Ends the daemon, if it has not ended by itself.
+    pub(super) fn stop_if_running(&mut self) {
+        self.daemon = None;
     }
 
     fn log(&self) -> String {

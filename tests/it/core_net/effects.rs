@@ -95,6 +95,9 @@ impl Net {
                 self.input(i, signed);
             }
             Effect::OpenIndex(index) => {
+                if std::mem::take(&mut self.nodes[i].dies_at_open) {
+                    return self.restart(i);
+                }
                 let node = &self.nodes[i];
                 if let Some(did) = node.dids.iter().find(|did| did.index == index) {
                     let opening = did.opening(&self.agg.cohort(), node.me());

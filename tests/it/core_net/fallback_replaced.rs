@@ -337,21 +337,33 @@ fn a_fee_below_what_nodes_take_is_replaced() {
 /// Mail comes in any order: what replaces before what is replaced, results before requests.
 #[test]
 fn replacements_in_any_order_of_mail() {
-    for order in 0..4 {
+    let is_result = |mail: &Mail| matches!(mail.message, Message::RoundResult(_));
+    for order in 0..12 {
         let (mut net, kept) = stuck(roomy(CohortBeacon::Smt, 3, 2), 2);
         bump(&mut net);
         bump(&mut net);
-        {
-            let mut mail: std::cell::RefMut<'_, Vec<Mail>> = kept.borrow_mut();
-            match order {
-                0 => {}
-                1 => mail.reverse(),
-                2 => mail.rotate_left(2),
-                _ => mail.swap(1, 3),
-            }
+        match order {
+            0 => {}
+            1 => kept.borrow_mut().reverse(),
+            // All results before all requests, and the other way.
+            2 => kept.borrow_mut().sort_by_key(|mail| !is_result(mail)),
+            3 => kept.borrow_mut().sort_by_key(is_result),
+            seed => net.shuffle = Some(seed),
         }
-        let last = txid(&requests(&net, 0)[2]);
-        resolves(net, &[2], &kept, last);
+        let asked: Vec<Txid> = requests(&net, 0).iter().map(txid).collect();
+        come_back(&mut net, &[2], &kept);
+        net.shuffle = None;
+        // Whoever was away can send each of them.
+        let saved = net.nodes[2].saved.iter();
+        let mut complete: Vec<Txid> = saved
+            .filter_map(|artifact| match artifact {
+                Artifact::SignedTransaction { tx, .. } => Some(tx.compute_txid()),
+                _ => None,
+            })
+            .collect();
+        complete.sort_by_key(|of| asked.iter().position(|txid| txid == of));
+        assert_eq!(complete, asked, "order {order}");
+        resolves(net, &[2], &kept, asked[2]);
     }
 }
 

@@ -2,6 +2,7 @@
 //! threat of the threat model as a test that is named after it.
 
 mod admission;
+mod agg_restored;
 mod chain;
 mod coverage;
 mod deposits;

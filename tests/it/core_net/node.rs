@@ -114,6 +114,8 @@ pub struct Node {
     pub binds: bool,
     /// Whether the process dies instead of carrying out the next order to sign (or to prepare).
     pub dies_at_sign: bool,
+    /// The process ends when an index is to be opened, before that is done.
+    pub dies_at_open: bool,
     pub dies_at_prepare: bool,
     /// Whether it does not get to carrying out the next order to prepare.
     pub hangs_at_prepare: bool,
@@ -186,6 +188,7 @@ impl Node {
             sees_chain: true,
             binds: true,
             dies_at_sign: false,
+            dies_at_open: false,
             dies_at_prepare: false,
             hangs_at_prepare: false,
             in_channel: false,

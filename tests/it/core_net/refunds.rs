@@ -832,3 +832,37 @@ fn the_change_of_a_signal_is_protected_by_its_round() {
         net.round();
     }
 }
+
+/// A tick that does nothing is not logged. If it changed what happens later, a log would not give the state back: here
+/// a replay would open a session that nobody was ever told of.
+#[test]
+fn a_tick_that_does_nothing_changes_nothing() {
+    let mut net = formed(2, Funding::Aggregator);
+    net.chain.fee_rate = Some(1);
+    let script = net.script();
+    net.chain.fund(&script, 2_000);
+    net.hold = Some("refund_nonces");
+    net.mine(1);
+    net.held.clear();
+    let signing = u64::from(net.agg.terms().signing_seconds);
+    // At this fee there is no refund of so little.
+    net.chain.fee_rate = Some(50);
+    net.sync();
+    net.advance(signing + 10);
+    assert_eq!(failures(&net).len(), 1);
+    let before = format!("{:?}", net.agg);
+    for _ in 0..3 {
+        net.now = net.now.plus(2 * HOUR);
+        let effects = net.agg.handle(net.now, AggregatorInput::Tick).effects;
+        assert_eq!(effects, [], "and so it is not logged");
+    }
+    assert_eq!(format!("{:?}", net.agg), before);
+    assert_eq!(net.agg.deadline(), None);
+    // With the fee it becomes possible, and is tried at once.
+    net.chain.fee_rate = Some(1);
+    net.hold = None;
+    net.sync();
+    net.run();
+    assert_eq!(sessions(&net), [(1, 1), (2, 1)]);
+    assert_eq!(refunds(&net.agg_saved).len(), 1);
+}

@@ -413,6 +413,14 @@ fn more_dids_than_the_terms_allow() {
 
 /// Member 1 claims the index of member 0's DID. `opens` says who can show that it speaks for it.
 fn smt_conflict(holder_opens: bool, claimant_opens: bool) -> Net {
+    smt_conflict_in(holder_opens, claimant_opens, |_| {})
+}
+
+fn smt_conflict_in(
+    holder_opens: bool,
+    claimant_opens: bool,
+    prepare: impl FnOnce(&mut Net),
+) -> Net {
     let mut net = Net::new(Setup::smt(3).dids(&[1, 0, 1]));
     net.form();
     net.fund(20_000);
@@ -425,6 +433,7 @@ fn smt_conflict(holder_opens: bool, claimant_opens: bool) -> Net {
     if !holder_opens {
         net.nodes[0].dids.clear();
     }
+    prepare(&mut net);
     let item = RegisterItem {
         index,
         opening: None,
@@ -466,6 +475,21 @@ fn smt_an_index_in_conflict_that_the_holder_opens() {
         );
         net.next_round_works();
     }
+}
+
+/// What was asked for before a crash is done after it: else the index, and the DID with it, would be somebody else's.
+#[test]
+fn smt_an_index_in_conflict_is_opened_after_a_restart() {
+    let mut net = smt_conflict_in(true, true, |net| net.nodes[0].dies_at_open = true);
+    assert!(!net.nodes[0].dies_at_open);
+    assert_eq!(
+        states(&net),
+        [
+            Some(IndexState::Covered(Round(1))),
+            Some(IndexState::Refused(RefusalCode::IndexTaken))
+        ]
+    );
+    net.next_round_works();
 }
 
 #[test]

@@ -44,7 +44,7 @@ impl Play {
         .unwrap();
     }
 
-    async fn verify(&self, actor: usize, fetch: bool) -> VerifyView {
+    pub async fn verify(&self, actor: usize, fetch: bool) -> VerifyView {
         let verify = r::VerifyDids {
             fetch,
             wait_s: Some(60),
@@ -54,7 +54,7 @@ impl Play {
     }
 
     /// Every DID resolves for anybody who has its controller's sidecar data, to the version it must have.
-    async fn all_resolve(&self, company: &Company) {
+    pub async fn all_resolve(&self, company: &Company) {
         let chain =
             ChainBackend::esplora(&self.stage.chain.url(), Duration::from_secs(10)).unwrap();
         let lookup = Lookup::new(chain);
@@ -185,7 +185,7 @@ impl Play {
             out: Some(bundle.clone()),
         };
         let view = self.backend(actor).key_backup(backup).await.unwrap();
-        assert!(view.state.dids > 0 && view.state.artifacts > 0);
+        assert!(view.state.cohorts > 0 && view.state.artifacts > 0);
         let sealed = std::fs::read_to_string(self.stage.actors[actor].home.keystore_path());
         let root = keystore::open(&sealed.unwrap(), None).unwrap();
         Left {
@@ -264,6 +264,31 @@ async fn an_old_bundle_is_completed_by_the_aggregator() {
             risks.is_empty() || risks == ["unknown_spend"],
             "what the former copy signed is not in the log: {risks:?}"
         );
+        play.round(&mut company, &dids).await;
+        play.all_resolve(&company).await;
+        play.close().await;
+    }
+}
+
+/// An aggregator is lost with its disk, in a round that its bundle does not have. What it said to form the cohort it says
+/// again, and goes on with numbers that nobody has seen.
+#[tokio::test]
+async fn a_lost_aggregator_comes_back_from_words_and_bundle() {
+    for beacon in [CohortBeacon::Smt, CohortBeacon::Cas] {
+        let dir = tempfile::tempdir().unwrap();
+        let mut parts = parts();
+        parts[0].bundle = true;
+        let mut play = Play::with_parts(&parts).await;
+        let mut company = play.found(beacon, 0, &[1, 2]).await;
+        let dids = play.create_dids(&mut company, &[1, 2]).await;
+        play.round(&mut company, &dids).await;
+        let left = play.back_up(0, dir.path()).await;
+        play.stage.kill(1).await.unwrap();
+        play.expects_trouble = true;
+        play.open_round(&mut company).await;
+        play.lose_and_recover(0, left).await;
+        play.resume(&[1]).await;
+        company.rounds = 1 + 1_000;
         play.round(&mut company, &dids).await;
         play.all_resolve(&company).await;
         play.close().await;

@@ -5,7 +5,9 @@
 
 mod acts;
 mod checks;
+mod clocks;
 pub mod company;
+mod copies;
 mod deposits;
 pub mod fallback;
 mod formation;

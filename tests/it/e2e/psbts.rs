@@ -62,7 +62,7 @@ impl Play {
         self.served_by(actor).cohort_show(show).await.unwrap()
     }
 
-    async fn bumped(&self, actor: usize, company: &Company) -> Result<v::CohortView, Failure> {
+    async fn ask_to_bump(&self, actor: usize, company: &Company) -> Result<v::CohortView, Failure> {
         let cohort = company.id.to_string().parse().unwrap();
         self.served_by(actor)
             .cohort_bump(r::OneCohort { cohort })
@@ -385,14 +385,14 @@ async fn a_bump_is_done_or_says_why_not() {
     let mut play = Play::open(3).await;
     let mut company = play.found(CohortBeacon::Smt, 0, &[1, 2]).await;
     let dids = play.create_dids(&mut company, &[1]).await;
-    let early = play.bumped(0, &company).await.unwrap_err();
+    let early = play.ask_to_bump(0, &company).await.unwrap_err();
     assert_eq!(early.code, ErrorCode::WrongPhase);
     assert_eq!(
         early.message,
         "nothing to replace: no signal waits for a confirmation"
     );
     assert!(early.remedy.unwrap().contains("cohort show"));
-    let member = play.bumped(1, &company).await.unwrap_err();
+    let member = play.ask_to_bump(1, &company).await.unwrap_err();
     assert_eq!(member.code, ErrorCode::WrongRole);
     assert!(
         member.message.starts_with("only the aggregator of"),
@@ -406,7 +406,7 @@ async fn a_bump_is_done_or_says_why_not() {
     let rungs = play.rungs(&company).await;
     for (rung, fee, words) in [(1, 924, "924 sat"), (2, 3_080, "3,080 sat")] {
         let mark = play.mark();
-        let view = play.bumped(0, &company).await.unwrap();
+        let view = play.ask_to_bump(0, &company).await.unwrap();
         assert_eq!(view.past_rounds[0].fee_sat, Some(fee));
         assert!(text(&view).contains(words), "{}", text(&view));
         // The chain took it in the place of the one before.

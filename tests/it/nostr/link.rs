@@ -105,6 +105,32 @@ async fn an_event_on_two_relays_is_reported_once() {
     assert_eq!(next_event(&mut b_events).await.id, first.id);
 }
 
+/// What an agent's key wrote to a key that the agent does not read yet: seen by who watches the author, it comes again
+/// as soon as the recipient's key is there. An aggregator that is a member of its own cohort lives on that.
+#[tokio::test]
+async fn what_one_subscription_delivered_another_delivers_too() {
+    let relay = relay().await;
+    let (author, channel) = (key(1), key(2));
+    let (link, mut events) = connect(&[relay.url()], fast());
+    let since = now().minus(60);
+    link.set_own(&[author.public()], since);
+    link.set_inbox(&[author.public()], since);
+    for _ in 0..2 {
+        live(&mut events).await;
+    }
+    let sent = seal(&author, channel.public(), "to the channel");
+    link.publish(&sent).unwrap();
+    assert_eq!(next_event(&mut events).await.id, sent.id);
+
+    link.set_inbox(&[author.public(), channel.public()], since);
+    assert_eq!(next_event(&mut events).await.id, sent.id);
+    // Once for each: a further message shows that no copy is between them.
+    link.reconcile();
+    let second = seal(&author, key(3).public(), "to somebody else");
+    link.publish(&second).unwrap();
+    assert_eq!(next_event(&mut events).await.id, second.id);
+}
+
 #[tokio::test]
 async fn stored_events_beyond_the_relays_limit_are_paged() {
     let relay = relay().await;

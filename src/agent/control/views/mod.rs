@@ -8,9 +8,11 @@
 
 mod admission;
 mod agent;
+mod backup;
 mod cohort;
 mod demo;
 mod did;
+mod doctor;
 mod keeping;
 mod money;
 mod psbt;
@@ -23,9 +25,11 @@ mod update;
 
 pub use admission::*;
 pub use agent::*;
+pub use backup::*;
 pub use cohort::*;
 pub use demo::*;
 pub use did::*;
+pub use doctor::*;
 pub use keeping::*;
 pub use money::*;
 pub use psbt::*;

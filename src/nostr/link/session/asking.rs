@@ -41,7 +41,7 @@ impl Session {
         };
         if let Some(reading) = self.readings.get_mut(wire) {
             match reading.take(event) {
-                Ok(Some(event)) => self.hand_on(event),
+                Ok(Some((name, event))) => self.hand_on(&name, event),
                 Ok(None) => {}
                 Err(()) => Tally::add(&self.tally.ignored),
             }
@@ -62,11 +62,12 @@ impl Session {
                 .oldest
                 .map_or(Some(event.created_at), |o| Some(o.min(event.created_at)));
         }
-        self.hand_on(event);
+        let name = name.to_owned();
+        self.hand_on(&name, event);
     }
 
-    fn hand_on(&mut self, event: VerifiedEvent) {
-        if self.gate.first_seen(&event) {
+    fn hand_on(&mut self, subscription: &str, event: VerifiedEvent) {
+        if self.gate.first_seen(subscription, &event) {
             self.report(LinkEvent::Event {
                 relay: self.config.url.clone(),
                 event,
@@ -93,12 +94,13 @@ impl Session {
             .then(|| (subscription.filters.clone(), subscription.oldest));
         self.report(LinkEvent::Eose {
             relay: self.config.url.clone(),
-            subscription: name,
+            subscription: name.clone(),
         });
         if let Some((filters, Some(oldest))) = pages {
             let until = Instant::now() + self.timings.eose;
             for filter in filters {
-                self.start_reading(Reading::deliver(filter.until(oldest), until));
+                let page = filter.until(oldest);
+                self.start_reading(Reading::deliver(name.clone(), page, until));
             }
         }
     }
@@ -226,14 +228,17 @@ impl Session {
             return;
         }
         let until = Instant::now() + self.timings.eose;
-        let filters: Vec<Filter> = self
+        let filters: Vec<(String, Filter)> = self
             .subscriptions
-            .values()
-            .flat_map(|subscription| subscription.filters.clone())
+            .iter()
+            .flat_map(|(name, subscription)| {
+                let filters = subscription.filters.iter();
+                filters.map(|filter| (name.clone(), filter.clone()))
+            })
             .collect();
-        for mut filter in filters {
+        for (name, mut filter) in filters {
             filter.since = filter.since.max((since > UnixTime(0)).then_some(since));
-            self.start_reading(Reading::deliver(filter, until));
+            self.start_reading(Reading::deliver(name, filter, until));
         }
     }
 

@@ -1,0 +1,178 @@
+//! After a start: finding what the last process had stored and not yet followed up.
+//!
+//! A step is durable before anything that follows from it is done (see `feed`). Most of that the core asks for again
+//! when it is told of the restart. What it does not know of is here: each function looks at what is stored, and does
+//! what is missing. All of them may be run at any time, and change nothing where nothing is missing.
+
+use super::dids::update_state;
+use super::error::AgentError;
+use super::node::{Machine, NodeId};
+use super::runtime::Agent;
+use crate::did::Did;
+use crate::hash::CohortId;
+use crate::protocol::effect::AdvertStatus;
+use crate::protocol::participant::{DepositState, IndexState};
+use crate::store::{CohortRow, Role, UpdateRow};
+
+impl Agent {
+    /// Whether a cohort was stored and nothing ever happened in it: the process ended within the command that was
+    /// to begin it, and its advert or opt-in never existed. It is forgotten; who gave the command got no answer.
+    pub(super) fn is_unborn(&mut self, row: &CohortRow) -> Result<bool, AgentError> {
+        let (cohort, role) = (row.cohort, row.role);
+        if row.ended.is_some() || !self.store.view().log_tail(cohort, role, 1)?.is_empty() {
+            return Ok(false);
+        }
+        tracing::warn!(cohort = %cohort.short(), "a cohort that was not begun before the last end is forgotten");
+        self.store
+            .transaction::<_, AgentError>(|tx| Ok(tx.forget_cohort(cohort, role)?))?;
+        Ok(true)
+    }
+
+    /// What the advert of one of this agent's cohorts should say now.
+    pub(super) fn status_to_advertise(&self, cohort: CohortId) -> Option<AdvertStatus> {
+        match &self.nodes.get(&(cohort, Role::Aggregator))?.machine {
+            Machine::Aggregator(machine) => machine.advert_status(),
+            Machine::Participant(_) => None,
+        }
+    }
+
+    /// Registrations that were stored and not asked for, or acknowledged and not stored.
+    pub(super) fn resume_registrations(&mut self) -> Result<(), AgentError> {
+        for cohort in self.cohorts_joined() {
+            let view = self.store.view();
+            let bindings = view.bindings_of_cohort(cohort, Role::Participant)?;
+            let requested = bindings
+                .iter()
+                .filter(|binding| binding.state == super::dids::binding_state::REQUESTED);
+            for binding in requested {
+                let known = self
+                    .member(cohort)
+                    .and_then(|machine| machine.index_state(&binding.index));
+                let did = binding.did.as_ref().and_then(|did| did.parse::<Did>().ok());
+                match (known, did) {
+                    (Some(IndexState::Covered(from)), _) => {
+                        self.registered((cohort, Role::Participant), binding.index, from)?;
+                    }
+                    (None, Some(did)) => tolerate(self.register_did(&did, cohort))?,
+                    _ => {}
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// Updates that were stored and not handed to their cohort, or came back from it and were not marked.
+    pub(super) fn resume_updates(&mut self) -> Result<(), AgentError> {
+        for cohort in self.cohorts_joined() {
+            for row in self.queued_in(cohort)? {
+                let Ok(did) = row.did.parse::<Did>() else {
+                    continue;
+                };
+                let index = did.smt_index();
+                let Some(machine) = self.member(cohort) else {
+                    continue;
+                };
+                let refused = match machine.deposit_of(&index, row.hash) {
+                    Some(DepositState::Refused(refused)) => Some(refused.reason.clone()),
+                    _ => None,
+                };
+                if let Some(reason) = refused {
+                    self.deposit_refused(index, row.hash, &reason)?;
+                    continue;
+                }
+                let held = machine.update_state(&index).map(|(hash, _)| hash);
+                if held == Some(row.hash) {
+                    continue;
+                }
+                match self.queue_in(&did, row.hash, cohort) {
+                    Err(error) if !error.is_fatal() => {
+                        // As with a deposit that is refused: it goes back to its controller.
+                        let new = UpdateRow {
+                            state: update_state::REFUSED.into(),
+                            reason: Some(format!(
+                                "the agent ended before the cohort had it, and now: {error}"
+                            )),
+                            ..row
+                        };
+                        self.store
+                            .transaction::<_, AgentError>(|tx| Ok(tx.set_update_state(&new)?))?;
+                    }
+                    queued => queued?,
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// Once the chain was read: signals that were signed and not sent are sent, and what is stored of them is what
+    /// the chain says.
+    pub(super) fn resume_signals(&mut self, id: NodeId) -> Result<(), AgentError> {
+        if !self.unresumed.remove(&id) {
+            return Ok(());
+        }
+        let Some(node) = self.nodes.get(&id) else {
+            return Ok(());
+        };
+        let mut confirmed = Vec::new();
+        for row in self.store.view().transactions_of(id.0)? {
+            let seen = node.chain().signals.get(&row.txid);
+            let height = seen.and_then(|seen| seen.height);
+            if height.is_some() && height != row.height {
+                confirmed.push((row.txid, height));
+            }
+        }
+        let unsent: Vec<_> = match &node.machine {
+            Machine::Aggregator(machine) => machine
+                .unsettled()
+                .iter()
+                .filter(|signal| signal.confirmed_at().is_none())
+                .filter(|signal| !machine.chain().signals.contains_key(&signal.txid()))
+                .map(|signal| signal.tx().clone())
+                .collect(),
+            // A member sends what nobody else sends by its own timer.
+            Machine::Participant(_) => Vec::new(),
+        };
+        for (txid, height) in confirmed {
+            self.transaction_state(txid, "confirmed", height)?;
+        }
+        for tx in unsent {
+            self.broadcast(id, tx);
+        }
+        Ok(())
+    }
+
+    /// The cohorts this agent is a member of, and that go on.
+    fn cohorts_joined(&self) -> Vec<CohortId> {
+        let members = self.nodes.values().filter(|node| {
+            matches!(node.machine, Machine::Participant(_))
+                && !node.is_over()
+                && node.phase_name() == "active"
+        });
+        members.map(|node| node.id.0).collect()
+    }
+
+    /// The updates that wait for a round of this cohort, and were not signed for.
+    fn queued_in(&self, cohort: CohortId) -> Result<Vec<UpdateRow>, AgentError> {
+        let mut rows = Vec::new();
+        for index in self.member(cohort).into_iter().flat_map(|m| m.indexes()) {
+            if let Some(did) = self.did_of_index(&index)? {
+                rows.extend(self.store.view().updates_of(&did)?);
+            }
+        }
+        rows.retain(|row| {
+            row.cohort == Some(cohort) && row.state == update_state::QUEUED && !row.pinned
+        });
+        Ok(rows)
+    }
+}
+
+/// What can not be resumed now is said, and no reason not to start.
+fn tolerate(done: Result<(), AgentError>) -> Result<(), AgentError> {
+    match done {
+        Err(error) if !error.is_fatal() => {
+            tracing::warn!(%error, "not resumed");
+            Ok(())
+        }
+        done => done,
+    }
+}

@@ -1,0 +1,9 @@
+//! Crashes: agents as processes, killed at every point between what they store and what they do; what is left of
+//! them is read and checked.
+
+mod clock;
+mod disk;
+mod evidence;
+mod points;
+mod storm;
+mod world;

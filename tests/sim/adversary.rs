@@ -1,0 +1,484 @@
+//! Peers that send whatever their keys can sign.
+//!
+//! A bad peer runs the real machine, and lies on top of it: it alters what it sends, says something else to each
+//! reader, repeats what it heard (also bodies that others signed), and makes things up. Alterations are made on the
+//! JSON of a message, at a random place, and by a list of those that are worth something to a thief. Public nonces
+//! are replaced out of a fixed pool, so that nothing that follows depends on the value of a real one.
+
+use std::collections::BTreeMap;
+use std::rc::Rc;
+
+use bitcoin::{Amount, OutPoint, ScriptBuf, Sequence};
+use btcr2_agent::beacon::address::beacon_script;
+use btcr2_agent::hash::{sha256, to_hex};
+use btcr2_agent::keys::NostrKey;
+use btcr2_agent::protocol::aggregator::AggregatorInput;
+use btcr2_agent::protocol::evidence::{Blame, Fault, LabelContext, Sighash};
+use btcr2_agent::protocol::message::{Message, RoundCause, RoundFailed, SignRequest};
+use btcr2_agent::protocol::{Round, Seat};
+use serde_json::Value;
+
+use super::check::difference;
+use super::config::Config;
+use super::members::key;
+use super::post::Payload;
+use super::process::Input;
+use super::rng::Rng;
+use super::world::{World, sign_evidence};
+
+/// Messages remembered to be sent again.
+const ARCHIVE: usize = 400;
+
+pub struct Adversary {
+    pub rng: Rng,
+    alters: u64,
+    invents: u64,
+    archive: Vec<Rc<Message>>,
+    nonces: Vec<String>,
+    script: ScriptBuf,
+}
+
+impl Adversary {
+    pub fn new(rng: Rng, config: &Config) -> Self {
+        let point = |n: usize| format!("02{}", key(&format!("point {n}")).public());
+        let bad = config.peers.iter().any(|peer| peer.bad);
+        Self {
+            rng,
+            alters: config.alters,
+            invents: config.invents,
+            archive: Vec::new(),
+            nonces: if bad {
+                (0..4).map(|n| point(n) + &point(n + 1)).collect()
+            } else {
+                Vec::new()
+            },
+            script: beacon_script(key("thief").keypair().x_only_public_key().0),
+        }
+    }
+
+    fn remember(&mut self, message: &Rc<Message>) {
+        if self.archive.len() == ARCHIVE {
+            let at = self.rng.index(ARCHIVE);
+            self.archive.swap_remove(at);
+        }
+        self.archive.push(Rc::clone(message));
+    }
+
+    pub fn alter_or_drop(&mut self, message: Message) -> Option<Message> {
+        if !self.rng.permille(self.alters) {
+            return Some(message);
+        }
+        if self.rng.one_in(4) {
+            return None;
+        }
+        Some(self.alter(&message).unwrap_or(message))
+    }
+
+    /// Another message of the same type.
+    fn alter(&mut self, message: &Message) -> Option<Message> {
+        if let Message::SignRequest(request) = message
+            && self.rng.permille(700)
+        {
+            let mut request = request.clone();
+            self.alter_request(&mut request);
+            return Some(Message::SignRequest(request));
+        }
+        let body = message.body().ok()?;
+        for _ in 0..6 {
+            let mut value: Value = serde_json::from_str(body.get()).ok()?;
+            for _ in 0..self.rng.range(1, 2) {
+                self.alter_json(&mut value);
+            }
+            let text = serde_json::value::to_raw_value(&value).ok()?;
+            if let Ok(altered) = Message::parse(message.type_name(), &text)
+                && altered != *message
+            {
+                return Some(altered);
+            }
+        }
+        None
+    }
+
+    fn alter_json(&mut self, value: &mut Value) {
+        match value {
+            Value::Object(map) if !map.is_empty() => {
+                let names: Vec<String> = map.keys().cloned().collect();
+                let name = self.rng.pick(&names).clone();
+                match self.rng.below(12) {
+                    0 => {
+                        map.remove(&name);
+                    }
+                    1 => {
+                        let other = self.rng.pick(&names).clone();
+                        let (a, b) = (map[&name].clone(), map[&other].clone());
+                        map.insert(name, b);
+                        map.insert(other, a);
+                    }
+                    _ => {
+                        if let Some(inner) = map.get_mut(&name) {
+                            self.alter_json(inner);
+                        }
+                    }
+                }
+            }
+            Value::Array(items) if !items.is_empty() => {
+                let at = self.rng.index(items.len());
+                match self.rng.below(8) {
+                    0 => {
+                        items.remove(at);
+                    }
+                    1 => items.push(items[at].clone()),
+                    2 => {
+                        let other = self.rng.index(items.len());
+                        items.swap(at, other);
+                    }
+                    _ => self.alter_json(&mut items[at]),
+                }
+            }
+            Value::Number(number) => {
+                let now = number.as_u64().unwrap_or(0);
+                let other = match self.rng.below(5) {
+                    0 => now.wrapping_add(1),
+                    1 => now.saturating_sub(1),
+                    2 => 0,
+                    3 => now.saturating_mul(2),
+                    _ => self.rng.below(10),
+                };
+                *value = other.into();
+            }
+            Value::Bool(is) => *value = (!*is).into(),
+            Value::String(text) => *value = self.alter_text(text).into(),
+            _ => *value = Value::from(self.rng.below(3)),
+        }
+    }
+
+    fn alter_text(&mut self, text: &str) -> String {
+        if text.len() == 132 {
+            return self.rng.pick(&self.nonces).clone();
+        }
+        let mut bytes = text.as_bytes().to_vec();
+        if bytes.is_empty() {
+            return "x".into();
+        }
+        let at = self.rng.index(bytes.len());
+        // Stays in the alphabet of hex, and of base64url.
+        bytes[at] = match bytes[at] {
+            b'0' => b'1',
+            b'1'..=b'9' | b'b'..=b'f' => bytes[at] - 1,
+            b'a' => b'9',
+            other => other ^ 1,
+        };
+        String::from_utf8(bytes).unwrap_or_default()
+    }
+
+    /// What somebody who wants money, or wants DIDs to die, would ask to have signed.
+    fn alter_request(&mut self, request: &mut SignRequest) {
+        let rung = self.rng.index(request.rungs.len());
+        let kind = self.rng.below(16);
+        let pool = self.nonces.clone();
+        let nonce = self.rng.pick(&pool).clone();
+        let byte = self.rng.below(256) as u8;
+        let thief = self.script.clone();
+        let sat = self.rng.range(1, 60_000);
+        // The same lie on every rung, or on one only.
+        let all = self.rng.one_in(2);
+        for (at, signed) in request.rungs.iter_mut().enumerate() {
+            if !all && at != rung {
+                continue;
+            }
+            let tx = &mut signed.tx.0;
+            match kind {
+                0 => tx.output[0].script_pubkey = thief.clone(),
+                1 => tx.output.reverse(),
+                2 => {
+                    let value = tx.output[0].value.to_sat();
+                    tx.output[0].value = Amount::from_sat(value.saturating_sub(sat));
+                }
+                3 => {
+                    if let Some(last) = tx.output.last_mut() {
+                        last.script_pubkey = op_return(&sha256(&[byte]));
+                    }
+                }
+                4 => tx.input[0].sequence = Sequence(0xffff_fffe),
+                5 => tx.lock_time = bitcoin::absolute::LockTime::from_consensus(1 + byte as u32),
+                6 => tx.version = bitcoin::transaction::Version::ONE,
+                7 => tx.input[0].previous_output = OutPoint::new(tx.compute_txid(), 0),
+                8 => {
+                    if let Some(refund) = &mut signed.refund {
+                        refund.0.output[0].script_pubkey = thief.clone();
+                    }
+                }
+                9 => {
+                    if let Some(refund) = &mut signed.refund {
+                        refund.0.input[0].sequence = Sequence(1);
+                    }
+                }
+                10 => {
+                    let more = bitcoin::TxOut {
+                        value: Amount::from_sat(1_000),
+                        script_pubkey: thief.clone(),
+                    };
+                    tx.output.insert(1, more);
+                }
+                11 => {
+                    if let Some(last) = tx.output.last_mut() {
+                        last.value = Amount::from_sat(sat);
+                    }
+                }
+                _ => {}
+            }
+        }
+        match kind {
+            12 => {
+                for aggregate in request.aggregate_nonces.values_mut() {
+                    if let Ok(other) = serde_json::from_value(Value::from(nonce.clone())) {
+                        *aggregate = other;
+                    }
+                }
+            }
+            13 => request.attempt += 1,
+            14 | 15 => self.alter_announcement(request),
+            _ => {}
+        }
+        // The refund spends what the altered transaction makes, or it would be noticed by that alone.
+        if kind < 8 || kind > 9 {
+            for signed in &mut request.rungs {
+                let txid = signed.tx.0.compute_txid();
+                if let Some(refund) = &mut signed.refund
+                    && let Some(input) = refund.0.input.first_mut()
+                {
+                    input.previous_output.txid = txid;
+                }
+            }
+        }
+    }
+
+    /// Announces something else, with a transaction that matches.
+    fn alter_announcement(&mut self, request: &mut SignRequest) {
+        let Some(text) = &mut request.announcement else {
+            return;
+        };
+        let Ok(mut map) = serde_json::from_str::<BTreeMap<String, String>>(text) else {
+            return;
+        };
+        let dids: Vec<String> = map.keys().cloned().collect();
+        if let Some(did) = (!dids.is_empty()).then(|| self.rng.pick(&dids).clone()) {
+            match self.rng.below(3) {
+                0 => {
+                    map.remove(&did);
+                }
+                _ => {
+                    let other = btcr2_agent::hash::UpdateHash::from_bytes(sha256(did.as_bytes()));
+                    map.insert(did, other.to_string());
+                }
+            }
+        }
+        *text = serde_json::to_string(&map).unwrap_or_default();
+        let hash = sha256(text.as_bytes());
+        for signed in &mut request.rungs {
+            if let Some(last) = signed.tx.0.output.last_mut() {
+                last.script_pubkey = op_return(&hash);
+            }
+        }
+    }
+}
+
+fn op_return(bytes: &[u8; 32]) -> ScriptBuf {
+    ScriptBuf::from_hex(&format!("6a20{}", to_hex(bytes))).unwrap_or_default()
+}
+
+impl World {
+    /// A bad peer's machine wants to send this.
+    pub fn send_badly(&mut self, i: usize, to: NostrKey, message: Message) {
+        let honest = Rc::new(message);
+        self.adversary.remember(&honest);
+        // There are few of these in a run, and nothing else is worth as much.
+        let worth = match &*honest {
+            Message::SignRequest(_) => 4,
+            Message::PartialSignature(_) | Message::RoundResult(_) | Message::CohortSet(_) => 2,
+            _ => 1,
+        };
+        let altered = self.adversary.alters * worth;
+        if !self.adversary.rng.permille(altered.min(800)) {
+            self.post(i, to, Payload::Core(honest), BTreeMap::new());
+            return;
+        }
+        let kind = self.adversary.rng.below(10);
+        if kind == 0 {
+            self.line(20, i, 0, || format!("keeps back {}", honest.type_name()));
+            return;
+        }
+        let Some(mut altered) = self.adversary.alter(&honest) else {
+            self.post(i, to, Payload::Core(honest), BTreeMap::new());
+            return;
+        };
+        // Mostly it stands by what it says; sometimes the signature is of something else.
+        if !self.adversary.rng.one_in(8) {
+            sign_evidence(self, i, &mut altered);
+        }
+        let altered = Rc::new(altered);
+        self.line(21, i, kind, || {
+            let body = altered.body().map(|body| body.get().to_owned());
+            format!(
+                "alters {}: {}",
+                altered.type_name(),
+                body.unwrap_or_default()
+            )
+        });
+        if i == 0 && to == self.channel && kind < 7 {
+            // To some the truth, to others other lies.
+            let mut instead = BTreeMap::new();
+            for member in 1..self.processes.len() {
+                match self.adversary.rng.below(4) {
+                    0 => {}
+                    1 => {
+                        instead.insert(member, Rc::clone(&altered));
+                    }
+                    _ => {
+                        let other = self.adversary.alter(&honest).map(Rc::new);
+                        instead.insert(member, other.unwrap_or_else(|| Rc::clone(&altered)));
+                    }
+                }
+            }
+            self.post(i, to, Payload::Core(honest), instead);
+            return;
+        }
+        self.post(i, to, Payload::Core(altered), BTreeMap::new());
+        if kind >= 7 {
+            // And then the truth.
+            self.post(i, to, Payload::Core(honest), BTreeMap::new());
+        }
+    }
+
+    /// A bad peer says something out of the blue.
+    pub fn invent(&mut self, i: usize) {
+        if !self.adversary.rng.permille(self.adversary.invents * 2) {
+            return;
+        }
+        if i > 0 {
+            self.stranger_speaks();
+        }
+        // What it heard is as good as what it said.
+        let heard = self.processes[i].heard.len();
+        if heard > 0 {
+            let at = self.adversary.rng.index(heard);
+            let message = Rc::clone(&self.processes[i].heard[at]);
+            self.adversary.remember(&message);
+        }
+        if self.adversary.archive.is_empty() {
+            return;
+        }
+        let at = self.adversary.rng.index(self.adversary.archive.len());
+        let mut message = (*self.adversary.archive[at]).clone();
+        if i == 0 && self.adversary.rng.one_in(5) {
+            message = self.forged_blame().unwrap_or(message);
+        } else if self.adversary.rng.one_in(2) {
+            message = self.adversary.alter(&message).unwrap_or(message);
+            if self.adversary.rng.one_in(2) {
+                sign_evidence(self, i, &mut message);
+            }
+        }
+        let to = match (i, self.adversary.rng.below(3)) {
+            (0, 0 | 1) => self.channel,
+            (0, _) => {
+                let who = self.adversary.rng.range(1, self.config.members as u64);
+                self.processes[who as usize].public()
+            }
+            _ => self.processes[0].public(),
+        };
+        let name = message.type_name();
+        self.line(22, i, at as u64, || format!("makes up a {name}"));
+        self.post(i, to, Payload::Core(Rc::new(message)), BTreeMap::new());
+    }
+
+    /// A blame of an honest member, with a real signed body of it and a session that it never signed in.
+    fn forged_blame(&mut self) -> Option<Message> {
+        let signed: Vec<_> = self.processes[0]
+            .disk
+            .log
+            .iter()
+            .filter_map(|(_, input)| match input {
+                Input::Aggregator(AggregatorInput::Message {
+                    from,
+                    message: Message::PartialSignature(signed),
+                }) => Some((*from, signed.clone())),
+                _ => None,
+            })
+            .collect();
+        if signed.is_empty() {
+            return None;
+        }
+        let (member, partials) = self.adversary.rng.pick(&signed).clone();
+        let pool = self.adversary.nonces.clone();
+        let aggregate = self.adversary.rng.pick(&pool).clone();
+        let aggregate_nonce = serde_json::from_value(Value::from(aggregate)).ok()?;
+        let labels = partials.content.nonces.keys();
+        let session = labels
+            .map(|label| {
+                let context = LabelContext {
+                    aggregate_nonce,
+                    sighash: Sighash::from_bytes([7; 32]),
+                };
+                (*label, context)
+            })
+            .collect();
+        let label = *partials.content.nonces.keys().next()?;
+        let round = partials.content.round;
+        Some(Message::RoundFailed(RoundFailed {
+            round: Round(round.0 + self.adversary.rng.below(2) as u32),
+            why: RoundCause::NoSignature {
+                absent: vec![Seat(0)],
+            },
+            blamed: vec![Blame {
+                member,
+                fault: Fault::BadPartial {
+                    partials: Box::new(partials),
+                    label,
+                    session,
+                },
+            }],
+        }))
+    }
+
+    /// Rule 6: what a stranger says to the aggregator, or to a member, changes nothing.
+    fn stranger_speaks(&mut self) {
+        use btcr2_agent::protocol::aggregator::Phase;
+        use btcr2_agent::protocol::participant::ParticipantInput;
+        if self.adversary.archive.is_empty() {
+            return;
+        }
+        let at = self.adversary.rng.index(self.adversary.archive.len());
+        let message = (*self.adversary.archive[at]).clone();
+        let from = key("a stranger").public();
+        let to = self.adversary.rng.index(self.processes.len());
+        let open = self.processes[0].core.aggregator().phase() == &Phase::Open;
+        let asks = matches!(message, Message::OptIn(_) | Message::HistoryRequest(_));
+        if !self.processes[to].up || self.is_bad(to) || asks || (to == 0 && open) {
+            return;
+        }
+        let before = self.processes[to].core.state();
+        let now = self.clock(to);
+        let input = match to {
+            0 => Input::Aggregator(AggregatorInput::Message { from, message }),
+            _ => Input::Member(ParticipantInput::Message { from, message }),
+        };
+        // Beside the timers, which run with every input.
+        let due = self.processes[to].core.deadline();
+        if due.is_some_and(|at| at <= now) {
+            return;
+        }
+        let name = match &input {
+            Input::Aggregator(AggregatorInput::Message { message, .. })
+            | Input::Member(ParticipantInput::Message { message, .. }) => message.type_name(),
+            _ => "",
+        };
+        let step = self.processes[to].core.handle(now, input);
+        let after = self.processes[to].core.state();
+        if after != before {
+            let part = difference(&before, &after);
+            self.fail(format!(
+                "rule 6: a stranger's {name} changed process {to}: {step:?}, {part}"
+            ));
+        }
+    }
+}

@@ -1,0 +1,59 @@
+//! Fixed keys, DIDs, and what a member holds of them.
+
+use btcr2_agent::did::Did;
+use btcr2_agent::hash::{CohortId, SmtIndex, SmtNonce, UpdateHash, sha256};
+use btcr2_agent::keys::{NostrKey, OwnKey};
+use btcr2_agent::network::Network;
+use btcr2_agent::protocol::Round;
+use btcr2_agent::protocol::message::Opening;
+use btcr2_agent::protocol::registration::registration_digest;
+
+/// A fixed key by name.
+pub fn key(name: &str) -> OwnKey {
+    OwnKey::from_bytes(&sha256(format!("simulated {name}").as_bytes())).expect("a scalar")
+}
+
+/// The hash of the `n`th update of a DID.
+pub fn update(index: &SmtIndex, n: u32) -> UpdateHash {
+    let mut text = index.as_bytes().to_vec();
+    text.extend_from_slice(&n.to_be_bytes());
+    UpdateHash::from_bytes(sha256(&text))
+}
+
+/// The SMT nonce of a member's index in a round: derived, as the agent derives it.
+pub fn smt_nonce(seat: NostrKey, round: Round, index: &SmtIndex) -> SmtNonce {
+    let mut text = seat.to_bytes().to_vec();
+    text.extend_from_slice(&round.0.to_be_bytes());
+    text.extend_from_slice(index.as_bytes());
+    SmtNonce::from_bytes(sha256(&text))
+}
+
+/// A k1 DID and its key.
+pub struct MyDid {
+    pub did: Did,
+    pub index: SmtIndex,
+    key: OwnKey,
+}
+
+impl MyDid {
+    pub fn new(name: &str) -> Self {
+        let key = key(name);
+        let did = Did::from_key(Network::Regtest, &key.keypair().public_key());
+        Self {
+            index: did.smt_index(),
+            did,
+            key,
+        }
+    }
+
+    /// Shows that `seat` speaks for the DID.
+    pub fn opening(&self, cohort: &CohortId, seat: NostrKey) -> Opening {
+        let digest = registration_digest(cohort, seat, &self.index);
+        Opening {
+            did: self.did.clone(),
+            key: self.key.public(),
+            genesis: None,
+            sig: self.key.sign_digest(&digest),
+        }
+    }
+}
