@@ -2,6 +2,7 @@
 
 use bitcoin::ScriptBuf;
 
+use super::admitting::Shown;
 use super::error::AgentError;
 use super::events::What;
 use super::node::{Machine, NodeId, NodeInput};
@@ -133,6 +134,18 @@ impl Agent {
         identity_seat: bool,
         payee: Option<ScriptBuf>,
     ) -> Result<CohortId, AgentError> {
+        self.join_cohort_showing(content, relays, identity_seat, payee, Shown::Asked)
+    }
+
+    /// As [`join_cohort`](Self::join_cohort), with what shall be shown for the seat.
+    pub fn join_cohort_showing(
+        &mut self,
+        content: &str,
+        relays: &[String],
+        identity_seat: bool,
+        payee: Option<ScriptBuf>,
+        shown: Shown,
+    ) -> Result<CohortId, AgentError> {
         let (terms, cohort) =
             Terms::parse(content).map_err(|error| AgentError::Refused(error.to_string()))?;
         self.gate.permit(terms.network)?;
@@ -149,11 +162,7 @@ impl Agent {
         }
         let id = (cohort, Role::Participant);
         // One that was interrupted before the opt-in was stored is taken up where it stopped.
-        let begun = self
-            .nodes
-            .get(&id)
-            .is_some_and(|node| node.phase_name() == "new");
-        if self.nodes.contains_key(&id) && !begun {
+        if !self.may_ask(cohort) {
             return Err(AgentError::Refused(format!(
                 "this agent has joined {} already",
                 cohort.short()
@@ -166,18 +175,17 @@ impl Agent {
                     .into(),
             ));
         }
-        let seat = if identity_seat {
-            self.identity.public()
-        } else {
-            self.root.seat(&cohort).public()
-        };
-        if !begun {
+        let seat = self.seat_key(cohort, identity_seat);
+        let ticket = self.ticket(&terms, seat, shown)?;
+        if !self.nodes.contains_key(&id) {
             self.insert_cohort(id, &terms, Some(seat))?;
             fail_point!("after", "insert_membership");
         }
         self.learn_relays(id, relays)?;
         self.refresh_inbox();
         self.state_policy(id)?;
+        let input = ParticipantInput::Ticket(ticket);
+        self.feed(id, NodeInput::Participant(input))?;
         self.feed(id, NodeInput::Participant(ParticipantInput::Join { payee }))?;
         Ok(cohort)
     }
@@ -345,6 +353,7 @@ impl Agent {
             && terms.seats_max <= standing.max_members
             && terms.max_fee_rate <= standing.max_fee_rate
             && terms.tos.is_none()
+            && self.can_show(terms)
             // Nobody agreed to disclose anything.
             && (terms.deposits != Deposits::Required || standing.deposit_updates)
             && joined < standing.max_cohorts
@@ -379,29 +388,13 @@ impl Agent {
             self.count("bad_invite");
             return Ok(());
         }
-        let now = self.now();
         let relays: Vec<RelayUrl> = invite
             .relays
             .iter()
             .filter_map(|url| RelayUrl::parse(url).ok())
             .take(crate::nostr::policy::MAX_ADVERTISED)
             .collect();
-        self.store.transaction::<_, AgentError>(|tx| {
-            tx.put_advert(&NewAdvert {
-                cohort,
-                author: from,
-                network: terms.network,
-                event_id: crate::nostr::EventId::from_bytes(cohort.to_bytes()),
-                event: "{}",
-                content: &invite.terms,
-                status: "invited",
-                created_at: now,
-                expires: terms.join_by,
-                relay: relays.first(),
-                seen: now,
-            })?;
-            Ok(())
-        })?;
+        self.keep_invitation(from, cohort, &terms, &relays)?;
         self.emit(
             Some((cohort, Role::Participant)),
             What::AdvertFound {
@@ -413,6 +406,33 @@ impl Agent {
             self.join_by_policy(&invite.terms, invite.relays.clone())?;
         }
         Ok(())
+    }
+
+    /// Keeps terms that came as a message.
+    pub(super) fn keep_invitation(
+        &mut self,
+        from: NostrKey,
+        cohort: CohortId,
+        terms: &Terms,
+        relays: &[RelayUrl],
+    ) -> Result<(), AgentError> {
+        let now = self.now();
+        self.store.transaction::<_, AgentError>(|tx| {
+            tx.put_advert(&NewAdvert {
+                cohort,
+                author: from,
+                network: terms.network,
+                event_id: crate::nostr::EventId::from_bytes(cohort.to_bytes()),
+                event: "{}",
+                content: &terms.canonical(),
+                status: "invited",
+                created_at: now,
+                expires: terms.join_by,
+                relay: relays.first(),
+                seen: now,
+            })?;
+            Ok(())
+        })
     }
 
     /// Somebody follows this aggregator, or stops.

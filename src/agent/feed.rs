@@ -129,7 +129,7 @@ impl Agent {
             ..
         } = self;
         let node = nodes.get_mut(&id).ok_or(AgentError::UnknownCohort(id.0))?;
-        let phase = node.phase_name();
+        let (phase, was_over) = (node.phase_name(), node.is_over());
         let Step { outcome, effects } = node.handle(now, input)?;
         if let Outcome::Ignored(reason) = &outcome {
             self.counters
@@ -142,9 +142,13 @@ impl Agent {
                 return Ok((outcome, Vec::new()));
             }
         }
-        // Whoever is refused a seat is a stranger: it gets an answer while the budget lasts, and no place in
-        // the log, since nothing changed.
-        let stranger = kind == "opt_in" && matches!(outcome, Outcome::Ignored(Ignored::Refused(_)));
+        // Whoever is refused a seat, or asks once more for a decision, is a stranger: it gets an answer while the budget
+        // lasts, and no place in the log, since nothing changed.
+        let nothing_new = |outcome: &Outcome| {
+            let refused = matches!(outcome, Outcome::Ignored(Ignored::Refused(_)));
+            refused || *outcome == Outcome::Ignored(Ignored::Duplicate)
+        };
+        let stranger = kind == "opt_in" && nothing_new(&outcome);
         if stranger && !within_budget(refusals, now) {
             return Ok((outcome, Vec::new()));
         }
@@ -230,6 +234,9 @@ impl Agent {
             }
             if node.phase_name() != phase {
                 tx.set_cohort_state(id.0, id.1, node.phase_name())?;
+            }
+            if was_over && !node.is_over() {
+                tx.reopen_cohort(id.0, id.1)?;
             }
             if node.is_over() {
                 tx.end_cohort(id.0, id.1, node.phase_name(), now, &text)?;
@@ -721,12 +728,15 @@ fn kind_of(input: &NodeInput) -> &'static str {
             AggregatorInput::OpenRound => "open_round",
             AggregatorInput::Protect { .. } => "protect",
             AggregatorInput::Release { .. } => "release",
+            AggregatorInput::Decide(_) => "decide",
+            AggregatorInput::Reform { .. } => "reform",
             AggregatorInput::Cancel => "cancel",
             AggregatorInput::Restored => "restored",
             AggregatorInput::Money { .. } => "money",
             AggregatorInput::MaxFee { .. } => "max_fee",
         },
         NodeInput::Participant(input) => match input {
+            ParticipantInput::Ticket(_) => "ticket",
             ParticipantInput::Join { .. } => "join",
             ParticipantInput::Message { message, .. } => message.type_name(),
             ParticipantInput::Tick => "tick",

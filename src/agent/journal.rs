@@ -20,6 +20,9 @@ const MAX_ROUNDS: usize = 2_000;
 /// Alarms remembered.
 const MAX_ALARMS: usize = 32;
 
+/// Members blamed in one round that are remembered.
+const MAX_BLAMED: usize = 16;
+
 /// Keys whose last message is remembered; a set has at most 1 000 members.
 const MAX_HEARD: usize = 2_000;
 
@@ -37,6 +40,7 @@ pub(super) struct Journal {
 pub(super) enum End {
     Ended(EndCause),
     Refused(RefusalCode),
+    Rejected(String),
     Released(String),
 }
 
@@ -74,6 +78,8 @@ pub(super) struct RoundRecord {
     pub(super) confirmed: Option<u32>,
     pub(super) empty: bool,
     pub(super) failed: Option<(UnixTime, RoundCause)>,
+    /// Who sent something invalid: key, name of the fault, whether it was proved here.
+    pub(super) blamed: Vec<(NostrKey, &'static str, bool)>,
 }
 
 impl Journal {
@@ -239,14 +245,30 @@ impl Journal {
             Report::MemberBlamed { blame, proved } => {
                 let how = if *proved { "proved" } else { "claimed" };
                 let text = format!(
-                    "member {} sent an invalid signature ({how})",
-                    blame.member.short()
+                    "member {} sent {} ({how})",
+                    blame.member.short(),
+                    blame.fault.told()
                 );
+                // A claim may name any round: only what was opened is noted.
+                let round = blame.fault.round();
+                if let Some(record) = round.and_then(|round| self.rounds.get_mut(&round)) {
+                    let blamed = &mut record.blamed;
+                    if blamed.len() < MAX_BLAMED {
+                        blamed.push((blame.member, blame.fault.name(), *proved));
+                        blamed.sort_unstable();
+                        blamed.dedup();
+                    }
+                }
                 self.alarm(now, "member_blamed", text);
             }
             Report::MyRequestRefused { of, code } if of == "opt_in" => {
                 self.end = Some((now, End::Refused(*code)));
             }
+            Report::Rejected { reason } => {
+                self.end = Some((now, End::Rejected(reason.clone())));
+            }
+            // The refusal is past: the aggregator has not answered this one yet, or has given a seat.
+            Report::AskedAgain => self.end = None,
             Report::Released { reason } => {
                 self.end = Some((now, End::Released(reason.clone())));
             }

@@ -560,10 +560,6 @@ fn check_supported(config: &Config) -> Result<(), Failure> {
         let key = "privacy.connections".into();
         return refused(key, "a connection per seat is not supported");
     }
-    if config.aggregator.pow_bits > 0 {
-        let key = "aggregator.pow_bits".into();
-        return refused(key, "proof of work for opt-ins is not supported");
-    }
     Ok(())
 }
 
@@ -751,9 +747,6 @@ mod tests {
         let failure = check_supported(&config).unwrap_err();
         assert_eq!(failure.code, ErrorCode::BadConfig);
         assert!(failure.message.starts_with("privacy.proxy: "));
-        let mut config = Config::default();
-        config.aggregator.pow_bits = 4;
-        assert!(check_supported(&config).is_err());
     }
 
     #[test]

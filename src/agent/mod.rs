@@ -4,6 +4,7 @@
 //! It handles one input at a time. For each, log entry, outbox rows and artifacts are one transaction;
 //! only then is anything sent, signed or broadcast (DESIGN §6, rules 1, 5 and 8).
 
+pub mod admitting;
 pub mod adverts;
 mod alarms;
 pub mod backend;
@@ -36,6 +37,7 @@ pub mod outbound;
 pub mod publishing;
 mod quota;
 pub mod recovery;
+mod reforming;
 mod refunding;
 mod registering;
 mod relay_lists;

@@ -145,6 +145,22 @@ fn of_report(report: &Report, is_aggregator: bool) -> Option<(&'static str, Stri
             "seat_taken",
             format!("seats {} ({taken} taken)", member.short()),
         ),
+        Report::AwaitsDecision { member, waiting } => (
+            "awaits_decision",
+            format!(
+                "{} asks for a seat ({waiting} wait for you)",
+                member.short()
+            ),
+        ),
+        Report::AskedAgain => ("asked_again", "asks for a seat once more".to_owned()),
+        Report::DecisionPending { until } => (
+            "decision_pending",
+            format!("the aggregator's operator decides about the seat, until {until}"),
+        ),
+        Report::Rejected { reason } => (
+            "rejected",
+            format!("the aggregator's operator decided against the seat: {reason}"),
+        ),
         Report::RequestRefused { member, code } => (
             "request_refused",
             format!("refuses {}: {}", member.short(), refusal(*code)),
@@ -376,8 +392,9 @@ fn of_report(report: &Report, is_aggregator: bool) -> Option<(&'static str, Stri
         Report::MemberBlamed { blame, proved } => (
             "member_blamed",
             format!(
-                "{} sent something invalid ({})",
+                "{} sent {} ({})",
                 blame.member.short(),
+                blame.fault.told(),
                 if *proved { "proved" } else { "a claim" }
             ),
         ),
@@ -386,6 +403,19 @@ fn of_report(report: &Report, is_aggregator: bool) -> Option<(&'static str, Stri
             format!("ALARM: {txid} spends from the beacon and this agent did not sign it"),
         ),
         Report::Alarm { text } => ("alarm", format!("ALARM: {text}")),
+        Report::ReformOffered { cohort, without } => (
+            "reform_offered",
+            format!(
+                "{} to go on as cohort {} without {}",
+                if is_aggregator {
+                    "offers"
+                } else {
+                    "is offered"
+                },
+                cohort.short(),
+                seats(without)
+            ),
+        ),
         Report::Ended { why } => ("ended", format!("the cohort has ended: {}", end_cause(why))),
         Report::Released { reason } => ("released", format!("lost its seat: {reason}")),
     })
@@ -463,6 +493,10 @@ pub const fn refusal(code: RefusalCode) -> &'static str {
         RefusalCode::Full => "all seats are taken",
         RefusalCode::Closed => "no opt-ins are taken any more",
         RefusalCode::NotInvited => "only invited keys are seated",
+        RefusalCode::WorkRequired => "it shows less proof of work than the terms ask",
+        RefusalCode::BadCode => "it shows no invite code of this cohort",
+        RefusalCode::CodeUsedUp => "the invite code is used up",
+        RefusalCode::Rejected => "the operator decided against it",
         RefusalCode::AlreadyAsked => "this key asked before; the first opt-in counts",
         RefusalCode::BadPayee => "the payee is not a segwit address",
         RefusalCode::PayeeRequired => "members fund, and no address for refunds was given",

@@ -79,8 +79,7 @@ pub const RULES: &[Rule] = &[
     count("aggregator.depth", "blocks", 1, 100),
     count("aggregator.max_fee_rate", "sat/vB", 1, 10_000),
     count("aggregator.max_nonce_losses", "losses", 0, 100),
-    // 22 bits take a fast core about a second: more would keep people out, not machines.
-    count("aggregator.pow_bits", "bits", 0, 22),
+    count("aggregator.pow_bits", "bits", 0, 28),
     count("participant.min_members", "members", 2, 1_000),
     count("participant.max_members", "members", 2, 1_000),
     count("participant.max_fee_rate", "sat/vB", 1, 10_000),
@@ -93,7 +92,7 @@ pub const RULES: &[Rule] = &[
     count("fees.*.fallback", "sat/vB", 1, 10_000),
     count("limits.relays", "relays", 1, 64),
     count("limits.store_mib", "MiB", 64, 1_048_576),
-    count("limits.pow_bits", "bits", 0, 24),
+    count("limits.pow_bits", "bits", 0, 28),
     count("limits.subscribers", "subscribers", 0, 1_000_000),
 ];
 

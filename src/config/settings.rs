@@ -298,7 +298,7 @@ pub struct Aggregator {
     pub max_fee_rate: u32,
     /// Times in one round a member may have lost its nonces.
     pub max_nonce_losses: u32,
-    /// Proof of work asked of an opt-in, in leading zero bits of its event id (NIP-13); 0 for none.
+    /// Proof of work asked of an opt-in, in leading zero bits; 0 for none.
     pub pow_bits: u32,
     /// Only opt-ins with an invite of this agent are accepted.
     pub invite_only: bool,
@@ -522,7 +522,7 @@ pub struct Limits {
     pub relays: u32,
     /// Largest size of the store, in MiB.
     pub store_mib: u32,
-    /// Most proof of work done for one event, in leading zero bits (20 take a fraction of a second).
+    /// Most proof of work done for a seat without being asked, in leading zero bits (20 take a fraction of a second).
     pub pow_bits: u32,
     /// Subscribers told of new cohorts; 0 for none.
     pub subscribers: u32,

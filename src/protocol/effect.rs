@@ -12,9 +12,10 @@ use super::ids::{Label, Round, Seat, SessionId};
 use super::message::{EndCause, HistoryRequest, Message, Nonces, RefusalCode, RoundCause};
 use crate::beacon::smt::SmtPath;
 use crate::did::Did;
-use crate::hash::{LeafValue, SignalBytes, SmtIndex, SmtNonce, UpdateHash};
+use crate::hash::{CohortId, LeafValue, SignalBytes, SmtIndex, SmtNonce, UpdateHash};
 use crate::keys::NostrKey;
 use crate::keys::musig::{AggregateNonce, PublicNonce};
+use crate::time::UnixTime;
 
 use super::evidence::Sighash;
 
@@ -338,6 +339,25 @@ pub enum Report {
         member: NostrKey,
         /// How many are taken now.
         taken: u16,
+    },
+    /// Aggregator: an opt-in waits for the operator.
+    AwaitsDecision {
+        /// Whose.
+        member: NostrKey,
+        /// How many wait.
+        waiting: u16,
+    },
+    /// Member: asked for a seat once more, after a refusal.
+    AskedAgain,
+    /// Member: the operator decides about the seat.
+    DecisionPending {
+        /// Until when.
+        until: UnixTime,
+    },
+    /// Member: the operator decided against the seat.
+    Rejected {
+        /// Its words.
+        reason: String,
     },
     /// Aggregator: an opt-in or another request was refused.
     RequestRefused {
@@ -699,6 +719,13 @@ pub enum Report {
     Alarm {
         /// What, for people.
         text: String,
+    },
+    /// A new cohort is offered in the place of this one, without some seats.
+    ReformOffered {
+        /// The new cohort.
+        cohort: CohortId,
+        /// The seats that are left out.
+        without: Vec<Seat>,
     },
     /// The cohort ended.
     Ended {

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
 
-use super::ids::Label;
+use super::ids::{Label, Round};
 use super::message::{FallbackSignature, NonceUpdate, Nonces, Partials, Response};
 use super::refund_message::RefundPartial;
 use crate::hash::{CohortId, SchnorrSignature, array_from_hex, bytes_newtype, tagged_hash, to_hex};
@@ -155,6 +155,40 @@ pub enum Fault {
         /// What the session signed, as the session hash commits to it.
         session: BTreeMap<Label, LabelContext>,
     },
+}
+
+impl Fault {
+    /// The name of the fault, as in the protocol.
+    #[must_use]
+    pub const fn name(&self) -> &'static str {
+        match self {
+            Self::BadPartial { .. } => "bad_partial",
+            Self::BadFallbackSignature { .. } => "bad_fallback_signature",
+            Self::BadRefundPartial { .. } => "bad_refund_partial",
+        }
+    }
+
+    /// The same in words: what was sent.
+    #[must_use]
+    pub const fn told(&self) -> &'static str {
+        match self {
+            Self::BadPartial { .. } => "a partial signature that does not verify",
+            Self::BadFallbackSignature { .. } => {
+                "a signature through the k-of-n leaf that does not verify"
+            }
+            Self::BadRefundPartial { .. } => "a partial signature of a refund that does not verify",
+        }
+    }
+
+    /// The round it happened in; none for a refund.
+    #[must_use]
+    pub const fn round(&self) -> Option<Round> {
+        match self {
+            Self::BadPartial { partials, .. } => Some(partials.content.round),
+            Self::BadFallbackSignature { signature, .. } => Some(signature.content.round),
+            Self::BadRefundPartial { .. } => None,
+        }
+    }
 }
 
 /// A member shown to have sent something invalid.

@@ -10,11 +10,13 @@ use bitcoin::{ScriptBuf, Transaction, Txid};
 use serde::{Deserialize, Serialize};
 use serde_json::value::RawValue;
 
+use super::admission::Ticket;
 use super::deposit::{Deposited, LeafOpening, UpdateDeposit};
 use super::evidence::{Blame, Signed};
 pub use super::fallback_message::{Announced, FallbackRequest, FallbackSignature};
 use super::ids::{Label, Round, Seat, Subject};
 pub use super::raw_json::{MAX_RAW_DEPTH, RawJson};
+pub use super::reform::Reform;
 use super::refund_message::{
     RefundComplete, RefundNonces, RefundOpen, RefundPartial, RefundRequest,
 };
@@ -109,6 +111,10 @@ messages! {
     "opt_in" => OptIn(OptIn),
     /// Aggregator → participant: seated.
     "accept" => Accept(Accept),
+    /// Aggregator → participant: the operator decides about the seat; wait.
+    "waiting" => Waiting(Waiting),
+    /// Aggregator → participant: the operator decided against the seat.
+    "rejected" => Rejected(Rejected),
     /// Aggregator → participant: a request was not taken, and why.
     "refused" => Refused(Refused),
     /// Aggregator → channel: the key set.
@@ -173,6 +179,8 @@ messages! {
     "release" => Release(Release),
     /// Aggregator → channel or participant: the cohort has ended.
     "ended" => Ended(Ended),
+    /// Aggregator → channel: a new cohort without some seats.
+    "reform" => Reform(Reform),
     /// Aggregator → channel: relays from now on.
     "relays" => Relays(Relays),
     /// Aggregator → invited key: terms of a cohort without a public advert.
@@ -216,6 +224,25 @@ pub struct OptIn {
     pub tos: Option<TextHash>,
     /// Where refunds to this member go (hex of a P2WPKH, P2WSH or P2TR script), if anywhere.
     pub payee: Option<ScriptBuf>,
+    /// What the terms ask for a seat, or more than they ask; absent where nothing is shown.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub ticket: Option<Ticket>,
+}
+
+/// The operator has not decided yet.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Waiting {
+    /// Until when it can: the end of `join_by`.
+    pub until: UnixTime,
+}
+
+/// The operator decided against a seat.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Rejected {
+    /// Why: text for people, at most 200 characters.
+    pub reason: String,
 }
 
 /// Seated.
@@ -241,6 +268,14 @@ pub enum RefusalCode {
     Closed,
     /// Only invited keys are seated.
     NotInvited,
+    /// The opt-in shows no work, or less than the terms ask.
+    WorkRequired,
+    /// The opt-in shows no code that was handed out for this cohort, or not for its own key.
+    BadCode,
+    /// As many as the code is for have entered with it.
+    CodeUsedUp,
+    /// The operator decided against it.
+    Rejected,
     /// This key asked before, with another opt-in. The first one counts.
     AlreadyAsked,
     /// The payee is not a P2WPKH, P2WSH or P2TR script.

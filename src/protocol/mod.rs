@@ -3,8 +3,10 @@
 //! Nothing here knows a clock, a socket, a file or a random source, and nothing here holds a secret.
 //! Inputs come in with the time; effects go out, in the order in which they must be carried out.
 
+pub mod admission;
 pub mod aggregator;
 pub mod chain_view;
+pub mod conduct;
 pub mod confirmation;
 pub mod deposit;
 pub mod effect;
@@ -21,6 +23,7 @@ pub mod money;
 pub mod nonce_audit;
 pub mod participant;
 pub mod raw_json;
+pub mod reform;
 pub mod refund_message;
 pub mod registration;
 pub mod set;

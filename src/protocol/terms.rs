@@ -7,6 +7,7 @@ use std::fmt;
 
 use serde::{Deserialize, Serialize};
 
+use super::admission::{Admission, MAX_WORK_BITS};
 use super::ids::MAX_RUNGS;
 use crate::hash::{self, CohortId, bytes_newtype};
 use crate::keys::NostrKey;
@@ -211,6 +212,9 @@ pub struct Terms {
     pub cost_signal_sat: u64,
     /// Only keys the aggregator invited are seated.
     pub invite_only: bool,
+    /// What is asked of who was not invited. Default nothing, and then absent.
+    #[serde(default, skip_serializing_if = "Admission::is_open")]
+    pub admission: Admission,
     /// Terms of service, if any.
     pub tos: Option<TermsOfService>,
 }
@@ -279,6 +283,7 @@ impl Terms {
             cost_enrolment_sat: 0,
             cost_signal_sat: 0,
             invite_only: false,
+            admission: Admission::Open,
             tos: None,
         }
     }
@@ -346,6 +351,9 @@ impl Terms {
             check("output_policy", k.into(), 1, most)?;
             let keys = u64::try_from(crate::beacon::fallback::MAX_KEYS).unwrap_or(u64::MAX);
             check("seats_max", self.seats_max.into(), 1, keys)?;
+        }
+        if let Admission::Pow(bits) = self.admission {
+            check("admission", bits.into(), 1, MAX_WORK_BITS.into())?;
         }
         check("cost_enrolment_sat", self.cost_enrolment_sat, 0, SAFE)?;
         check("cost_signal_sat", self.cost_signal_sat, 0, SAFE)?;
@@ -514,9 +522,37 @@ mod tests {
     }
 
     #[test]
+    fn the_term_of_admission_is_absent_unless_something_is_asked() {
+        let without = terms().canonical();
+        assert!(!without.contains("admission"));
+        for (admission, value) in [
+            (Admission::Pow(20), r#"{"pow":20}"#),
+            (Admission::Approval, r#""approval""#),
+            (Admission::Code, r#""code""#),
+        ] {
+            let mut changed = terms();
+            changed.admission = admission;
+            let text = without.replacen('{', &format!(r#"{{"admission":{value},"#), 1);
+            assert_eq!(changed.canonical(), text);
+            let (parsed, id) = Terms::parse(&text).unwrap();
+            assert_eq!(parsed, changed);
+            assert_ne!(id, terms().cohort_id());
+        }
+        let spelled = without.replacen('{', r#"{"admission":"open","#, 1);
+        assert_eq!(Terms::parse(&spelled), Err(TermsError::NotCanonical));
+        for value in [r#""list""#, r#"{"pow":-1}"#, r#"{"pow":256}"#, "null"] {
+            let unknown = without.replacen('{', &format!(r#"{{"admission":{value},"#), 1);
+            assert!(matches!(
+                Terms::parse(&unknown),
+                Err(TermsError::Malformed(_))
+            ));
+        }
+    }
+
+    #[test]
     fn every_range_is_enforced_and_names_its_field() {
         type Change = fn(&mut Terms);
-        let cases: [(&str, Change); 31] = [
+        let cases: [(&str, Change); 33] = [
             ("v", |t| t.v = 2),
             ("seats_min", |t| t.seats_min = 0),
             ("seats_max", |t| t.seats_max = 1),
@@ -554,6 +590,8 @@ mod tests {
                 t.seats_max = 1_000;
                 t.output_policy = OutputPolicy::KOfN(1);
             }),
+            ("admission", |t| t.admission = Admission::Pow(0)),
+            ("admission", |t| t.admission = Admission::Pow(29)),
             ("cost_enrolment_sat", |t| t.cost_enrolment_sat = u64::MAX),
             ("cost_signal_sat", |t| t.cost_signal_sat = u64::MAX),
             ("name", |t| t.name = "\u{1b}[2J".into()),

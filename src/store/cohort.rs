@@ -262,6 +262,18 @@ impl Tx<'_> {
         )
     }
 
+    /// Takes the end of a cohort back: a refused member asks for a seat once more.
+    ///
+    /// # Errors
+    /// [`StoreError`] if writing fails.
+    pub fn reopen_cohort(&self, cohort: CohortId, role: Role) -> Result<(), StoreError> {
+        self.change(
+            "UPDATE cohorts SET ended = NULL, ending = NULL WHERE cohort = ?1 AND role = ?2",
+            params![cohort, role],
+            || format!("cohort {}", cohort.short()),
+        )
+    }
+
     /// Records the end of a cohort: its last state, when, and how. The first end stands; a later
     /// one changes nothing.
     ///

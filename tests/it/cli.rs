@@ -7,6 +7,7 @@ mod conform;
 mod control;
 mod daemon;
 mod keeping;
+mod members;
 mod mending;
 mod money;
 pub(crate) mod processes;

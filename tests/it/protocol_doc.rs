@@ -31,7 +31,7 @@ use btcr2_agent::hash::{
 use btcr2_agent::keys::musig::{
     KeySet, PartialSignature, PublicNonce, aggregate_nonces, aggregate_partials, verify_partial,
 };
-use btcr2_agent::keys::{NostrKey, OwnKey};
+use btcr2_agent::keys::{InviteCode, NostrKey, OwnKey};
 use btcr2_agent::network::Network;
 use btcr2_agent::nostr::advert::{AdvertDraft, AdvertStatus, ShareLink};
 use btcr2_agent::nostr::chunks::{CHUNK, CHUNK_BYTES, MAX_TOTAL, MAX_WHOLE};
@@ -40,6 +40,7 @@ use btcr2_agent::nostr::event::{Event, KIND_DIRECTED, MAX_RECEIVED_BYTES, MAX_SE
 use btcr2_agent::nostr::lanes::{MAX_LANES, WINDOW};
 use btcr2_agent::nostr::seal::{ChannelKey, ConversationKeys, MAX_PLAINTEXT};
 use btcr2_agent::nostr::{RelayUrl, VerifiedEvent, advert, envelope};
+use btcr2_agent::protocol::admission::{self, Ticket, Vouch, VouchAs, vouch_digest};
 use btcr2_agent::protocol::deposit::{
     DepositCode, DepositFault, Deposited, DepositedItem, MAX_DEPOSIT_BYTES, UpdateDeposit,
     verify_deposit,
@@ -52,10 +53,11 @@ use btcr2_agent::protocol::message::{
     Accept, CasEntry, CohortAck, EndCause, Ended, Entries, Frozen, History, HistoryItem,
     HistoryRequest, IndexChallenge, IndexOpening, IndexProof, Invite, Leave, MAX_RAW_DEPTH,
     Message, NonceRequest, NonceUpdate, Nonces, Opening, OptIn, Partials, PrevoutInfo, Proofs,
-    RawJson, RefusalCode, Refused, Register, RegisterItem, Registered, RegisteredItem, Relays,
-    Release, Response, RoundCause, RoundFailed, RoundOpen, RoundRequest, RoundResult, SignRequest,
-    SmtEntry, Subscribe, TxHex,
+    RawJson, RefusalCode, Refused, Register, RegisterItem, Registered, RegisteredItem, Rejected,
+    Relays, Release, Response, RoundCause, RoundFailed, RoundOpen, RoundRequest, RoundResult,
+    SignRequest, SmtEntry, Subscribe, TxHex, Waiting,
 };
+use btcr2_agent::protocol::reform::{LeftOut, Reform};
 use btcr2_agent::protocol::registration::{MAX_GENESIS_BYTES, registration_digest, verify_opening};
 use btcr2_agent::protocol::set::CohortSet;
 use btcr2_agent::protocol::terms::{CohortBeacon, MAX_TERMS_BYTES, Salt, Terms};
@@ -158,6 +160,39 @@ struct Cohort {
     contexts: BTreeMap<Label, LabelContext>,
     tree: SmtTree,
     announcement: String,
+}
+
+/// Terms of a cohort in the place of another.
+fn others(cohort: &Cohort) -> Terms {
+    Terms {
+        salt: Salt::from_bytes(secret("another salt")[..16].try_into().unwrap()),
+        seats_min: 1,
+        seats_max: 1,
+        invite_only: true,
+        ..cohort.terms.clone()
+    }
+}
+
+/// The work of member 0's opt-in: the least number that shows 16 bits.
+fn work() -> u64 {
+    let cohort = Cohort::new(CohortBeacon::Smt).id;
+    admission::mine(&cohort, key("member 0").public(), 16).unwrap()
+}
+
+fn code() -> InviteCode {
+    InviteCode::from_bytes(secret("code")[..16].try_into().unwrap())
+}
+
+/// The word of a code for member 0's key.
+fn code_vouch(cohort: &CohortId) -> Vouch {
+    let (code, seat) = (code().key_in(cohort), key("member 0").public());
+    let sig = sign(&code, &vouch_digest(VouchAs::Code, cohort, seat));
+    let vouch = Vouch {
+        key: code.public(),
+        sig,
+    };
+    assert!(vouch.verifies(VouchAs::Code, cohort, seat));
+    vouch
 }
 
 fn update() -> UpdateHash {
@@ -488,6 +523,50 @@ fn of_cohorts() -> Vec<(&'static str, Message)> {
                 terms: smt.id,
                 tos: None,
                 payee: None,
+                ticket: None,
+            }),
+        ),
+        (
+            "opt_in:work",
+            Message::OptIn(OptIn {
+                terms: smt.id,
+                tos: None,
+                payee: None,
+                ticket: Some(Ticket::Work(work())),
+            }),
+        ),
+        (
+            "opt_in:code",
+            Message::OptIn(OptIn {
+                terms: smt.id,
+                tos: None,
+                payee: None,
+                ticket: Some(Ticket::Code(code_vouch(&smt.id))),
+            }),
+        ),
+        (
+            "reform",
+            Message::Reform(Reform {
+                terms: others(&smt).canonical(),
+                relays: vec!["wss://relay.example.com".into()],
+                without: vec![LeftOut {
+                    seat: Seat(1),
+                    missed: 3,
+                    blamed: Vec::new(),
+                }],
+                reason: "away since May".into(),
+            }),
+        ),
+        (
+            "waiting",
+            Message::Waiting(Waiting {
+                until: smt.terms.join_by,
+            }),
+        ),
+        (
+            "rejected",
+            Message::Rejected(Rejected {
+                reason: "not one of ours".into(),
             }),
         ),
         ("accept", Message::Accept(Accept { seat: Seat(0) })),
@@ -860,6 +939,12 @@ fn hashes() -> String {
                 .unwrap()
                 .to_string(),
         ),
+        ("invite code", code().expose_text().to_string()),
+        (
+            "key of the code, smt",
+            code().key_in(&smt.id).public().to_string(),
+        ),
+        ("work of member 0, 16 bits", work().to_string()),
         ("txid of signal/1", tx.0.compute_txid().to_string()),
         ("txid of signal/3", smt.ladder.rungs[2].txid.to_string()),
     ];
@@ -1020,6 +1105,9 @@ fn the_table_of_terms_names_every_term_and_its_default() {
     assert!(value.get("deposits").is_none());
     let cells = row("deposits");
     assert_eq!(cells[4], format!("`\"{}\"`", terms.deposits));
+    assert!(value.get("admission").is_none());
+    let cells = row("admission");
+    assert_eq!(cells[4], format!("`\"{}\"`", terms.admission));
     // Ranges written as two numbers are the ones that are enforced.
     let valid_with = |name: &str, number: u64| {
         let mut changed = value.clone();
@@ -1056,6 +1144,10 @@ fn the_tables_of_codes_and_limits_agree_with_the_library() {
         Code::Full,
         Code::Closed,
         Code::NotInvited,
+        Code::WorkRequired,
+        Code::BadCode,
+        Code::CodeUsedUp,
+        Code::Rejected,
         Code::AlreadyAsked,
         Code::BadPayee,
         Code::PayeeRequired,

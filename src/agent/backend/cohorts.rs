@@ -8,6 +8,7 @@ use super::delivery::{delivery_view, members, number};
 use super::funding::state_view;
 use super::joining::payee_script;
 use super::parse_key;
+use super::reforming::{culprits, judge};
 use super::terms::{build_terms, terms_view};
 use crate::agent::control::views as v;
 use crate::agent::control::{ErrorCode, Failure, PeerText, request as r};
@@ -24,7 +25,7 @@ use crate::protocol::chain_view::TipView;
 use crate::protocol::effect::{Ignored, Outcome};
 use crate::protocol::funding::Funding;
 use crate::protocol::ids::{Round, Seat};
-use crate::protocol::message::{EndCause, Message, RoundCause, RoundRequest};
+use crate::protocol::message::{EndCause, Message, RefusalCode, RoundCause, RoundRequest};
 use crate::protocol::participant::{MemberPhase, ParticipantInput};
 use crate::protocol::terms::{self, CohortBeacon};
 use crate::store::Role;
@@ -410,11 +411,18 @@ impl Agent {
             terms: terms_view(terms, &hints),
             own_seat,
             own_key: (id.1 == Role::Participant).then(|| node.own.public()),
-            members: member_views(node, own_seat),
+            members: {
+                let mut members = member_views(node, own_seat);
+                for member in &mut members {
+                    judge(member, node);
+                }
+                members
+            },
             beacon: self.beacon_view(node),
             round,
             past_rounds,
             delivery: self.delivery_views(node)?,
+            reform: self.reform_view(node),
             end: end_view(node),
         })
     }
@@ -425,6 +433,9 @@ impl Agent {
             && let Err(refused) = self.gate.permit(node.terms().network)
         {
             return Some(refused.to_string());
+        }
+        if let Some(step) = self.reform_step(node) {
+            return Some(step);
         }
         next_step(node, phase)
     }
@@ -544,10 +555,11 @@ impl Agent {
                 .map_or(0, |height| chain.confirmations(height)),
             signed: on_chain.signed,
             took_ms: took,
-            end: record
-                .failed
-                .as_ref()
-                .map(|(at, why)| round_end(*at, why, own_only)),
+            end: record.failed.as_ref().map(|(at, why)| {
+                let mut end = round_end(*at, why, own_only);
+                end.culprits = culprits(node, record, &end.by, end.known_by);
+                end
+            }),
         }
     }
 
@@ -601,6 +613,26 @@ fn phase(node: &Node) -> v::CohortPhase {
 fn next_step(node: &Node, phase: v::CohortPhase) -> Option<String> {
     let cohort = node.id.0.short();
     let text = match (&node.machine, phase) {
+        (Machine::Aggregator(machine), v::CohortPhase::Forming)
+            if machine.waiting_opt_ins().next().is_some() =>
+        {
+            let waiting = machine.waiting_opt_ins().count();
+            format!("{waiting} wait for you: `cohort applicants {cohort}`")
+        }
+        (Machine::Participant(machine), v::CohortPhase::Forming)
+            if machine.awaits_decision().is_some() =>
+        {
+            format!(
+                "waiting for the operator's decision about {}",
+                crate::keys::names::npub(&machine.me())
+            )
+        }
+        (Machine::Participant(machine), v::CohortPhase::Ended) => {
+            let MemberPhase::Refused(code) = machine.phase() else {
+                return None;
+            };
+            refusal_remedy(*code, &machine.me())?
+        }
         (Machine::Aggregator(machine), v::CohortPhase::Forming) => {
             let (taken, min) = (machine.members().len(), machine.terms().seats_min);
             if taken >= usize::from(min) {
@@ -649,6 +681,35 @@ fn next_step(node: &Node, phase: v::CohortPhase) -> Option<String> {
     Some(text)
 }
 
+/// What whoever was refused a seat can do.
+fn refusal_remedy(code: RefusalCode, seat: &NostrKey) -> Option<String> {
+    let npub = crate::keys::names::npub(seat);
+    Some(match code {
+        RefusalCode::WorkRequired => {
+            "ask again: `cohort join` does the work that the terms ask for".to_owned()
+        }
+        RefusalCode::BadCode | RefusalCode::CodeUsedUp => {
+            "get another code from the aggregator, and ask again with `cohort join … --code`"
+                .to_owned()
+        }
+        RefusalCode::TooMany => format!(
+            "too many wait for a decision: ask again with more work (`cohort join … --work 22`), or have the operator \
+             approve {npub} and then ask again"
+        ),
+        RefusalCode::Rejected => format!("only the operator can change that: your key is {npub}"),
+        RefusalCode::NotInvited => format!(
+            "have the operator invite your identity (`btcr2-agent key show`), or this key: {npub}"
+        ),
+        RefusalCode::PayeeRequired | RefusalCode::BadPayee => {
+            "ask again with `cohort join … --refund-to`".to_owned()
+        }
+        RefusalCode::Full | RefusalCode::Closed => {
+            "look for another cohort: `cohort discover`".to_owned()
+        }
+        _ => return None,
+    })
+}
+
 fn member_views(node: &Node, own_seat: Option<Seat>) -> Vec<v::MemberView> {
     let heard = |key: &NostrKey| node.journal.heard.get(key).copied();
     let seats = (0..).map(Seat).zip(members(node));
@@ -671,6 +732,9 @@ fn member_views(node: &Node, own_seat: Option<Seat>) -> Vec<v::MemberView> {
                     last_heard_at: heard(&key),
                     state: state(seat, &key),
                     key,
+                    waits_for: None,
+                    missed_rounds: 0,
+                    faults: Vec::new(),
                 })
                 .collect()
         }
@@ -700,6 +764,9 @@ fn member_views(node: &Node, own_seat: Option<Seat>) -> Vec<v::MemberView> {
                         last_heard_at: heard(&key),
                         state: if is_own { own } else { v::MemberState::Ready },
                         key,
+                        waits_for: None,
+                        missed_rounds: 0,
+                        faults: Vec::new(),
                     }
                 })
                 .collect()
@@ -724,6 +791,11 @@ fn end_view(node: &Node) -> Option<v::EndView> {
             format!("the opt-in was refused: {}", refusal(*code)),
             Vec::new(),
         ),
+        End::Rejected(reason) => (
+            "rejected".to_owned(),
+            format!("the operator decided against a seat: {reason}"),
+            Vec::new(),
+        ),
         End::Released(reason) => (
             "released".to_owned(),
             format!("the seat was released: {reason}"),
@@ -736,6 +808,7 @@ fn end_view(node: &Node) -> Option<v::EndView> {
         text: PeerText::new(&text),
         by,
         known_by: known(member),
+        culprits: Vec::new(),
     })
 }
 
@@ -750,6 +823,7 @@ fn round_end(at: UnixTime, why: &RoundCause, member: bool) -> v::EndView {
         text: PeerText::new(&round_cause(why)),
         by,
         known_by: known(member),
+        culprits: Vec::new(),
     }
 }
 

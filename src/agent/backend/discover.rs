@@ -141,8 +141,8 @@ impl Agent {
                         .insert(node.id.0, super::delivery::number(taken));
                 }
                 Role::Participant => {
-                    // One whose opt-in was never stored can be joined still.
-                    if node.phase_name() != "new" {
+                    // Whoever was refused, or whose opt-in was never stored, may ask.
+                    if !self.may_ask(node.id.0) {
                         context.joined.insert(node.id.0);
                     }
                     context.memberships += usize::from(!node.is_over());

@@ -40,6 +40,14 @@ impl AgentBackend {
     /// a connection without a key. The relays of the advert itself are not contacted before joining.
     pub(super) async fn look_up(&self, target: &r::JoinTarget) -> Result<v::AdvertView, Failure> {
         let named = named(target)?;
+        let of = named.cohort;
+        let offered = self
+            .with(move |agent| agent.remember_offer(of).map_err(agent_failure))
+            .await?;
+        if offered {
+            // It came from the aggregator, over a channel: relays have nothing to add.
+            return self.stored(of).await;
+        }
         let filter = filter_of(named.cohort, named.author);
         let mut found = match self.search(&filter, TIMEOUT).await {
             Ok(found) => found,
@@ -89,6 +97,21 @@ impl AgentBackend {
         .await
     }
 
+    /// Terms that are stored: of an offer.
+    async fn stored(&self, cohort: CohortId) -> Result<v::AdvertView, Failure> {
+        let config = self.config().clone();
+        self.with(move |agent| {
+            let context = agent.advert_context()?;
+            let row = agent.store.view().advert(cohort).map_err(store_failure)?;
+            let row = row.ok_or_else(|| {
+                Failure::new(ErrorCode::NotFound, "the offer is not known any more")
+            })?;
+            let (terms, _) = Terms::parse(&row.content).map_err(bad_terms)?;
+            Ok(stored_view(&row, &terms, &config, &context, agent.now()))
+        })
+        .await
+    }
+
     /// Asks for a seat under terms that were shown: the cohort id is their hash.
     pub(super) async fn join(&self, args: r::Join) -> Result<v::CohortView, Failure> {
         let named = named(&args.target)?;
@@ -99,6 +122,8 @@ impl AgentBackend {
             ));
         }
         let cohort = args.cohort;
+        self.with(move |agent| agent.remember_offer(cohort).map_err(agent_failure))
+            .await?;
         let read = move |agent: &mut crate::agent::Agent| {
             agent.store.view().advert(cohort).map_err(store_failure)
         };
@@ -122,6 +147,18 @@ impl AgentBackend {
             .as_deref()
             .map(|address| payee_script(address, terms.network))
             .transpose()?;
+        let seat = self
+            .with(move |agent| {
+                if !agent.may_ask(cohort) {
+                    return Err(Failure::new(
+                        ErrorCode::WrongPhase,
+                        format!("this agent has joined cohort {} already", cohort.short()),
+                    ));
+                }
+                Ok(agent.seat_key(cohort, identity_seat))
+            })
+            .await?;
+        let shown = self.shown(&terms, seat, &args).await?;
         self.with(move |agent| {
             may_join(&row, &terms, agent.now())?;
             let context = agent.advert_context()?;
@@ -143,7 +180,7 @@ impl AgentBackend {
                 .remedy("add one with `btcr2-agent relay add <url>`"));
             }
             let cohort = agent
-                .join_cohort(&row.content, &hints, identity_seat, payee)
+                .join_cohort_showing(&row.content, &hints, identity_seat, payee, shown)
                 .map_err(agent_failure)?;
             agent.cohort_view((cohort, Role::Participant), 0)
         })

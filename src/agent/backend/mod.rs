@@ -8,11 +8,13 @@
 //! | `status` | `status` |
 //! | `cohorts` | the views of cohorts, and what is done to them |
 //! | `delivery` | where messages stand |
+//! | `admitting` | who is seated: applicants, codes, the work of an opt-in |
 //! | `terms` | terms from arguments and settings; the written policy |
 //! | `discover` | looking for adverts, also without a running agent |
 //! | `joining` | `cohort terms`, `cohort join` |
 //! | `funding` | `cohort fund` |
 //! | `fund_psbt` | `cohort psbt`, `cohort fund --psbt` |
+//! | `reforming` | `cohort reform`, `cohort migrate`; how members behave |
 //! | `refunds` | `cohort recover`, and which outputs are protected |
 //! | `money` | `money status`, `money stop` |
 //! | `decoding`, `lone_tx` | `tx decode`, with and without a running agent |
@@ -27,6 +29,7 @@
 //! | `probing` | trying relays, likewise |
 //! | `follows` | whom this agent follows, and who follows it |
 
+mod admitting;
 mod bumping;
 mod cohorts;
 mod confirmations;
@@ -45,6 +48,7 @@ mod money;
 pub mod probing;
 mod publishing;
 mod recognising;
+mod reforming;
 mod refunds;
 pub mod relays;
 mod singleton;
@@ -257,6 +261,30 @@ impl Backend for AgentBackend {
 
     async fn cohort_invite(&self, args: r::Invite) -> Result<v::InviteView, Failure> {
         self.with(move |agent| agent.invite(&args)).await
+    }
+
+    async fn cohort_applicants(&self, args: r::OneCohort) -> Result<v::ApplicantsView, Failure> {
+        self.with(move |agent| agent.applicants(&args.cohort, None))
+            .await
+    }
+
+    async fn cohort_decide(&self, args: r::DecideSeat) -> Result<v::ApplicantsView, Failure> {
+        self.with(move |agent| agent.decide_seat(&args)).await
+    }
+
+    async fn cohort_codes(&self, args: r::Codes) -> Result<v::CodesView, Failure> {
+        self.codes(args).await
+    }
+
+    async fn cohort_reform(&self, args: r::ReformCohort) -> Result<v::CohortView, Failure> {
+        let opt_in = args
+            .opt_in_s
+            .unwrap_or(self.config().aggregator.formation.seconds());
+        self.with(move |agent| agent.reform(&args, opt_in)).await
+    }
+
+    async fn cohort_migrate(&self, args: r::Migrate) -> Result<v::MigrationView, Failure> {
+        self.migrate(args).await
     }
 
     async fn did_create(&self, args: r::CreateDid) -> Result<v::DidView, Failure> {

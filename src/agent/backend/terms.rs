@@ -7,6 +7,7 @@ use crate::agent::control::{ErrorCode, Failure, PeerText, request as r};
 use crate::config::{self, Config};
 use crate::keys::NostrKey;
 use crate::nostr::RelayUrl;
+use crate::protocol::admission::Admission;
 use crate::protocol::funding::dearest_signal;
 use crate::protocol::terms::{
     CohortBeacon, Deposits, EmptyRounds, Funding, OutputPolicy, Salt, Terms, TermsOfService,
@@ -117,6 +118,11 @@ pub(super) fn build_terms(
         cost_enrolment_sat: args.cost_enrolment_sat.unwrap_or(0),
         cost_signal_sat: args.cost_announcement_sat.unwrap_or(0),
         invite_only: args.invite_only || settings.invite_only,
+        admission: match (args.admission, settings.pow_bits) {
+            (Some(admission), _) => admission,
+            (None, 0) => Admission::Open,
+            (None, bits) => Admission::Pow(narrow("aggregator.pow_bits", bits.into())?),
+        },
         tos: args.tos.as_ref().map(|tos| TermsOfService {
             sha256: TextHash::from_bytes(tos.sha256.to_bytes()),
             url: tos.link.clone(),
@@ -212,6 +218,7 @@ pub(super) fn terms_view(terms: &Terms, relays: &[RelayUrl]) -> v::TermsView {
             Deposits::Accepted => v::Deposits::Accepted,
             Deposits::Required => v::Deposits::Required,
         },
+        admission: terms.admission,
         cost_enrolment_sat: cost(terms.cost_enrolment_sat),
         cost_announcement_sat: cost(terms.cost_signal_sat),
         tos: terms.tos.as_ref().map(|tos| v::TosView {

@@ -14,6 +14,7 @@ pub mod error;
 pub mod event;
 pub mod operations;
 pub mod request;
+mod request_admission;
 mod request_keeping;
 mod request_money;
 mod request_publish;

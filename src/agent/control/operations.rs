@@ -89,6 +89,16 @@ operations! {
     CohortLeave = cohort_leave(r::LeaveCohort) -> v::CohortView;
     /// Aggregator: sends the terms directly to more keys.
     CohortInvite = cohort_invite(r::Invite) -> v::InviteView;
+    /// Aggregator: who waits for a decision about a seat.
+    CohortApplicants = cohort_applicants(r::OneCohort) -> v::ApplicantsView;
+    /// Aggregator: gives a key a seat, or none.
+    CohortDecide = cohort_decide(r::DecideSeat) -> v::ApplicantsView;
+    /// Aggregator: the invite codes of a cohort; makes one.
+    CohortCodes = cohort_codes(r::Codes) -> v::CodesView;
+    /// Aggregator: makes a cohort without some seats, and offers it to the others.
+    CohortReform = cohort_reform(r::ReformCohort) -> v::CohortView;
+    /// Member: moves DIDs from a cohort's beacon to that of the one that took its place.
+    CohortMigrate = cohort_migrate(r::Migrate) -> v::MigrationView;
     /// Creates a DID.
     DidCreate = did_create(r::CreateDid) -> v::DidView;
     /// Registers a DID, or the index of a new one, with a cohort.

@@ -5,6 +5,7 @@ use std::str::FromStr;
 
 use serde::{Deserialize, Serialize};
 
+pub use super::request_admission::{CodeText, Codes, DecideSeat, Migrate, ReformCohort};
 pub use super::request_keeping::{Backup, SidecarOf, VerifyDids};
 pub use super::request_money::{DecodeTx, InspectPsbt, StopMoney, StopReason, TxRef};
 pub use super::request_publish::DidArtifacts;
@@ -20,6 +21,7 @@ use super::views::{
 use crate::hash::CohortId;
 use crate::keys::NostrKey;
 use crate::network::Network;
+use crate::protocol::admission::Admission;
 
 /// Why a text of the command line or of a request is not what it should be.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -199,6 +201,8 @@ pub struct Advertise {
     pub opt_in_s: Option<u64>,
     /// No public advert: the terms go to invited keys only.
     pub invite_only: bool,
+    /// What is asked of who is not invited.
+    pub admission: Option<Admission>,
     /// Whom to send the terms to directly.
     pub invite: Vec<KeyRef>,
 }
@@ -257,6 +261,12 @@ pub struct Join {
     /// Address that a refund of the beacon's funds should pay.
     #[serde(default)]
     pub payee: Option<String>,
+    /// An invite code, where the terms ask for one.
+    #[serde(default)]
+    pub code: Option<CodeText>,
+    /// Proof of work to do, in leading zero bits; `None` is what the terms ask for, within the setting.
+    #[serde(default)]
+    pub work: Option<u8>,
 }
 
 /// Arguments of operations on one cohort.

@@ -279,14 +279,21 @@ impl Agent {
                 // The price does not depend on what is announced.
                 let quote = self.quote(&did, Some(next), funds, announce)?;
                 quote.plan.clone()?;
-                let change = Change::AddBeacon {
+                let mut changes = vec![Change::AddBeacon {
                     id: Some(format!("cohort-{}", cohort.short())),
                     beacon: NewBeacon::Cohort(cohort),
-                };
+                }];
+                // The cohort was made in the place of another, whose beacon may never signal again.
+                let replaced = self.replaced_services(cohort, fresh.document());
+                changes.extend(
+                    replaced
+                        .into_iter()
+                        .map(|beacon| Change::RemoveBeacon { beacon }),
+                );
                 let via = Via::Singleton {
                     service: Some(quote.service),
                 };
-                self.update_did(fresh, &[change], &via, Disclosure::HashOnly)?;
+                self.update_did(fresh, &changes, &via, Disclosure::HashOnly)?;
             }
         }
         self.sign_announcement(fresh, funds, announce)

@@ -2,6 +2,7 @@
 
 use clap::{Args, Subcommand};
 
+use super::admission::{ApproveArgs, CodeCommand, MigrateArgs, ReformArgs, RejectArgs};
 use super::psbt::CohortPsbtArgs;
 use super::refund::RecoverFundsArgs;
 use super::values::{JoinArg, http_url, relay_url, seconds};
@@ -10,6 +11,7 @@ use crate::agent::control::views::{
     BeaconType, Deposits, EmptyRounds, FeeRate, FundBy, OutputPolicy, Span, TosHash,
 };
 use crate::network::Network;
+use crate::protocol::admission::Admission;
 
 /// Commands on cohorts.
 #[derive(Debug, Subcommand)]
@@ -53,6 +55,23 @@ pub enum CohortCommand {
     Leave(LeaveArgs),
     /// Aggregator: send the terms directly to keys
     Invite(InviteArgs),
+    /// Aggregator: show who waits for your decision about a seat
+    #[command(after_help = "Example:\n  btcr2-agent cohort applicants 3f9a0c12")]
+    Applicants(OneCohortArgs),
+    /// Aggregator: give a key a seat
+    Approve(ApproveArgs),
+    /// Aggregator: give a key no seat, or take the one it has while seats are open
+    Reject(RejectArgs),
+    /// Aggregator: invite codes, where the terms ask for one
+    #[command(
+        subcommand,
+        after_help = "Example:\n  btcr2-agent cohort code new 3f9a0c12 --uses 5"
+    )]
+    Code(CodeCommand),
+    /// Aggregator: offer the members of a cohort that stalls a new one without some seats
+    Reform(ReformArgs),
+    /// Member: move DIDs from a cohort's beacon to that of the one that took its place
+    Migrate(MigrateArgs),
 }
 
 /// Arguments of `cohort advertise`.
@@ -60,7 +79,8 @@ pub enum CohortCommand {
 #[command(after_help = "Examples:\n  \
     btcr2-agent cohort advertise --name garden --seats 3-10 --cadence 7d\n  \
     btcr2-agent cohort advertise --beacon cas --seats 3 --max-fee-rate 5 --invite npub1… --invite npub1…\n  \
-    btcr2-agent cohort advertise --seats 5-7 --output-policy k-of-n --threshold 3\n\n\
+    btcr2-agent cohort advertise --seats 5-7 --output-policy k-of-n --threshold 3\n  \
+    btcr2-agent cohort advertise --seats 3-10 --admission code\n\n\
     The terms are fixed once advertised: the cohort id is their hash. Terms not given have the defaults \
     of docs/protocol.md.")]
 pub struct AdvertiseArgs {
@@ -137,6 +157,9 @@ pub struct AdvertiseArgs {
     /// Take opt-ins for this long from now, such as 3d
     #[arg(long, value_name = "DURATION", value_parser = seconds)]
     pub opt_in_deadline: Option<u64>,
+    /// Who is seated: anybody (open), who does proof of work (pow:20), whom you approve (approval), who has a code
+    #[arg(long, value_name = "open|pow:BITS|approval|code")]
+    pub admission: Option<Admission>,
     /// Publish no advert: the terms go to invited keys only
     #[arg(long)]
     pub invite_only: bool,
@@ -191,7 +214,8 @@ pub struct DiscoverArgs {
 #[derive(Debug, Clone, Args)]
 #[command(after_help = "Examples:\n  \
     btcr2-agent cohort join 2                  the second of the last `cohort discover`\n  \
-    btcr2-agent cohort join naddr1… --yes      accept the terms (and terms of service) without being asked")]
+    btcr2-agent cohort join naddr1… --yes      accept the terms (and terms of service) without being asked\n  \
+    btcr2-agent cohort join naddr1… --code invite1…")]
 pub struct JoinArgs {
     /// Share link (naddr1…), cohort id, or number of the last `cohort discover`
     #[arg(value_name = "COHORT")]
@@ -205,6 +229,12 @@ pub struct JoinArgs {
     /// Address that refunds pay you, where members fund [default: the first taproot address (BIP-86) of your words]
     #[arg(long = "refund-to", alias = "payee", value_name = "ADDRESS")]
     pub payee: Option<String>,
+    /// Invite code, where the terms ask for one
+    #[arg(long, value_name = "CODE")]
+    pub code: Option<String>,
+    /// Proof of work to do, in bits; where the operator approves, more keeps your place among many that wait
+    #[arg(long, value_name = "BITS", value_parser = clap::value_parser!(u8).range(1..=28))]
+    pub work: Option<u8>,
 }
 
 /// Arguments of `cohort list`.

@@ -2,6 +2,7 @@
 //!
 //! Values are parsed here, once; a wrong one is a usage error (exit status 2) before anything runs.
 
+mod admission;
 mod announce;
 mod backup;
 mod cohort;
@@ -23,6 +24,7 @@ use std::path::PathBuf;
 
 use clap::{Args, Parser, Subcommand};
 
+pub use admission::{ApproveArgs, CodeCommand, MigrateArgs, NewCodeArgs, ReformArgs, RejectArgs};
 pub use announce::{AnnounceArgs, RegisterVia};
 pub use backup::{DoctorArgs, HomeBackupArgs, RestoreArgs, TakeoverArgs};
 pub use cohort::{

@@ -3,9 +3,10 @@
 use std::io::{self, Write as _};
 
 use super::Context;
+use super::admission::work_told;
 use crate::agent::control::request::{
-    Advertise, CohortRef, Discover, Fund, Invite, Join, JoinTarget, LeaveCohort, ListCohorts,
-    OneCohort, ShowCohort, Terms, TosArg,
+    Advertise, CodeText, CohortRef, Discover, Fund, Invite, Join, JoinTarget, LeaveCohort,
+    ListCohorts, OneCohort, ShowCohort, Terms, TosArg,
 };
 use crate::agent::control::views::{AdvertStatus, AdvertView, CohortPhase};
 use crate::agent::control::{Backend as _, ErrorCode, Failure};
@@ -65,6 +66,12 @@ impl Context {
                     .view(&daemon.cohort_acknowledge(OneCohort { cohort }).await?)
             }
             CohortCommand::Leave(args) => self.leave(args).await,
+            CohortCommand::Applicants(args) => self.applicants(args).await,
+            CohortCommand::Approve(args) => self.approve(args).await,
+            CohortCommand::Reject(args) => self.reject(args).await,
+            CohortCommand::Code(command) => self.code(command).await,
+            CohortCommand::Reform(args) => self.reform(args).await,
+            CohortCommand::Migrate(args) => self.migrate(args).await,
             CohortCommand::Invite(args) => {
                 let daemon = daemon(&self.home).await?;
                 let invite = Invite {
@@ -130,6 +137,11 @@ impl Context {
         if !(args.yes && self.out.is_json()) {
             show_terms(&advert);
         }
+        if !self.out.is_json()
+            && let Some(told) = work_told(&advert, args.work)
+        {
+            let _ = writeln!(io::stderr().lock(), "{told}");
+        }
         if !args.yes {
             let question = if advert.terms.tos.is_some() {
                 "Accept these terms and the terms of service, and ask for a seat?"
@@ -143,6 +155,8 @@ impl Context {
             target,
             seat: args.seat,
             payee: args.payee,
+            code: args.code.map(CodeText),
+            work: args.work,
         };
         self.out.view(&daemon.cohort_join(join).await?)
     }
@@ -308,6 +322,7 @@ fn advertise(args: AdvertiseArgs) -> Advertise {
         opt_in_s: args.opt_in_deadline,
         // An invitation in a public cohort would be an advert with an extra step; whoever names
         // keys wants these and no others.
+        admission: args.admission,
         invite_only: args.invite_only || !args.invite.is_empty(),
         invite: args.invite,
     }

@@ -1,5 +1,6 @@
 //! The commands: from typed arguments to a view that is printed.
 
+mod admission;
 mod announce;
 mod backup;
 mod cohort;

@@ -3,7 +3,7 @@
 use super::round::{delivery, past_rounds, seats};
 use super::{Align, Page, Render, Table, absolute, npub, qr_code, relative, sat, short_npub, when};
 use crate::agent::control::views::{
-    AlarmView, CohortListView, CohortSummaryView, CohortView, FundView, InviteView,
+    AlarmView, CohortListView, CohortSummaryView, CohortView, FaultView, FundView, InviteView,
 };
 
 /// What needs a person, with what to do.
@@ -137,6 +137,9 @@ impl Render for CohortView {
                 ("set", Align::Left),
                 ("state", Align::Left),
                 ("last heard", Align::Left),
+                ("waits for", Align::Left),
+                ("missed", Align::Right),
+                ("evidence against it", Align::Left),
             ]);
             for member in &self.members {
                 let own = if self.own_seat == Some(member.seat) {
@@ -158,9 +161,15 @@ impl Render for CohortView {
                     member
                         .last_heard_at
                         .map_or_else(|| "never".to_owned(), |at| relative(page.now(), at)),
+                    member.waits_for.clone().unwrap_or_default(),
+                    member.missed_rounds.to_string(),
+                    faults(&member.faults),
                 ]);
             }
             page.table(&table);
+        }
+        if let Some(reform) = &self.reform {
+            reform.render(page);
         }
         if let Some(round) = &self.round {
             round.render(page);
@@ -174,6 +183,16 @@ impl Render for CohortView {
             past_rounds(&self.past_rounds, page);
         }
     }
+}
+
+/// Evidence in a few words.
+fn faults(faults: &[FaultView]) -> String {
+    let told = |fault: &FaultView| match fault.round {
+        Some(round) => format!("{} in round {round} ({})", fault.fault, fault.known_by),
+        None => format!("{} ({})", fault.fault, fault.known_by),
+    };
+    let told: Vec<String> = faults.iter().map(told).collect();
+    told.join(", ")
 }
 
 /// A [`FundView`] without its QR code, for `--no-qr`.

@@ -1,5 +1,6 @@
 //! Text for people, from the views.
 
+mod admission;
 mod agent;
 mod backup;
 mod changes;

@@ -1,6 +1,6 @@
 //! Rounds, endings and delivery.
 
-use super::{Align, Page, Render, Table, relative, sat, when};
+use super::{Align, Page, Render, Table, relative, sat, short_npub, when};
 use crate::agent::control::views::{
     DeliveryView, EndView, Recipient, RelayReceipt, RoundState, RoundView,
 };
@@ -24,8 +24,16 @@ impl Render for EndView {
     fn render(&self, page: &mut Page) {
         page.field("ended", &when(page.now(), self.at));
         page.field("cause", &format!("{}: {}", self.cause, self.text));
-        if !self.by.is_empty() {
+        if !self.by.is_empty() && self.culprits.is_empty() {
             page.field("put down to", &seats(&self.by));
+        }
+        for culprit in &self.culprits {
+            let seat = culprit
+                .seat
+                .map_or_else(String::new, |seat| format!("seat {seat} "));
+            let key = culprit.key.map(short_npub).unwrap_or_default();
+            let told = format!("{seat}{key}: {} ({})", culprit.did, culprit.known_by);
+            page.field("put down to", &told);
         }
         page.field("known by", &self.known_by.to_string());
     }

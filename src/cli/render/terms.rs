@@ -7,6 +7,8 @@ use crate::agent::control::views::{
     AdvertStatus, AdvertView, BeaconType, Deposits, DiscoverView, EmptyRounds, FundBy, TermsView,
 };
 
+use crate::protocol::admission::Admission;
+
 impl Render for TermsView {
     fn render(&self, page: &mut Page) {
         page.field("network", self.network.name());
@@ -81,6 +83,15 @@ impl Render for TermsView {
                 Deposits::Required => {
                     "all deposited: the aggregator sees DIDs, documents and updates, verifies and keeps them"
                 }
+            },
+        );
+        page.field(
+            "seats for",
+            &match self.admission {
+                Admission::Open => "whoever asks".to_owned(),
+                Admission::Pow(bits) => format!("whoever does {bits} bits of proof of work"),
+                Admission::Approval => "whom the aggregator's operator approves".to_owned(),
+                Admission::Code => "whoever has an invite code (`cohort join … --code`)".to_owned(),
             },
         );
         let or_free = |price: Option<u64>| price.map_or_else(|| "none".to_owned(), sat);

@@ -370,8 +370,8 @@ fn later_sources_go_before_earlier_ones_and_are_named() {
         )
     );
     assert_eq!(
-        refused(&[], &["limits.pow_bits=25"]),
-        "command line: limits.pow_bits: 25 is out of range; use 0 to 24 bits"
+        refused(&[], &["limits.pow_bits=29"]),
+        "command line: limits.pow_bits: 29 is out of range; use 0 to 28 bits"
     );
     // The file's setting is at odds with the command line's: the place to look is the file.
     let error = refused(&[], &["participant.max_members=4"]);

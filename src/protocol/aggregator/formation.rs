@@ -2,7 +2,8 @@
 
 use bitcoin::ScriptBuf;
 
-use super::{Aggregator, Applicant, Phase, refuse};
+use super::admission::Entry;
+use super::{Aggregator, Phase, refuse};
 use crate::keys::NostrKey;
 use crate::protocol::effect::{AdvertStatus, Effect, Ignored, Report, Step, To};
 use crate::protocol::evidence::Signed;
@@ -33,7 +34,7 @@ impl Aggregator {
         let mut effects = Vec::new();
         effects.extend(self.advert(AdvertStatus::Open));
         for key in invited {
-            if self.invited.insert(key) {
+            if self.gate.invite(key) {
                 effects.push(Effect::Send {
                     to: To::Key(key),
                     message: Message::Invite(Invite {
@@ -87,34 +88,29 @@ impl Aggregator {
                 _ => refuse(RefusalCode::AlreadyAsked),
             };
         }
+        if let Some(step) = self.asked_again(from, &opt_in) {
+            return step;
+        }
         if !matches!(self.phase, Phase::Open) {
             return refuse(RefusalCode::Closed);
         }
-        if let Err(code) = self.admit(now, from, &opt_in) {
+        if let Err(code) = self.agrees(now, &opt_in) {
             return refuse(code);
         }
-        let Ok(seat) = u16::try_from(self.applicants.len()) else {
-            return refuse(RefusalCode::Full);
-        };
-        self.applicants.push(Applicant {
-            key: from,
-            payee: opt_in.payee,
-        });
-        let taken = seat.saturating_add(1);
-        let mut effects = vec![
-            accept(from, Seat(seat)),
-            Effect::Report(Report::SeatTaken {
-                member: from,
-                taken,
-            }),
-        ];
-        if taken == self.terms.seats_max {
-            effects.extend(self.form(now));
+        match self.entry(from, &opt_in) {
+            Ok(Entry::Seat) => Step::with(self.seat(now, from, opt_in.payee)),
+            Ok(Entry::Wait { work }) => {
+                match self.wait_for_operator(now, from, opt_in.payee, work) {
+                    Ok(effects) => Step::with(effects),
+                    Err(code) => refuse(code),
+                }
+            }
+            Err(code) => refuse(code),
         }
-        Step::with(effects)
     }
 
-    fn admit(&self, now: UnixTime, from: NostrKey, opt_in: &OptIn) -> Result<(), RefusalCode> {
+    /// Whether an opt-in agrees to the terms, and comes in time.
+    fn agrees(&self, now: UnixTime, opt_in: &OptIn) -> Result<(), RefusalCode> {
         if opt_in.terms != self.cohort {
             return Err(RefusalCode::WrongTerms);
         }
@@ -123,9 +119,6 @@ impl Aggregator {
         }
         if now > self.terms.join_by {
             return Err(RefusalCode::Closed);
-        }
-        if self.terms.invite_only && !self.invited.contains(&from) {
-            return Err(RefusalCode::NotInvited);
         }
         if opt_in.payee.as_ref().is_some_and(|p| !payee_is_allowed(p)) {
             return Err(RefusalCode::BadPayee);
@@ -154,7 +147,7 @@ impl Aggregator {
     }
 
     /// Closes the seats and publishes the set.
-    fn form(&mut self, now: UnixTime) -> Vec<Effect> {
+    pub(super) fn form(&mut self, now: UnixTime) -> Vec<Effect> {
         let members: Vec<(NostrKey, Option<ScriptBuf>)> = self
             .applicants
             .iter()
@@ -172,6 +165,7 @@ impl Aggregator {
                 message: Message::CohortSet(set.clone()),
             },
         ];
+        effects.extend(self.turn_away());
         effects.extend(self.advert(AdvertStatus::Full));
         effects.push(Effect::Report(Report::SetFormed {
             members: seated,
@@ -261,7 +255,7 @@ impl Aggregator {
         if self.set.is_none() {
             let before = self.applicants.len();
             self.applicants.retain(|member| member.key != from);
-            return if self.applicants.len() < before {
+            return if self.applicants.len() < before || self.withdraw_opt_in(from) {
                 Step::accepted()
             } else {
                 Step::ignored(Ignored::NotAMember)

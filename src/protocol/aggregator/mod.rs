@@ -3,11 +3,13 @@
 //! `handle(now, input)` changes the state and returns what to do. Its state is a function of its inputs:
 //! replaying the logged inputs gives the same state, and the driver discards the effects of a replay.
 
+mod admission;
 mod deposits;
 mod export;
 mod fallback;
 mod formation;
 mod money;
+mod reforming;
 mod refunds;
 mod registry;
 mod replacing;
@@ -16,17 +18,19 @@ mod session;
 mod signals;
 mod watch;
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 
 use bitcoin::{Amount, OutPoint, ScriptBuf, Txid};
 use serde::{Deserialize, Serialize};
 
 use super::chain_view::{ChainUpdate, ChainView, TipView};
+use super::conduct::Conduct;
 use super::confirmation::ConfirmationWatch;
 pub use super::confirmation::FINAL_DEPTH;
 use super::effect::{AdvertStatus, Effect, Ignored, Report, Step, To};
 use super::ids::{Round, Seat};
 use super::message::{EndCause, Ended, Message, RefusalCode, Refused, RoundCause};
+use super::reform::Offer;
 use super::set::CohortSet;
 use super::terms::Terms;
 use crate::hash::{CohortId, SchnorrSignature};
@@ -34,6 +38,8 @@ use crate::keys::NostrKey;
 use crate::keys::musig::KeySet;
 use crate::time::UnixTime;
 
+use admission::Gate;
+pub use admission::{Decision, KnownCode, MAX_CODES, MAX_WAITING, WaitingOptIn};
 use deposits::Deposits;
 use refunds::Refunds;
 pub use refunds::{KeptRefund, RefundProgress};
@@ -103,6 +109,19 @@ pub enum AggregatorInput {
         /// Words for it.
         reason: String,
     },
+    /// Operator: who is seated.
+    Decide(Decision),
+    /// Operator: offer the members a new cohort without some seats.
+    Reform {
+        /// Its canonical terms.
+        terms: String,
+        /// Relays to name.
+        relays: Vec<String>,
+        /// The seats that are left out.
+        without: Vec<Seat>,
+        /// Words for people.
+        reason: String,
+    },
     /// Operator: end the cohort.
     Cancel,
     /// The store is an older copy of itself: rounds may have been held since that it does not know.
@@ -150,7 +169,7 @@ pub struct Aggregator {
     terms: Terms,
     cohort: CohortId,
     phase: Phase,
-    invited: BTreeSet<NostrKey>,
+    gate: Gate,
     /// Where refunds to the aggregator go.
     payee: Option<ScriptBuf>,
     /// Before the set is closed, in order of acceptance.
@@ -177,6 +196,9 @@ pub struct Aggregator {
     watch: ConfirmationWatch,
     /// The gate permits no money.
     money_stopped: bool,
+    conduct: Conduct,
+    /// The cohort that was offered in the place of this one.
+    offer: Option<Offer>,
     /// The highest fee of one transaction that the gate permits, once it was told.
     max_fee: Option<Amount>,
 }
@@ -189,7 +211,7 @@ impl Aggregator {
             cohort: terms.cohort_id(),
             terms,
             phase: Phase::Draft,
-            invited: BTreeSet::new(),
+            gate: Gate::default(),
             payee: None,
             applicants: Vec::new(),
             set: None,
@@ -208,6 +230,8 @@ impl Aggregator {
             refunds: Refunds::default(),
             watch: ConfirmationWatch::default(),
             money_stopped: false,
+            conduct: Conduct::default(),
+            offer: None,
             max_fee: None,
         }
     }
@@ -242,6 +266,13 @@ impl Aggregator {
             },
             AggregatorInput::Protect { outputs } => self.protect(outputs),
             AggregatorInput::Release { member, reason } => self.release(member, &reason),
+            AggregatorInput::Decide(decision) => self.decide(now, decision),
+            AggregatorInput::Reform {
+                terms,
+                relays,
+                without,
+                reason,
+            } => self.reform(&terms, relays, &without, &reason),
             AggregatorInput::Cancel => self.cancel(),
             AggregatorInput::Restored => self.restored(),
             AggregatorInput::Money { permitted } => self.money(permitted),
@@ -251,6 +282,13 @@ impl Aggregator {
             }
         };
         self.timers(now, &mut step.effects);
+        if let Some((set, _)) = &self.set {
+            for effect in &step.effects {
+                if let Effect::Report(report) = effect {
+                    self.conduct.note(report, set);
+                }
+            }
+        }
         step
     }
 
@@ -415,6 +453,7 @@ impl Aggregator {
                 message: ended.clone(),
             }));
         }
+        effects.extend(self.turn_away());
         effects.extend(self.advert(AdvertStatus::Closed));
         effects.push(Effect::Report(Report::Ended { why: why.clone() }));
         self.round = None;

@@ -323,6 +323,15 @@ impl Aggregator {
         })
     }
 
+    /// Whether the open session waits for nonces, not for signatures.
+    #[must_use]
+    pub fn wants_nonces(&self) -> bool {
+        self.round_in_session().is_some_and(|state| {
+            let session = state.session.as_ref();
+            state.fallback.is_none() && session.is_some_and(|session| session.aggregate.is_none())
+        })
+    }
+
     /// The fee rate of the next signal: the backend's estimate within the terms.
     #[must_use]
     pub fn fee_rate(&self) -> FeeRate {

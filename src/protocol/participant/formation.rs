@@ -4,21 +4,56 @@ use bitcoin::ScriptBuf;
 
 use super::{MemberPhase, Participant};
 use crate::beacon::address::beacon_script;
+use crate::protocol::admission::Ticket;
 use crate::protocol::effect::{Effect, Ignored, Report, Step};
 use crate::protocol::evidence::{Signed, evidence_digest};
 use crate::protocol::ids::Seat;
-use crate::protocol::message::{CohortAck, EndCause, Frozen, Leave, Message, OptIn};
+use crate::protocol::message::{CohortAck, EndCause, Frozen, Leave, Message, OptIn, RefusalCode};
 use crate::protocol::set::CohortSet;
 use crate::time::UnixTime;
 
 impl Participant {
     pub(super) fn join(&mut self, payee: Option<ScriptBuf>) -> Step {
-        if self.phase != MemberPhase::New {
+        // A refusal is the end of one request, not of all: with a code, or more work, another may do.
+        let again = matches!(self.phase, MemberPhase::Refused(_));
+        if self.phase != MemberPhase::New && !again {
             return Step::ignored(Ignored::WrongPhase);
         }
         self.phase = MemberPhase::Asked;
         self.payee = payee;
-        Step::with(vec![self.opt_in()])
+        let mut effects = vec![self.opt_in()];
+        if again {
+            effects.push(Effect::Report(Report::AskedAgain));
+        }
+        Step::with(effects)
+    }
+
+    pub(super) fn take_ticket(&mut self, ticket: Option<Ticket>) -> Step {
+        if !matches!(self.phase, MemberPhase::New | MemberPhase::Refused(_)) {
+            return Step::ignored(Ignored::WrongPhase);
+        }
+        self.ticket = ticket;
+        Step::accepted()
+    }
+
+    pub(super) fn waits(&mut self, until: UnixTime) -> Step {
+        if self.phase != MemberPhase::Asked {
+            return Step::ignored(Ignored::WrongPhase);
+        }
+        if self.decision_until == Some(until) {
+            return Step::ignored(Ignored::Duplicate);
+        }
+        self.decision_until = Some(until);
+        Step::with(vec![Effect::Report(Report::DecisionPending { until })])
+    }
+
+    pub(super) fn rejected(&mut self, reason: &str) -> Step {
+        if self.phase != MemberPhase::Asked {
+            return Step::ignored(Ignored::WrongPhase);
+        }
+        self.phase = MemberPhase::Refused(RefusalCode::Rejected);
+        let reason = reason.chars().take(200).collect();
+        Step::with(vec![Effect::Report(Report::Rejected { reason })])
     }
 
     fn opt_in(&self) -> Effect {
@@ -26,6 +61,7 @@ impl Participant {
             terms: self.cohort,
             tos: self.terms.tos.as_ref().map(|tos| tos.sha256),
             payee: self.payee.clone(),
+            ticket: self.ticket.clone(),
         }))
     }
 

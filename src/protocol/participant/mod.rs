@@ -11,6 +11,7 @@ mod fallback;
 mod formation;
 mod history;
 mod policy;
+mod reforming;
 mod refunds;
 mod replacing;
 mod round;
@@ -22,7 +23,9 @@ use std::collections::BTreeMap;
 use bitcoin::{Amount, OutPoint, ScriptBuf, Transaction, Txid};
 use serde::{Deserialize, Serialize};
 
+use super::admission::Ticket;
 use super::chain_view::{ChainUpdate, ChainView};
+use super::conduct::Conduct;
 use super::confirmation::ConfirmationWatch;
 use super::deposit::UpdateDeposit;
 use super::effect::{Effect, Ignored, Prepared, Report, Step, To};
@@ -31,6 +34,7 @@ use super::ids::{Label, Round, Seat, SessionId, Subject};
 use super::message::{
     EndCause, HistoryItem, Message, Nonces, Opening, Refused, RegisterItem, RoundOpen,
 };
+use super::reform::Offer;
 use super::set::CohortSet;
 use super::terms::Terms;
 use crate::beacon::signal::BeaconOutput;
@@ -61,6 +65,8 @@ pub enum ParticipantInput {
         /// Where refunds go, if anywhere.
         payee: Option<ScriptBuf>,
     },
+    /// User: what to show with the opt-in. Comes before [`Join`](Self::Join).
+    Ticket(Option<Ticket>),
     /// A message whose author was verified.
     Message {
         /// Its author.
@@ -225,6 +231,9 @@ pub struct Participant {
     policy_is_stated: bool,
     phase: MemberPhase,
     payee: Option<ScriptBuf>,
+    ticket: Option<Ticket>,
+    /// Until when the operator can decide about the seat, if it has to.
+    decision_until: Option<UnixTime>,
     set: Option<(CohortSet, KeySet)>,
     script: ScriptBuf,
     chain: ChainView,
@@ -248,6 +257,9 @@ pub struct Participant {
     refunds: MyRefunds,
     /// Where everything this member signed is.
     watch: ConfirmationWatch,
+    conduct: Conduct,
+    /// The cohort that the aggregator offered in the place of this one.
+    offer: Option<Offer>,
 }
 
 impl Participant {
@@ -262,6 +274,8 @@ impl Participant {
             policy_is_stated: false,
             phase: MemberPhase::New,
             payee: None,
+            ticket: None,
+            decision_until: None,
             set: None,
             script: ScriptBuf::new(),
             chain: ChainView::default(),
@@ -278,6 +292,8 @@ impl Participant {
             fallbacks: Fallbacks::default(),
             refunds: MyRefunds::default(),
             watch: ConfirmationWatch::default(),
+            conduct: Conduct::default(),
+            offer: None,
         }
     }
 
@@ -305,8 +321,21 @@ impl Participant {
             return Step::ignored(Ignored::NotTheAggregator);
         }
         self.now = now;
+        let step = self.take(now, input);
+        if let Some((set, _)) = &self.set {
+            for effect in &step.effects {
+                if let Effect::Report(report) = effect {
+                    self.conduct.note(report, set);
+                }
+            }
+        }
+        step
+    }
+
+    fn take(&mut self, now: UnixTime, input: ParticipantInput) -> Step {
         match input {
             ParticipantInput::Join { payee } => self.join(payee),
+            ParticipantInput::Ticket(ticket) => self.take_ticket(ticket),
             ParticipantInput::Message { message, .. } => self.message(now, message),
             ParticipantInput::Tick => self.tick(now),
             ParticipantInput::Chain(update) => self.chain_changed(&update),
@@ -361,6 +390,8 @@ impl Participant {
     fn message(&mut self, now: UnixTime, message: Message) -> Step {
         match message {
             Message::Accept(accept) => self.accepted(accept.seat),
+            Message::Waiting(waiting) => self.waits(waiting.until),
+            Message::Rejected(rejected) => self.rejected(&rejected.reason),
             Message::Refused(refused) => self.refused(now, &refused),
             Message::Deposited(deposited) => self.deposited(now, deposited),
             Message::CohortSet(set) => self.cohort_set(set),
@@ -378,6 +409,7 @@ impl Participant {
             Message::RoundResult(result) => self.round_result(now, result),
             Message::RoundFailed(failed) => self.round_failed(failed),
             Message::History(history) => self.history(history),
+            Message::Reform(reform) => self.reform(reform),
             Message::Release(release) => self.released(release.reason),
             Message::Ended(ended) => self.ended(ended.why),
             // Hints for the driver.
@@ -504,6 +536,13 @@ impl Participant {
     #[must_use]
     pub const fn chain(&self) -> &ChainView {
         &self.chain
+    }
+
+    /// Until when the operator can decide about the seat that was asked for, if it has to.
+    #[must_use]
+    pub fn awaits_decision(&self) -> Option<UnixTime> {
+        self.decision_until
+            .filter(|_| self.phase == MemberPhase::Asked)
     }
 
     /// The seat this member holds: its final one once the set is known, before that the one it was given.

@@ -92,7 +92,7 @@ fn every_command_has_help_with_an_example() {
     }
     let mut all = Vec::new();
     walk(&Cli::command(), &[], &mut all);
-    assert!(all.len() >= 43, "{}", all.len());
+    assert!(all.len() >= 51, "{}", all.len());
     let home = home();
     for path in all {
         let output = run(

@@ -11,6 +11,7 @@ use btcr2_agent::agent::control::{ErrorCode, Failure, PeerText, Request, Respons
 use btcr2_agent::hash::CohortId;
 use btcr2_agent::keys::{NostrKey, OwnKey};
 use btcr2_agent::network::Network;
+use btcr2_agent::protocol::admission::Admission;
 use btcr2_agent::protocol::{Round, Seat};
 use btcr2_agent::time::UnixTime;
 use serde_json::{Value, json};
@@ -45,6 +46,7 @@ fn terms() -> TermsView {
         refund_blocks: Some(2_016),
         empty_rounds: EmptyRounds::Skip,
         deposits: Deposits::Required,
+        admission: Admission::Pow(4),
         cost_enrolment_sat: Some(12_345),
         cost_announcement_sat: None,
         tos: None,
@@ -75,6 +77,7 @@ pub(super) fn advert(cohort: CohortId) -> AdvertView {
 pub(super) fn cohort_view(cohort: CohortId) -> CohortView {
     let now = UnixTime(1_800_000_000);
     CohortView {
+        reform: None,
         now,
         summary: CohortSummaryView {
             cohort,
@@ -103,6 +106,9 @@ pub(super) fn cohort_view(cohort: CohortId) -> CohortView {
                 acknowledged_set: true,
                 last_heard_at: Some(now.minus(60)),
                 state: MemberState::Awaited,
+                waits_for: Some("response to round 7".to_owned()),
+                missed_rounds: 2,
+                faults: Vec::new(),
             })
             .collect(),
         beacon: Some(BeaconView {

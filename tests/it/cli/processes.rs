@@ -139,7 +139,7 @@ impl Agent {
     }
 
     /// Waits until a command's result is as wanted.
-    fn wait(&self, line: &str, wanted: impl Fn(&Value) -> bool) -> Value {
+    pub(super) fn wait(&self, line: &str, wanted: impl Fn(&Value) -> bool) -> Value {
         let what = format!("{} {line}", self.home.display());
         wait(&what, || match self.ask(line) {
             Ok(value) if wanted(&value) => Ok(value),
@@ -148,18 +148,18 @@ impl Agent {
         })
     }
 
-    fn text(&self, line: &str) -> String {
+    pub(super) fn text(&self, line: &str) -> String {
         let output = run(&self.home, words(line));
         assert!(output.status.success(), "{line}: {}", stderr(&output));
         stdout(&output).to_owned()
     }
 }
 
-fn text(value: &Value) -> &str {
+pub(super) fn text(value: &Value) -> &str {
     value.as_str().unwrap()
 }
 
-fn phase(value: &Value) -> &str {
+pub(super) fn phase(value: &Value) -> &str {
     text(&value["summary"]["phase"])
 }
 

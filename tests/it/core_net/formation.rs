@@ -34,6 +34,7 @@ fn opt_in(net: &Net) -> OptIn {
         terms: net.agg.cohort(),
         tos: net.agg.terms().tos.as_ref().map(|tos| tos.sha256),
         payee: None,
+        ticket: None,
     }
 }
 

@@ -1,6 +1,7 @@
 //! The pure core, both roles, whole cohorts in one thread: happy paths with known answers, and every
 //! threat of the threat model as a test that is named after it.
 
+mod admission;
 mod agg_restored;
 mod chain;
 mod coverage;
@@ -22,6 +23,7 @@ pub mod net;
 mod node;
 mod order;
 mod recovered;
+mod reform;
 mod refunds;
 mod replacing;
 mod requests;

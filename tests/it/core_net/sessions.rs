@@ -332,6 +332,20 @@ fn spoiled(content: &Partials) -> Partials {
     content
 }
 
+/// A cohort of three at its first round, in which member 1 sent a bad partial signature and no good one, up to the
+/// end of the round.
+pub fn after_a_bad_partial() -> (Net, Blame) {
+    let (mut net, good) = at_partials(CohortBeacon::Smt);
+    let member = net.nodes[1].me();
+    assert_eq!(send(&mut net, spoiled(&good)), Outcome::Blamed(member));
+    let at = net.held.iter().position(|mail| mail.from == member);
+    net.held.remove(at.unwrap());
+    net.release();
+    net.advance(86_401);
+    let (blame, _) = blames(&net.agg_reports)[0].clone();
+    (net, blame)
+}
+
 fn blames(reports: &[Report]) -> Vec<(Blame, bool)> {
     reports
         .iter()

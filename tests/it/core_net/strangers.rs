@@ -38,6 +38,7 @@ fn every_message(beacon: CohortBeacon) -> Vec<Message> {
             terms: btcr2_agent::hash::CohortId::from_bytes([9; 32]),
             tos: None,
             payee: None,
+            ticket: None,
         }),
         Message::Refused(Refused {
             of: "sign_request".into(),

@@ -151,6 +151,9 @@ pub struct CohortView {
     pub past_rounds: Vec<RoundView>,
     /// Every message of the current round (or of formation) that this agent sent.
     pub delivery: Vec<DeliveryView>,
+    /// The cohort that was offered in the place of this one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub reform: Option<ReformView>,
     /// How it ended.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub end: Option<EndView>,
@@ -172,6 +175,90 @@ pub struct MemberView {
     pub last_heard_at: Option<UnixTime>,
     /// What the current step has from it.
     pub state: MemberState,
+    /// What the current step waits for, if for something of it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub waits_for: Option<String>,
+    /// Rounds in a row that it did not answer: seen by the aggregator, to a member its claim.
+    #[serde(default)]
+    pub missed_rounds: u16,
+    /// What it sent that is evidence against it.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub faults: Vec<FaultView>,
+}
+
+/// Something that a member sent and that is evidence against it.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct FaultView {
+    /// The name of the fault, as in the protocol.
+    pub fault: String,
+    /// The round, unless it is about a refund.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub round: Option<Round>,
+    /// Evidence, if it verified here, or a claim.
+    pub known_by: super::Knowledge,
+    /// The signed bodies, as on the wire.
+    pub evidence: serde_json::Value,
+}
+
+/// A cohort that was offered in the place of another.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ReformView {
+    /// The new cohort.
+    pub cohort: CohortId,
+    /// Until when it can be joined.
+    pub join_by: UnixTime,
+    /// Who is left out, and why.
+    pub without: Vec<LeftOutView>,
+    /// The operator's words.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub reason: Option<PeerText>,
+    /// Whether this agent's own seat is left out.
+    pub leaves_me_out: bool,
+    /// Whether this agent has a part in the new one.
+    pub joined: bool,
+}
+
+/// A seat that is left out.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct LeftOutView {
+    /// The seat.
+    pub seat: Seat,
+    /// The key that holds it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub key: Option<NostrKey>,
+    /// Rounds in a row that it did not answer, as the aggregator says.
+    pub missed_rounds: u16,
+    /// What it sent that is evidence against it.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub faults: Vec<FaultView>,
+}
+
+/// Answer of `cohort migrate`.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct MigrationView {
+    /// The cohort whose beacon is given up.
+    pub from: CohortId,
+    /// The cohort whose beacon takes its place.
+    pub to: CohortId,
+    /// Whether this only says what would be done.
+    pub plan: bool,
+    /// The DIDs that list either.
+    pub dids: Vec<MigratingView>,
+}
+
+/// A DID on its way from one cohort to another.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct MigratingView {
+    /// The DID.
+    pub did: String,
+    /// Services of its document that list the old beacon: removed by the update.
+    pub removes: Vec<String>,
+    /// How far it is, and what announcing the update costs or lacks.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub joining: Option<super::JoiningView>,
+    /// What stands in the way.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub problem: Option<PeerText>,
 }
 
 /// What the current step has from a member.

@@ -6,6 +6,7 @@
 //!
 //! [`UnixTime`]: crate::time::UnixTime
 
+mod admission;
 mod agent;
 mod backup;
 mod cohort;
@@ -22,6 +23,7 @@ mod singleton;
 mod terms;
 mod update;
 
+pub use admission::*;
 pub use agent::*;
 pub use backup::*;
 pub use cohort::*;

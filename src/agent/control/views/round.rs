@@ -185,6 +185,24 @@ pub struct EndView {
     pub by: Vec<Seat>,
     /// How it is known. Absence is a statement, never evidence.
     pub known_by: Knowledge,
+    /// Whom it is put down to, each with what it did.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub culprits: Vec<CulpritView>,
+}
+
+/// A member that something is put down to.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct CulpritView {
+    /// Its seat.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub seat: Option<Seat>,
+    /// The key of the seat.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub key: Option<NostrKey>,
+    /// What it did: `absent`, or the name of the fault in the evidence.
+    pub did: String,
+    /// How that is known.
+    pub known_by: Knowledge,
 }
 
 /// How a cause is known.

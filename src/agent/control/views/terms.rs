@@ -9,6 +9,7 @@ use crate::agent::control::PeerText;
 use crate::hash::{CohortId, array_from_hex, bytes_newtype, to_hex};
 use crate::keys::NostrKey;
 use crate::network::Network;
+use crate::protocol::admission::Admission;
 use crate::time::UnixTime;
 
 bytes_newtype!(
@@ -249,6 +250,9 @@ pub struct TermsView {
     /// Whether members may, or must, show the aggregator the updates they want announced.
     #[serde(default)]
     pub deposits: Deposits,
+    /// What is asked of who is not invited.
+    #[serde(default)]
+    pub admission: Admission,
     /// Price of a seat, in sat.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub cost_enrolment_sat: Option<u64>,
