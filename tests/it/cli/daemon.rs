@@ -365,6 +365,8 @@ async fn join_takes_a_pick_and_commits_to_the_terms_it_showed() {
             "target": { "cohort": ids[1] },
             "seat": "identity",
             "payee": null,
+            "code": null,
+            "work": null,
         })
     );
 
@@ -494,7 +496,7 @@ async fn every_term_and_change_reaches_the_daemon() {
              --sign-deadline 30m --depth 2 --max-fee-rate 2.5 --empty-rounds signal \
              --fee-ladder 1,4,9 --fund-by members --refund-blocks 2200 \
              --output-policy k-of-n --threshold 2 --refund-to bcrt1qw508d6qejxtdg4y5r3zarvary0c5xw7kygt080 \
-             --deposits accepted \
+             --deposits accepted --admission pow:20 \
              --cost-enrolment 1000 --cost-announcement 21 --tos-sha256 {tos} \
              --tos-link https://example.org/tos --opt-in-deadline 3d --invite {npub}"
         ))
@@ -537,6 +539,7 @@ async fn every_term_and_change_reaches_the_daemon() {
             "tos": { "sha256": tos, "link": "https://example.org/tos" },
             "opt_in_s": 259_200,
             "invite_only": true,
+            "admission": { "pow": 20 },
             "invite": [npub],
         })
     );
