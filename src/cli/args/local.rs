@@ -20,7 +20,7 @@ pub struct RunArgs {
     /// Where the passphrase comes from.
     #[command(flatten)]
     pub passphrase: PassphraseArgs,
-    /// Use mainnet as well; config.toml must say `mainnet = true` under [money]
+    /// Use mainnet as well; config.toml must say `mainnet = true` in the table money
     #[arg(long)]
     pub mainnet: bool,
 }
