@@ -134,7 +134,7 @@ pub fn relay_url(data: &[u8]) -> bool {
         return false;
     };
     assert_eq!(RelayUrl::parse(url.as_str()).as_ref(), Ok(&url));
-    for dialled in advertised_relays([text].into_iter(), false) {
+    for dialled in advertised_relays([text], false) {
         assert!(dialled.as_str().starts_with("wss://"));
     }
     true

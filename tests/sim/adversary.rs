@@ -256,7 +256,7 @@ impl Adversary {
             _ => {}
         }
         // The refund spends what the altered transaction makes, or it would be noticed by that alone.
-        if kind < 8 || kind > 9 {
+        if !(8..=9).contains(&kind) {
             for signed in &mut request.rungs {
                 let txid = signed.tx.0.compute_txid();
                 if let Some(refund) = &mut signed.refund

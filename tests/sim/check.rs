@@ -420,10 +420,8 @@ impl World {
                 signal,
                 announcement,
                 ..
-            } => {
-                if sha256(announcement.as_bytes()) != signal.to_bytes() {
-                    self.broken(i, "rule 5", "an announcement of another signal is kept");
-                }
+            } if sha256(announcement.as_bytes()) != signal.to_bytes() => {
+                self.broken(i, "rule 5", "an announcement of another signal is kept");
             }
             _ => {}
         }
@@ -561,10 +559,8 @@ impl World {
                     .or_default()
                     .remove(txid);
             }
-            Report::SignalBroadcast { txid, .. } => {
-                if !self.checker.taken.contains(txid) {
-                    self.broken(i, "rule 9", "called broadcast what no node took");
-                }
+            Report::SignalBroadcast { txid, .. } if !self.checker.taken.contains(txid) => {
+                self.broken(i, "rule 9", "called broadcast what no node took");
             }
             Report::MemberBlamed { blame, proved } => {
                 self.check_blame(i, blame.member, *proved);

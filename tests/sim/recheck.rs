@@ -351,11 +351,11 @@ pub fn fold(path: &SmtPath, index: &[u8; 32], leaf: [u8; 32]) -> Option<[u8; 32]
     hashes.next().is_none().then_some(node)
 }
 
+/// A label with its public nonce, its aggregate nonce and its sighash.
+type Entry = (Label, [u8; 66], [u8; 66], [u8; 32]);
+
 /// The commitment of docs/protocol.md, "Sessions".
-fn session_hash(
-    known: &Knowledge<'_>,
-    entries: &[(Label, [u8; 66], [u8; 66], [u8; 32])],
-) -> [u8; 32] {
+fn session_hash(known: &Knowledge<'_>, entries: &[Entry]) -> [u8; 32] {
     let mut text = (known.keys.len() as u32).to_be_bytes().to_vec();
     for key in &known.keys {
         text.extend_from_slice(key);

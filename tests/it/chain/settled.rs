@@ -16,6 +16,9 @@ fn client(url: &str) -> (EsploraBackend, ChainBackend) {
     (client.clone(), ChainBackend::Esplora(client))
 }
 
+/// Unconfirmed transactions of one address that a server lists.
+const LISTED_WAITING: usize = 50;
+
 /// Something that happens to the chain.
 #[derive(Debug, Clone)]
 enum Event {
@@ -109,7 +112,14 @@ proptest! {
                 reading_anew += requests.requests();
                 prop_assert_eq!(&on, &whole);
                 let own = server.chain().lock().unwrap().history(&wallet.script());
-                prop_assert_eq!(by_txid(&on), by_txid(&own));
+                // Of what waits, servers list the newest only: what is cut off there is cut off in both readings.
+                let waiting = own.txs.iter().filter(|entry| entry.height.is_none()).count();
+                let (mut read, mut there) = (by_txid(&on), by_txid(&own));
+                if waiting > LISTED_WAITING {
+                    read.retain(|_, (_, height)| height.is_some());
+                    there.retain(|_, (_, height)| height.is_some());
+                }
+                prop_assert_eq!(read, there);
                 prop_assert_eq!(on.blocks, own.blocks);
             }
             prop_assert!(reading_again <= reading_anew);

@@ -95,7 +95,7 @@ fn the_others_are_offered_to_go_on_without_it_and_check_the_evidence() {
             panic!("{:?}", offer.without)
         };
         assert_eq!((left.seat, left.missed), (Seat(1), 1));
-        assert_eq!(left.blamed, [blame.clone()]);
+        assert_eq!(left.blamed, std::slice::from_ref(&blame));
         assert_eq!(proved, &[true]);
         assert_eq!(
             offer.leaves_out(node.core.my_seat().unwrap()),

@@ -41,6 +41,10 @@ fn shifted_in_a_round(offset: i64) -> World {
     });
     // Set right again, as after the time is synchronised: the machine notices that as well.
     std::fs::write(&clock, "0").unwrap();
+    world.wait("the clocks are compared again", |world| {
+        let words = "the clocks disagree: all secret nonces were dropped";
+        world.actors[1].said_often(words, 2)
+    });
     world.actors[2].start();
     world.until(AGGREGATOR, &show, |view| {
         view["past_rounds"][0]["round"] == 2 && view["past_rounds"][0]["txid"].is_string()

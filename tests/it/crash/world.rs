@@ -170,6 +170,16 @@ impl Actor {
         }
     }
 
+    /// Whether the log says it `times` times.
+    pub fn said_often(&self, words: &str, times: usize) -> Result<(), String> {
+        let text = std::fs::read_to_string(self.home.join("run.log")).unwrap_or_default();
+        if text.matches(words).count() >= times {
+            Ok(())
+        } else {
+            Err(self.log())
+        }
+    }
+
     /// A command's result, or why it failed: also that the daemon was killed meanwhile.
     pub fn ask(&self, line: &str) -> Result<Value, String> {
         if let Some(cohort) = line.strip_prefix("cohort show ") {
