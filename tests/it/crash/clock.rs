@@ -1,7 +1,14 @@
 //! Clocks that are set while an agent runs, and machines that are resumed.
 
+use std::collections::BTreeMap;
+
+use btcr2_agent::protocol::Round;
+use btcr2_agent::protocol::message::Nonces;
+use btcr2_agent::protocol::participant::ParticipantInput;
+use btcr2_agent::store::{Role, StoreError};
+
 use super::evidence::check;
-use super::world::{AGGREGATOR, Ending, World};
+use super::world::{AGGREGATOR, Cohort, Ending, World};
 
 const DAY: i64 = 86_400;
 
@@ -39,12 +46,13 @@ fn shifted_in_a_round(offset: i64) -> World {
         world.actors[1].said_often(words, 2)
     });
     world.actors[2].start();
-    let view = world.until(AGGREGATOR, &show, |view| {
+    world.until(AGGREGATOR, &show, |view| {
         view["past_rounds"][0]["round"] == 2 && view["past_rounds"][0]["txid"].is_string()
     });
+    let (first, used) = nonces_of(&world, &cohort, Round(2));
     assert!(
-        view["past_rounds"][0]["attempt"].as_u64() > Some(1),
-        "{view}"
+        !used.is_empty() && !used.contains(&first),
+        "signed with what had to be dropped"
     );
     world.dev("dev mine 6");
     for who in [AGGREGATOR, 1, 2] {
@@ -57,6 +65,30 @@ fn shifted_in_a_round(offset: i64) -> World {
     let found = check(&world, &cohort);
     assert!(found.verified >= 6, "{found:?}");
     world
+}
+
+/// The first nonces that the first member made for a round, and all those it signed with.
+fn nonces_of(world: &World, cohort: &Cohort, round: Round) -> (Nonces, Vec<Nonces>) {
+    let (mut first, mut offered, mut used) = (None, BTreeMap::new(), Vec::new());
+    let store = world.actors[1].store();
+    let (view, role) = (store.view(), Role::Participant);
+    let read = view.replay::<StoreError>(cohort.key(), role, |entry| {
+        match serde_json::from_str(&entry.input) {
+            Ok(ParticipantInput::Prepared(made)) if made.session.round() == Some(round) => {
+                first.get_or_insert_with(|| made.nonces.clone());
+                offered.insert(made.session.attempt, made.nonces);
+            }
+            Ok(ParticipantInput::Signed(signed)) if signed.session.round() == Some(round) => {
+                let attempt = signed.session.attempt;
+                used.push(offered.get(&attempt).unwrap().clone());
+                offered.insert(attempt + 1, signed.spares);
+            }
+            _ => {}
+        }
+        Ok(())
+    });
+    read.unwrap();
+    (first.unwrap(), used)
 }
 
 #[test]

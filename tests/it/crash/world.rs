@@ -7,6 +7,8 @@ use std::path::PathBuf;
 use std::process::{Child, Stdio};
 use std::time::{Duration, Instant};
 
+use btcr2_agent::agent::control::request::ShowCohort;
+use btcr2_agent::agent::control::{ControlClient, Request, SOCKET_FILE};
 use btcr2_agent::config::Home;
 use btcr2_agent::hash::CohortId;
 use btcr2_agent::keys::{RootSecret, keystore};
@@ -180,6 +182,9 @@ impl Actor {
 
     /// A command's result, or why it failed: also that the daemon was killed meanwhile.
     pub fn ask(&self, line: &str) -> Result<Value, String> {
+        if let Some(cohort) = line.strip_prefix("cohort show ") {
+            return self.show(cohort);
+        }
         let output = run(&self.home, words(line).chain(["--json"]));
         let answer: Value = serde_json::from_slice(&output.stdout).unwrap_or(Value::Null);
         if output.status.success() {
@@ -187,6 +192,24 @@ impl Actor {
         } else {
             Err(answer["error"].to_string())
         }
+    }
+
+    /// What is asked most of the time, without a process for each answer.
+    fn show(&self, cohort: &str) -> Result<Value, String> {
+        let runtime = tokio::runtime::Builder::new_current_thread()
+            .enable_all()
+            .build()
+            .unwrap();
+        let request = Request::CohortShow(ShowCohort {
+            cohort: cohort.parse().unwrap(),
+            rounds: Some(1),
+        });
+        runtime.block_on(async {
+            let daemon = ControlClient::connect(&self.home.join(SOCKET_FILE)).await;
+            let daemon = daemon.map_err(|failure| failure.to_string())?;
+            let answer = daemon.call(&request).await;
+            answer.map_err(|failure| failure.to_string())
+        })
     }
 
     /// Gives a command and does not wait.
