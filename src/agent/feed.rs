@@ -281,7 +281,11 @@ impl Agent {
                 queue.push_back((id, self.sign(id, &order)));
             }
             Followup::SignFallback(_) if !self.may_sign(id) => {}
-            Followup::SignFallback(order) => queue.extend(self.sign_fallback(id, &order)),
+            Followup::SignFallback(order) => {
+                self.pin_updates(id)?;
+                fail_point!("pinned");
+                queue.extend(self.sign_fallback(id, &order));
+            }
             Followup::Broadcast(tx) => self.broadcast(id, tx),
             Followup::AnswerHistory { to, request } => self.answer_history(id, to, &request)?,
             Followup::OpenIndex(index) => {

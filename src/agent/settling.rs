@@ -29,13 +29,7 @@ impl Agent {
         else {
             return Ok(());
         };
-        let planned: Vec<(SmtIndex, UpdateHash)> = machine
-            .open_round_now()
-            .into_iter()
-            .flat_map(|round| round.said)
-            .filter_map(|(index, update, _)| Some((index, update?)))
-            .collect();
-        for (index, hash) in planned {
+        for (index, hash) in machine.announcing() {
             let Some(row) = self.update_of_index(index, hash)? else {
                 continue;
             };

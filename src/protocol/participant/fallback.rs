@@ -128,6 +128,13 @@ impl Fallbacks {
         known.find(|known| known.round == round && known.txid == *txid)
     }
 
+    /// What the fallbacks announce that are being signed.
+    pub(super) fn signing(&self) -> impl Iterator<Item = SignalBytes> {
+        let signing = self.known.iter();
+        let signing = signing.filter(|known| known.stage == Stage::Signing);
+        signing.map(|known| known.signal)
+    }
+
     /// The fallbacks whose transaction came with all its signatures: round, tip, transaction.
     pub(super) fn complete(&self) -> impl Iterator<Item = (Round, OutPoint, &Transaction)> {
         self.known.iter().filter_map(|known| {

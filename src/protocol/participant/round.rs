@@ -80,6 +80,22 @@ pub struct OwnRound {
 }
 
 impl Participant {
+    /// Updates that are announced by what is signed now, or was signed last: those of the round in session, and those
+    /// of a fallback that is being signed, also when its round is over. A signature makes them final (rule 10).
+    #[must_use]
+    pub fn announcing(&self) -> Vec<(SmtIndex, UpdateHash)> {
+        let planned = self.round_in_session().into_iter();
+        let planned = planned.flat_map(|state| &state.plan);
+        let planned = planned.filter_map(|(index, planned)| Some((*index, planned.update?)));
+        let through_leaf = self.fallbacks.signing().flat_map(|signal| {
+            let of_mine = self.indexes.iter();
+            let announced = of_mine.filter(move |(_, mine)| mine.announced.contains(&signal));
+            announced.filter_map(|(index, mine)| Some((*index, mine.update?)))
+        });
+        let all: BTreeMap<SmtIndex, UpdateHash> = planned.chain(through_leaf).collect();
+        all.into_iter().collect()
+    }
+
     /// The open round, if there is one.
     #[must_use]
     pub fn open_round_now(&self) -> Option<OwnRound> {

@@ -4,7 +4,7 @@
 use btcr2_agent::agent::What;
 use btcr2_agent::protocol::effect::Report;
 use btcr2_agent::protocol::terms::{CohortBeacon, OutputPolicy};
-use btcr2_agent::store::Role;
+use btcr2_agent::store::{Role, Store};
 
 use super::company::Company;
 use super::play::Play;
@@ -40,6 +40,18 @@ pub async fn a_stalled_round(
     let round = play.open_round(&mut company).await;
     company.fallbacks.insert(round);
     play.broadcast(&company, round, mark).await;
+    // Rule 10: no session ever signed this round, and its update is pinned all the same.
+    let first = &company.dids[dids[0]];
+    let store = play.stage.actors[first.member].home.store_path();
+    let store = Store::open_read_only(&store).unwrap();
+    let rows = store.view().updates_of(first.did.as_str()).unwrap();
+    let row = rows
+        .iter()
+        .find(|row| updates.values().any(|hash| *hash == row.hash));
+    assert!(
+        row.is_some_and(|row| row.pinned && row.state != "queued"),
+        "{row:?}"
+    );
     // They find what was published without them, and make their own proofs of it.
     play.resume(&away).await;
     let id = company.id;
