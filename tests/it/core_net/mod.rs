@@ -30,6 +30,7 @@ mod requests;
 mod responses;
 mod rounds;
 mod sessions;
+mod snapshots;
 mod spares;
 mod strangers;
 mod topups;
