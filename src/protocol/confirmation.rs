@@ -347,6 +347,14 @@ impl ConfirmationWatch {
         self.expected.contains(txid) || self.signed.iter().any(|watched| watched.txid == *txid)
     }
 
+    /// The round a watched transaction is of.
+    #[must_use]
+    pub fn round_of(&self, txid: &Txid) -> Option<Round> {
+        let mut all = self.all();
+        let watched = all.find(|watched| watched.txid == *txid);
+        watched.map(|watched| watched.round)
+    }
+
     /// The watched transactions of a round, in the order of signing.
     pub fn of_round(&self, round: Round) -> impl Iterator<Item = &Watched> {
         let open = self.signed.iter();

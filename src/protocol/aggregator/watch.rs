@@ -45,9 +45,7 @@ impl Aggregator {
     /// The round a signed transaction is of.
     pub(super) fn round_of(&mut self, txid: &Txid) -> Option<Round> {
         self.learn_signed();
-        let mut all = self.watch.all();
-        let of = all.find(|watched| watched.txid == *txid);
-        of.map(|watched| watched.round)
+        self.watch.round_of(txid)
     }
 
     /// Where everything that was signed is.

@@ -109,9 +109,13 @@ impl Participant {
     fn first_round_of(&self, signals: &BTreeSet<SignalBytes>) -> Round {
         let round_of = |signal: &SignalBytes| {
             let mut given = self.given.iter();
-            given
-                .find(|given| given.signal == *signal)
-                .map(|given| given.round)
+            let signed = given.find(|given| given.signal == *signal);
+            signed.map(|given| given.round).or_else(|| {
+                // Of a round that is settled, the watch knows the number.
+                let mut on_chain = self.unproved.iter();
+                let (txid, _) = on_chain.find(|(_, known)| *known == signal)?;
+                self.watch.round_of(txid)
+            })
         };
         signals
             .iter()
