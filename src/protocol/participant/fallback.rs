@@ -653,13 +653,14 @@ impl Participant {
 
     /// Fallbacks that the chain shows, signed by this member or not, are followed like any signal.
     pub(super) fn adopt_seen(&mut self) -> Vec<Effect> {
-        let seen = |txid: &Txid| {
-            let mut spends = self.chain.spends.values();
-            spends.any(|spend| spend.by == *txid)
+        let seen = |known: &&MyFallback| {
+            let tip = known.tx.input.first().map(|input| input.previous_output);
+            let spend = tip.and_then(|tip| self.chain.spends.get(&tip));
+            spend.is_some_and(|spend| spend.by == known.txid)
         };
         let known = self.fallbacks.known.iter();
         let found: Vec<(Round, Txid)> = known
-            .filter(|known| seen(&known.txid))
+            .filter(seen)
             .map(|known| (known.round, known.txid))
             .collect();
         found

@@ -458,7 +458,6 @@ impl Participant {
         effects.extend(self.watch_signals(update));
         self.forget_kept();
         effects.extend(self.after_facts());
-        self.forget_settled();
         Step::with(effects)
     }
 

@@ -13,6 +13,8 @@ impl Participant {
     pub(super) fn watch_signals(&mut self, update: &ChainUpdate) -> Vec<Effect> {
         self.learn_signed();
         self.watch.follow(&self.chain, &update.spends);
+        // Before anything is learned again: what is settled must not come back.
+        self.forget_settled();
         let mut effects = self.unknown_spends();
         effects.extend(
             self.watch
@@ -42,7 +44,7 @@ impl Participant {
 
     /// Forgets the partial signatures of rounds that are settled. What still matters of such a round stays: its
     /// transaction, while its change is the tip or an update that it announces is the last one of its index.
-    pub(super) fn forget_settled(&mut self) {
+    fn forget_settled(&mut self) {
         let (chain, indexes) = (&self.chain, &self.indexes);
         self.given.retain(|given| {
             let spend = chain.spends.get(&given.input);

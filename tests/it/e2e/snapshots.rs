@@ -140,37 +140,3 @@ async fn without_a_good_snapshot_nothing_is_guessed() {
     play.resume(&[2]).await;
     play.close().await;
 }
-
-/// Messages of a round are kept for a month, results for a year, and what DIDs need for ever.
-#[tokio::test]
-async fn what_was_delivered_goes_when_relays_have_dropped_it() {
-    const DAY: i64 = 86_400;
-    let part = Part::new(POLL);
-    let ahead = std::sync::Arc::clone(&part.ahead);
-    let mut play = Play::with_parts(&[part.clone(), part.clone(), part]).await;
-    let mut company = play.found(CohortBeacon::Smt, 0, &[1, 2]).await;
-    let mut dids = play.create_dids(&mut company, &[1, 2]).await;
-    dids.extend(play.create_dids(&mut company, &[1]).await);
-    play.round(&mut company, &dids[..1]).await;
-    let cohort = company.id;
-    let sent = |play: &Play, kind: &str| {
-        let rows = play.file(0).view().outbox_of(cohort).unwrap();
-        rows.iter().filter(|row| row.kind == kind).count()
-    };
-    assert_eq!(
-        (sent(&play, "round_open"), sent(&play, "round_result")),
-        (1, 1)
-    );
-    for (place, days) in [(1, 20), (2, 40)] {
-        ahead.store(days * DAY, std::sync::atomic::Ordering::Relaxed);
-        play.round(&mut company, &dids[place..=place]).await;
-        // Of the first round, which is older than a month by then, nothing is left but its result.
-        eventually("old messages are deleted", || {
-            sent(&play, "round_open") == rounds
-        })
-        .await;
-    }
-    assert_eq!(sent(&play, "round_result"), 3);
-    play.check(&company);
-    play.close().await;
-}
