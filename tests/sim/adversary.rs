@@ -24,7 +24,8 @@ use super::members::key;
 use super::post::Payload;
 use super::process::Input;
 use super::rng::Rng;
-use super::world::{World, sign_evidence};
+use super::signing::sign_evidence;
+use super::world::World;
 
 /// Messages remembered to be sent again.
 const ARCHIVE: usize = 400;

@@ -11,15 +11,20 @@
 #![allow(dead_code, unused_imports)]
 
 mod adversary;
+mod blocks;
 mod chain;
 mod check;
 mod config;
 mod members;
+mod network;
 mod post;
 mod process;
 mod recheck;
 mod relay;
 mod rng;
+mod runtime;
+mod signing;
+mod users;
 mod world;
 
 pub use config::{Config, Family};
