@@ -423,7 +423,21 @@ impl World {
             } if sha256(announcement.as_bytes()) != signal.to_bytes() => {
                 self.broken(i, "rule 5", "an announcement of another signal is kept");
             }
+            Artifact::SignedTransaction { tx, .. } => self.check_signed(i, tx),
             _ => {}
+        }
+    }
+
+    /// What is kept as signed is: a node would take it.
+    pub fn check_signed(&mut self, i: usize, tx: &Transaction) {
+        let inputs = tx.input.iter();
+        let spent: Option<Vec<_>> = inputs
+            .map(|input| self.chain.output(&input.previous_output).cloned())
+            .collect();
+        if let Some(spent) = spent
+            && let Err(why) = super::chain::verify_scripts(tx, &spent)
+        {
+            self.broken(i, "rule 7", &format!("a bad signature was taken: {why}"));
         }
     }
 
@@ -692,24 +706,7 @@ impl World {
         if !kept || !explained {
             self.broken(i, "rule 5", "broadcast before it was kept");
         }
-        let mut copy = tx.clone();
-        for input in &mut copy.input {
-            input.witness.clear();
-        }
-        let spent: Option<Vec<_>> = tx
-            .input
-            .iter()
-            .map(|input| self.chain.output(&input.previous_output).cloned())
-            .collect();
-        if let Some(spent) = spent
-            && let Err(why) = super::chain::verify_scripts(tx, &spent)
-        {
-            self.broken(
-                i,
-                "rule 7",
-                &format!("a round ended with a bad signature: {why}"),
-            );
-        }
+        self.check_signed(i, tx);
     }
 
     /// Money and meaning: whatever spent the beacon was approved by every honest member, and each can explain it.

@@ -5,7 +5,7 @@ use btcr2_agent::protocol::Round;
 use btcr2_agent::protocol::aggregator::{AggregatorInput, Phase};
 use btcr2_agent::protocol::participant::ParticipantInput;
 
-use super::config::{HOUR, MINUTE, START};
+use super::config::{Family, HOUR, MINUTE, START};
 use super::members::update;
 use super::process::Input;
 use super::world::{Crashed, Event, SETTLING, World};
@@ -22,7 +22,12 @@ impl World {
             self.handle(0, Self::operate_aggregator);
         }
         self.finish();
-        self.at(self.now + 30 * MINUTE, Event::Operate);
+        let pause = if self.is_settling() {
+            2 * HOUR
+        } else {
+            30 * MINUTE
+        };
+        self.at(self.now + pause, Event::Operate);
     }
 
     pub fn use_member(&mut self, i: usize) -> Result<(), Crashed> {
@@ -118,11 +123,16 @@ impl World {
 
     /// From then on nothing of the chaos is left: neither in the world nor in what was put off because of it.
     pub fn settled_at(&self) -> u64 {
-        if self.config.quiet_at == START {
+        if self.config.quiet_at == START || self.config.family != Family::Faults {
             START
         } else {
             self.config.quiet_at + SETTLING
         }
+    }
+
+    /// The chaos is over, and what was put off because of it is not: there is not much to see until it is.
+    pub fn is_settling(&self) -> bool {
+        self.is_quiet && self.now + 4 * HOUR < self.settled_at()
     }
 
     /// The rounds that have to end well: opened after everything had time to settle.
