@@ -5,7 +5,7 @@ use btcr2_agent::protocol::Round;
 use btcr2_agent::protocol::aggregator::{AggregatorInput, Phase};
 use btcr2_agent::protocol::participant::ParticipantInput;
 
-use super::config::{Family, HOUR, MINUTE, START};
+use super::config::{DAY, Family, HOUR, MINUTE, START};
 use super::members::update;
 use super::process::Input;
 use super::world::{Crashed, Event, SETTLING, World};
@@ -150,17 +150,19 @@ impl World {
     }
 
     pub fn finish(&mut self) {
-        if !matches!(self.processes[0].core.aggregator().phase(), Phase::Ended(_)) {
+        let phase = self.processes[0].core.aggregator().phase();
+        let ended = matches!(phase, Phase::Ended(_));
+        let active = *phase == Phase::Active;
+        let rounds = self.config.rounds as usize;
+        self.done = if self.config.family != Family::Faults {
+            let stuck = !active && self.now >= START + DAY;
+            ended || stuck || self.rounds_over.len() >= rounds
+        } else if ended {
+            self.now >= self.settled_at()
+        } else {
             let settled = self.settled_rounds();
-            let ended = settled
-                .iter()
-                .filter(|round| self.checker.ended_well(**round, &self.config));
-            if ended.count() < self.config.rounds as usize {
-                return;
-            }
-        } else if self.now < self.settled_at() {
-            return;
-        }
-        self.done = true;
+            let well = |round: &&Round| self.checker.ended_well(**round);
+            settled.iter().filter(well).count() >= rounds
+        };
     }
 }

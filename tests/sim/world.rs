@@ -1,7 +1,7 @@
 //! The run: a queue of events in the order of time.
 
 use std::cmp::Reverse;
-use std::collections::{BTreeMap, BinaryHeap};
+use std::collections::{BTreeMap, BTreeSet, BinaryHeap};
 
 use btcr2_agent::beacon::address::beacon_script;
 use btcr2_agent::hash::CohortId;
@@ -129,6 +129,8 @@ pub struct World {
     pub checker: Checker,
     pub funded: bool,
     pub rounds_opened: Vec<(Round, u64)>,
+    /// Those that came to an end at the aggregator, however honest it is.
+    pub rounds_over: BTreeSet<Round>,
     pub is_quiet: bool,
     pub keep: bool,
     pub trace: Vec<String>,
@@ -173,6 +175,7 @@ impl World {
             checker: Checker::new(&config),
             funded: false,
             rounds_opened: Vec::new(),
+            rounds_over: BTreeSet::new(),
             is_quiet: false,
             keep: false,
             trace: Vec::new(),
