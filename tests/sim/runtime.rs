@@ -274,6 +274,12 @@ impl World {
                     updates: (1..=made).map(|n| update(&index, n)).collect(),
                 })
             }
+            Effect::SignFallback(order) => {
+                let signed = self.sign_fallback(i, &order);
+                self.edge(i, true)?;
+                self.processes[i].queue.push_back(signed);
+                return Ok(());
+            }
             Effect::Broadcast(tx) => return self.broadcast(i, &tx),
             Effect::AnswerHistory { to, request } => {
                 self.answer_history(i, to, &request);

@@ -100,6 +100,8 @@ pub struct Run {
     pub crashes: u64,
     pub confirmed: u64,
     pub blamed: u64,
+    /// How often each thing happened that is worth counting.
+    pub counts: BTreeMap<&'static str, u64>,
     /// The rule that was broken.
     pub failure: Option<String>,
     /// What happened, if it was kept.
@@ -261,6 +263,7 @@ impl World {
             crashes: self.crashes,
             confirmed: self.confirmed_signals(),
             blamed: self.checker.blames,
+            counts: self.counts,
             failure: self.failure,
             trace: self.trace,
         }
