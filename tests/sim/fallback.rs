@@ -118,11 +118,7 @@ fn root(leaves: &[([u8; 32], [u8; 32])]) -> Option<[u8; 32]> {
         let below = empty[level];
         empty.push(sha256(&[below, below].concat()));
     }
-    fn node(
-        leaves: &[([u8; 32], [u8; 32])],
-        depth: usize,
-        empty: &[[u8; 32]],
-    ) -> Option<[u8; 32]> {
+    fn node(leaves: &[([u8; 32], [u8; 32])], depth: usize, empty: &[[u8; 32]]) -> Option<[u8; 32]> {
         match leaves {
             [] => return Some(empty[256 - depth]),
             [(_, value)] if depth == 256 => return Some(*value),
@@ -298,7 +294,11 @@ impl World {
             }
             return Ok(());
         }
-        let spend = saw.view.spends.get(&tip).filter(|spend| spend.height.is_none());
+        let spend = saw
+            .view
+            .spends
+            .get(&tip)
+            .filter(|spend| spend.height.is_none());
         let by = spend.ok_or("its chain shows no tip")?.by;
         let of_round = |message: &Message| {
             matches!(message, Message::FallbackRequest(known)
@@ -334,7 +334,9 @@ impl World {
                         return None;
                     };
                     let entry = entries.iter().find(|entry| entry.index == *index);
-                    entry.and_then(|entry| entry.leaf).map(|leaf| leaf.to_bytes())
+                    entry
+                        .and_then(|entry| entry.leaf)
+                        .map(|leaf| leaf.to_bytes())
                 };
                 for did in dids {
                     let mut found = leaves.iter();

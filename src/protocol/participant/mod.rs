@@ -450,6 +450,7 @@ impl Participant {
         effects.extend(confirmed);
         effects.extend(self.watch_signals());
         self.forget_kept();
+        self.forget_responded();
         effects.extend(self.after_facts());
         Step::with(effects)
     }

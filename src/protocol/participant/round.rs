@@ -257,6 +257,7 @@ impl Participant {
             updates: u16::try_from(updates).unwrap_or(u16::MAX),
             declined: u16::try_from(declined).unwrap_or(u16::MAX),
         });
+        self.note_responded();
         let entries = self.entries();
         let response = Response {
             round,

@@ -10,9 +10,10 @@ use btcr2_agent::protocol::aggregator::{AggregatorInput, FINAL_DEPTH, Phase};
 use btcr2_agent::protocol::effect::{Artifact, LabelOrder, Outcome, Report, Step};
 use btcr2_agent::protocol::evidence::Fault;
 use btcr2_agent::protocol::message::{
-    Announced, Entries, FallbackRequest, Message, Partials, Response, RoundCause};
+    Announced, Entries, FallbackRequest, Message, Partials, Response, RoundCause,
+};
 use btcr2_agent::protocol::participant::{BindingState, ParticipantInput};
-use btcr2_agent::protocol::terms::CohortBeacon;
+use btcr2_agent::protocol::terms::{CohortBeacon, OutputPolicy};
 use btcr2_agent::protocol::{Round, Seat};
 
 use super::config::{Config, Family};
@@ -76,6 +77,10 @@ pub struct Checker {
     pub through_leaf: BTreeMap<(usize, Round), u64>,
     /// Signals through the leaf that a member was told of and did not sign: others can bring them to the chain.
     told: BTreeMap<usize, Vec<SignedSignal>>,
+    /// What members said in rounds that k others can sign: by member, round and updates.
+    answered: BTreeMap<usize, Vec<(Round, BTreeMap<usize, UpdateHash>)>>,
+    /// The rounds of the signals that somebody honest signed.
+    rounds_of: BTreeMap<[u8; 32], Round>,
     fates: BTreeMap<Round, Fate>,
     pub blames: u64,
     pub refusals: u64,
@@ -96,6 +101,8 @@ impl Checker {
             taken: BTreeSet::new(),
             through_leaf: BTreeMap::new(),
             told: BTreeMap::new(),
+            answered: BTreeMap::new(),
+            rounds_of: BTreeMap::new(),
             fates: BTreeMap::new(),
             blames: 0,
             refusals: 0,

@@ -6,6 +6,7 @@ impl World {
     /// Rule 10: one update per DID until the one before is settled.
     pub fn check_response(&mut self, i: usize, response: &Response) {
         let updates = self.updates_in(i, response);
+        self.check_answers(i, response.round, &updates);
         for (did, update) in updates {
             if let Some(other) = self.conflicting(i, did, response.round, &update) {
                 self.broken(
@@ -14,6 +15,40 @@ impl World {
                     &format!("a second update while {other:?} lives"),
                 );
             }
+        }
+    }
+
+    /// Where k members can sign without the others, what was said in a round may come to the chain until a signal of
+    /// that round or of a later one is final: no other update of the DID is said before.
+    fn check_answers(&mut self, i: usize, round: Round, updates: &BTreeMap<usize, UpdateHash>) {
+        if self.config.terms.output_policy == OutputPolicy::Musig2KeyPath {
+            return;
+        }
+        let Some(saw) = self.processes[i].saw.clone() else {
+            return;
+        };
+        let deep = |height| saw.view.confirmations(height) >= FINAL_DEPTH;
+        let seen = saw.view.signals.values();
+        let last_final: Option<Round> = seen
+            .filter(|seen| seen.height.is_some_and(deep))
+            .filter_map(|seen| self.checker.rounds_of.get(&seen.signal.to_bytes()).copied())
+            .max();
+        let before = self.checker.answered.entry(i).or_default();
+        let lives = before.iter().find(|(earlier, said)| {
+            let other = |(did, update): (&usize, &UpdateHash)| {
+                updates.get(did).is_some_and(|now| now != update)
+            };
+            *earlier < round
+                && last_final.is_none_or(|last| last < *earlier)
+                && said.iter().any(other)
+        });
+        let lives = lives.map(|(round, _)| *round);
+        before.push((round, updates.clone()));
+        if let Some(earlier) = lives {
+            let why = format!(
+                "round {round} says other updates than round {earlier}, which others may still sign"
+            );
+            self.broken(i, "rule 10", &why);
         }
     }
 
@@ -157,6 +192,7 @@ impl World {
         response: &Response,
     ) {
         let updates = self.updates_in(i, response);
+        self.checker.rounds_of.insert(signal, round);
         let signed = SignedSignal {
             round,
             signal,
