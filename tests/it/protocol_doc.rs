@@ -136,7 +136,16 @@ fn secret_nonce(member: usize, attempt: u32, label: Label) -> musig2::SecNonce {
         "nonce of member {member}, session {attempt}, {label}"
     ));
     let own = key(&format!("member {member}"));
-    musig2::SecNonce::build_with_seckey(seed, own.keypair().secret_key()).build()
+    musig2::SecNonce::build_with_seckey(seed, scalar(&own)).build()
+}
+
+/// A secret as the `musig2` crate has it, which stands on another version of `secp256k1`.
+fn scalar(own: &OwnKey) -> musig2::secp::Scalar {
+    musig2::secp::Scalar::from_slice(&own.keypair().secret_bytes()).unwrap()
+}
+
+fn point(key: &NostrKey) -> musig2::secp::Point {
+    musig2::secp::Point::from_slice(&key.even_point().serialize()).unwrap()
 }
 
 fn nonces(member: usize, attempt: u32) -> Nonces {
@@ -307,7 +316,7 @@ impl Cohort {
 
     fn partial(&self, member: usize, label: Label) -> PartialSignature {
         let signed = self.contexts[&label];
-        let points = self.keys.keys().iter().map(|key| key.even_point());
+        let points = self.keys.keys().iter().map(point);
         let context = musig2::KeyAggContext::new(points)
             .unwrap()
             .with_unspendable_taproot_tweak()
@@ -315,7 +324,7 @@ impl Cohort {
         let own = key(&format!("member {member}"));
         let partial: musig2::PartialSignature = musig2::sign_partial(
             &context,
-            own.keypair().secret_key(),
+            scalar(&own),
             secret_nonce(member, 1, label),
             &musig2::AggNonce::from_bytes(&signed.aggregate_nonce.to_bytes()).unwrap(),
             signed.sighash.as_bytes(),

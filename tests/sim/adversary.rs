@@ -485,7 +485,7 @@ impl World {
             _ => Input::Member(ParticipantInput::Message { from, message }),
         };
         // Beside the timers, which run with every input.
-        let due = self.processes[to].core.deadline();
+        let due = self.processes[to].core_due();
         if due.is_some_and(|at| at <= now) {
             return;
         }
@@ -494,7 +494,7 @@ impl World {
             | Input::Member(ParticipantInput::Message { message, .. }) => message.type_name(),
             _ => "",
         };
-        let step = self.processes[to].core.handle(now, input);
+        let step = self.processes[to].step(now, input);
         let after = self.processes[to].core.state();
         if after != before {
             let part = difference(&before, &after);

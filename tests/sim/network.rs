@@ -9,7 +9,7 @@ use super::world::{Event, World};
 
 impl World {
     pub fn on_publish(&mut self, relay: usize, from: usize, posted: Posted) {
-        let id = posted.event.id;
+        let id = posted.event;
         let (outcome, stored) = self.relays[relay].publish(self.now, &mut self.net, &posted);
         let silent = outcome == PublishOutcome::Silent;
         let wait = if silent { 15 } else { self.net.below(2) };
@@ -77,7 +77,7 @@ impl World {
         for relay in 0..self.relays.len() {
             let it = &self.relays[relay];
             let fresh = |(at, posted): (usize, &Posted)| {
-                let new = !self.processes[to].disk.seen.contains(&posted.event.id);
+                let new = !self.processes[to].disk.seen.contains(&posted.event);
                 (self.reads(to, posted.to) && new).then_some(at)
             };
             let mine: Vec<usize> = it.stored.iter().enumerate().filter_map(fresh).collect();

@@ -4,8 +4,10 @@
 //! SHA-256, announcements are compared as text. What is shared are data types and `rust-bitcoin`.
 
 use std::collections::BTreeMap;
+use std::iter;
+use std::sync::LazyLock;
 
-use bitcoin::hashes::Hash as _;
+use bitcoin::hashes::{Hash as _, HashEngine as _};
 use bitcoin::sighash::{Prevouts, SighashCache, TapSighashType};
 use bitcoin::{Amount, OutPoint, ScriptBuf, Sequence, Transaction, TxOut};
 use btcr2_agent::beacon::smt::SmtPath;
@@ -344,25 +346,37 @@ pub fn canonical_map(text: &str) -> Result<BTreeMap<String, String>, String> {
 
 /// The root that a leaf and its path give (docs/protocol.md, "SMT").
 pub fn fold(path: &SmtPath, index: &[u8; 32], leaf: [u8; 32]) -> Option<[u8; 32]> {
+    // The roots of empty trees, by height.
+    static EMPTY: LazyLock<Vec<[u8; 32]>> = LazyLock::new(|| {
+        let leaf = sha256(&[0; 64]);
+        iter::successors(Some(leaf), |below| Some(pair(below, below)))
+            .take(256)
+            .collect()
+    });
     let bit = |bytes: &[u8; 32], at: usize| bytes[at / 8] >> (7 - at % 8) & 1 == 1;
-    let hash = |left: &[u8; 32], right: &[u8; 32]| sha256(&[*left, *right].concat());
-    let mut empty = sha256(&[0; 64]);
     let mut node = leaf;
     let mut hashes = path.hashes.iter();
-    for level in 0..256 {
+    for (level, empty) in EMPTY.iter().enumerate() {
         let sibling = if bit(&path.collapsed, 255 - level) {
             empty
         } else {
-            *hashes.next()?
+            hashes.next()?
         };
         node = if bit(index, 255 - level) {
-            hash(&sibling, &node)
+            pair(sibling, &node)
         } else {
-            hash(&node, &sibling)
+            pair(&node, sibling)
         };
-        empty = hash(&empty, &empty);
     }
     hashes.next().is_none().then_some(node)
+}
+
+/// SHA-256 of two nodes.
+fn pair(left: &[u8; 32], right: &[u8; 32]) -> [u8; 32] {
+    let mut engine = bitcoin::hashes::sha256::HashEngine::default();
+    engine.input(left);
+    engine.input(right);
+    bitcoin::hashes::sha256::Hash::from_engine(engine).to_byte_array()
 }
 
 /// A label with its public nonce, its aggregate nonce and its sighash.

@@ -31,9 +31,8 @@ impl World {
     }
 
     pub fn plan_wake(&mut self, i: usize) {
-        let process = &self.processes[i];
-        let own = process.core.deadline();
-        let due = [own, process.outbox.next_deadline(), process.write_at];
+        let process = &mut self.processes[i];
+        let due = [process.core_due(), process.outbox_due(), process.write_at];
         let Some(due) = due.into_iter().flatten().chain(process.ack_at).min() else {
             return;
         };
@@ -48,7 +47,7 @@ impl World {
 
     pub fn tick(&mut self, i: usize) -> Result<(), Crashed> {
         let now = self.clock(i);
-        let due = self.processes[i].core.deadline();
+        let due = self.processes[i].core_due();
         if due.is_some_and(|at| now >= at) {
             let input = if i == 0 {
                 Input::Aggregator(AggregatorInput::Tick)
@@ -149,7 +148,7 @@ impl World {
         input: Input,
     ) -> Result<(Outcome, VecDeque<Followup>), Crashed> {
         let now = self.clock(i);
-        let step = self.processes[i].core.handle(now, input.clone());
+        let step = self.processes[i].step(now, input.clone());
         let outcome = step.outcome.clone();
         self.check_outcome(i, &input, &step);
         let nothing = step.effects.is_empty();
@@ -167,16 +166,15 @@ impl World {
             return Ok((outcome, VecDeque::new()));
         }
         self.edge(i, false)?;
+        self.check_bound(i, &input);
         if !stranger && !is("history_request") {
-            self.processes[i].disk.log.push((now, input.clone()));
+            self.processes[i].disk.log.push((now, input));
         }
         if let Some((id, lane)) = self.processes[i].arrived.take() {
-            let state = self.processes[i].lanes.state(&lane);
             self.processes[i].disk.seen.insert(id);
-            self.processes[i].disk.lanes.insert(lane, state);
+            self.processes[i].write_lane(lane);
             self.handled(i);
         }
-        self.check_bound(i, &input);
         let mut followups = VecDeque::new();
         for effect in step.effects {
             match effect {
