@@ -23,6 +23,7 @@ mod post;
 mod process;
 mod recheck;
 mod relay;
+mod restore;
 mod rng;
 mod runtime;
 mod signing;

@@ -457,6 +457,7 @@ impl Participant {
 
     /// What may have become possible through new facts.
     fn after_facts(&mut self) -> Vec<Effect> {
+        self.forget_asked();
         let mut effects = self.ask_for_history();
         effects.extend(self.give_back());
         effects.extend(self.binding_reports());

@@ -79,6 +79,10 @@ pub struct Checker {
     told: BTreeMap<usize, Vec<SignedSignal>>,
     /// What members said in rounds that k others can sign: by member, round and updates.
     answered: BTreeMap<usize, Vec<(Round, BTreeMap<usize, UpdateHash>)>>,
+    /// The version that each update leads to.
+    pub versions: BTreeMap<UpdateHash, u32>,
+    /// Updates that somebody honest announced in a response, by member and DID, over all its lives.
+    pub said: BTreeMap<(usize, usize), BTreeSet<UpdateHash>>,
     /// The rounds of the signals that somebody honest signed.
     rounds_of: BTreeMap<[u8; 32], Round>,
     fates: BTreeMap<Round, Fate>,
@@ -102,6 +106,8 @@ impl Checker {
             through_leaf: BTreeMap::new(),
             told: BTreeMap::new(),
             answered: BTreeMap::new(),
+            versions: BTreeMap::new(),
+            said: BTreeMap::new(),
             rounds_of: BTreeMap::new(),
             fates: BTreeMap::new(),
             blames: 0,
@@ -110,6 +116,16 @@ impl Checker {
                 .filter(|i| config.peers[*i].bad)
                 .collect(),
         }
+    }
+
+    /// A process began another life: what it does not know it can not be held to.
+    pub fn forget_life(&mut self, i: usize) {
+        self.state_at_crash.remove(&i);
+        self.says_confirmed.remove(&i);
+        self.responses.retain(|(who, _), _| *who != i);
+        self.inputs.retain(|(who, _), _| *who != i);
+        self.sent.retain(|(who, ..), _| *who != i);
+        self.through_leaf.retain(|(who, _), _| *who != i);
     }
 
     /// A member signed a transaction.

@@ -50,7 +50,10 @@ impl World {
                     }
                 }
             }
-            Report::Alarm { text } if self.config.family == Family::Faults => {
+            // Who came back with an old disk may be told of what it did and does not know.
+            Report::Alarm { text }
+                if self.config.family == Family::Faults && self.processes[i].lives == 0 =>
+            {
                 self.broken(i, "rule 7", &format!("alarm among the honest: {text}"));
             }
             Report::FallbackOpened { .. } if i == 0 => self.count("fallbacks opened"),
@@ -81,7 +84,7 @@ impl World {
                 if self.config.family == Family::Faults && settled {
                     self.broken(0, "liveness", &format!("round {round} failed: {why:?}"));
                 }
-                if *why == RoundCause::Operator {
+                if *why == RoundCause::Operator && self.processes[0].lives == 0 {
                     // Nobody ends a round by hand here: the machine gave up, and named nobody.
                     self.broken(0, "rule 7", &format!("round {round} was killed"));
                 }

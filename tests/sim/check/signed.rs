@@ -6,6 +6,10 @@ impl World {
     /// Rule 10: one update per DID until the one before is settled.
     pub fn check_response(&mut self, i: usize, response: &Response) {
         let updates = self.updates_in(i, response);
+        for (did, update) in &updates {
+            let said = self.checker.said.entry((i, *did)).or_default();
+            said.insert(*update);
+        }
         self.check_answers(i, response.round, &updates);
         for (did, update) in updates {
             if let Some(other) = self.conflicting(i, did, response.round, &update) {
@@ -36,7 +40,10 @@ impl World {
         let before = self.checker.answered.entry(i).or_default();
         let lives = before.iter().find(|(earlier, said)| {
             let other = |(did, update): (&usize, &UpdateHash)| {
-                updates.get(did).is_some_and(|now| now != update)
+                let version = |update| self.checker.versions.get(update);
+                updates
+                    .get(did)
+                    .is_some_and(|now| now != update && version(now) >= version(update))
             };
             *earlier < round
                 && last_final.is_none_or(|last| last < *earlier)
@@ -58,7 +65,7 @@ impl World {
         let process = &self.processes[i];
         let mut found = BTreeMap::new();
         for (number, did) in process.dids.iter().enumerate() {
-            let made = self.updates_made(i, &did.index);
+            let made = self.updates_of(i, &did.index);
             match &response.entries {
                 Entries::Cas(entries) => {
                     let entry = entries.iter().find(|entry| entry.did == did.did);
@@ -73,12 +80,11 @@ impl World {
                     };
                     let nonce = smt_nonce(process.public(), response.round, &did.index);
                     let hidden = sha256(nonce.as_bytes());
-                    let of = |n: u32| {
-                        let update = update(&did.index, n);
+                    let of = |update: &UpdateHash| {
                         let with = sha256(&[hidden, update.to_bytes()].concat());
-                        (with == leaf.to_bytes()).then_some(update)
+                        with == leaf.to_bytes()
                     };
-                    if let Some(update) = (1..=made).find_map(of) {
+                    if let Some(update) = made.into_iter().find(of) {
                         found.insert(number, update);
                     }
                 }
@@ -110,6 +116,14 @@ impl World {
             .filter(|signed| is_final(&signed.signal))
             .filter_map(|signed| signed.updates.get(&did).copied())
             .collect();
+        let version = |update: &UpdateHash| self.checker.versions.get(update).copied();
+        let before = signed().filter(|signed| signed.round < round);
+        let mut before = before.filter_map(|signed| signed.updates.get(&did).copied());
+        // Also when one is final: a second one for its version ends the DID.
+        let twice = |other: &UpdateHash| other != update && version(other) == version(update);
+        if let Some(other) = before.find(twice) {
+            return Some(other);
+        }
         signed()
             .filter(|signed| signed.round < round)
             .filter(|signed| {
@@ -123,7 +137,9 @@ impl World {
                 !dead
             })
             .filter_map(|signed| signed.updates.get(&did).copied())
-            .find(|other| other != update && !settled.contains(other))
+            // Who came back with an old disk may say again what was announced before: the same bytes.
+            .filter(|other| version(other) < version(update))
+            .find(|other| !settled.contains(other))
     }
 
     pub fn check_partials(&mut self, i: usize, content: &Partials) -> Result<(), String> {

@@ -120,7 +120,11 @@ impl World {
     pub fn check_end(&mut self) {
         let ended = matches!(self.processes[0].core.aggregator().phase(), Phase::Ended(_));
         let leaves = ended && self.config.peers.iter().any(|p| p.leaves_at.is_none());
-        let live = self.config.family == Family::Faults && !self.left;
+        let lost = self.is_anything_lost();
+        if lost {
+            self.count("runs with a lost update");
+        }
+        let live = self.config.family == Family::Faults && !self.left && !lost;
         if live && (ended || !self.is_done()) {
             let phase = self.processes[0].core.aggregator().phase().clone();
             let open = self.processes[0].core.aggregator().open_refusal();
@@ -142,7 +146,8 @@ impl World {
             for did in 0..self.processes[i].dids.len() {
                 let index = self.processes[i].dids[did].index;
                 let core = self.processes[i].core.member();
-                if core.binding_state(&index) != Some(BindingState::Bound) {
+                let bound = core.binding_state(&index) == Some(BindingState::Bound);
+                if !bound || self.lost_update(i, did) {
                     continue;
                 }
                 for (txid, seen) in &saw.view.signals {
