@@ -66,7 +66,9 @@ impl World {
             let core = self.processes[i].core.member();
             let bound = core.binding_state(&index) == Some(BindingState::Bound);
             let free = bound && core.queue_refusal(&index).is_none();
-            let settled = core.update_state(&index).is_none_or(|(_, confirmed)| confirmed);
+            let settled = core
+                .update_state(&index)
+                .is_none_or(|(_, confirmed)| confirmed);
             if free && !self.lost_update(i, did) && self.luck.one_in(3) {
                 let made = self.processes[i].disk.updates.entry(did).or_default();
                 // Another one for the same version takes the place of one that was never announced.

@@ -122,6 +122,7 @@ impl Checker {
     pub fn forget_life(&mut self, i: usize) {
         self.state_at_crash.remove(&i);
         self.says_confirmed.remove(&i);
+        self.answered.remove(&i);
         self.responses.retain(|(who, _), _| *who != i);
         self.inputs.retain(|(who, _), _| *who != i);
         self.sent.retain(|(who, ..), _| *who != i);

@@ -117,7 +117,15 @@ impl World {
             .filter_map(|signed| signed.updates.get(&did).copied())
             .collect();
         let version = |update: &UpdateHash| self.checker.versions.get(update).copied();
+        // Who came back with an old disk knows of the former life what the chain shows. What is not there spends the
+        // same output as what is signed now, and one of the two at most confirms.
+        let shown = |signal: &[u8; 32]| {
+            let mut seen = saw.view.signals.values();
+            seen.any(|seen| seen.signal.to_bytes() == *signal)
+        };
+        let anew = self.processes[i].lives > 0;
         let before = signed().filter(|signed| signed.round < round);
+        let before = before.filter(|signed| !anew || shown(&signed.signal));
         let mut before = before.filter_map(|signed| signed.updates.get(&did).copied());
         // Also when one is final: a second one for its version ends the DID.
         let twice = |other: &UpdateHash| other != update && version(other) == version(update);
@@ -126,6 +134,7 @@ impl World {
         }
         signed()
             .filter(|signed| signed.round < round)
+            .filter(|signed| !anew || shown(&signed.signal))
             .filter(|signed| {
                 let dead = saw.view.spends.get(&signed.input).is_some_and(|spend| {
                     let ours = saw.view.signals.get(&spend.by);
