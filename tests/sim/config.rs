@@ -8,6 +8,7 @@ use btcr2_agent::protocol::participant::{Decline, SigningPolicy};
 use btcr2_agent::protocol::terms::{CohortBeacon, EmptyRounds, Funding, Salt, Terms};
 use btcr2_agent::time::UnixTime;
 
+use super::extras::{self, Extra, Restore};
 use super::members::key;
 use super::rng::Rng;
 
@@ -130,10 +131,24 @@ pub struct Config {
     pub calm: bool,
     /// The first DIDs that are registered at once; the others wait for a signal on the chain.
     pub early_dids: usize,
+    /// What this run has that few have.
+    pub extras: Vec<Extra>,
+    pub restore: Option<Restore>,
 }
 
 impl Config {
     pub fn draw(seed: u64, family: Option<Family>) -> Self {
+        Self::draw_with(seed, family, None)
+    }
+
+    /// The run of a seed, with one of the extras whatever the seed says.
+    pub fn draw_with(seed: u64, family: Option<Family>, extra: Option<Extra>) -> Self {
+        let mut config = Self::draw_plain(seed, family);
+        extras::add(&mut config, extra);
+        config
+    }
+
+    fn draw_plain(seed: u64, family: Option<Family>) -> Self {
         let mut rng = Rng::new(seed ^ 0x6274_6372_3273_696d);
         let drawn = match rng.below(4) {
             0 | 1 => Family::Faults,
@@ -242,6 +257,8 @@ impl Config {
             invents: *rng.pick(&[0, 50, 150, 400]),
             calm,
             early_dids: *rng.pick(&[1, 1, 8]),
+            extras: Vec::new(),
+            restore: None,
             terms,
         }
     }
@@ -276,6 +293,9 @@ impl Config {
         );
         text += &on("away", self.peers.iter().any(|p| p.away.is_some()));
         text += &on("leaves", self.peers.iter().any(|p| p.leaves_at.is_some()));
+        for extra in &self.extras {
+            text += &format!(" {}", extra.name());
+        }
         let bad: Vec<usize> = (0..self.peers.len())
             .filter(|i| self.peers[*i].bad)
             .collect();

@@ -28,7 +28,7 @@ const WRITE_DELAY: u64 = 2;
 const EXPIRY: u64 = 60 * 86_400;
 
 /// What an envelope carries.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub enum Payload {
     Core(Rc<Message>),
     /// A part for each of some members.
@@ -307,7 +307,7 @@ impl World {
             return Ok(());
         }
         match self.processes[i].lanes.receive(lane, inc, seq) {
-            Receipt::New | Receipt::NewIncarnation => self.check_number(i, lane, seq),
+            Receipt::New | Receipt::NewIncarnation => self.check_number(i, lane, inc, seq),
             Receipt::Duplicate => {
                 self.processes[i].ack_at.get_or_insert(now.plus(ACK_DELAY));
                 self.mark_seen(i, id, lane);
@@ -386,13 +386,13 @@ impl World {
     }
 
     /// A number of a lane is handled once, unless the process died before that was stored.
-    fn check_number(&mut self, i: usize, lane: LaneId, seq: u64) {
-        if self.processes[i].handled.contains(&(lane, seq)) {
+    fn check_number(&mut self, i: usize, lane: LaneId, inc: Incarnation, seq: u64) {
+        if self.processes[i].handled.contains(&(lane, inc, seq)) {
             self.fail(format!(
                 "delivery: process {i} handles number {seq} of a lane again"
             ));
         }
-        self.processes[i].handling = Some((lane, seq));
+        self.processes[i].handling = Some((lane, inc, seq));
     }
 
     /// That it was handled is stored.

@@ -4,6 +4,7 @@ use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::rc::Rc;
 
 use bitcoin::OutPoint;
+use btcr2_agent::hash::UpdateHash;
 use btcr2_agent::keys::{NostrKey, OwnKey, Signer};
 use btcr2_agent::nostr::EventId;
 use btcr2_agent::nostr::RelayUrl;
@@ -99,7 +100,7 @@ fn without(text: &str, field: &str) -> String {
 }
 
 /// What survives a crash.
-#[derive(Default)]
+#[derive(Default, Clone)]
 pub struct Disk {
     pub log: Vec<(UnixTime, Input)>,
     pub lanes: BTreeMap<LaneId, LaneState>,
@@ -108,8 +109,15 @@ pub struct Disk {
     pub artifacts: Vec<Artifact>,
     /// Whether it holds the channel's secret.
     pub channel: bool,
-    /// How many updates of each DID were made.
-    pub updates: BTreeMap<usize, u32>,
+    /// The updates of each DID that were made, in their order.
+    pub updates: BTreeMap<usize, Vec<UpdateHash>>,
+}
+
+/// A copy of a disk, with what belongs to it.
+pub struct Copy {
+    disk: Disk,
+    saw: Option<Saw>,
+    handled: BTreeSet<(LaneId, Incarnation, u64)>,
 }
 
 /// What its chain backend showed it last, with the tip as the simulator works it out.
@@ -132,6 +140,12 @@ pub struct Process {
     pub faults: PeerFaults,
     pub dids: Vec<MyDid>,
     pub disk: Disk,
+    /// When its store began: the incarnation.
+    began: UnixTime,
+    /// How often it came back with an old disk.
+    pub lives: u32,
+    /// Whether its disk is copied one day.
+    pub is_copied: bool,
     pub up: bool,
     /// Steps until the next crash.
     pub fuse: Option<u64>,
@@ -158,8 +172,8 @@ pub struct Process {
     pub arrived: Option<(EventId, LaneId)>,
     pub queue: VecDeque<Input>,
     /// Numbers that were handled, and the one that is being handled.
-    pub handled: BTreeSet<(LaneId, u64)>,
-    pub handling: Option<(LaneId, u64)>,
+    pub handled: BTreeSet<(LaneId, Incarnation, u64)>,
+    pub handling: Option<(LaneId, Incarnation, u64)>,
     /// How much of the log went through its JSON already.
     reread: usize,
 }
@@ -182,6 +196,9 @@ impl Process {
                 .map(|j| MyDid::named(&format!("did {j} of {name}")))
                 .collect(),
             disk: Disk::default(),
+            began: now,
+            lives: 0,
+            is_copied: false,
             up: true,
             fuse: None,
             wake_at: None,
@@ -271,12 +288,42 @@ impl Process {
 
     /// Whether it ever dies: the rows and lanes on the disk of others are never read.
     fn is_mortal(&self) -> bool {
-        self.faults.crash_every.is_some() || self.faults.away.is_some()
+        self.faults.crash_every.is_some() || self.faults.away.is_some() || self.is_copied
+    }
+
+    /// A consistent copy of the disk.
+    pub fn copy(&self) -> Copy {
+        Copy {
+            disk: self.disk.clone(),
+            saw: self.saw.clone(),
+            handled: self.handled.clone(),
+        }
+    }
+
+    /// An old copy takes the place of the disk: another incarnation begins, as with `agent/recovery.rs`.
+    pub fn put_back(&mut self, copy: Copy, now: UnixTime) {
+        self.disk = copy.disk;
+        self.saw = copy.saw;
+        self.handled = copy.handled;
+        self.began = UnixTime(now.0.max(self.began.0 + 1));
+        self.lives += 1;
+        self.reread = 0;
+        self.wake_at = None;
+        self.fuse = None;
+        for state in self.disk.lanes.values_mut() {
+            *state = state.clone().resumed();
+        }
+    }
+
+    /// Takes the rows of an earlier incarnation from the disk.
+    pub fn take_stale(&mut self) -> Vec<Row> {
+        std::mem::take(&mut self.disk.rows).into_values().collect()
     }
 
     /// Forgets everything that is in memory, and comes back with what is on the disk: as `agent/runtime.rs` does.
     /// Every logged input goes through its JSON.
-    pub fn restart(&mut self, terms: &Terms, policy: Option<SigningPolicy>, started: UnixTime) {
+    pub fn restart(&mut self, terms: &Terms, policy: Option<SigningPolicy>) {
+        let started = self.began;
         self.core = new_core(self.id, terms, policy);
         self.signer = Signer::new();
         self.signer.add_seat(new_key(&name(self.id)));

@@ -162,16 +162,7 @@ fn answers(
 
 /// Values of outputs at the beacon, as its backend showed them: unspent now, or spent by what is replaced.
 fn values(member: &Process, inputs: &[OutPoint]) -> Result<Vec<u64>, String> {
-    let mut all: BTreeMap<OutPoint, u64> = member.values_seen.clone();
-    if let Some(saw) = &member.saw {
-        all.extend(
-            saw.view
-                .outputs
-                .iter()
-                .map(|(at, seen)| (*at, seen.value_sat)),
-        );
-        all.extend(saw.tip.map(|(at, value, _)| (at, value)));
-    }
+    let all = known_values(member);
     let value = |at: &OutPoint| {
         let found = all.get(at).copied();
         found.ok_or(format!("{at} is no output at the beacon"))
@@ -179,12 +170,40 @@ fn values(member: &Process, inputs: &[OutPoint]) -> Result<Vec<u64>, String> {
     inputs.iter().map(value).collect()
 }
 
-/// Rule 2, the signal: field by field. Its fee in sat.
+/// Values of the outputs at the beacon that a member ever saw.
+pub fn known_values(member: &Process) -> BTreeMap<OutPoint, u64> {
+    let mut all: BTreeMap<OutPoint, u64> = member.values_seen.clone();
+    if let Some(saw) = &member.saw {
+        let outputs = saw.view.outputs.iter();
+        all.extend(outputs.map(|(at, seen)| (*at, seen.value_sat)));
+        all.extend(saw.tip.map(|(at, value, _)| (at, value)));
+    }
+    all
+}
+
+/// Rule 2, the signal: its form, and what it may cost. Its fee in sat.
 fn check_signal_form(
     tx: &Transaction,
     values: &[u64],
     known: &Knowledge<'_>,
 ) -> Result<u64, String> {
+    let fee = check_form(tx, values, &known.script)?;
+    let rate = u64::from(known.policy.max_fee_rate.min(known.terms.max_fee_rate)) * 250;
+    let further = 230 * (tx.input.len() as u64 - 1);
+    let most = |weight: u64| (rate * (weight + further)).div_ceil(1_000);
+    let limit = if tx.output.len() > 1 {
+        most(616)
+    } else {
+        most(616).max(most(444) + DUST)
+    };
+    if fee > limit || fee > known.policy.max_fee_sat {
+        return Err(format!("a fee of {fee} sat, at most {limit}"));
+    }
+    Ok(fee)
+}
+
+/// Rule 2, the signal: field by field. Its fee in sat.
+pub fn check_form(tx: &Transaction, values: &[u64], script: &ScriptBuf) -> Result<u64, String> {
     if tx.version.0 != 2 || tx.lock_time.to_consensus_u32() != 0 {
         return Err("version or lock time".into());
     }
@@ -202,25 +221,14 @@ fn check_signal_form(
     }
     let change = match &tx.output[..tx.output.len() - 1] {
         [] => 0,
-        [change] if change.script_pubkey == known.script && change.value.to_sat() >= DUST => {
+        [change] if change.script_pubkey == *script && change.value.to_sat() >= DUST => {
             change.value.to_sat()
         }
         _ => return Err("change elsewhere, or more outputs".into()),
     };
     let total: u64 = values.iter().sum();
-    let fee = total.checked_sub(change).ok_or("pays more than there is")?;
-    let rate = u64::from(known.policy.max_fee_rate.min(known.terms.max_fee_rate)) * 250;
-    let further = 230 * (tx.input.len() as u64 - 1);
-    let most = |weight: u64| (rate * (weight + further)).div_ceil(1_000);
-    let limit = if change > 0 {
-        most(616)
-    } else {
-        most(616).max(most(444) + DUST)
-    };
-    if fee > limit || fee > known.policy.max_fee_sat {
-        return Err(format!("a fee of {fee} sat, at most {limit}"));
-    }
-    Ok(fee)
+    let fee = total.checked_sub(change);
+    Ok(fee.ok_or("pays more than there is")?)
 }
 
 /// Rule 2, the refund.
@@ -308,15 +316,7 @@ fn check_bytes(
             if sha256(text.as_bytes()) != *signal {
                 return Err("the announcement is another one".into());
             }
-            let map: BTreeMap<String, String> =
-                serde_json::from_str(text).map_err(|error| error.to_string())?;
-            // Sorted keys, no white space: what JCS makes of it. DIDs and hashes need no escapes.
-            let parts = map
-                .iter()
-                .map(|(key, value)| format!("\"{key}\":\"{value}\""));
-            if format!("{{{}}}", parts.collect::<Vec<_>>().join(",")) != text {
-                return Err("the announcement is not canonical".into());
-            }
+            let map = canonical_map(text)?;
             for did in &member.dids {
                 let entry = entries.iter().find(|entry| entry.did == did.did);
                 let said = entry.and_then(|entry| entry.update).map(|u| u.to_string());
@@ -328,6 +328,20 @@ fn check_bytes(
         }
         _ => Err("the response is of another beacon".into()),
     }
+}
+
+/// The entries of an announcement, if it is canonical.
+pub fn canonical_map(text: &str) -> Result<BTreeMap<String, String>, String> {
+    let map: BTreeMap<String, String> =
+        serde_json::from_str(text).map_err(|error| error.to_string())?;
+    // Sorted keys, no white space: what JCS makes of it. DIDs and hashes need no escapes.
+    let parts = map
+        .iter()
+        .map(|(key, value)| format!("\"{key}\":\"{value}\""));
+    if format!("{{{}}}", parts.collect::<Vec<_>>().join(",")) != text {
+        return Err("the announcement is not canonical".into());
+    }
+    Ok(map)
 }
 
 /// The root that a leaf and its path give (docs/protocol.md, "SMT").

@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, VecDeque};
 use std::rc::Rc;
 
-use btcr2_agent::hash::SmtIndex;
+use btcr2_agent::hash::{SmtIndex, UpdateHash};
 use btcr2_agent::keys::NostrKey;
 use btcr2_agent::nostr::outbox::OutboxInput;
 use btcr2_agent::protocol::aggregator::AggregatorInput;
@@ -88,9 +88,13 @@ impl World {
     }
 
     pub fn restart(&mut self, i: usize) {
+        if self.processes[i].up {
+            // An old disk brought it back before.
+            return;
+        }
         let policy = i.checked_sub(1).map(|m| self.config.policies[m]);
         let now = self.clock(i);
-        self.processes[i].restart(&self.config.terms, policy, UnixTime(START));
+        self.processes[i].restart(&self.config.terms, policy);
         self.processes[i].up = true;
         self.line(12, i, 0, || "starts again".into());
         self.check_replay(i);
@@ -262,15 +266,21 @@ impl World {
             }
             Effect::Recall { index, rounds } => {
                 let me = self.processes[i].public();
-                let made = self.updates_made(i, &index);
+                let updates = self.updates_of(i, &index);
                 ParticipantInput::Recalled(Recalled {
                     index,
                     nonces: rounds
                         .into_iter()
                         .map(|round| (round, smt_nonce(me, round, &index)))
                         .collect(),
-                    updates: (1..=made).map(|n| update(&index, n)).collect(),
+                    updates,
                 })
+            }
+            Effect::SignFallback(order) => {
+                let signed = self.sign_fallback(i, &order);
+                self.edge(i, true)?;
+                self.processes[i].queue.push_back(signed);
+                return Ok(());
             }
             Effect::Broadcast(tx) => return self.broadcast(i, &tx),
             Effect::AnswerHistory { to, request } => {
@@ -316,10 +326,11 @@ impl World {
         self.send(i, to, Message::History(answer));
     }
 
-    pub fn updates_made(&self, i: usize, index: &SmtIndex) -> u32 {
+    /// The updates of a DID that are on the disk, oldest first.
+    pub fn updates_of(&self, i: usize, index: &SmtIndex) -> Vec<UpdateHash> {
         let process = &self.processes[i];
         let did = process.dids.iter().position(|did| did.index == *index);
-        did.and_then(|did| process.disk.updates.get(&did).copied())
-            .unwrap_or(0)
+        let made = did.and_then(|did| process.disk.updates.get(&did).cloned());
+        made.unwrap_or_default()
     }
 }

@@ -70,10 +70,22 @@ impl World {
             let index = self.processes[i].dids[did].index;
             let core = self.processes[i].core.member();
             let bound = core.binding_state(&index) == Some(BindingState::Bound);
-            if bound && core.queue_refusal(&index).is_none() && self.luck.one_in(3) {
-                let n = self.processes[i].disk.updates.entry(did).or_default();
-                *n += 1;
-                let update = update(&index, *n);
+            let free = bound && core.queue_refusal(&index).is_none();
+            let settled = core
+                .update_state(&index)
+                .is_none_or(|(_, confirmed)| confirmed);
+            if free && !self.lost_update(i, did) && self.luck.one_in(3) {
+                let made = self.processes[i].disk.updates.entry(did).or_default();
+                // Another one for the same version takes the place of one that was never announced.
+                let version = match made.last() {
+                    Some(last) => self.checker.versions[last] + u32::from(settled),
+                    None => 1,
+                };
+                let number = made.len() as u32 + 1_000 * self.processes[i].lives;
+                let update = update(&index, number);
+                let made = self.processes[i].disk.updates.entry(did).or_default();
+                made.push(update);
+                self.checker.versions.insert(update, version);
                 self.feed(i, Input::Member(ParticipantInput::Queue { index, update }))?;
             }
         }

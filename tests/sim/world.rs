@@ -19,9 +19,10 @@ use super::adversary::Adversary;
 use super::chain::Chain;
 use super::check::Checker;
 use super::config::{Config, HOUR, MINUTE, START};
+use super::extras::Restore;
 use super::members::key;
 use super::post::Mail;
-use super::process::{Input, Process};
+use super::process::{Copy, Input, Process};
 use super::relay::{Posted, Relay};
 use super::rng::Rng;
 
@@ -84,6 +85,13 @@ pub enum Event {
     },
     Quiet,
     Operate,
+    /// A copy of its disk is made, and later put into its place.
+    CopyDisk {
+        who: usize,
+    },
+    BringBack {
+        who: usize,
+    },
     Invent {
         who: usize,
     },
@@ -100,6 +108,8 @@ pub struct Run {
     pub crashes: u64,
     pub confirmed: u64,
     pub blamed: u64,
+    /// How often each thing happened that is worth counting.
+    pub counts: BTreeMap<&'static str, u64>,
     /// The rule that was broken.
     pub failure: Option<String>,
     /// What happened, if it was kept.
@@ -140,6 +150,8 @@ pub struct World {
     pub counts: BTreeMap<&'static str, u64>,
     pub failure: Option<String>,
     pub done: bool,
+    /// A copy of a disk that is to come back.
+    pub copied: Option<Copy>,
     /// Somebody left: a beacon of all members ends with that.
     pub left: bool,
 }
@@ -154,7 +166,10 @@ impl World {
                 let policy = id.checked_sub(1).map(|i| config.policies[i]);
                 let dids = id.checked_sub(1).map_or(0, |i| config.dids[i]);
                 let faults = config.peers[id].clone();
-                Process::new(id, &config.terms, policy, dids, faults, UnixTime(START))
+                let mut process =
+                    Process::new(id, &config.terms, policy, dids, faults, UnixTime(START));
+                process.is_copied = config.restore.is_some_and(|restore| restore.who == id);
+                process
             })
             .collect();
         let adversary = Adversary::new(rng.fork(), &config);
@@ -185,6 +200,7 @@ impl World {
             counts: BTreeMap::new(),
             failure: None,
             done: false,
+            copied: None,
             left: false,
             config,
         }
@@ -264,6 +280,7 @@ impl World {
             crashes: self.crashes,
             confirmed: self.confirmed_signals(),
             blamed: self.checker.blames,
+            counts: self.counts,
             failure: self.failure,
             trace: self.trace,
         }
@@ -314,6 +331,10 @@ impl World {
             if let Some(at) = faults.gone_at {
                 self.at(at, Event::RelayGone { relay });
             }
+        }
+        if let Some(Restore { who, copied_at, at }) = self.config.restore {
+            self.at(copied_at, Event::CopyDisk { who });
+            self.at(at, Event::BringBack { who });
         }
         self.at(self.now + MINUTE, Event::Operate);
         self.at(self.now + 10 * MINUTE, Event::Block);
@@ -406,6 +427,8 @@ impl World {
             Event::RelayBack { relay } => self.relay_back(relay),
             Event::Quiet => self.quiet(),
             Event::Operate => self.operate(),
+            Event::CopyDisk { who } => self.copy_disk(who),
+            Event::BringBack { who } => self.bring_back(who),
             Event::Invent { who } => {
                 if self.processes[who].up {
                     self.handle(who, |world| {

@@ -275,7 +275,8 @@ impl Participant {
             return Some("the DID is not registered");
         };
         // Bytes that were signed may confirm; nothing else may be announced until they are final.
-        let announced = mine.restored || !mine.announced.is_empty();
+        let announced =
+            mine.restored || !mine.announced.is_empty() || self.others_may_announce(index);
         let locked = announced && !self.update_confirmed(mine, FINAL_DEPTH);
         (locked || self.is_planned(index))
             .then_some("an earlier update of this DID is being announced and not final yet")
@@ -290,7 +291,7 @@ impl Participant {
     }
 
     pub(super) fn withdraw(&mut self, index: SmtIndex) -> Step {
-        let planned = self.is_planned(&index);
+        let planned = self.is_planned(&index) || self.others_may_announce(&index);
         match self.indexes.get_mut(&index) {
             Some(mine) if mine.announced.is_empty() && !mine.restored && !planned => {
                 mine.update = None;

@@ -450,12 +450,14 @@ impl Participant {
         effects.extend(confirmed);
         effects.extend(self.watch_signals());
         self.forget_kept();
+        self.forget_responded();
         effects.extend(self.after_facts());
         Step::with(effects)
     }
 
     /// What may have become possible through new facts.
     fn after_facts(&mut self) -> Vec<Effect> {
+        self.forget_asked();
         let mut effects = self.ask_for_history();
         effects.extend(self.give_back());
         effects.extend(self.binding_reports());

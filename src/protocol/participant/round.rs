@@ -257,6 +257,7 @@ impl Participant {
             updates: u16::try_from(updates).unwrap_or(u16::MAX),
             declined: u16::try_from(declined).unwrap_or(u16::MAX),
         });
+        self.note_responded();
         let entries = self.entries();
         let response = Response {
             round,
@@ -279,8 +280,11 @@ impl Participant {
             .iter()
             .filter(|(_, mine)| mine.covered_in(state.round));
         let plan = covered.map(|(index, mine)| {
+            // What the chain shows and nothing here explains may be an update of this DID, signed by a copy of this
+            // agent that is gone: then another one for its version would end the DID (rule 10).
+            let explained = mine.update.is_some() && self.missing(index).is_empty();
             let update = mine.update.filter(|update| {
-                !self.update_confirmed(mine, 1) && self.may_announce(index, *update)
+                explained && !self.update_confirmed(mine, 1) && self.may_announce(index, *update)
             });
             let planned = Planned {
                 leaf: Leaf {
@@ -362,13 +366,14 @@ impl Participant {
             return Step::ignored(Ignored::WrongPhase);
         };
         let output_key = keys.output_key();
-        let Some(given) = self
-            .given
-            .iter_mut()
-            .find(|given| given.round == round && given.txid == txid)
-        else {
+        let known = self.given.iter_mut().find(|given| given.txid == txid);
+        let Some(given) = known.filter(|given| given.round >= round) else {
             return Self::contradiction("the result is a transaction this member did not sign");
         };
+        if given.round != round {
+            // Signed once more in a later round, whose result says the same.
+            return Step::ignored(Ignored::WrongRound);
+        }
         if given.signed.is_some() {
             return Step::ignored(Ignored::Duplicate);
         }

@@ -29,6 +29,7 @@ mod replacing;
 mod requests;
 mod responses;
 mod rounds;
+mod said_before;
 mod sessions;
 mod spares;
 mod strangers;
