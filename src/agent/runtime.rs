@@ -108,6 +108,8 @@ pub struct Agent {
     pub(super) clock: Clock,
     /// Confirmations a fresh resolution asks for.
     pub(super) min_conf: u32,
+    /// Entries of a log after which a snapshot is taken.
+    pub(super) snapshot_after: u64,
     pub(super) counters: Counters,
     pub(super) traffic: Arc<Traffic>,
     pub(super) events: broadcast::Sender<AgentEvent>,
@@ -239,6 +241,7 @@ impl Agent {
             standing: options.standing,
             clock: options.clock,
             min_conf: options.min_conf.max(1),
+            snapshot_after: options.snapshot_after,
             counters: Counters::new(),
             traffic,
             events,
@@ -266,7 +269,7 @@ impl Agent {
         Ok((agent, handle))
     }
 
-    /// Rebuilds every cohort from its log. Effects of the past are not carried out again.
+    /// Rebuilds every cohort from its last snapshot and the log since. Effects of the past are not carried out again.
     fn replay(&mut self) -> Result<(), AgentError> {
         let rows = self.store.view().cohorts()?;
         for row in rows {
@@ -281,7 +284,9 @@ impl Agent {
             let mut node = self.new_node(id, terms, row.seat_key, row.created);
             let entries = self.store.view();
             let conversations = &self.conversations;
-            entries.replay::<AgentError>(cohort, row.role, |entry| {
+            let after = super::snapshots::restore(&entries, conversations, &mut node)?;
+            entries.replay_after::<AgentError>(cohort, row.role, after, |entry| {
+                node.tail.add(entry.input.len());
                 let unreadable = |reason: String| AgentError::Log {
                     seq: entry.seq,
                     reason,
@@ -290,6 +295,7 @@ impl Agent {
                     "channel" => {
                         node.channel =
                             super::inbound::reopen_channel(conversations, &node, &entry.input);
+                        node.sealed = Some(entry.input);
                     }
                     super::alarms::ALARMS_SEEN => node.journal.acknowledge(),
                     super::relays::RELAY_HINTS => {
@@ -350,6 +356,8 @@ impl Agent {
             created,
             last: created,
             journal: super::journal::Journal::default(),
+            sealed: None,
+            tail: super::snapshots::Tail::default(),
         }
     }
 
@@ -461,7 +469,8 @@ impl Agent {
         for (id, tick) in due {
             self.feed(id, tick)?;
         }
-        self.keep_up(now);
+        self.keep_up(now)?;
+        self.take_snapshots(now)?;
         self.send_due(now)
     }
 

@@ -27,6 +27,7 @@ pub mod reform;
 pub mod refund_message;
 pub mod registration;
 pub mod set;
+pub mod snapshot;
 pub mod terms;
 
 pub use ids::{Label, Round, Seat, SessionId, Subject};

@@ -139,7 +139,7 @@ pub enum AggregatorInput {
 }
 
 /// The phase of a cohort.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Phase {
     /// Not advertised yet.
     Draft,
@@ -157,14 +157,14 @@ pub enum Phase {
 }
 
 /// A member before the set is closed.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 struct Applicant {
     key: NostrKey,
     payee: Option<ScriptBuf>,
 }
 
 /// The aggregator of one cohort.
-#[derive(Debug)]
+#[derive(Debug, PartialEq, Serialize, Deserialize)]
 pub struct Aggregator {
     terms: Terms,
     cohort: CohortId,
@@ -174,6 +174,7 @@ pub struct Aggregator {
     payee: Option<ScriptBuf>,
     /// Before the set is closed, in order of acceptance.
     applicants: Vec<Applicant>,
+    #[serde(with = "crate::protocol::snapshot::agreed")]
     set: Option<(CohortSet, KeySet)>,
     acks: BTreeMap<Seat, SchnorrSignature>,
     registry: Registry,
@@ -364,7 +365,7 @@ impl Aggregator {
         for signal in &mut self.signed {
             effects.extend(signal.look(&self.chain).into_iter().map(Effect::Report));
         }
-        effects.extend(self.watch_signals());
+        effects.extend(self.watch_signals(update));
         effects.extend(self.tip_moved());
         effects.extend(self.replacement_after_chain());
         self.refunds_after_chain();

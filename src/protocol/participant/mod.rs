@@ -171,7 +171,7 @@ pub struct SignedSession {
 }
 
 /// The phase of a membership.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub enum MemberPhase {
     /// Nothing was sent.
     New,
@@ -193,7 +193,7 @@ pub enum MemberPhase {
 
 /// A transaction this member gave partial signatures for: one rung of a round's signal. It counts as one that may
 /// confirm until another transaction that spends the same output has (rule 4).
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct GivenPartial {
     /// The round.
     pub round: Round,
@@ -216,13 +216,14 @@ pub struct GivenPartial {
     /// The refund of its change, which was signed with it.
     pub refund: Option<Txid>,
     /// The transaction with all signatures, once the aggregator sent it.
+    #[serde(with = "crate::protocol::snapshot::maybe_tx")]
     pub signed: Option<Transaction>,
     opened: UnixTime,
     confirmed: Option<u32>,
 }
 
 /// A member of one cohort.
-#[derive(Debug)]
+#[derive(Debug, PartialEq, Serialize, Deserialize)]
 pub struct Participant {
     terms: Terms,
     cohort: CohortId,
@@ -234,6 +235,7 @@ pub struct Participant {
     ticket: Option<Ticket>,
     /// Until when the operator can decide about the seat, if it has to.
     decision_until: Option<UnixTime>,
+    #[serde(with = "crate::protocol::snapshot::agreed")]
     set: Option<(CohortSet, KeySet)>,
     script: ScriptBuf,
     chain: ChainView,
@@ -246,7 +248,10 @@ pub struct Participant {
     round: Option<MyRound>,
     /// The round that was signed last, while its signal may have to be replaced. There is none beside an open one.
     kept: Option<MyRound>,
+    /// In the order of signing, without what is settled.
     given: Vec<GivenPartial>,
+    /// Signals on the chain that some index has no proof of; also others, until they are looked at.
+    unproved: BTreeMap<Txid, SignalBytes>,
     /// Indexes whose history was asked for and has not come, with the first round asked for.
     asked: BTreeMap<SmtIndex, Asked>,
     /// Items of an answer that wait for what the driver remembers of their rounds.
@@ -286,6 +291,7 @@ impl Participant {
             round: None,
             kept: None,
             given: Vec::new(),
+            unproved: BTreeMap::new(),
             asked: BTreeMap::new(),
             recalling: BTreeMap::new(),
             now: UnixTime(0),
@@ -421,6 +427,7 @@ impl Participant {
     fn chain_changed(&mut self, update: &ChainUpdate) -> Step {
         let before = (self.chain.tip, self.chain.ready_tip(self.terms.depth));
         self.chain.apply(update);
+        self.note_signals(update);
         let mut effects = Vec::new();
         let ready = self.chain.ready_tip(self.terms.depth);
         if (self.chain.tip, ready) != before {
@@ -448,10 +455,11 @@ impl Participant {
             given.confirmed = height;
         }
         effects.extend(confirmed);
-        effects.extend(self.watch_signals());
+        effects.extend(self.watch_signals(update));
         self.forget_kept();
         self.forget_responded();
         effects.extend(self.after_facts());
+        self.forget_settled();
         Step::with(effects)
     }
 
@@ -590,7 +598,7 @@ impl Participant {
         rungs.map(near).max() == Some(near(given))
     }
 
-    /// The partial signatures given, oldest first.
+    /// The partial signatures given, oldest first, but for those of rounds that are settled.
     #[must_use]
     pub fn given(&self) -> &[GivenPartial] {
         &self.given

@@ -16,9 +16,10 @@ use crate::protocol::message::{
 };
 use crate::protocol::terms::{CohortBeacon, EmptyRounds};
 use crate::time::UnixTime;
+use serde::{Deserialize, Serialize};
 
 /// What this member said for one index.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub(super) struct Planned {
     pub(super) leaf: Leaf,
     pub(super) update: Option<UpdateHash>,
@@ -26,7 +27,7 @@ pub(super) struct Planned {
 }
 
 /// The open round.
-#[derive(Debug)]
+#[derive(Debug, PartialEq, Serialize, Deserialize)]
 pub(super) struct MyRound {
     pub(super) round: Round,
     pub(super) opened: UnixTime,

@@ -31,6 +31,7 @@ mod responses;
 mod rounds;
 mod said_before;
 mod sessions;
+mod snapshots;
 mod spares;
 mod strangers;
 mod topups;

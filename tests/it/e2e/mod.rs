@@ -24,5 +24,6 @@ mod restarts;
 mod rounds;
 mod secrets;
 mod singly;
+mod snapshots;
 mod storm;
 mod strangers;
