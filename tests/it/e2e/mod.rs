@@ -26,3 +26,4 @@ mod secrets;
 mod singly;
 mod storm;
 mod strangers;
+mod words;
