@@ -190,7 +190,7 @@ impl Agent {
         Ok(cohort)
     }
 
-    fn insert_cohort(
+    pub(super) fn insert_cohort(
         &mut self,
         id: NodeId,
         terms: &Terms,

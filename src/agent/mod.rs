@@ -45,6 +45,7 @@ mod relays;
 mod resuming;
 mod routing;
 pub mod runtime;
+mod seats;
 mod settling;
 pub mod sidecar;
 pub mod singleton;

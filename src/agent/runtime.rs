@@ -73,6 +73,8 @@ pub(super) enum Internal {
     ReadBack(Vec<(RelayUrl, super::upkeep::ServedAdverts)>),
     /// What a relay says it is.
     Described(RelayUrl, Described),
+    /// What relays have of seats.
+    Seats(super::seats::Found),
 }
 
 /// The agent. It is driven by [`Agent::run`]; everything else goes through its [`AgentHandle`].
@@ -134,6 +136,8 @@ pub struct Agent {
     pub(super) former_copy: Option<super::copies::Sighting>,
     /// What is read again after a start, and what the former copy wrote.
     pub(super) former: super::former::Former,
+    /// What the words alone lead to.
+    pub(super) seats: super::seats::SeatSearch,
 }
 
 /// What the agent was woken by.
@@ -264,6 +268,7 @@ impl Agent {
             clocks: Clocks::new(now, tokio::time::Instant::now()),
             former_copy: None,
             former: super::former::Former::default(),
+            seats: super::seats::SeatSearch::default(),
         };
         agent.replay()?;
         Ok((agent, handle))
@@ -409,6 +414,7 @@ impl Agent {
     /// After a start: nonces are gone, unsent events are sent, cohorts are listened to.
     fn resume(&mut self) -> Result<(), AgentError> {
         fail_point!("replayed");
+        self.begin_seat_search()?;
         let restored = super::recovery::is_restored(&self.store.view())?;
         self.begin_catching_up(restored)?;
         self.reissue_stale()?;
@@ -426,6 +432,7 @@ impl Agent {
         }
         self.reconcile_artifacts()?;
         self.resume_bindings()?;
+        self.resume_seats()?;
         self.resume_updates()?;
         let ids: Vec<NodeId> = self.nodes.keys().copied().collect();
         for id in ids {
@@ -471,6 +478,7 @@ impl Agent {
         }
         self.keep_up(now)?;
         self.take_snapshots(now)?;
+        self.seek_seats(now);
         self.send_due(now)
     }
 
@@ -645,6 +653,7 @@ impl Agent {
             Internal::Spend { txid, refused } => self.spend_sent(txid, refused),
             Internal::ReadBack(found) => self.adverts_served(&found),
             Internal::Described(url, described) => self.described(url, described),
+            Internal::Seats(found) => self.seats_found(found),
             Internal::Broadcast {
                 id,
                 txid,

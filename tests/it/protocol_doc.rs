@@ -55,7 +55,7 @@ use btcr2_agent::protocol::message::{
     Message, NonceRequest, NonceUpdate, Nonces, Opening, OptIn, Partials, PrevoutInfo, Proofs,
     RawJson, RefusalCode, Refused, Register, RegisterItem, Registered, RegisteredItem, Rejected,
     Relays, Release, Response, RoundCause, RoundFailed, RoundOpen, RoundRequest, RoundResult,
-    SignRequest, SmtEntry, Subscribe, TxHex, Waiting,
+    SeatRequest, SeatState, SignRequest, SmtEntry, Subscribe, TxHex, Waiting,
 };
 use btcr2_agent::protocol::reform::{LeftOut, Reform};
 use btcr2_agent::protocol::registration::{MAX_GENESIS_BYTES, registration_digest, verify_opening};
@@ -734,6 +734,21 @@ fn of_cohorts() -> Vec<(&'static str, Message)> {
                 index: late,
                 items: vec![past],
                 next: None,
+            }),
+        ),
+        ("seat_request", Message::SeatRequest(SeatRequest {})),
+        (
+            "seat_state",
+            Message::SeatState(SeatState {
+                set: smt.set.clone(),
+                acks: (0..2).map(|i| ack(i).sig.unwrap()).collect(),
+                items: vec![RegisteredItem {
+                    index: index(0),
+                    from_round: Some(Round(1)),
+                    refused: None,
+                }],
+                last_round: 1,
+                ended: None,
             }),
         ),
         (

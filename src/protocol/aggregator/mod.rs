@@ -14,6 +14,7 @@ mod refunds;
 mod registry;
 mod replacing;
 mod round;
+mod seats;
 mod session;
 mod signals;
 mod watch;
@@ -241,7 +242,10 @@ impl Aggregator {
     pub fn handle(&mut self, now: UnixTime, input: AggregatorInput) -> Step {
         // After the end only the past is served: signals still confirm, and histories are still asked for.
         if let (Phase::Ended(_), AggregatorInput::Message { message, .. }) = (&self.phase, &input)
-            && !matches!(message, Message::HistoryRequest(_))
+            && !matches!(
+                message,
+                Message::HistoryRequest(_) | Message::SeatRequest(_)
+            )
         {
             return Step::ignored(Ignored::WrongPhase);
         }
@@ -338,6 +342,7 @@ impl Aggregator {
             Message::HistoryRequest(request) => {
                 Step::with(vec![Effect::AnswerHistory { to: from, request }])
             }
+            Message::SeatRequest(_) => self.seat_request(from),
             Message::Refused(refused) => self.member_refused(from, &refused),
             _ => Step::ignored(Ignored::WrongRole),
         }

@@ -97,6 +97,7 @@ impl Participant {
             return Step::ignored(Ignored::WrongPhase);
         };
         let mut effects = Vec::new();
+        effects.extend(self.learn_registered(&registered.items));
         for item in registered.items {
             let Some(mine) = self.indexes.get_mut(&item.index) else {
                 continue;

@@ -775,6 +775,9 @@ impl Participant {
         self.learn_signed();
         let mut unknown = self.watch.unexplained(&self.chain);
         unknown.retain(|txid| !self.fallbacks.knows(txid));
+        if self.spent_before_reseat(&unknown) {
+            return Vec::new();
+        }
         let patient = matches!(self.terms.output_policy, OutputPolicy::KOfN(_));
         let unexplained = &mut self.fallbacks.unexplained;
         unexplained.retain(|txid, _| unknown.contains(txid));

@@ -132,7 +132,7 @@ impl Participant {
         let Some(seat) = self.seat() else {
             return Step::ignored(Ignored::WrongPhase);
         };
-        if now > open.respond_by {
+        if now > open.respond_by || self.opened_before_reseat(&open) {
             // Without this member's response nothing comes out of the round: it is over before it began.
             self.last_round = open.round.0;
             let mut effects = vec![Effect::Report(Report::RoundMissed { round: open.round })];

@@ -27,6 +27,7 @@ mod reform;
 mod refunds;
 mod replacing;
 mod requests;
+mod reseated;
 mod responses;
 mod rounds;
 mod said_before;
