@@ -10,6 +10,7 @@ mod alarms;
 pub mod backend;
 pub mod backup;
 pub mod bundle;
+mod causes;
 pub mod chains;
 mod changes;
 pub mod clocks;

@@ -8,7 +8,6 @@ use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use super::effect::Report;
 use super::evidence::Blame;
 use super::ids::{Round, Seat};
-use super::message::RoundCause;
 use super::set::CohortSet;
 
 /// Pieces of evidence that are kept of one seat: the last ones.
@@ -30,7 +29,8 @@ pub struct Offence {
 /// How one seat behaves.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct SeatConduct {
-    /// Rounds in a row that failed, or went on without it, because it did not answer.
+    /// Rounds in a row that failed, or went on without it, because it did not answer, or lost its nonces again and
+    /// again.
     pub missed: u16,
     /// The last of them.
     pub last_missed: Option<Round>,
@@ -78,12 +78,10 @@ impl Conduct {
             }
             Report::RoundFailed { round, why } => {
                 self.absent.clear();
-                match why {
-                    RoundCause::NoResponse { absent } | RoundCause::NoSignature { absent } => {
-                        self.missed(*round, absent, set);
-                        self.answered(|seat| !absent.contains(&seat));
-                    }
-                    _ => {}
+                let named = why.named();
+                if !named.is_empty() {
+                    self.missed(*round, &named, set);
+                    self.answered(|seat| !named.contains(&seat));
                 }
             }
             Report::SignalSigned { .. } | Report::RoundEmpty { .. } => {

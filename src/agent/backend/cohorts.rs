@@ -10,13 +10,13 @@ use super::joining::payee_script;
 use super::parse_key;
 use super::reforming::{culprits, judge};
 use super::terms::{build_terms, terms_view};
+use crate::agent::causes::{end_cause, refusal, round_cause};
 use crate::agent::control::views as v;
 use crate::agent::control::{ErrorCode, Failure, PeerText, request as r};
 use crate::agent::journal::{End, RoundRecord};
 use crate::agent::launch::agent_failure;
 use crate::agent::node::{Machine, Node, NodeId, NodeInput};
 use crate::agent::runtime::Agent;
-use crate::agent::timeline::{end_cause, refusal, round_cause};
 use crate::keys::NostrKey;
 use crate::nostr::advert::ShareLink;
 use crate::nostr::policy::advertised_relays;
@@ -813,16 +813,15 @@ fn end_view(node: &Node) -> Option<v::EndView> {
 }
 
 fn round_end(at: UnixTime, why: &RoundCause, member: bool) -> v::EndView {
-    let by = match why {
-        RoundCause::NoResponse { absent } | RoundCause::NoSignature { absent } => absent.clone(),
-        _ => Vec::new(),
-    };
+    // What is left of it here was verified here.
+    let shown = matches!(why, RoundCause::SessionsUsedUp { lost }
+        if lost.iter().all(|lost| lost.shown.is_some()));
     v::EndView {
         at,
         cause: tag(why),
         text: PeerText::new(&round_cause(why)),
-        by,
-        known_by: known(member),
+        by: why.named(),
+        known_by: known(member && !shown),
         culprits: Vec::new(),
     }
 }
