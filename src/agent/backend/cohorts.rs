@@ -408,6 +408,9 @@ impl Agent {
                 .collect(),
             aggregator: terms.aggregator,
             naddr,
+            advert: (id.1 == Role::Aggregator)
+                .then(|| self.advert_view(id.0))
+                .flatten(),
             terms: terms_view(terms, &hints),
             own_seat,
             own_key: (id.1 == Role::Participant).then(|| node.own.public()),

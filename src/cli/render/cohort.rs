@@ -103,6 +103,10 @@ impl Render for CohortView {
         page.field_if("own seat", self.own_seat.map(|seat| seat.to_string()));
         page.field_if("own key", self.own_key.map(npub));
         page.field_if("share link", self.naddr.clone());
+        if let Some(advert) = &self.advert {
+            page.field("advert", &super::agent::served(advert, page));
+            super::agent::missing(advert, page);
+        }
 
         page.heading("Terms");
         self.terms.render(page);

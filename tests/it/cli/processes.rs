@@ -355,8 +355,39 @@ fn a_cohort_forms_announces_and_survives_restarts() {
     // Stopped and started again, everything is back, and the next round spends the change.
     for agent in [&mut aggregator, &mut one, &mut two] {
         agent.stop();
+    }
+    // What was seen of the relay is remembered, and shown where no agent runs.
+    let of_relay = |list: &Value| {
+        let known = list["relays"].as_array().unwrap();
+        known
+            .iter()
+            .find(|r| r["url"] == relay.as_str())
+            .cloned()
+            .unwrap()
+    };
+    let kept = of_relay(&one.done("relay list"));
+    assert_eq!(kept["state"], "unused");
+    assert!(
+        kept["accepted"].as_u64() >= own["accepted"].as_u64(),
+        "{kept}"
+    );
+    assert!(
+        kept["received"].as_u64() >= own["received"].as_u64(),
+        "{kept}"
+    );
+    assert!(kept["answer_ms"].is_u64() && kept["health"]["last_worked"].is_u64());
+    for agent in [&mut aggregator, &mut one, &mut two] {
         agent.start();
     }
+    let again = of_relay(&one.done("status"));
+    assert!(
+        again["accepted"].as_u64() >= kept["accepted"].as_u64(),
+        "{again}"
+    );
+    assert_eq!(
+        again["health"]["counted_since"],
+        kept["health"]["counted_since"]
+    );
     for agent in [&aggregator, &one, &two] {
         let view = agent.done(&show);
         assert_eq!(view["past_rounds"][0]["txid"], txid.as_str());
