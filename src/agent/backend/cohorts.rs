@@ -423,6 +423,7 @@ impl Agent {
             },
             beacon: self.beacon_view(node),
             round,
+            next_round_at: self.next_round_at(node),
             past_rounds,
             delivery: self.delivery_views(node)?,
             reform: self.reform_view(node),
@@ -441,6 +442,21 @@ impl Agent {
             return Some(step);
         }
         next_step(node, phase)
+    }
+
+    /// When the next round opens by the terms' cadence.
+    pub(super) fn next_round_at(&self, node: &Node) -> Option<UnixTime> {
+        let active = node.phase_name() == "active" && running_round(node).is_none();
+        let cadence = u64::from(node.terms().cadence_seconds);
+        let at = match &node.machine {
+            Machine::Aggregator(machine) => machine.next_opening(),
+            // A member knows when the last one was opened, and what the terms say.
+            Machine::Participant(_) => {
+                let (_, last) = node.journal.rounds.last_key_value()?;
+                (cadence > 0).then(|| last.opened.plus(cadence))
+            }
+        };
+        at.filter(|at| active && *at >= self.now())
     }
 
     fn beacon_view(&self, node: &Node) -> Option<v::BeaconView> {
@@ -696,7 +712,7 @@ fn refusal_remedy(code: RefusalCode, seat: &NostrKey) -> Option<String> {
                 .to_owned()
         }
         RefusalCode::TooMany => format!(
-            "too many wait for a decision: ask again with more work (`cohort join … --work 22`), or have the operator \
+            "too many wait for a decision, or gave their seats back: ask again with more work (`cohort join … --work 22`), or have the operator \
              approve {npub} and then ask again"
         ),
         RefusalCode::Rejected => format!("only the operator can change that: your key is {npub}"),

@@ -91,7 +91,14 @@ impl Render for CohortView {
         page.field("id", &summary.cohort.to_string());
         page.field("role", &summary.role.to_string());
         page.field("phase", &summary.phase.to_string());
-        page.field_if("deadline", summary.deadline.map(|at| when(page.now(), at)));
+        let deadline = summary
+            .deadline
+            .filter(|at| Some(*at) != self.next_round_at);
+        page.field_if("deadline", deadline.map(|at| when(page.now(), at)));
+        page.field_if(
+            "next round",
+            self.next_round_at.map(|at| when(page.now(), at)),
+        );
         if !summary.waiting_for.is_empty() {
             page.field("waiting for", &seats(&summary.waiting_for));
         }

@@ -295,6 +295,9 @@ fn a_cohort_forms_announces_and_survives_restarts() {
         let view = agent.wait(&show, |v| v["past_rounds"][0]["state"] == "confirmed");
         assert_eq!(view["past_rounds"][0]["txid"], txid.as_str());
         assert_eq!(view["past_rounds"][0]["confirmations"], 1);
+        // Rounds open a day apart, unless the terms say otherwise; members know when the last one was opened.
+        let opened = view["past_rounds"][0]["opened_at"].as_u64().unwrap();
+        assert_eq!(view["next_round_at"], opened + 86_400);
     }
     one.wait(&format!("did show {first}"), |v| v["version"] == 2);
     let confirmed = one.done(&updates);

@@ -151,6 +151,10 @@ pub struct CohortView {
     /// The running round.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub round: Option<RoundView>,
+    /// When the next round opens by the terms' cadence: set by the aggregator's timer, to a member what it expects. Absent
+    /// while a round runs, and where rounds open by hand or by the number of updates that wait.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub next_round_at: Option<UnixTime>,
     /// Past rounds, newest first.
     pub past_rounds: Vec<RoundView>,
     /// Every message of the current round (or of formation) that this agent sent.
