@@ -14,7 +14,7 @@ use super::events::{AgentEvent, ChainState, What};
 use super::handle::{AgentHandle, Job, Traffic};
 use super::money::MoneyOptions;
 use super::node::{Machine, Node, NodeId, NodeInput};
-use super::options::{AgentOptions, Clock, StandingPolicy};
+use super::options::{AgentOptions, Clock, ServicePolicy, StandingPolicy};
 use super::outbound::Post;
 use super::watch::{ChainNews, Watch};
 use crate::beacon::history::AddressHistory;
@@ -90,6 +90,7 @@ pub struct Agent {
     pub(super) link: Arc<Link>,
     pub(super) post: Post,
     pub(super) upkeep: super::upkeep::Upkeep,
+    pub(super) relays_known: super::relay_health::RelayLedger,
     pub(super) nodes: BTreeMap<NodeId, Node>,
     pub(super) chains: BTreeMap<Network, Watch>,
     pub(super) chain_states: BTreeMap<Network, ChainState>,
@@ -107,6 +108,7 @@ pub struct Agent {
     pub(super) sending: super::singleton::Sending,
     pub(super) policy: SigningPolicy,
     pub(super) standing: StandingPolicy,
+    pub(super) service: ServicePolicy,
     pub(super) clock: Clock,
     /// Confirmations a fresh resolution asks for.
     pub(super) min_conf: u32,
@@ -218,12 +220,14 @@ impl Agent {
             _ => None,
         };
         let mut post = Post::load(&options.store, Incarnation(incarnation), now)?;
-        for budget in budgets {
-            post.outbox.handle(now, budget);
+        let relays_known = super::relay_health::RelayLedger::load(&options.store)?;
+        for input in budgets.into_iter().chain(relays_known.limits()) {
+            post.outbox.handle(now, input);
         }
         let mut agent = Self {
             post,
             upkeep: super::upkeep::Upkeep::new(options.describe_relays, now),
+            relays_known,
             root: options.root,
             identity,
             signer: Signer::new(),
@@ -243,6 +247,7 @@ impl Agent {
             sending: super::singleton::Sending::default(),
             policy: options.policy,
             standing: options.standing,
+            service: options.service,
             clock: options.clock,
             min_conf: options.min_conf.max(1),
             snapshot_after: options.snapshot_after,
@@ -387,7 +392,10 @@ impl Agent {
             let wake = self.next_wake();
             let came = tokio::select! {
                 biased;
-                () = &mut stop => return self.write_states(),
+                () = &mut stop => {
+                    self.write_states()?;
+                    return self.write_relay_health();
+                }
                 Some(event) = inputs.link.recv() => Came::Link(event),
                 Some(internal) = inputs.internal.recv() => Came::Internal(internal),
                 Some(job) = inputs.jobs.recv() => Came::Job(job),

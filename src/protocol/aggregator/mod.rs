@@ -40,7 +40,9 @@ use crate::keys::musig::KeySet;
 use crate::time::UnixTime;
 
 use admission::Gate;
-pub use admission::{Decision, KnownCode, MAX_CODES, MAX_WAITING, WaitingOptIn};
+pub use admission::{
+    Decision, KnownCode, MAX_CODES, MAX_GIVEN_BACK, MAX_RETURNS, MAX_WAITING, WaitingOptIn,
+};
 use deposits::Deposits;
 use refunds::Refunds;
 pub use refunds::{KeptRefund, RefundProgress};

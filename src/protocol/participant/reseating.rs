@@ -37,7 +37,7 @@ pub struct Regained {
 }
 
 /// A seat that the store knew nothing of.
-#[derive(Debug, Clone, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub(super) struct Reseat {
     /// When the store began to look.
     since: UnixTime,
