@@ -310,6 +310,7 @@ mod tests {
                 decline: Decline::Idle,
             },
             standing: StandingPolicy::default(),
+            service: crate::agent::ServicePolicy::default(),
             cas: None,
             min_conf: 6,
             bundle: None,

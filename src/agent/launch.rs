@@ -18,7 +18,7 @@ use super::control::views::RelaySource;
 use super::control::{ErrorCode, Failure};
 use super::error::AgentError;
 use super::money::{MoneyOptions, StopFile};
-use super::options::{AgentOptions, StandingPolicy, system_clock};
+use super::options::{AgentOptions, ServicePolicy, StandingPolicy, system_clock};
 use super::runtime::Agent;
 use crate::cas::{self, CasReader};
 use crate::chain::ChainBackend;
@@ -272,6 +272,7 @@ impl Opened {
             money,
             policy: signing_policy(&config),
             standing: standing_policy(&config),
+            service: service_policy(&config),
             bundle: Some(home.bundle_path()),
             cas: cas(&config)?,
             min_conf: DEFAULT_MIN_CONF,
@@ -541,6 +542,13 @@ fn standing_policy(config: &Config) -> StandingPolicy {
         max_fee_rate: participant.max_fee_rate,
         max_cohorts: usize::try_from(participant.max_cohorts).unwrap_or(usize::MAX),
         deposit_updates: participant.deposit_updates,
+    }
+}
+
+fn service_policy(config: &Config) -> ServicePolicy {
+    ServicePolicy {
+        max_subscribers: config.limits.subscribers.into(),
+        stalled_after: u16::try_from(config.aggregator.stalled_rounds).unwrap_or(u16::MAX),
     }
 }
 

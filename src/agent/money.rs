@@ -302,6 +302,7 @@ mod tests {
                 decline: crate::protocol::participant::Decline::Idle,
             },
             standing: crate::agent::StandingPolicy::default(),
+            service: crate::agent::ServicePolicy::default(),
             cas: None,
             min_conf: 6,
             bundle: None,

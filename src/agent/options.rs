@@ -10,6 +10,7 @@ use crate::chain::ChainBackend;
 use crate::keys::{NostrKey, RootSecret};
 use crate::network::Network;
 use crate::nostr::link::{LinkOptions, RelayConfig};
+use crate::protocol::conduct::STALLED_AFTER;
 use crate::protocol::participant::SigningPolicy;
 use crate::store::Store;
 use crate::time::UnixTime;
@@ -32,6 +33,8 @@ pub struct AgentOptions {
     pub policy: SigningPolicy,
     /// What it joins and does by itself.
     pub standing: StandingPolicy,
+    /// What it does for others as an aggregator.
+    pub service: ServicePolicy,
     /// Where to keep the encrypted bundle of a store that is a file; nowhere if there is none.
     pub bundle: Option<std::path::PathBuf>,
     /// Content-addressed storage to look for updates and announcements of this agent's DIDs that are not stored
@@ -79,6 +82,28 @@ pub fn snapshot_after() -> u64 {
         return rows;
     }
     SNAPSHOT_AFTER
+}
+
+/// How an aggregator serves others, where that is no term of a cohort.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct ServicePolicy {
+    /// Most keys that may subscribe to new cohorts; 0 for none.
+    pub max_subscribers: u64,
+    /// Rounds in a row without an answer after which the operator is told how to go on without a seat.
+    ///
+    /// No term: nothing that a member checks depends on it. An offer to go on without somebody can be made at any time,
+    /// for any reason that is said; and a number of absences, which only the aggregator sees, could not be held against
+    /// it anyway.
+    pub stalled_after: u16,
+}
+
+impl Default for ServicePolicy {
+    fn default() -> Self {
+        Self {
+            max_subscribers: 1_000,
+            stalled_after: STALLED_AFTER,
+        }
+    }
 }
 
 /// Tells the time.

@@ -399,6 +399,7 @@ impl Agent {
         if self.post.write_at.is_some_and(|at| at <= now) {
             self.write_states()?;
         }
+        self.write_relay_health_due(now)?;
         if self.post.ack_at.is_some_and(|at| at <= now) {
             self.send_acks(now)?;
         }

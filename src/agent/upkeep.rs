@@ -279,6 +279,11 @@ impl Agent {
         }
         let information = described.information.ok();
         let clock_ahead = described.date.map(|date| difference(date, now));
+        if information.is_some() || clock_ahead.is_some() {
+            let known = self.relays_known.change(&url, now);
+            known.detail.limits = information.as_ref().map(|said| said.limits);
+            known.detail.clock_ahead_s = clock_ahead;
+        }
         if let Some(information) = &information {
             self.outbox(OutboxInput::Limits(url.clone(), information.limits))?;
         }

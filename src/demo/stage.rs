@@ -16,7 +16,7 @@ use super::ledger::{CHAIN_TIMEOUT, Ledger};
 use crate::agent::dids::{Change, QueuedUpdate, Via};
 use crate::agent::money::{MoneyOptions, StopFile};
 use crate::agent::{
-    Agent, AgentError, AgentEvent, AgentHandle, AgentOptions, Clock, StandingPolicy,
+    Agent, AgentError, AgentEvent, AgentHandle, AgentOptions, Clock, ServicePolicy, StandingPolicy,
     snapshot_after, system_clock,
 };
 use crate::chain::RegtestServer;
@@ -241,6 +241,7 @@ impl Stage {
             },
             policy: part.policy,
             standing: part.standing.clone(),
+            service: ServicePolicy::default(),
             bundle: part.bundle.then(|| home.bundle_path()),
             cas: None,
             min_conf: part.min_conf,

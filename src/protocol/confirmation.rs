@@ -146,6 +146,12 @@ impl Watched {
         }
     }
 
+    /// The transaction, once all signatures are there.
+    #[must_use]
+    pub const fn transaction(&self) -> Option<&Transaction> {
+        self.tx.as_ref()
+    }
+
     /// Whether all signatures are there, so that it can be sent.
     #[must_use]
     pub const fn is_complete(&self) -> bool {

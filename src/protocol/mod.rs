@@ -26,6 +26,7 @@ pub mod raw_json;
 pub mod reform;
 pub mod refund_message;
 pub mod registration;
+pub mod round_failed;
 pub mod set;
 pub mod snapshot;
 pub mod terms;

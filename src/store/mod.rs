@@ -65,7 +65,7 @@ pub use error::StoreError;
 pub use log::{LogEntry, NewLogEntry};
 pub use meta::MetaKey;
 pub use outbox::{Lane, LaneRow, NewOutboxRow, OutboxRow};
-pub use relay::{RELAY_REASON_BYTES_MAX, RelayHealth, RelayRow};
+pub use relay::{RELAY_REASON_BYTES_MAX, RELAYS_REMEMBERED_MAX, RelayHealth, RelayRow};
 pub use seen::SEEN_EVENTS_MAX;
 pub use singleton::{SpendRow, SpendStanding, SpendState};
 pub use snapshot::{NewSnapshot, Snapshot};

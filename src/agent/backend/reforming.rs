@@ -158,7 +158,7 @@ impl Agent {
             };
             let seats: Vec<String> = machine
                 .conduct()
-                .stalling()
+                .stalling(self.service.stalled_after)
                 .map(|s| s.to_string())
                 .collect();
             let members = machine.set().map_or(0, |(set, _)| set.keys.len());

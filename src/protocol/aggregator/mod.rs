@@ -14,6 +14,7 @@ mod refunds;
 mod registry;
 mod replacing;
 mod round;
+mod seats;
 mod session;
 mod signals;
 mod watch;
@@ -39,7 +40,9 @@ use crate::keys::musig::KeySet;
 use crate::time::UnixTime;
 
 use admission::Gate;
-pub use admission::{Decision, KnownCode, MAX_CODES, MAX_WAITING, WaitingOptIn};
+pub use admission::{
+    Decision, KnownCode, MAX_CODES, MAX_GIVEN_BACK, MAX_RETURNS, MAX_WAITING, WaitingOptIn,
+};
 use deposits::Deposits;
 use refunds::Refunds;
 pub use refunds::{KeptRefund, RefundProgress};
@@ -241,7 +244,10 @@ impl Aggregator {
     pub fn handle(&mut self, now: UnixTime, input: AggregatorInput) -> Step {
         // After the end only the past is served: signals still confirm, and histories are still asked for.
         if let (Phase::Ended(_), AggregatorInput::Message { message, .. }) = (&self.phase, &input)
-            && !matches!(message, Message::HistoryRequest(_))
+            && !matches!(
+                message,
+                Message::HistoryRequest(_) | Message::SeatRequest(_)
+            )
         {
             return Step::ignored(Ignored::WrongPhase);
         }
@@ -338,6 +344,7 @@ impl Aggregator {
             Message::HistoryRequest(request) => {
                 Step::with(vec![Effect::AnswerHistory { to: from, request }])
             }
+            Message::SeatRequest(_) => self.seat_request(from),
             Message::Refused(refused) => self.member_refused(from, &refused),
             _ => Step::ignored(Ignored::WrongRole),
         }

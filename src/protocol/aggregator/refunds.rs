@@ -225,6 +225,22 @@ impl Aggregator {
         effects
     }
 
+    /// The refunds that members hold of outputs that are there to be refunded.
+    pub(super) fn refunds_given(&self) -> Vec<RefundComplete> {
+        if self.terms.funding != Funding::Members {
+            return Vec::new();
+        }
+        let unspent = |outpoint: &OutPoint| self.chain.outputs.contains_key(outpoint);
+        let kept = self.refunds.kept.iter();
+        kept.filter(|(outpoint, _)| unspent(outpoint))
+            .map(|(outpoint, kept)| RefundComplete {
+                outpoint: *outpoint,
+                value_sat: kept.value.to_sat(),
+                tx: TxHex(kept.tx.clone()),
+            })
+            .collect()
+    }
+
     /// The signed refund of an output.
     #[must_use]
     pub fn refund_of(&self, outpoint: &OutPoint) -> Option<&KeptRefund> {

@@ -301,6 +301,19 @@ impl Aggregator {
         }
     }
 
+    /// The indexes of a seat, as it was told.
+    pub(super) fn registered_items(&self, seat: Seat) -> Vec<RegisteredItem> {
+        let entries = self.registry.entries.iter();
+        entries
+            .filter(|(_, entry)| entry.seat == seat)
+            .map(|(index, entry)| RegisteredItem {
+                index: *index,
+                from_round: Some(entry.from_round),
+                refused: None,
+            })
+            .collect()
+    }
+
     fn registered_message(&self, to: NostrKey, items: Vec<RegisteredItem>) -> Effect {
         Effect::Send {
             to: To::Key(to),

@@ -22,8 +22,8 @@ use crate::protocol::evidence::{Blame, Signed};
 use crate::protocol::ids::{Label, Round, Seat};
 use crate::protocol::ladder::{self, Ground, Ladder};
 use crate::protocol::message::{
-    Entries, IndexProof, Message, Nonces, Proofs, RefusalCode, Response, RoundCause, RoundFailed,
-    RoundOpen, RoundRequest, RoundResult,
+    Entries, IndexProof, LostSession, Message, Nonces, Proofs, RefusalCode, Response, RoundCause,
+    RoundFailed, RoundOpen, RoundRequest, RoundResult,
 };
 use crate::protocol::terms::{CohortBeacon, EmptyRounds};
 use crate::time::UnixTime;
@@ -68,6 +68,8 @@ pub(super) struct RoundState {
     pub(super) nonces: BTreeMap<u32, BTreeMap<Seat, Nonces>>,
     pub(super) built: Option<Built>,
     pub(super) session: Option<Session>,
+    /// Sessions that a member could not sign, at most one entry each.
+    pub(super) lost: Vec<LostSession>,
     /// The way out, once the round has stalled and the terms have one.
     pub(super) fallback: Option<Box<Fallback>>,
     pub(super) blamed: Vec<Blame>,
@@ -399,6 +401,7 @@ impl Aggregator {
             nonces: BTreeMap::new(),
             built: None,
             session: None,
+            lost: Vec::new(),
             fallback: None,
             blamed: Vec::new(),
         });

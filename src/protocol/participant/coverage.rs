@@ -97,6 +97,7 @@ impl Participant {
             return Step::ignored(Ignored::WrongPhase);
         };
         let mut effects = Vec::new();
+        effects.extend(self.learn_registered(&registered.items));
         for item in registered.items {
             let Some(mine) = self.indexes.get_mut(&item.index) else {
                 continue;
@@ -282,7 +283,8 @@ impl Participant {
             return Some("the DID is not registered");
         };
         // Bytes that were signed may confirm; nothing else may be announced until they are final.
-        let announced = mine.restored || !mine.announced.is_empty();
+        let announced =
+            mine.restored || !mine.announced.is_empty() || self.others_may_announce(index);
         let locked = announced && !self.update_confirmed(mine, FINAL_DEPTH);
         (locked || self.is_planned(index))
             .then_some("an earlier update of this DID is being announced and not final yet")
@@ -297,7 +299,7 @@ impl Participant {
     }
 
     pub(super) fn withdraw(&mut self, index: SmtIndex) -> Step {
-        let planned = self.is_planned(&index);
+        let planned = self.is_planned(&index) || self.others_may_announce(&index);
         match self.indexes.get_mut(&index) {
             Some(mine) if mine.announced.is_empty() && !mine.restored && !planned => {
                 mine.update = None;

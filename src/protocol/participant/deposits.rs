@@ -166,7 +166,9 @@ impl Participant {
         let refused: Vec<(SmtIndex, UpdateHash, DepositRefused)> = self
             .deposits
             .iter()
-            .filter(|(index, mine)| !mine.told && !self.is_planned(index))
+            .filter(|(index, mine)| {
+                !mine.told && !self.is_planned(index) && !self.others_may_announce(index)
+            })
             .filter_map(|(index, mine)| match &mine.state {
                 DepositState::Refused(refused) => {
                     Some((*index, mine.message.hash, refused.clone()))

@@ -9,6 +9,7 @@
 //! transactions may confirm, and at most one does, because all spend the tip.
 
 mod replacing;
+mod responded;
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -112,6 +113,8 @@ pub(super) struct Fallbacks {
     early: Vec<(Txid, RoundResult)>,
     /// Spends nobody told of, and when they were first seen.
     unexplained: BTreeMap<Txid, UnixTime>,
+    /// What this member said in rounds that are not decided.
+    responded: BTreeMap<Round, responded::Plan>,
 }
 
 impl Fallbacks {
@@ -303,11 +306,8 @@ impl Participant {
 
     /// What is announced for each index of mine.
     fn what_is_said(&self, round: Round, published: &Published) -> BTreeMap<SmtIndex, Said> {
-        let submitted = self
-            .round
-            .as_ref()
-            .filter(|state| state.round == round && state.responded);
-        let planned = |index| submitted.and_then(|state| state.plan.get(index));
+        let submitted = self.said_in(round);
+        let planned = |index| submitted.and_then(|plan| plan.get(index));
         let said = self.indexes.iter().map(|(index, mine)| {
             let said = match published {
                 Published::Smt(tree) => match (tree.value_at(index), planned(index)) {
@@ -341,12 +341,9 @@ impl Participant {
         absent: bool,
         said: &BTreeMap<SmtIndex, Said>,
     ) -> Option<String> {
-        let submitted = self
-            .round
-            .as_ref()
-            .filter(|state| state.round == round && state.responded);
+        let submitted = self.said_in(round);
         let wrong = said.iter().find(|(index, said)| {
-            let mine = submitted.is_some_and(|state| state.plan.contains_key(*index));
+            let mine = submitted.is_some_and(|plan| plan.contains_key(*index));
             match said {
                 Said::Foreign => true,
                 Said::Nothing => mine && !absent,
@@ -384,6 +381,7 @@ impl Participant {
             .into_iter()
             .flat_map(|state| state.plan.keys().copied())
             .collect();
+        let submitted = self.said_in(round).cloned();
         for (index, said) in said {
             let Some(mine) = self.indexes.get_mut(index) else {
                 continue;
@@ -402,11 +400,8 @@ impl Participant {
                 continue;
             }
             if let Published::Smt(tree) = published {
-                let submitted = self
-                    .round
-                    .as_ref()
-                    .filter(|_| matches!(said, Said::Mine(_)));
-                let leaf = submitted.and_then(|state| state.plan.get(index));
+                let submitted = submitted.as_ref().filter(|_| matches!(said, Said::Mine(_)));
+                let leaf = submitted.and_then(|plan| plan.get(index));
                 effects.push(Effect::Save(Artifact::SmtProof {
                     round,
                     index: *index,
@@ -781,6 +776,9 @@ impl Participant {
         self.learn_signed();
         let mut unknown = self.watch.unexplained(&self.chain);
         unknown.retain(|txid| !self.fallbacks.knows(txid));
+        if self.spent_before_reseat(&unknown) {
+            return Vec::new();
+        }
         let patient = matches!(self.terms.output_policy, OutputPolicy::KOfN(_));
         let unexplained = &mut self.fallbacks.unexplained;
         unexplained.retain(|txid, _| unknown.contains(txid));

@@ -14,6 +14,7 @@ mod policy;
 mod reforming;
 mod refunds;
 mod replacing;
+mod reseating;
 mod round;
 mod session;
 mod watch;
@@ -52,6 +53,8 @@ use history::Asked;
 pub use history::Recalled;
 pub use policy::{Decline, SigningPolicy};
 use refunds::MyRefunds;
+pub use reseating::Regained;
+use reseating::Reseat;
 use round::MyRound;
 pub use round::OwnRound;
 
@@ -157,6 +160,16 @@ pub enum ParticipantInput {
     Restarted,
     /// The store was made again out of a bundle: it may be older than what this member did last.
     Recovered,
+    /// The store was made again out of the words alone, and there is a trace of a seat: what it was told is asked for.
+    Reseat {
+        /// Where refunds would have been asked to go.
+        payee: Option<ScriptBuf>,
+    },
+    /// What is behind indexes of a seat that was asked for again.
+    Regained {
+        /// The indexes.
+        items: Vec<Regained>,
+    },
 }
 
 /// The driver's answer to [`Effect::Sign`].
@@ -265,6 +278,8 @@ pub struct Participant {
     conduct: Conduct,
     /// The cohort that the aggregator offered in the place of this one.
     offer: Option<Offer>,
+    /// The store was made again out of the words alone.
+    reseat: Option<Reseat>,
 }
 
 impl Participant {
@@ -300,6 +315,7 @@ impl Participant {
             watch: ConfirmationWatch::default(),
             conduct: Conduct::default(),
             offer: None,
+            reseat: None,
         }
     }
 
@@ -308,7 +324,8 @@ impl Participant {
     #[must_use]
     pub fn deadline(&self) -> Option<UnixTime> {
         let alarm = self.fallbacks.alarm_due();
-        let due = [self.history_due(), self.response_due(), alarm];
+        let reseat = self.reseat_due();
+        let due = [self.history_due(), self.response_due(), alarm, reseat];
         due.into_iter().flatten().min()
     }
 
@@ -316,6 +333,7 @@ impl Participant {
         let mut step = self.history_timer();
         step.effects.extend(self.try_respond(now));
         step.effects.extend(self.unknown_spends());
+        step.effects.extend(self.ask_for_seat());
         step
     }
 
@@ -390,10 +408,15 @@ impl Participant {
                 self.fallback_recovered();
                 self.recovered()
             }
+            ParticipantInput::Reseat { payee } => self.begin_reseat(payee),
+            ParticipantInput::Regained { items } => self.regained(now, items),
         }
     }
 
     fn message(&mut self, now: UnixTime, message: Message) -> Step {
+        if self.is_of_lost_store(&message) {
+            return Step::ignored(Ignored::WrongRound);
+        }
         match message {
             Message::Accept(accept) => self.accepted(accept.seat),
             Message::Waiting(waiting) => self.waits(waiting.until),
@@ -415,6 +438,7 @@ impl Participant {
             Message::RoundResult(result) => self.round_result(now, result),
             Message::RoundFailed(failed) => self.round_failed(failed),
             Message::History(history) => self.history(history),
+            Message::SeatState(state) => self.seat_state(now, state),
             Message::Reform(reform) => self.reform(reform),
             Message::Release(release) => self.released(release.reason),
             Message::Ended(ended) => self.ended(ended.why),
@@ -457,12 +481,14 @@ impl Participant {
         effects.extend(confirmed);
         effects.extend(self.watch_signals(update));
         self.forget_kept();
+        self.forget_responded();
         effects.extend(self.after_facts());
         Step::with(effects)
     }
 
     /// What may have become possible through new facts.
     fn after_facts(&mut self) -> Vec<Effect> {
+        self.forget_asked();
         let mut effects = self.ask_for_history();
         effects.extend(self.give_back());
         effects.extend(self.binding_reports());

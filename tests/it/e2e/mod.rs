@@ -27,3 +27,4 @@ mod singly;
 mod snapshots;
 mod storm;
 mod strangers;
+mod words;
