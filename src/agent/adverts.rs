@@ -187,7 +187,7 @@ impl Agent {
         Ok(cohort)
     }
 
-    fn insert_cohort(
+    pub(super) fn insert_cohort(
         &mut self,
         id: NodeId,
         terms: &Terms,

@@ -315,6 +315,7 @@ mod tests {
             min_conf: 6,
             bundle: None,
             describe_relays: false,
+            snapshot_after: crate::agent::snapshot_after(),
             clock: Arc::new(|| NOW),
         };
         Agent::start(options).unwrap().0

@@ -326,6 +326,8 @@ impl Agent {
         })?;
         fail_point!("stored", "channel");
         node.channel = Some(channel);
+        node.tail.add(json.len());
+        node.sealed = Some(json);
         self.refresh_inbox();
         Ok(())
     }

@@ -277,6 +277,7 @@ impl Opened {
             cas: cas(&config)?,
             min_conf: DEFAULT_MIN_CONF,
             describe_relays: true,
+            snapshot_after: super::options::snapshot_after(),
             clock: system_clock(),
         };
         let (agent, handle) = Agent::start(options).map_err(agent_failure)?;
@@ -662,7 +663,10 @@ pub fn agent_failure(error: AgentError) -> Failure {
         AgentError::Store(error) => return store_failure(error),
         AgentError::Bundle(error) => return bundle_failure(error),
         AgentError::Money(_) => ErrorCode::RefusedByMoneyGate,
-        AgentError::Log { .. } | AgentError::Broken(_) => ErrorCode::StoreFailed,
+        AgentError::Log { .. }
+        | AgentError::NewerSnapshot { .. }
+        | AgentError::NoSnapshot(_)
+        | AgentError::Broken(_) => ErrorCode::StoreFailed,
         AgentError::UnknownCohort(_) | AgentError::UnknownDid(_) | AgentError::UnknownRelay(_) => {
             ErrorCode::NotFound
         }

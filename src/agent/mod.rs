@@ -47,9 +47,11 @@ mod relays;
 mod resuming;
 mod routing;
 pub mod runtime;
+mod seats;
 mod settling;
 pub mod sidecar;
 pub mod singleton;
+mod snapshots;
 mod standing;
 mod subscribers;
 pub mod timeline;
@@ -64,6 +66,8 @@ pub use events::{AgentEvent, ChainState, What};
 pub use fresh::FreshResolution;
 pub use handle::AgentHandle;
 pub use money::MoneyOptions;
-pub use options::{AgentOptions, Clock, ServicePolicy, StandingPolicy, system_clock};
+pub use options::{
+    AgentOptions, Clock, ServicePolicy, StandingPolicy, snapshot_after, system_clock,
+};
 pub use runtime::Agent;
 pub use sidecar::{MissingArtifact, MissingKind};

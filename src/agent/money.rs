@@ -307,6 +307,7 @@ mod tests {
             min_conf: 6,
             bundle: None,
             describe_relays: false,
+            snapshot_after: crate::agent::snapshot_after(),
             clock: std::sync::Arc::new(|| UnixTime(1_800_000_000)),
         };
         let tx = Transaction {

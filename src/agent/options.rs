@@ -45,6 +45,8 @@ pub struct AgentOptions {
     pub min_conf: u32,
     /// Ask the relays of this list what they are and what time it is (NIP-11), once a day.
     pub describe_relays: bool,
+    /// Entries of a cohort's log after which a snapshot of its state is taken: [`SNAPSHOT_AFTER`] but in tests.
+    pub snapshot_after: u64,
     /// The clock.
     pub clock: Clock,
 }
@@ -66,6 +68,20 @@ pub struct StandingPolicy {
     pub max_cohorts: usize,
     /// Also cohorts that require deposits: updates are deposited anyway.
     pub deposit_updates: bool,
+}
+
+/// Entries of a cohort's log after which a snapshot of its state is taken, unless the snapshot is four times as large
+/// as they are: some forty rounds of three members. A start replays twice as many at most.
+pub const SNAPSHOT_AFTER: u64 = 500;
+
+/// The same, or what a test says.
+#[must_use]
+pub fn snapshot_after() -> u64 {
+    #[cfg(debug_assertions)]
+    if let Some(rows) = crate::failpoint::snapshot_after() {
+        return rows;
+    }
+    SNAPSHOT_AFTER
 }
 
 /// How an aggregator serves others, where that is no term of a cohort.

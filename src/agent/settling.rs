@@ -161,6 +161,9 @@ impl Agent {
             .flat_map(|round| round.said)
             .filter_map(|(_, update, _)| update)
             .collect();
+        if said.is_empty() {
+            return Ok(());
+        }
         self.note_updates(
             id,
             |row| said.contains(&row.hash),

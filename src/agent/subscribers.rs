@@ -93,6 +93,7 @@ mod tests {
             cas: None,
             min_conf: 6,
             describe_relays: false,
+            snapshot_after: crate::agent::snapshot_after(),
             clock: Arc::new(|| UnixTime(1_800_000_000)),
         };
         Agent::start(options).unwrap().0

@@ -151,6 +151,10 @@ fn of_report(report: &Report, is_aggregator: bool) -> Option<(&'static str, Stri
                 member.short()
             ),
         ),
+        Report::SeatRegained { indexes } => (
+            "seat_regained",
+            format!("the aggregator covers {indexes} further indexes for this seat"),
+        ),
         Report::AskedAgain => ("asked_again", "asks for a seat once more".to_owned()),
         Report::DecisionPending { until } => (
             "decision_pending",

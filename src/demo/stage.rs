@@ -17,7 +17,7 @@ use crate::agent::dids::{Change, QueuedUpdate, Via};
 use crate::agent::money::{MoneyOptions, StopFile};
 use crate::agent::{
     Agent, AgentError, AgentEvent, AgentHandle, AgentOptions, Clock, ServicePolicy, StandingPolicy,
-    system_clock,
+    snapshot_after, system_clock,
 };
 use crate::chain::RegtestServer;
 use crate::config::{Home, write_private};
@@ -53,6 +53,8 @@ pub struct Part {
     pub min_conf: u32,
     /// Whether it asks relays what they are.
     pub describe_relays: bool,
+    /// Entries of a log after which it takes a snapshot.
+    pub snapshot_after: u64,
     /// Seconds by which its clock is ahead of this machine's. It may be set while it plays; clones share it.
     pub ahead: Arc<AtomicI64>,
 }
@@ -75,6 +77,7 @@ impl Part {
             bundle: false,
             min_conf: DEFAULT_MIN_CONF,
             describe_relays: false,
+            snapshot_after: snapshot_after(),
             ahead: Arc::default(),
         }
     }
@@ -243,6 +246,7 @@ impl Stage {
             cas: None,
             min_conf: part.min_conf,
             describe_relays: part.describe_relays,
+            snapshot_after: part.snapshot_after,
             clock: part.clock(self.clock.clone()),
         };
         let (agent, handle) = Agent::start(options).map_err(agent_error)?;

@@ -9,6 +9,7 @@ use super::effect::Report;
 use super::evidence::Blame;
 use super::ids::{Round, Seat};
 use super::set::CohortSet;
+use serde::{Deserialize, Serialize};
 
 /// Pieces of evidence that are kept of one seat: the last ones.
 pub const MAX_OFFENCES: usize = 4;
@@ -18,7 +19,7 @@ pub const MAX_OFFENCES: usize = 4;
 pub const STALLED_AFTER: u16 = 2;
 
 /// Something that a member sent and that is evidence against it.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Offence {
     /// The signed bodies.
     pub blame: Blame,
@@ -27,7 +28,7 @@ pub struct Offence {
 }
 
 /// How one seat behaves.
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct SeatConduct {
     /// Rounds in a row that failed, or went on without it, because it did not answer, or lost its nonces again and
     /// again.
@@ -47,7 +48,7 @@ impl SeatConduct {
 }
 
 /// How the seats of a set behave.
-#[derive(Debug, Default)]
+#[derive(Debug, Default, PartialEq, Serialize, Deserialize)]
 pub struct Conduct {
     seats: BTreeMap<Seat, SeatConduct>,
     /// Seats that the open round goes on without.

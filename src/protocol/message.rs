@@ -174,6 +174,10 @@ messages! {
     "history_request" => HistoryRequest(HistoryRequest),
     /// Aggregator → member: proofs of past rounds.
     "history" => History(History),
+    /// Member → aggregator: my store is new; what do you know of my seat?
+    "seat_request" => SeatRequest(SeatRequest),
+    /// Aggregator → member: what its seat was told.
+    "seat_state" => SeatState(SeatState),
     /// Member → aggregator: I leave.
     "leave" => Leave(Leave),
     /// Aggregator → participant: your seat is free again.
@@ -656,6 +660,27 @@ pub struct History {
     pub items: Vec<HistoryItem>,
     /// The next round to ask for when the answer was cut for size; `null` when it is complete.
     pub next: Option<Round>,
+}
+
+/// A member whose store is new asks for what was said to its seat. The author's key is the seat's.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct SeatRequest {}
+
+/// What a seat was told so far.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct SeatState {
+    /// The key set.
+    pub set: super::set::CohortSet,
+    /// The members' signatures of their acknowledgements, in seat order; empty while one is missing.
+    pub acks: Vec<SchnorrSignature>,
+    /// The indexes that are registered for the seat.
+    pub items: Vec<RegisteredItem>,
+    /// The last round that was opened before this was sent; 0 if there was none.
+    pub last_round: u32,
+    /// Why the cohort ended, if it has.
+    pub ended: Option<EndCause>,
 }
 
 /// A member leaves.

@@ -55,7 +55,8 @@ use btcr2_agent::protocol::message::{
     MAX_RAW_DEPTH, Message, NonceRequest, NonceUpdate, Nonces, Opening, OptIn, Partials,
     PrevoutInfo, Proofs, RawJson, RefusalCode, Refused, Register, RegisterItem, Registered,
     RegisteredItem, Rejected, Relays, Release, Response, RoundCause, RoundFailed, RoundOpen,
-    RoundRequest, RoundResult, SignRequest, SmtEntry, Subscribe, TxHex, Waiting,
+    RoundRequest, RoundResult, SeatRequest, SeatState, SignRequest, SmtEntry, Subscribe, TxHex,
+    Waiting,
 };
 use btcr2_agent::protocol::reform::{LeftOut, Reform};
 use btcr2_agent::protocol::registration::{MAX_GENESIS_BYTES, registration_digest, verify_opening};
@@ -136,7 +137,16 @@ fn secret_nonce(member: usize, attempt: u32, label: Label) -> musig2::SecNonce {
         "nonce of member {member}, session {attempt}, {label}"
     ));
     let own = key(&format!("member {member}"));
-    musig2::SecNonce::build_with_seckey(seed, own.keypair().secret_key()).build()
+    musig2::SecNonce::build_with_seckey(seed, scalar(&own)).build()
+}
+
+/// A secret as the `musig2` crate has it, which stands on another version of `secp256k1`.
+fn scalar(own: &OwnKey) -> musig2::secp::Scalar {
+    musig2::secp::Scalar::from_slice(&own.keypair().secret_bytes()).unwrap()
+}
+
+fn point(key: &NostrKey) -> musig2::secp::Point {
+    musig2::secp::Point::from_slice(&key.even_point().serialize()).unwrap()
 }
 
 fn nonces(member: usize, attempt: u32) -> Nonces {
@@ -307,7 +317,7 @@ impl Cohort {
 
     fn partial(&self, member: usize, label: Label) -> PartialSignature {
         let signed = self.contexts[&label];
-        let points = self.keys.keys().iter().map(|key| key.even_point());
+        let points = self.keys.keys().iter().map(point);
         let context = musig2::KeyAggContext::new(points)
             .unwrap()
             .with_unspendable_taproot_tweak()
@@ -315,7 +325,7 @@ impl Cohort {
         let own = key(&format!("member {member}"));
         let partial: musig2::PartialSignature = musig2::sign_partial(
             &context,
-            own.keypair().secret_key(),
+            scalar(&own),
             secret_nonce(member, 1, label),
             &musig2::AggNonce::from_bytes(&signed.aggregate_nonce.to_bytes()).unwrap(),
             signed.sighash.as_bytes(),
@@ -740,6 +750,21 @@ fn of_cohorts() -> Vec<(&'static str, Message)> {
                 index: late,
                 items: vec![past],
                 next: None,
+            }),
+        ),
+        ("seat_request", Message::SeatRequest(SeatRequest {})),
+        (
+            "seat_state",
+            Message::SeatState(SeatState {
+                set: smt.set.clone(),
+                acks: (0..2).map(|i| ack(i).sig.unwrap()).collect(),
+                items: vec![RegisteredItem {
+                    index: index(0),
+                    from_round: Some(Round(1)),
+                    refused: None,
+                }],
+                last_round: 1,
+                ended: None,
             }),
         ),
         (

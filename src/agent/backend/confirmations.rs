@@ -77,13 +77,13 @@ pub(super) fn alarm_view(node: &Node, alarm: &Alarm) -> v::AlarmView {
     );
     let spend = "stop using this beacon: whoever made it has the keys of all seats, or one of them signed elsewhere. \
                  Do not fund it; move DIDs to another beacon.";
-    let remedy = match alarm.code {
+    let remedy = match &*alarm.code {
         "unknown_spend" => format!("{spend} {look}"),
         _ => look,
     };
     v::AlarmView {
         at: alarm.at,
-        code: alarm.code.to_owned(),
+        code: alarm.code.clone().into_owned(),
         text: PeerText::from(format!("cohort {cohort}: {}", alarm.text)),
         remedy: Some(remedy),
     }

@@ -65,7 +65,7 @@ pub enum Decision {
 }
 
 /// An opt-in that waits for the operator.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct WaitingOptIn {
     /// The key that asks.
     pub key: NostrKey,
@@ -78,7 +78,7 @@ pub struct WaitingOptIn {
 }
 
 /// A code as the aggregator knows it.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct KnownCode {
     /// How many seats it is good for.
     pub uses: u16,
@@ -87,7 +87,7 @@ pub struct KnownCode {
 }
 
 /// Everything about admission beside the terms.
-#[derive(Debug, Default)]
+#[derive(Debug, Default, PartialEq, Serialize, Deserialize)]
 pub(super) struct Gate {
     invited: BTreeSet<NostrKey>,
     /// For which seat's key an invited key vouched.

@@ -27,12 +27,13 @@ use crate::protocol::message::{
 };
 use crate::protocol::terms::{CohortBeacon, EmptyRounds};
 use crate::time::UnixTime;
+use serde::{Deserialize, Serialize};
 
 /// Fee rate in sat/vB when the chain backend has no estimate.
 const FALLBACK_FEE_RATE: u32 = 2;
 
 /// What a seat's entries say, checked against its indexes.
-#[derive(Debug, Clone, Default)]
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
 pub(super) struct Entered {
     pub(super) leaves: Vec<(SmtIndex, LeafValue)>,
     pub(super) updates: Vec<(Did, UpdateHash)>,
@@ -42,7 +43,7 @@ pub(super) struct Entered {
 }
 
 /// The signal of a round, fixed once: every session of the round signs the same transactions.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub(super) struct Built {
     pub(super) ladder: Ladder,
     /// The script of every output that is spent.
@@ -51,7 +52,7 @@ pub(super) struct Built {
 }
 
 /// The open round.
-#[derive(Debug)]
+#[derive(Debug, PartialEq, Serialize, Deserialize)]
 pub(super) struct RoundState {
     pub(super) round: Round,
     pub(super) opened: UnixTime,

@@ -17,14 +17,16 @@ use crate::protocol::message::{
     RoundCause, SignRequest,
 };
 use crate::time::UnixTime;
+use serde::{Deserialize, Serialize};
 
 /// Rounds whose public nonces are remembered. An honest member draws 32 random bytes per nonce; a repeated
 /// one within reach of an attack is one of the rounds that can still be replayed by a restored backup.
 const NONCE_MEMORY_ROUNDS: usize = 64;
 
 /// Public nonces seen in recent rounds.
-#[derive(Debug, Default)]
+#[derive(Debug, Default, PartialEq, Serialize, Deserialize)]
 pub(super) struct SeenNonces {
+    #[serde(with = "crate::protocol::snapshot::digests")]
     rounds: VecDeque<BTreeSet<[u8; 32]>>,
 }
 
@@ -58,7 +60,7 @@ impl SeenNonces {
 }
 
 /// The open session of a round.
-#[derive(Debug)]
+#[derive(Debug, PartialEq, Serialize, Deserialize)]
 pub(super) struct Session {
     pub(super) attempt: u32,
     /// Until when nonces (before the request) or partial signatures (after it) count.

@@ -16,9 +16,10 @@ use crate::protocol::message::{
 };
 use crate::protocol::terms::{CohortBeacon, EmptyRounds};
 use crate::time::UnixTime;
+use serde::{Deserialize, Serialize};
 
 /// What this member said for one index.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub(super) struct Planned {
     pub(super) leaf: Leaf,
     pub(super) update: Option<UpdateHash>,
@@ -26,7 +27,7 @@ pub(super) struct Planned {
 }
 
 /// The open round.
-#[derive(Debug)]
+#[derive(Debug, PartialEq, Serialize, Deserialize)]
 pub(super) struct MyRound {
     pub(super) round: Round,
     pub(super) opened: UnixTime,
@@ -145,7 +146,7 @@ impl Participant {
         let Some(seat) = self.seat() else {
             return Step::ignored(Ignored::WrongPhase);
         };
-        if now > open.respond_by {
+        if now > open.respond_by || self.opened_before_reseat(&open) {
             // Without this member's response nothing comes out of the round: it is over before it began.
             self.last_round = open.round.0;
             let mut effects = vec![Effect::Report(Report::RoundMissed { round: open.round })];
@@ -268,6 +269,7 @@ impl Participant {
             updates: u16::try_from(updates).unwrap_or(u16::MAX),
             declined: u16::try_from(declined).unwrap_or(u16::MAX),
         });
+        self.note_responded();
         let entries = self.entries();
         let response = Response {
             round,
@@ -290,8 +292,11 @@ impl Participant {
             .iter()
             .filter(|(_, mine)| mine.covered_in(state.round));
         let plan = covered.map(|(index, mine)| {
+            // What the chain shows and nothing here explains may be an update of this DID, signed by a copy of this
+            // agent that is gone: then another one for its version would end the DID (rule 10).
+            let explained = mine.update.is_some() && self.missing(index).is_empty();
             let update = mine.update.filter(|update| {
-                !self.update_confirmed(mine, 1) && self.may_announce(index, *update)
+                explained && !self.update_confirmed(mine, 1) && self.may_announce(index, *update)
             });
             let planned = Planned {
                 leaf: Leaf {
@@ -373,13 +378,14 @@ impl Participant {
             return Step::ignored(Ignored::WrongPhase);
         };
         let output_key = keys.output_key();
-        let Some(given) = self
-            .given
-            .iter_mut()
-            .find(|given| given.round == round && given.txid == txid)
-        else {
+        let known = self.given.iter_mut().find(|given| given.txid == txid);
+        let Some(given) = known.filter(|given| given.round >= round) else {
             return Self::contradiction("the result is a transaction this member did not sign");
         };
+        if given.round != round {
+            // Signed once more in a later round, whose result says the same.
+            return Step::ignored(Ignored::WrongRound);
+        }
         if given.signed.is_some() {
             return Step::ignored(Ignored::Duplicate);
         }

@@ -272,8 +272,16 @@ impl Participant {
             }
         }
         for given in given {
-            if !self.given.iter().any(|known| known.txid == given.txid) {
-                self.given.push(given);
+            let mut known = self.given.iter_mut();
+            match known.find(|known| known.txid == given.txid) {
+                // A round that failed, and the same said again: its transaction is one of the round that goes on.
+                Some(known) if known.round < given.round => {
+                    known.round = given.round;
+                    known.rung = given.rung;
+                    known.opened = given.opened;
+                }
+                Some(_) => {}
+                None => self.given.push(given),
             }
         }
         Step::with(vec![

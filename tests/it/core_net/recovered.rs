@@ -148,6 +148,32 @@ fn an_update_that_is_lost_with_the_bundle_stops_the_member() {
     }
 }
 
+/// The user took an update back after the bundle was written, and announced another one for the same version. The
+/// bundle has the first one in the queue: it is not announced beside the other.
+#[test]
+fn an_update_from_the_bundle_is_not_announced_beside_one_that_took_its_place() {
+    for beacon in BEACONS {
+        let mut net = Net::ready(setup(beacon));
+        let index = net.nodes[0].dids[0].index;
+        net.queue(0, 0, "one");
+        let written = net.written(0);
+        let withdraw = ParticipantInput::Withdraw { index };
+        assert_eq!(net.input(0, withdraw), Outcome::Accepted);
+        net.queue(0, 0, "another");
+        net.round();
+        net.nodes[0].updates.truncate(1);
+        net.recover(0, written);
+        let queued = net.nodes[0].core.update_state(&index);
+        assert_eq!(queued, Some((update("one"), false)));
+        net.open();
+        let round = net.nodes[0].core.open_round_now().unwrap();
+        assert!(round.responded);
+        let said: Vec<_> = round.said.iter().map(|(_, update, _)| *update).collect();
+        assert_eq!(said, [None], "{beacon:?}: rule 10");
+        assert_eq!(net.agg.signals_signed(), 1);
+    }
+}
+
 /// What it said last while the cohort formed may not have arrived.
 #[test]
 fn formation_goes_on() {
