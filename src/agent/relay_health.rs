@@ -247,10 +247,12 @@ impl Agent {
                 continue;
             }
             ledger.counted.insert(state.url.clone(), state.received);
+            let up = ledger.up.contains(&state.url);
             let record = ledger.change(&state.url, now);
             record.detail.received = record.detail.received.saturating_add(more);
             record.detail.answer_ms = answer_ms.or(known);
-            if more > 0 {
+            // What came before a connection ended may be counted after that.
+            if more > 0 && up {
                 record.worked(now);
             }
         }

@@ -5,7 +5,7 @@ use super::round::delivery;
 use super::{Align, Page, Render, Table, absolute, npub, relative, thousands, when};
 use crate::agent::control::views::{
     AdvertServedView, FollowedView, InitView, KeyView, RelayHealthView, RelayListView,
-    RelayProbeView, RelayView, StatusView, SubscribersView,
+    RelayProbeView, RelayState, RelayView, StatusView, SubscribersView,
 };
 
 impl Render for StatusView {
@@ -52,7 +52,22 @@ impl Render for StatusView {
             alarms(&self.alarms, page);
         }
         page.heading("Relays");
-        relays(&self.relays, page);
+        let (used, unused): (Vec<RelayView>, Vec<RelayView>) = self
+            .relays
+            .iter()
+            .cloned()
+            .partition(|relay| relay.state != RelayState::Unused);
+        if used.is_empty() {
+            relays(&self.relays, page);
+        } else {
+            relays(&used, page);
+            if !unused.is_empty() {
+                page.line(&format!(
+                    "  {} more for networks that are not in use: `btcr2-agent relay list`",
+                    unused.len()
+                ));
+            }
+        }
         if !self.adverts.is_empty() {
             page.heading("Adverts, as strangers are served them");
         }
@@ -162,10 +177,10 @@ fn relays(relays: &[RelayView], page: &mut Page) {
                 .as_ref()
                 .map(|known| health(known, page))
                 .unwrap_or_default(),
-            thousands(relay.accepted),
-            thousands(relay.refused),
-            thousands(relay.silent),
-            thousands(relay.received),
+            counted(relay, relay.accepted),
+            counted(relay, relay.refused),
+            counted(relay, relay.silent),
+            counted(relay, relay.received),
             relay
                 .answer_ms
                 .map(|ms| format!("{} ms", thousands(ms)))
@@ -178,13 +193,21 @@ fn relays(relays: &[RelayView], page: &mut Page) {
                 .unwrap_or_default(),
         ]);
     }
-    page.table(&table);
-    let counted = relays
+    page.table(&table.without_empty_columns());
+    let since = relays
         .iter()
         .filter_map(|relay| relay.health.as_ref()?.counted_since);
-    if let Some(since) = counted.min() {
+    if let Some(since) = since.min() {
         page.line(&format!("  Counted since {}.", when(page.now(), since)));
     }
+}
+
+/// A count; nothing where nothing was ever seen of the relay.
+fn counted(relay: &RelayView, count: u64) -> String {
+    if relay.health.is_none() && count == 0 {
+        return String::new();
+    }
+    thousands(count)
 }
 
 /// The difference of a relay's clock from this machine's.

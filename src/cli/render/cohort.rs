@@ -3,7 +3,7 @@
 use super::round::{delivery, past_rounds, seats};
 use super::{Align, Page, Render, Table, absolute, npub, qr_code, relative, sat, short_npub, when};
 use crate::agent::control::views::{
-    AlarmView, CohortListView, CohortSummaryView, CohortView, FaultView, FundView, InviteView,
+    AlarmView, CohortListView, CohortSummaryView, CohortView, FaultView, FundView, InviteView, Role,
 };
 
 /// What needs a person, with what to do.
@@ -158,26 +158,29 @@ impl Render for CohortView {
                 } else {
                     ""
                 };
+                // Members do not hear each other: of others a member knows what the set says.
+                let known = summary.role == Role::Aggregator || !own.is_empty();
+                let told = |text: String| if known { text } else { String::new() };
                 table.row([
                     member.seat.to_string(),
                     format!("{}{own}", short_npub(member.key)),
-                    member.dids.to_string(),
+                    told(member.dids.to_string()),
                     if member.acknowledged_set {
                         "acknowledged"
                     } else {
                         "open"
                     }
                     .to_owned(),
-                    member.state.to_string(),
+                    told(member.state.to_string()),
                     member
                         .last_heard_at
-                        .map_or_else(|| "never".to_owned(), |at| relative(page.now(), at)),
+                        .map_or_else(|| told("never".to_owned()), |at| relative(page.now(), at)),
                     member.waits_for.clone().unwrap_or_default(),
                     member.missed_rounds.to_string(),
                     faults(&member.faults),
                 ]);
             }
-            page.table(&table);
+            page.table(&table.without_empty_columns());
         }
         if let Some(reform) = &self.reform {
             reform.render(page);
