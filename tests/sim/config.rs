@@ -170,7 +170,7 @@ impl Config {
         let chaos = match rng.below(9) {
             _ if calm => 0,
             // A signal has to confirm before it can be undone.
-            0..5 if chain.reorgs > 0 => rng.range(8 * HOUR, DAY),
+            0..3 if chain.reorgs > 0 => rng.range(8 * HOUR, 16 * HOUR),
             0..3 => 0,
             3..7 => rng.range(HOUR, 8 * HOUR),
             _ => rng.range(8 * HOUR, 2 * DAY),
