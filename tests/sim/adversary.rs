@@ -433,15 +433,15 @@ impl World {
         if !self.adversary.rng.permille(self.adversary.invents * 2) {
             return;
         }
-        if i > 0 {
-            self.stranger_speaks();
-        }
         // What it heard is as good as what it said.
         let heard = self.processes[i].heard.len();
-        if heard > 0 {
+        for _ in 0..heard.min(3) {
             let at = self.adversary.rng.index(heard);
             let message = Rc::clone(&self.processes[i].heard[at]);
             self.adversary.remember(&message);
+        }
+        if i > 0 {
+            self.stranger_speaks();
         }
         if self.adversary.archive.is_empty() {
             return;
@@ -539,9 +539,13 @@ impl World {
         let mut said = Vec::new();
         for _ in 0..6 {
             let at = self.adversary.rng.index(self.adversary.archive.len());
-            let message = (*self.adversary.archive[at]).clone();
+            let mut message = (*self.adversary.archive[at]).clone();
             if matches!(message, Message::OptIn(_) | Message::HistoryRequest(_)) {
                 continue;
+            }
+            // What was said before is known; something like it would be news.
+            if self.adversary.rng.one_in(2) {
+                message = self.adversary.alter(&message).unwrap_or(message);
             }
             let name = message.type_name();
             let input = match to {

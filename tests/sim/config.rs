@@ -166,8 +166,11 @@ impl Config {
             _ => 7,
         };
         let calm = family != Family::Faults && rng.one_in(2);
+        let chain = chain_faults(&mut rng, calm);
         let chaos = match rng.below(9) {
             _ if calm => 0,
+            // A signal has to confirm before it can be undone.
+            0..3 if chain.reorgs > 0 => rng.range(8 * HOUR, 16 * HOUR),
             0..3 => 0,
             3..7 => rng.range(HOUR, 8 * HOUR),
             _ => rng.range(8 * HOUR, 2 * DAY),
@@ -179,7 +182,10 @@ impl Config {
             terms.signing_seconds = rng.range(4 * HOUR, 12 * HOUR) as u32;
         }
         let mut rounds = *rng.pick(&[1, 1, 1, 2]);
-        let rounds_before = *rng.pick(&[0, 1, 1, 2]);
+        let mut rounds_before = *rng.pick(&[0, 1, 1, 2]);
+        if chain.reorgs > 0 {
+            rounds_before = rounds_before.max(1);
+        }
         if family != Family::Faults {
             // Nothing has to go well, so that nobody waits until it might.
             rounds += rounds_before.max(1);
@@ -207,7 +213,12 @@ impl Config {
                     peer.bad |= rng.one_in(4);
                 }
                 if rng.one_in(6) {
-                    peers[first].silent_from = Some(START + rng.below(2 * DAY));
+                    peers[first].silent_from = Some(START + rng.below(12 * HOUR));
+                    // Sessions about refunds fail then, and are held again.
+                    terms.refund_blocks = 1008;
+                    if !calm {
+                        peers[0].crash_every = Some(*rng.pick(&[5, 20, 60]));
+                    }
                 }
             }
             Family::BadAggregator => {
@@ -238,10 +249,12 @@ impl Config {
                 .map(|(i, dids)| if i == 0 { dids.max(1) } else { dids })
                 .collect(),
             policies,
-            payees: rng.one_in(2) || terms.funding == Funding::Members,
+            payees: rng.one_in(2)
+                || terms.funding == Funding::Members
+                || peers.iter().any(|peer| peer.silent_from.is_some()),
             relays,
             peers,
-            chain: chain_faults(&mut rng, calm),
+            chain,
             funds: rng.range(100_000, 400_000),
             quiet_at: START + chaos,
             rounds,
@@ -409,7 +422,7 @@ fn chain_faults(rng: &mut Rng, calm: bool) -> ChainFaults {
     }
     faults.block_every = *rng.pick(&[20 * MINUTE, HOUR, 4 * HOUR]);
     if rng.one_in(3) {
-        faults.reorgs = rng.range(20, 300);
+        faults.reorgs = rng.range(50, 500);
         faults.reorg_depth = rng.range(1, 4) as u32;
     }
     if rng.one_in(3) {

@@ -436,7 +436,7 @@ impl World {
                         Ok(())
                     });
                 }
-                let pause = self.adversary.rng.range(10 * MINUTE, 12 * HOUR);
+                let pause = self.adversary.rng.range(10 * MINUTE, 4 * HOUR);
                 self.at(self.now + pause, Event::Invent { who });
             }
         }
