@@ -81,6 +81,11 @@ impl Chain {
         });
     }
 
+    /// Somebody pays.
+    pub fn pay(&mut self, tx: Transaction) {
+        self.insert(tx);
+    }
+
     pub fn output(&self, outpoint: &OutPoint) -> Option<&TxOut> {
         let placed = self.txs.get(&outpoint.txid)?;
         placed.tx.output.get(outpoint.vout as usize)

@@ -5,6 +5,9 @@ use btcr2_agent::protocol::Round;
 use btcr2_agent::protocol::aggregator::{AggregatorInput, Phase};
 use btcr2_agent::protocol::participant::ParticipantInput;
 
+use super::extras::{Departure, Extra};
+use btcr2_agent::protocol::terms::Funding;
+
 use super::config::{HOUR, MINUTE, START};
 use super::members::update;
 use super::process::Input;
@@ -17,6 +20,9 @@ impl World {
             if self.processes[i].up {
                 self.handle(i, |world| world.use_member(i));
             }
+        }
+        if matches!(self.config.departs, Some((Departure::Leave(_), _))) {
+            let _ = self.depart();
         }
         if self.processes[0].up {
             self.handle(0, Self::operate_aggregator);
@@ -66,21 +72,19 @@ impl World {
             let core = self.processes[i].core.member();
             let bound = core.binding_state(&index) == Some(BindingState::Bound);
             let free = bound && core.queue_refusal(&index).is_none();
-            let settled = core
-                .update_state(&index)
-                .is_none_or(|(_, confirmed)| confirmed);
             if free && !self.lost_update(i, did) && self.luck.one_in(3) {
-                let made = self.processes[i].disk.updates.entry(did).or_default();
                 // Another one for the same version takes the place of one that was never announced.
-                let version = match made.last() {
-                    Some(last) => self.checker.versions[last] + u32::from(settled),
-                    None => 1,
+                let (version, source) = self.final_version(i, did);
+                let update = if self.config.extras.contains(&Extra::Deposits) {
+                    self.make_real_update(i, did, (version, source))?
+                } else {
+                    let made = self.processes[i].disk.updates.entry(did).or_default();
+                    let number = made.len() as u32 + 1_000 * self.processes[i].lives;
+                    update(&index, number)
                 };
-                let number = made.len() as u32 + 1_000 * self.processes[i].lives;
-                let update = update(&index, number);
+                self.checker.versions.insert(update, version + 1);
                 let made = self.processes[i].disk.updates.entry(did).or_default();
                 made.push(update);
-                self.checker.versions.insert(update, version);
                 self.feed(i, Input::Member(ParticipantInput::Queue { index, update }))?;
             }
         }
@@ -88,7 +92,19 @@ impl World {
     }
 
     pub fn operate_aggregator(&mut self) -> Result<(), Crashed> {
-        self.fund_once();
+        if matches!(
+            self.config.departs,
+            Some((Departure::Release(_) | Departure::Cancel, _))
+        ) {
+            self.depart()?;
+        }
+        if self.config.terms.funding == Funding::Members {
+            if *self.processes[0].core.aggregator().phase() == Phase::Active {
+                self.fund_by_members()?;
+            }
+        } else {
+            self.fund_once();
+        }
         let core = self.processes[0].core.aggregator();
         if core.open_refusal().is_some() {
             return Ok(());

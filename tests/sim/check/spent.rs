@@ -38,9 +38,8 @@ impl World {
         if !kept || !explained {
             self.broken(i, "rule 5", "broadcast before it was kept");
         }
-        let mut copy = tx.clone();
-        for input in &mut copy.input {
-            input.witness.clear();
+        if i == 0 {
+            self.check_deposited(tx);
         }
         let spent: Option<Vec<_>> = tx
             .input
@@ -108,7 +107,9 @@ impl World {
                     let Some(signal) = signal.filter(|_| bound && self.processes[i].up) else {
                         continue;
                     };
-                    if !self.explains(i, &index, &signal) {
+                    // With an old disk it asks for that first.
+                    let anew = self.processes[i].lives > 0;
+                    if !anew && !self.explains(i, &index, &signal) {
                         self.broken(i, "rule 13", "a signal that a bound DID can not explain");
                     }
                 }
@@ -135,6 +136,7 @@ impl World {
             self.broken(0, "liveness", &why);
         }
         let _ = leaves;
+        self.check_told();
         let cas = self.config.terms.beacon == CohortBeacon::Cas;
         for i in 1..self.processes.len() {
             if self.is_bad(i) || !self.processes[i].up {
