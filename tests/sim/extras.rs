@@ -176,7 +176,8 @@ fn money_stops(config: &mut Config, rng: &mut Rng) -> bool {
     let chaos = chaos_of(config, 2 * DAY);
     let chaos = if config.calm { 2 * DAY } else { chaos };
     let who = rng.below(config.members as u64 + 1) as usize;
-    let from = START + rng.range(HOUR, chaos - 2 * HOUR);
+    // Rounds follow each other closely in the first hours.
+    let from = START + rng.range(HOUR, 12 * HOUR);
     let until = from + rng.range(HOUR, chaos + START - from);
     config.money_stops = Some(Stops { who, from, until });
     config.rounds_before = config.rounds_before.max(3);

@@ -54,9 +54,16 @@ impl World {
             message,
             Message::SignRequest(_) | Message::FallbackRequest(_) | Message::RoundOpen(_)
         );
+        if !collects || i > 0 || !self.is_stopped_once(0) {
+            return;
+        }
         // Until it is told, which a crash puts off to the next start.
-        let told = i == 0 && !self.processes[0].core.aggregator().money_is_permitted();
-        if collects && told {
+        let log = self.processes[0].disk.log.iter().rev();
+        let told = log.filter_map(|(_, input)| match input {
+            Input::Aggregator(AggregatorInput::Money { permitted }) => Some(!permitted),
+            _ => None,
+        });
+        if told.clone().next() == Some(true) {
             let why = format!("sends a {} while money is stopped", message.type_name());
             self.broken(i, "rule 11", &why);
         }

@@ -72,10 +72,14 @@ impl World {
             let core = self.processes[i].core.member();
             let bound = core.binding_state(&index) == Some(BindingState::Bound);
             let free = bound && core.queue_refusal(&index).is_none();
-            if free && !self.lost_update(i, did) && self.luck.one_in(3) {
+            // One that waits is taken back now and then, more seldom where each is shown to the aggregator.
+            let waits = core.update_state(&index).is_some_and(|(_, seen)| !seen);
+            let real = self.config.extras.contains(&Extra::Deposits);
+            let often = if real && waits { 40 } else { 3 };
+            if free && !self.lost_update(i, did) && self.luck.one_in(often) {
                 // Another one for the same version takes the place of one that was never announced.
                 let (version, source) = self.final_version(i, did);
-                let update = if self.config.extras.contains(&Extra::Deposits) {
+                let update = if real {
                     self.make_real_update(i, did, (version, source))?
                 } else {
                     let made = self.processes[i].disk.updates.entry(did).or_default();
