@@ -32,7 +32,8 @@ impl World {
         self.line(9, 0, height.into(), || format!("block {height}"));
         self.check_chain();
         self.chain_changed();
-        let next = self.luck.range(1, 2 * faults.block_every);
+        let slower = if self.is_settling() { 4 } else { 1 };
+        let next = self.luck.range(1, 2 * faults.block_every * slower);
         self.at(self.now + next, Event::Block);
     }
 

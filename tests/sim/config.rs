@@ -158,13 +158,21 @@ impl Config {
             _ => Family::BadAggregator,
         };
         let family = family.unwrap_or(drawn);
-        // Small cohorts are as good at finding faults as large ones, and cheaper.
-        let members = *rng.pick(&[2, 2, 2, 2, 2, 3, 3, 3, 4, 5, 7]);
+        // Small cohorts are as good at finding faults as large ones, and cheaper: one of seven costs as much as ten of
+        // two. The same with a short chaos and a long one.
+        let members = match rng.below(100) {
+            0..60 => 2,
+            60..86 => 3,
+            86..94 => 4,
+            94..98 => 5,
+            _ => 7,
+        };
         let calm = family != Family::Faults && rng.one_in(2);
-        let chaos = if rng.one_in(3) || calm {
-            0
-        } else {
-            rng.range(2 * HOUR, 2 * DAY)
+        let chaos = match rng.below(9) {
+            _ if calm => 0,
+            0..3 => 0,
+            3..7 => rng.range(HOUR, 8 * HOUR),
+            _ => rng.range(8 * HOUR, 2 * DAY),
         };
         let mut terms = terms(&mut rng, members, seed);
         if family != Family::Faults {
@@ -172,7 +180,12 @@ impl Config {
             terms.response_seconds = rng.range(4 * HOUR, 12 * HOUR) as u32;
             terms.signing_seconds = rng.range(4 * HOUR, 12 * HOUR) as u32;
         }
-        let rounds = *rng.pick(&[1, 1, 2]);
+        let mut rounds = *rng.pick(&[1, 1, 1, 2]);
+        let rounds_before = *rng.pick(&[0, 1, 1, 2]);
+        if family != Family::Faults {
+            // Nothing has to go well, so that nobody waits until it might.
+            rounds += rounds_before.max(1);
+        }
         let mut relays: Vec<RelayFaults> = (0..*rng.pick(&[1, 2, 2, 3, 3, 4]))
             .map(|_| relay_faults(&mut rng, calm))
             .collect();
@@ -222,7 +235,7 @@ impl Config {
             family,
             members,
             dids: (0..members)
-                .map(|_| *rng.pick(&[1, 1, 1, 1, 2, 0]))
+                .map(|_| *rng.pick(&[1, 1, 1, 2, 2, 0]))
                 .enumerate()
                 .map(|(i, dids)| if i == 0 { dids.max(1) } else { dids })
                 .collect(),
@@ -234,7 +247,7 @@ impl Config {
             funds: rng.range(100_000, 400_000),
             quiet_at: START + chaos,
             rounds,
-            rounds_before: *rng.pick(&[0, 1, 1, 2]),
+            rounds_before,
             end_at: START
                 + chaos
                 + if family == Family::Faults {

@@ -96,6 +96,10 @@ pub fn add(config: &mut Config, wanted: Option<Extra>) {
             }
         }
     }
+    if config.family != Family::Faults && !config.extras.is_empty() {
+        // As without extras: it ends when so many rounds did.
+        config.rounds = config.rounds.max(config.rounds_before + 1);
+    }
     config
         .terms
         .validate()

@@ -91,8 +91,7 @@ impl World {
         if !ended || !self.left || self.config.family != Family::Faults {
             return;
         }
-        // Time to tell everybody.
-        if self.now < self.settled_at() {
+        if !self.is_done() {
             return;
         }
         for i in 1..self.processes.len() {

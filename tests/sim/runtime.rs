@@ -312,10 +312,17 @@ impl World {
             let bound = ParticipantInput::Bound { index };
             self.processes[i].queue.push_back(Input::Member(bound));
         }
-        if let Report::RoundOpened { round, .. } = report
-            && i == 0
-        {
-            self.rounds_opened.push((round, self.now));
+        if i > 0 {
+            return;
+        }
+        match report {
+            Report::RoundOpened { round, .. } => self.rounds_opened.push((round, self.now)),
+            Report::RoundEmpty { round }
+            | Report::RoundFailed { round, .. }
+            | Report::SignalConfirmed { round, .. } => {
+                self.rounds_over.insert(round);
+            }
+            _ => {}
         }
     }
 

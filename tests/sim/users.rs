@@ -4,11 +4,10 @@ use btcr2_agent::beacon::address::beacon_script;
 use btcr2_agent::protocol::Round;
 use btcr2_agent::protocol::aggregator::{AggregatorInput, Phase};
 use btcr2_agent::protocol::participant::ParticipantInput;
-
-use super::extras::{Departure, Extra};
 use btcr2_agent::protocol::terms::Funding;
 
-use super::config::{HOUR, MINUTE, START};
+use super::config::{DAY, Family, HOUR, MINUTE, START};
+use super::extras::{Departure, Extra};
 use super::members::update;
 use super::process::Input;
 use super::world::{Crashed, Event, SETTLING, World};
@@ -28,7 +27,12 @@ impl World {
             self.handle(0, Self::operate_aggregator);
         }
         self.finish();
-        self.at(self.now + 30 * MINUTE, Event::Operate);
+        let pause = if self.is_settling() {
+            2 * HOUR
+        } else {
+            30 * MINUTE
+        };
+        self.at(self.now + pause, Event::Operate);
     }
 
     pub fn use_member(&mut self, i: usize) -> Result<(), Crashed> {
@@ -150,11 +154,16 @@ impl World {
 
     /// From then on nothing of the chaos is left: neither in the world nor in what was put off because of it.
     pub fn settled_at(&self) -> u64 {
-        if self.config.quiet_at == START {
+        if self.config.quiet_at == START || self.config.family != Family::Faults {
             START
         } else {
             self.config.quiet_at + SETTLING
         }
+    }
+
+    /// The chaos is over, and what was put off because of it is not: there is not much to see until it is.
+    pub fn is_settling(&self) -> bool {
+        self.is_quiet && self.now + 4 * HOUR < self.settled_at()
     }
 
     /// The rounds that have to end well: opened after everything had time to settle.
@@ -172,17 +181,21 @@ impl World {
     }
 
     pub fn finish(&mut self) {
-        if !matches!(self.processes[0].core.aggregator().phase(), Phase::Ended(_)) {
+        let phase = self.processes[0].core.aggregator().phase();
+        let ended = matches!(phase, Phase::Ended(_));
+        let active = *phase == Phase::Active;
+        let rounds = self.config.rounds as usize;
+        self.done = if self.config.family != Family::Faults {
+            let stuck = !active && self.now >= START + DAY;
+            ended || stuck || self.rounds_over.len() >= rounds
+        } else if ended {
+            // Everybody has the time to hear of it.
+            let ended_at = *self.ended_at.get_or_insert(self.now);
+            self.now >= self.settled_at().max(ended_at + SETTLING)
+        } else {
             let settled = self.settled_rounds();
-            let ended = settled
-                .iter()
-                .filter(|round| self.checker.ended_well(**round, &self.config));
-            if ended.count() < self.config.rounds as usize {
-                return;
-            }
-        } else if self.now < self.settled_at() {
-            return;
-        }
-        self.done = true;
+            let well = |round: &&Round| self.checker.ended_well(**round);
+            settled.iter().filter(well).count() >= rounds
+        };
     }
 }

@@ -1,7 +1,7 @@
 //! The run: a queue of events in the order of time.
 
 use std::cmp::Reverse;
-use std::collections::{BTreeMap, BinaryHeap};
+use std::collections::{BTreeMap, BTreeSet, BinaryHeap};
 
 use bitcoin::Transaction;
 use btcr2_agent::beacon::address::beacon_script;
@@ -147,6 +147,8 @@ pub struct World {
     pub checker: Checker,
     pub funded: bool,
     pub rounds_opened: Vec<(Round, u64)>,
+    /// Those that came to an end at the aggregator, however honest it is.
+    pub rounds_over: BTreeSet<Round>,
     pub is_quiet: bool,
     pub keep: bool,
     pub trace: Vec<String>,
@@ -158,6 +160,8 @@ pub struct World {
     pub done: bool,
     /// A copy of a disk that is to come back.
     pub copied: Option<Copy>,
+    /// When the cohort was seen to be over.
+    pub ended_at: Option<u64>,
     /// What the members are going to pay to the beacon.
     pub funding: Option<Transaction>,
     /// Somebody left: a beacon of all members ends with that.
@@ -199,6 +203,7 @@ impl World {
             checker: Checker::new(&config),
             funded: false,
             rounds_opened: Vec::new(),
+            rounds_over: BTreeSet::new(),
             is_quiet: false,
             keep: false,
             trace: Vec::new(),
@@ -209,6 +214,7 @@ impl World {
             failure: None,
             done: false,
             copied: None,
+            ended_at: None,
             funding: None,
             left: false,
             config,

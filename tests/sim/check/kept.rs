@@ -41,7 +41,21 @@ impl World {
                     self.broken(i, "deposits", "a deposit is kept that has another hash");
                 }
             }
+            Artifact::SignedTransaction { tx, .. } => self.check_signed(i, tx),
             _ => {}
+        }
+    }
+
+    /// What is kept as signed is: a node would take it.
+    pub fn check_signed(&mut self, i: usize, tx: &Transaction) {
+        let inputs = tx.input.iter();
+        let spent: Option<Vec<_>> = inputs
+            .map(|input| self.chain.output(&input.previous_output).cloned())
+            .collect();
+        if let Some(spent) = spent
+            && let Err(why) = self.chain.verify(tx, &spent)
+        {
+            self.broken(i, "rule 7", &format!("a bad signature was taken: {why}"));
         }
     }
 

@@ -41,20 +41,7 @@ impl World {
         if i == 0 {
             self.check_deposited(tx);
         }
-        let spent: Option<Vec<_>> = tx
-            .input
-            .iter()
-            .map(|input| self.chain.output(&input.previous_output).cloned())
-            .collect();
-        if let Some(spent) = spent
-            && let Err(why) = super::super::chain::verify_scripts(tx, &spent)
-        {
-            self.broken(
-                i,
-                "rule 7",
-                &format!("a round ended with a bad signature: {why}"),
-            );
-        }
+        self.check_signed(i, tx);
     }
 
     /// Money and meaning: whatever spent the beacon was approved by every honest member, and each can explain it.
