@@ -48,7 +48,15 @@ impl World {
             }
             Departure::Cancel => {
                 let has_partials = self.has_partials();
-                let outcome = self.feed(0, Input::Aggregator(AggregatorInput::Cancel))?;
+                let cancel = Input::Aggregator(AggregatorInput::Cancel);
+                let outcome = match self.feed(0, cancel) {
+                    Ok(outcome) => outcome,
+                    // It may have been stored before the process died.
+                    Err(crashed) => {
+                        self.left = true;
+                        return Err(crashed);
+                    }
+                };
                 match outcome {
                     Outcome::Accepted => {
                         self.config.departs = None;
@@ -100,6 +108,8 @@ impl World {
                 phase,
                 MemberPhase::Ended(_)
                     | MemberPhase::Released
+                    // Its opt-in came too late; the advert, which is not simulated, says that it is closed.
+                    | MemberPhase::Asked
                     | MemberPhase::Refused(_)
                     | MemberPhase::New
             );

@@ -98,6 +98,7 @@ impl World {
         self.processes[i].up = true;
         self.line(12, i, 0, || "starts again".into());
         self.check_replay(i);
+        self.checker.resume(i);
         self.tell_money(i);
         let every = self.config.peers[i].crash_every.filter(|_| !self.is_quiet);
         self.processes[i].fuse = every.map(|n| self.luck.range(1, 2 * n));

@@ -44,20 +44,21 @@ impl World {
             .filter(|seen| seen.height.is_some_and(deep))
             .filter_map(|seen| self.checker.rounds_of.get(&seen.signal.to_bytes()).copied())
             .max();
-        let before = self.checker.answered.entry(i).or_default();
+        let before = self.checker.answered.get(&i).cloned().unwrap_or_default();
+        let version = |update| self.checker.versions.get(update);
+        // What is final in another signal may be said again: it changes nothing any more.
+        let other = |(did, update): (&usize, &UpdateHash)| {
+            let differs = |now: &UpdateHash| now != update && version(now) >= version(update);
+            updates.get(did).is_some_and(differs) && !self.is_final_update(i, *did, update)
+        };
         let lives = before.iter().find(|(earlier, said)| {
-            let other = |(did, update): (&usize, &UpdateHash)| {
-                let version = |update| self.checker.versions.get(update);
-                updates
-                    .get(did)
-                    .is_some_and(|now| now != update && version(now) >= version(update))
-            };
             *earlier < round
                 && last_final.is_none_or(|last| last < *earlier)
                 && said.iter().any(other)
         });
         let lives = lives.map(|(round, _)| *round);
-        before.push((round, updates.clone()));
+        let answered = self.checker.answered.entry(i).or_default();
+        answered.push((round, updates.clone()));
         if let Some(earlier) = lives {
             let why = format!(
                 "round {round} says other updates than round {earlier}, which others may still sign"

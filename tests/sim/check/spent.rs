@@ -136,7 +136,9 @@ impl World {
                 let index = self.processes[i].dids[did].index;
                 let core = self.processes[i].core.member();
                 let bound = core.binding_state(&index) == Some(BindingState::Bound);
-                if !bound || self.lost_update(i, did) {
+                // What an old disk lacks is fetched from the aggregator, if that is honest.
+                let anew = self.processes[i].lives > 0 && self.config.family != Family::Faults;
+                if !bound || anew || self.lost_update(i, did) {
                     continue;
                 }
                 for (txid, seen) in &saw.view.signals {
