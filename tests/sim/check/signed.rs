@@ -45,7 +45,7 @@ impl World {
             .filter_map(|seen| self.checker.rounds_of.get(&seen.signal.to_bytes()).copied())
             .max();
         let before = self.checker.answered.get(&i).cloned().unwrap_or_default();
-        let version = |update| self.checker.versions.get(update);
+        let version = |update: &UpdateHash| self.checker.versions.get(update).copied();
         // What is final in another signal may be said again: it changes nothing any more.
         let other = |(did, update): (&usize, &UpdateHash)| {
             let differs = |now: &UpdateHash| now != update && version(now) >= version(update);
