@@ -14,15 +14,15 @@ use crate::network::Network;
 use crate::store::{ArtifactKey, ArtifactKind, DidRow, NewArtifact, Role, Subject};
 
 /// A DID to be stored.
-struct NewDid<'a> {
-    did: &'a Did,
-    document: &'a Document,
-    genesis: Option<&'a GenesisDocument>,
-    state: &'static str,
+pub(super) struct NewDid<'a> {
+    pub(super) did: &'a Did,
+    pub(super) document: &'a Document,
+    pub(super) genesis: Option<&'a GenesisDocument>,
+    pub(super) state: &'static str,
     /// Its keys by number, with the fragment of what each is for; the first is that of its initial document.
-    keys: &'a [(u32, &'a str)],
+    pub(super) keys: &'a [(u32, &'a str)],
     /// The cohort that is to cover it from its first signal on.
-    cohort: Option<CohortId>,
+    pub(super) cohort: Option<CohortId>,
 }
 
 impl Agent {
@@ -47,16 +47,9 @@ impl Agent {
     /// singleton beacons in the three forms of a second key, which signs nothing but signals: whoever gets hold of
     /// the one can not do what the other may (spec.md §6.6, S9).
     pub fn create_external_did(&mut self, network: Network) -> Result<Did, AgentError> {
-        let (number, key) = self.next_did_key(network)?;
+        let (number, _) = self.next_did_key(network)?;
         let spending = number.saturating_add(1);
-        let spender = self.derive_did_key(network, spending)?;
-        let point = spender.public().even_point();
-        let mut genesis = GenesisBuilder::new(network).key(INITIAL_KEY, &key.public().even_point());
-        for form in KeyAddress::ALL {
-            let address = form.of(network, &point);
-            genesis = genesis.beacon(form.fragment(), BeaconKind::Singleton, &address);
-        }
-        let genesis = genesis.build().map_err(invalid)?;
+        let genesis = self.external_genesis(network, number)?;
         let did = genesis.did(network);
         self.store_did(&NewDid {
             did: &did,
@@ -70,6 +63,23 @@ impl Agent {
             cohort: None,
         })?;
         Ok(did)
+    }
+
+    /// The genesis document of an x1 DID that no cohort has to do with: of the key `number` and the one after it.
+    pub(super) fn external_genesis(
+        &self,
+        network: Network,
+        number: u32,
+    ) -> Result<GenesisDocument, AgentError> {
+        let key = self.derive_did_key(network, number)?;
+        let spender = self.derive_did_key(network, number.saturating_add(1))?;
+        let point = spender.public().even_point();
+        let mut genesis = GenesisBuilder::new(network).key(INITIAL_KEY, &key.public().even_point());
+        for form in KeyAddress::ALL {
+            let address = form.of(network, &point);
+            genesis = genesis.beacon(form.fragment(), BeaconKind::Singleton, &address);
+        }
+        genesis.build().map_err(invalid)
     }
 
     /// Begins an x1 DID whose genesis document lists the cohort's beacon, and a singleton beacon of its own
@@ -99,7 +109,7 @@ impl Agent {
     }
 
     /// Stores a DID with the numbers of its keys, and its genesis document for as long as it lives.
-    fn store_did(&mut self, new: &NewDid<'_>) -> Result<(), AgentError> {
+    pub(super) fn store_did(&mut self, new: &NewDid<'_>) -> Result<(), AgentError> {
         let created = self.now();
         let genesis = new.genesis.map(GenesisDocument::canonical_bytes);
         let row = DidRow {

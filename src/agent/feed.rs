@@ -152,8 +152,11 @@ impl Agent {
         if stranger && !within_budget(refusals, now) {
             return Ok((outcome, Vec::new()));
         }
-        // An answered request changes nothing, and anybody may make one.
-        let answer = kind == "history_request";
+        // An answered request changes nothing, and may be made again and again.
+        let answer = ["history_request", "seat_request"].contains(&kind);
+        if kind == "seat_request" && !effects.is_empty() && !within_budget(refusals, now) {
+            return Ok((outcome, Vec::new()));
+        }
         if effects.is_empty() && kind == "tick" {
             return Ok((outcome, Vec::new()));
         }
@@ -246,7 +249,11 @@ impl Agent {
         })?;
         fail_point!("stored", kind);
         *arrived = None;
-        if node.phase_name() != phase {
+        let moved = node.phase_name() != phase;
+        if let Some(node) = nodes.get_mut(&id).filter(|_| !stranger && !answer) {
+            node.tail.add(json.len());
+        }
+        if moved {
             self.refresh_inbox();
             self.refresh_watch();
         }
@@ -578,6 +585,9 @@ impl Agent {
             Report::Registered {
                 index, from_round, ..
             } if id.1 == Role::Participant => self.registered(id, *index, *from_round)?,
+            Report::SeatRegained { .. } | Report::Frozen { .. } if id.1 == Role::Participant => {
+                queue.extend(self.regain(id)?.map(|input| (id, input)));
+            }
             Report::MyDepositRefused {
                 index,
                 update,
@@ -763,6 +773,8 @@ fn kind_of(input: &NodeInput) -> &'static str {
             ParticipantInput::Policy(_) => "policy",
             ParticipantInput::Restarted => "restarted",
             ParticipantInput::Recovered => "recovered",
+            ParticipantInput::Reseat { .. } => "reseat",
+            ParticipantInput::Regained { .. } => "regained",
         },
     }
 }

@@ -25,7 +25,7 @@ use crate::nostr::link::{INBOX, OWN};
 use crate::protocol::Round;
 use crate::protocol::chain_view::TipView;
 use crate::protocol::message::{Entries, Message, Response};
-use crate::store::{MetaKey, Role, StoreError, View};
+use crate::store::{MetaKey, Role, StoreError, Tx, View};
 use crate::time::UnixTime;
 
 /// Since when relays have to be read before a restored store is used for new updates; empty: they were.
@@ -33,6 +33,9 @@ const UNREAD: MetaKey = MetaKey::new("former_unread_since");
 
 /// What the former copy announced and this store does not have, as JSON.
 const ANNOUNCED: MetaKey = MetaKey::new("former_announced");
+
+/// Stands for the search for seats, beside the subscriptions that are awaited.
+const SEATS: &str = "seats";
 
 /// Announcements kept, one per index and cohort: more than anybody has DIDs.
 const MAX_ANNOUNCED: usize = 16_384;
@@ -97,7 +100,18 @@ impl Agent {
         }
         self.former.since = since;
         self.former.awaited = BTreeSet::from([INBOX, OWN]);
+        if self.seeks_seats() {
+            self.former.awaited.insert(SEATS);
+        }
         Ok(())
+    }
+
+    /// Relays said which seats there are. What these wrote is to be read as well, if any was found.
+    pub(super) fn seats_read(&mut self, any: bool) -> Result<(), AgentError> {
+        if any && self.former.since.is_some() {
+            self.former.awaited.extend([INBOX, OWN]);
+        }
+        self.caught_up(SEATS)
     }
 
     /// Since when there may be messages that this agent has not seen, while that is longer ago than usual.
@@ -303,6 +317,11 @@ impl Agent {
         let spend = node.chain().spends.get(&tip);
         spend.is_some_and(|spend| spend.height.is_some())
     }
+}
+
+/// Notes since when relays have to be read before a restored store is used for new updates.
+pub(super) fn read_since(tx: &Tx<'_>, since: UnixTime) -> Result<(), StoreError> {
+    tx.set_meta(UNREAD, &since.to_string())
 }
 
 /// Since when relays have to be read before a restored store is used for new updates, if they were not.

@@ -43,6 +43,9 @@ const RECOVERED: MetaKey = MetaKey::new("recovered");
 /// Numbers of DID keys that are tried to find the one of a DID.
 pub const KEYS_TRIED: u32 = 1_000;
 
+/// How far back relays are read when nothing but the words is there: longer than they keep what formed a cohort.
+const WORDS_REACH_SECONDS: u64 = 400 * 86_400;
+
 /// How a DID came back.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct RecoveredDid {
@@ -308,6 +311,9 @@ pub fn restore_words(
                     created: now,
                 })?;
             }
+            // Seats may be found, and with them what was announced: that is read before anything is.
+            super::seats::mark_words_alone(tx, now)?;
+            super::former::read_since(tx, now.minus(WORDS_REACH_SECONDS))?;
             Ok(tx.raise_incarnation(now.0.saturating_sub(1))?)
         })
     })();

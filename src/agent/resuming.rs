@@ -23,6 +23,11 @@ impl Agent {
         let stated = ["policy", "max_fee", "money"];
         let log = self.store.view().log_tail(cohort, role, 8)?;
         if row.ended.is_some()
+            || self
+                .store
+                .view()
+                .snapshot_before(cohort, role, None)?
+                .is_some()
             || log
                 .iter()
                 .any(|entry| !stated.contains(&entry.kind.as_str()))

@@ -46,6 +46,9 @@ pub struct Lanes {
     outgoing: BTreeMap<LaneId, u64>,
     #[serde(with = "as_pairs")]
     incoming: BTreeMap<LaneId, Incoming>,
+    /// Cohorts in which peers have counted on for a store that is lost.
+    #[serde(skip)]
+    anywhere: BTreeSet<CohortId>,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -132,7 +135,14 @@ impl Lanes {
             began: now,
             outgoing: BTreeMap::new(),
             incoming: BTreeMap::new(),
+            anywhere: BTreeSet::new(),
         }
+    }
+
+    /// Lanes of this cohort of which nothing is known may begin at any number: their authors have counted on for a
+    /// store that is lost.
+    pub fn begin_anywhere(&mut self, cohort: CohortId) {
+        self.anywhere.insert(cohort);
     }
 
     /// The lanes after the store was restored from a backup: numbers start again, under a higher
@@ -203,7 +213,10 @@ impl Lanes {
             Some(state) if !reset => state.upto,
             _ => 0,
         };
-        let resumed = !reset && known.is_some_and(|state| state.resumed);
+        let resumed = match known {
+            Some(state) => !reset && state.resumed,
+            None => self.anywhere.contains(&lane.cohort),
+        };
         if seq > base.saturating_add(WINDOW) && !resumed {
             return Receipt::Refused;
         }
@@ -215,7 +228,7 @@ impl Lanes {
             upto: 0,
             above: BTreeSet::new(),
             untold: false,
-            resumed: false,
+            resumed,
         });
         state.untold = true;
         if seq > state.upto.saturating_add(WINDOW) {

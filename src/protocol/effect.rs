@@ -347,6 +347,11 @@ pub enum Report {
         /// How many wait.
         waiting: u16,
     },
+    /// Member: the aggregator covers indexes for this seat that this store does not know.
+    SeatRegained {
+        /// How many.
+        indexes: u16,
+    },
     /// Member: asked for a seat once more, after a refusal.
     AskedAgain,
     /// Member: the operator decides about the seat.

@@ -12,7 +12,7 @@ use serde_json::value::RawValue;
 
 use super::admission::Ticket;
 use super::deposit::{Deposited, LeafOpening, UpdateDeposit};
-use super::evidence::{Blame, Signed};
+use super::evidence::Signed;
 pub use super::fallback_message::{Announced, FallbackRequest, FallbackSignature};
 use super::ids::{Label, Round, Seat, Subject};
 pub use super::raw_json::{MAX_RAW_DEPTH, RawJson};
@@ -20,6 +20,7 @@ pub use super::reform::Reform;
 use super::refund_message::{
     RefundComplete, RefundNonces, RefundOpen, RefundPartial, RefundRequest,
 };
+pub use super::round_failed::{LostSession, RoundCause, RoundFailed};
 use super::terms::TextHash;
 use crate::beacon::smt::SmtPath;
 use crate::did::Did;
@@ -173,6 +174,10 @@ messages! {
     "history_request" => HistoryRequest(HistoryRequest),
     /// Aggregator → member: proofs of past rounds.
     "history" => History(History),
+    /// Member → aggregator: my store is new; what do you know of my seat?
+    "seat_request" => SeatRequest(SeatRequest),
+    /// Aggregator → member: what its seat was told.
+    "seat_state" => SeatState(SeatState),
     /// Member → aggregator: I leave.
     "leave" => Leave(Leave),
     /// Aggregator → participant: your seat is free again.
@@ -508,6 +513,10 @@ pub struct NonceUpdate {
     pub attempt: u32,
     /// The nonces.
     pub nonces: Nonces,
+    /// Whether the author says with it that it can not sign the session before: a request for it was out, and the
+    /// nonces it was made with are gone. Absent if not.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub lost: bool,
 }
 
 /// A further session is needed.
@@ -613,43 +622,6 @@ pub struct RoundResult {
     pub tx: Option<TxHex>,
 }
 
-/// Why a round failed.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "snake_case", tag = "cause", deny_unknown_fields)]
-#[non_exhaustive]
-pub enum RoundCause {
-    /// These seats did not respond in time. A statement, never evidence.
-    NoResponse {
-        /// The absent seats.
-        absent: Vec<Seat>,
-    },
-    /// These seats did not sign in time. A statement, never evidence.
-    NoSignature {
-        /// The absent seats.
-        absent: Vec<Seat>,
-    },
-    /// The sessions the terms allow are used up.
-    SessionsUsedUp,
-    /// The tip can not pay for the signal, or is gone.
-    NoFunds,
-    /// The chain's tip moved under the round.
-    TipMoved,
-    /// The operator ended the round.
-    Operator,
-}
-
-/// A round ended without a signature.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct RoundFailed {
-    /// The round.
-    pub round: Round,
-    /// Why.
-    pub why: RoundCause,
-    /// Members shown to have sent something invalid, with the evidence.
-    pub blamed: Vec<Blame>,
-}
-
 /// Asks for proofs of past rounds, for any index: also one that was not registered then.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -688,6 +660,27 @@ pub struct History {
     pub items: Vec<HistoryItem>,
     /// The next round to ask for when the answer was cut for size; `null` when it is complete.
     pub next: Option<Round>,
+}
+
+/// A member whose store is new asks for what was said to its seat. The author's key is the seat's.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct SeatRequest {}
+
+/// What a seat was told so far.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct SeatState {
+    /// The key set.
+    pub set: super::set::CohortSet,
+    /// The members' signatures of their acknowledgements, in seat order; empty while one is missing.
+    pub acks: Vec<SchnorrSignature>,
+    /// The indexes that are registered for the seat.
+    pub items: Vec<RegisteredItem>,
+    /// The last round that was opened before this was sent; 0 if there was none.
+    pub last_round: u32,
+    /// Why the cohort ended, if it has.
+    pub ended: Option<EndCause>,
 }
 
 /// A member leaves.

@@ -51,11 +51,12 @@ use btcr2_agent::protocol::evidence::{
 use btcr2_agent::protocol::ladder::{Ground, Ladder, SignedRung, rates};
 use btcr2_agent::protocol::message::{
     Accept, CasEntry, CohortAck, EndCause, Ended, Entries, Frozen, History, HistoryItem,
-    HistoryRequest, IndexChallenge, IndexOpening, IndexProof, Invite, Leave, MAX_RAW_DEPTH,
-    Message, NonceRequest, NonceUpdate, Nonces, Opening, OptIn, Partials, PrevoutInfo, Proofs,
-    RawJson, RefusalCode, Refused, Register, RegisterItem, Registered, RegisteredItem, Rejected,
-    Relays, Release, Response, RoundCause, RoundFailed, RoundOpen, RoundRequest, RoundResult,
-    SignRequest, SmtEntry, Subscribe, TxHex, Waiting,
+    HistoryRequest, IndexChallenge, IndexOpening, IndexProof, Invite, Leave, LostSession,
+    MAX_RAW_DEPTH, Message, NonceRequest, NonceUpdate, Nonces, Opening, OptIn, Partials,
+    PrevoutInfo, Proofs, RawJson, RefusalCode, Refused, Register, RegisterItem, Registered,
+    RegisteredItem, Rejected, Relays, Release, Response, RoundCause, RoundFailed, RoundOpen,
+    RoundRequest, RoundResult, SeatRequest, SeatState, SignRequest, SmtEntry, Subscribe, TxHex,
+    Waiting,
 };
 use btcr2_agent::protocol::reform::{LeftOut, Reform};
 use btcr2_agent::protocol::registration::{MAX_GENESIS_BYTES, registration_digest, verify_opening};
@@ -676,6 +677,7 @@ fn of_cohorts() -> Vec<(&'static str, Message)> {
                     round: Round(1),
                     attempt: 2,
                     nonces: nonces(1, 2),
+                    lost: true,
                 },
             )),
         ),
@@ -722,6 +724,20 @@ fn of_cohorts() -> Vec<(&'static str, Message)> {
             }),
         ),
         (
+            "round_failed:sessions",
+            Message::RoundFailed(RoundFailed {
+                round: Round(1),
+                why: RoundCause::SessionsUsedUp {
+                    lost: vec![LostSession {
+                        attempt: 2,
+                        seat: Seat(1),
+                        shown: None,
+                    }],
+                },
+                blamed: Vec::new(),
+            }),
+        ),
+        (
             "history_request",
             Message::HistoryRequest(HistoryRequest {
                 index: late,
@@ -734,6 +750,21 @@ fn of_cohorts() -> Vec<(&'static str, Message)> {
                 index: late,
                 items: vec![past],
                 next: None,
+            }),
+        ),
+        ("seat_request", Message::SeatRequest(SeatRequest {})),
+        (
+            "seat_state",
+            Message::SeatState(SeatState {
+                set: smt.set.clone(),
+                acks: (0..2).map(|i| ack(i).sig.unwrap()).collect(),
+                items: vec![RegisteredItem {
+                    index: index(0),
+                    from_round: Some(Round(1)),
+                    refused: None,
+                }],
+                last_round: 1,
+                ended: None,
             }),
         ),
         (

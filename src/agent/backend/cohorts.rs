@@ -10,13 +10,13 @@ use super::joining::payee_script;
 use super::parse_key;
 use super::reforming::{culprits, judge};
 use super::terms::{build_terms, terms_view};
+use crate::agent::causes::{end_cause, refusal, round_cause};
 use crate::agent::control::views as v;
 use crate::agent::control::{ErrorCode, Failure, PeerText, request as r};
 use crate::agent::journal::{End, RoundRecord};
 use crate::agent::launch::agent_failure;
 use crate::agent::node::{Machine, Node, NodeId, NodeInput};
 use crate::agent::runtime::Agent;
-use crate::agent::timeline::{end_cause, refusal, round_cause};
 use crate::keys::NostrKey;
 use crate::nostr::advert::ShareLink;
 use crate::nostr::policy::advertised_relays;
@@ -408,6 +408,9 @@ impl Agent {
                 .collect(),
             aggregator: terms.aggregator,
             naddr,
+            advert: (id.1 == Role::Aggregator)
+                .then(|| self.advert_view(id.0))
+                .flatten(),
             terms: terms_view(terms, &hints),
             own_seat,
             own_key: (id.1 == Role::Participant).then(|| node.own.public()),
@@ -420,6 +423,7 @@ impl Agent {
             },
             beacon: self.beacon_view(node),
             round,
+            next_round_at: self.next_round_at(node),
             past_rounds,
             delivery: self.delivery_views(node)?,
             reform: self.reform_view(node),
@@ -438,6 +442,21 @@ impl Agent {
             return Some(step);
         }
         next_step(node, phase)
+    }
+
+    /// When the next round opens by the terms' cadence.
+    pub(super) fn next_round_at(&self, node: &Node) -> Option<UnixTime> {
+        let active = node.phase_name() == "active" && running_round(node).is_none();
+        let cadence = u64::from(node.terms().cadence_seconds);
+        let at = match &node.machine {
+            Machine::Aggregator(machine) => machine.next_opening(),
+            // A member knows when the last one was opened, and what the terms say.
+            Machine::Participant(_) => {
+                let (_, last) = node.journal.rounds.last_key_value()?;
+                (cadence > 0).then(|| last.opened.plus(cadence))
+            }
+        };
+        at.filter(|at| active && *at >= self.now())
     }
 
     fn beacon_view(&self, node: &Node) -> Option<v::BeaconView> {
@@ -693,7 +712,7 @@ fn refusal_remedy(code: RefusalCode, seat: &NostrKey) -> Option<String> {
                 .to_owned()
         }
         RefusalCode::TooMany => format!(
-            "too many wait for a decision: ask again with more work (`cohort join … --work 22`), or have the operator \
+            "too many wait for a decision, or gave their seats back: ask again with more work (`cohort join … --work 22`), or have the operator \
              approve {npub} and then ask again"
         ),
         RefusalCode::Rejected => format!("only the operator can change that: your key is {npub}"),
@@ -813,16 +832,15 @@ fn end_view(node: &Node) -> Option<v::EndView> {
 }
 
 fn round_end(at: UnixTime, why: &RoundCause, member: bool) -> v::EndView {
-    let by = match why {
-        RoundCause::NoResponse { absent } | RoundCause::NoSignature { absent } => absent.clone(),
-        _ => Vec::new(),
-    };
+    // What is left of it here was verified here.
+    let shown = matches!(why, RoundCause::SessionsUsedUp { lost }
+        if lost.iter().all(|lost| lost.shown.is_some()));
     v::EndView {
         at,
         cause: tag(why),
         text: PeerText::new(&round_cause(why)),
-        by,
-        known_by: known(member),
+        by: why.named(),
+        known_by: known(member && !shown),
         culprits: Vec::new(),
     }
 }

@@ -71,8 +71,9 @@ pub struct BackupArgs {
         btcr2-agent recover --did did:btcr2:k1… --network signet   the words alone\n\n\
         The home must be empty: nothing is ever overwritten, and a recovery that fails leaves nothing behind. Stop \
         the former agent before, for good: two copies of one agent endanger its DIDs.\n\n\
-        The words alone restore the identity, and k1 DIDs that are named or found on the chain. An x1 DID needs its \
-        genesis document, every updated DID its signed updates: those are in the bundle only.")]
+        The words alone restore the identity, and k1 DIDs that are named or found on the chain. Once the agent runs it \
+        finds its seats by relays and aggregators, and derives the DIDs that it had there. Every updated DID needs its \
+        signed updates: those are in the bundle only.")]
 pub struct RecoverArgs {
     /// Read the recovery words from the first line of a file; `-` reads stdin [default: asks]
     #[arg(long, value_name = "FILE", conflicts_with = "nsec_file")]

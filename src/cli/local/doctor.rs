@@ -363,7 +363,7 @@ impl Checks {
             Err(source) if source.kind() == std::io::ErrorKind::NotFound => self.add(
                 Area::Backup,
                 CheckState::Warning,
-                "there is no bundle: the words alone restore neither x1 DIDs nor updates",
+                "there is no bundle: the words alone do not restore signed updates",
                 Some("`btcr2-agent key backup` writes it, and so does a running agent"),
             ),
             Err(source) => {

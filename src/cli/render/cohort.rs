@@ -91,7 +91,14 @@ impl Render for CohortView {
         page.field("id", &summary.cohort.to_string());
         page.field("role", &summary.role.to_string());
         page.field("phase", &summary.phase.to_string());
-        page.field_if("deadline", summary.deadline.map(|at| when(page.now(), at)));
+        let deadline = summary
+            .deadline
+            .filter(|at| Some(*at) != self.next_round_at);
+        page.field_if("deadline", deadline.map(|at| when(page.now(), at)));
+        page.field_if(
+            "next round",
+            self.next_round_at.map(|at| when(page.now(), at)),
+        );
         if !summary.waiting_for.is_empty() {
             page.field("waiting for", &seats(&summary.waiting_for));
         }
@@ -103,6 +110,10 @@ impl Render for CohortView {
         page.field_if("own seat", self.own_seat.map(|seat| seat.to_string()));
         page.field_if("own key", self.own_key.map(npub));
         page.field_if("share link", self.naddr.clone());
+        if let Some(advert) = &self.advert {
+            page.field("advert", &super::agent::served(advert, page));
+            super::agent::missing(advert, page);
+        }
 
         page.heading("Terms");
         self.terms.render(page);

@@ -204,10 +204,10 @@ impl Render for RecoverView {
         page.line("  Start the agent: btcr2-agent run");
         if self.bundle_at.is_none() {
             page.line(
-                "  The words do not say which cohorts this agent had a part in, nor what DIDs announced there: only a \
-                 bundle or a backup does (`btcr2-agent recover --bundle`, `btcr2-agent restore`). Without one its seats \
-                 stay empty, so that those cohorts sign nothing any more: tell their aggregators. They hold the \
-                 refunds of what was paid.",
+                "  While it runs it looks for its seats on the relays, asks their aggregators what it was told, and \
+                 derives its DIDs again: `btcr2-agent cohort list` shows what came back. Signed updates, and \
+                 cohorts that it was the aggregator of, do not come back: only a bundle or a backup has them \
+                 (`btcr2-agent recover --bundle`, `btcr2-agent restore`).",
             );
         }
         page.line("  Compare everything with the chain, and fetch what is missing: btcr2-agent did verify --fetch");

@@ -118,13 +118,18 @@ fn signed(round: &RoundView, page: &mut Page) {
         return;
     }
     for tx in &round.signed {
+        let which = match tx.rung {
+            Some(rung) => format!("rung {rung}, "),
+            None if tx.through_leaf => "through the leaf, ".to_owned(),
+            None => String::new(),
+        };
         let kind = if tx.complete {
             "to be sent by this agent"
         } else {
             "held back, or not whole here"
         };
         page.line(&format!(
-            "  round {}, {}: {}, {kind}",
+            "  round {}, {which}{}: {}, {kind}",
             round.round, tx.txid, tx.state
         ));
     }

@@ -31,6 +31,7 @@ use crate::protocol::message::{
 use crate::protocol::set::fallback_leaf;
 use crate::protocol::terms::{CohortBeacon, OutputPolicy};
 use crate::time::UnixTime;
+use serde::{Deserialize, Serialize};
 
 use super::coverage::BindingState;
 
@@ -48,7 +49,7 @@ const RUNG: u8 = MAX_RUNGS + 1;
 const GRACE_SECONDS: u64 = 3_600;
 
 /// Where this member is with a fallback.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 enum Stage {
     /// Not decided: a later fact may allow it.
     Waiting,
@@ -61,7 +62,7 @@ enum Stage {
 }
 
 /// A fallback this member was told of.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub(super) struct MyFallback {
     round: Round,
     tx: Transaction,
@@ -77,6 +78,7 @@ pub(super) struct MyFallback {
     objection: Option<String>,
     stage: Stage,
     /// The signed transaction, once it came and verified.
+    #[serde(with = "crate::protocol::snapshot::maybe_tx")]
     complete: Option<Transaction>,
     last_refusal: String,
 }
@@ -103,7 +105,7 @@ impl MyFallback {
 }
 
 /// What is known of fallbacks and of spends that may be ones.
-#[derive(Debug, Default)]
+#[derive(Debug, Default, PartialEq, Serialize, Deserialize)]
 pub(super) struct Fallbacks {
     /// In the order in which they came: of a round the first, and what replaces it.
     known: Vec<MyFallback>,
@@ -788,6 +790,9 @@ impl Participant {
     pub(super) fn unknown_spends(&mut self) -> Vec<Effect> {
         let now = self.now;
         let unknown = self.unknown_now();
+        if self.spent_before_reseat(&unknown) {
+            return Vec::new();
+        }
         let patient = matches!(self.terms.output_policy, OutputPolicy::KOfN(_));
         let unexplained = &mut self.fallbacks.unexplained;
         unexplained.retain(|txid, _| unknown.contains(txid));

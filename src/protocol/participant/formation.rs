@@ -68,6 +68,8 @@ impl Participant {
     /// Says again what the aggregator waits for, if it does: it may not have arrived.
     pub(super) fn repeat_formation(&self) -> Vec<Effect> {
         match (&self.phase, &self.set) {
+            // What this seat once opted in with is not known.
+            (MemberPhase::Asked, _) if self.reseat.is_some() => vec![self.seat_request()],
             (MemberPhase::Asked, _) => vec![self.opt_in()],
             (MemberPhase::Acknowledged, Some((set, _))) => {
                 let ack = CohortAck {
@@ -101,7 +103,8 @@ impl Participant {
         if !matches!(self.phase, MemberPhase::Asked | MemberPhase::Seated(_)) {
             return Step::ignored(Ignored::WrongPhase);
         }
-        let keys = match set.verify(&self.terms, self.me, self.payee.as_ref()) {
+        let payee = self.expected_payee(&set);
+        let keys = match set.verify(&self.terms, self.me, payee.as_ref()) {
             Ok(keys) => keys,
             Err(fault) => return Self::contradiction(&format!("the key set is refused: {fault}")),
         };
@@ -112,15 +115,17 @@ impl Participant {
             set: set.hash(&self.cohort),
         };
         self.script = beacon_script(keys.output_key());
-        let effects = vec![
-            Effect::Report(Report::SetAcknowledged {
+        let mut effects = Vec::new();
+        if payee.is_none() || payee == self.payee {
+            effects.push(Effect::Report(Report::SetAcknowledged {
                 seat,
                 address: set.address.clone(),
-            }),
-            self.send(Message::CohortAck(Signed::unsigned(ack))),
-        ];
+            }));
+            effects.push(self.send(Message::CohortAck(Signed::unsigned(ack))));
+        }
         self.set = Some((set, keys));
         self.phase = MemberPhase::Acknowledged;
+        effects.extend(self.early_frozen());
         Step::with(effects)
     }
 
@@ -129,7 +134,7 @@ impl Participant {
             return Step::ignored(Ignored::Duplicate);
         }
         let (MemberPhase::Acknowledged, Some((set, _))) = (&self.phase, &self.set) else {
-            return Step::ignored(Ignored::WrongPhase);
+            return self.keep_frozen(frozen);
         };
         let hash = set.hash(&self.cohort);
         if frozen.set != hash || frozen.acks.len() != set.keys.len() {
@@ -146,6 +151,10 @@ impl Participant {
             return Self::contradiction(&text);
         }
         let address = set.address.clone();
+        if self.reseat.is_some() {
+            // This seat's own signature is among them: it once checked that this is what it had asked for.
+            self.payee = set.payees.get(&self.me).cloned();
+        }
         self.phase = MemberPhase::Active;
         let mut effects = vec![Effect::Report(Report::Frozen { address })];
         if let Some(open) = self.early.take() {

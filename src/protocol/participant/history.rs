@@ -27,7 +27,7 @@ const ASK_AGAIN_SECONDS: u64 = 3_600;
 const TOO_MANY_SECONDS: u64 = 60;
 
 /// A request for the history of one index.
-#[derive(Debug, Clone, Copy)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub(super) struct Asked {
     /// The first round asked for.
     from: Round,
@@ -271,6 +271,7 @@ impl Participant {
         }
         // An answer on its way may not have all of it.
         self.asked.remove(&index);
+        self.look_at_all_signals();
         Step::with(self.ask_for_history())
     }
 

@@ -14,6 +14,7 @@ mod policy;
 mod reforming;
 mod refunds;
 mod replacing;
+mod reseating;
 mod round;
 mod session;
 mod watch;
@@ -52,6 +53,8 @@ use history::Asked;
 pub use history::Recalled;
 pub use policy::{Decline, SigningPolicy};
 use refunds::MyRefunds;
+pub use reseating::Regained;
+use reseating::Reseat;
 use round::MyRound;
 pub use round::OwnRound;
 
@@ -157,6 +160,16 @@ pub enum ParticipantInput {
     Restarted,
     /// The store was made again out of a bundle: it may be older than what this member did last.
     Recovered,
+    /// The store was made again out of the words alone, and there is a trace of a seat: what it was told is asked for.
+    Reseat {
+        /// Where refunds would have been asked to go.
+        payee: Option<ScriptBuf>,
+    },
+    /// What is behind indexes of a seat that was asked for again.
+    Regained {
+        /// The indexes.
+        items: Vec<Regained>,
+    },
 }
 
 /// The driver's answer to [`Effect::Sign`].
@@ -171,7 +184,7 @@ pub struct SignedSession {
 }
 
 /// The phase of a membership.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub enum MemberPhase {
     /// Nothing was sent.
     New,
@@ -193,7 +206,7 @@ pub enum MemberPhase {
 
 /// A transaction this member gave partial signatures for: one rung of a round's signal. It counts as one that may
 /// confirm until another transaction that spends the same output has (rule 4).
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct GivenPartial {
     /// The round.
     pub round: Round,
@@ -216,13 +229,14 @@ pub struct GivenPartial {
     /// The refund of its change, which was signed with it.
     pub refund: Option<Txid>,
     /// The transaction with all signatures, once the aggregator sent it.
+    #[serde(with = "crate::protocol::snapshot::maybe_tx")]
     pub signed: Option<Transaction>,
     opened: UnixTime,
     confirmed: Option<u32>,
 }
 
 /// A member of one cohort.
-#[derive(Debug)]
+#[derive(Debug, PartialEq, Serialize, Deserialize)]
 pub struct Participant {
     terms: Terms,
     cohort: CohortId,
@@ -234,6 +248,7 @@ pub struct Participant {
     ticket: Option<Ticket>,
     /// Until when the operator can decide about the seat, if it has to.
     decision_until: Option<UnixTime>,
+    #[serde(with = "crate::protocol::snapshot::agreed")]
     set: Option<(CohortSet, KeySet)>,
     script: ScriptBuf,
     chain: ChainView,
@@ -246,7 +261,10 @@ pub struct Participant {
     round: Option<MyRound>,
     /// The round that was signed last, while its signal may have to be replaced. There is none beside an open one.
     kept: Option<MyRound>,
+    /// In the order of signing, without what is settled.
     given: Vec<GivenPartial>,
+    /// Signals on the chain that some index has no proof of; also others, until they are looked at.
+    unproved: BTreeMap<Txid, SignalBytes>,
     /// Indexes whose history was asked for and has not come, with the first round asked for.
     asked: BTreeMap<SmtIndex, Asked>,
     /// Items of an answer that wait for what the driver remembers of their rounds.
@@ -260,6 +278,8 @@ pub struct Participant {
     conduct: Conduct,
     /// The cohort that the aggregator offered in the place of this one.
     offer: Option<Offer>,
+    /// The store was made again out of the words alone.
+    reseat: Option<Reseat>,
 }
 
 impl Participant {
@@ -286,6 +306,7 @@ impl Participant {
             round: None,
             kept: None,
             given: Vec::new(),
+            unproved: BTreeMap::new(),
             asked: BTreeMap::new(),
             recalling: BTreeMap::new(),
             now: UnixTime(0),
@@ -294,6 +315,7 @@ impl Participant {
             watch: ConfirmationWatch::default(),
             conduct: Conduct::default(),
             offer: None,
+            reseat: None,
         }
     }
 
@@ -302,7 +324,8 @@ impl Participant {
     #[must_use]
     pub fn deadline(&self) -> Option<UnixTime> {
         let alarm = self.fallbacks.alarm_due();
-        let due = [self.history_due(), self.response_due(), alarm];
+        let reseat = self.reseat_due();
+        let due = [self.history_due(), self.response_due(), alarm, reseat];
         due.into_iter().flatten().min()
     }
 
@@ -313,6 +336,7 @@ impl Participant {
         if self.fallbacks.alarm_due().is_some_and(|at| now >= at) {
             step.effects.extend(self.unknown_spends());
         }
+        step.effects.extend(self.ask_for_seat());
         step
     }
 
@@ -387,10 +411,15 @@ impl Participant {
                 self.fallback_recovered();
                 self.recovered()
             }
+            ParticipantInput::Reseat { payee } => self.begin_reseat(payee),
+            ParticipantInput::Regained { items } => self.regained(now, items),
         }
     }
 
     fn message(&mut self, now: UnixTime, message: Message) -> Step {
+        if self.is_of_lost_store(&message) {
+            return Step::ignored(Ignored::WrongRound);
+        }
         match message {
             Message::Accept(accept) => self.accepted(accept.seat),
             Message::Waiting(waiting) => self.waits(waiting.until),
@@ -412,6 +441,7 @@ impl Participant {
             Message::RoundResult(result) => self.round_result(now, result),
             Message::RoundFailed(failed) => self.round_failed(failed),
             Message::History(history) => self.history(history),
+            Message::SeatState(state) => self.seat_state(now, state),
             Message::Reform(reform) => self.reform(reform),
             Message::Release(release) => self.released(release.reason),
             Message::Ended(ended) => self.ended(ended.why),
@@ -424,6 +454,7 @@ impl Participant {
     fn chain_changed(&mut self, update: &ChainUpdate) -> Step {
         let before = (self.chain.tip, self.chain.ready_tip(self.terms.depth));
         self.chain.apply(update);
+        self.note_signals(update);
         let mut effects = Vec::new();
         let ready = self.chain.ready_tip(self.terms.depth);
         if (self.chain.tip, ready) != before {
@@ -451,10 +482,11 @@ impl Participant {
             given.confirmed = height;
         }
         effects.extend(confirmed);
-        effects.extend(self.watch_signals());
+        effects.extend(self.watch_signals(update));
         self.forget_kept();
         self.forget_responded();
         effects.extend(self.after_facts());
+        self.forget_settled();
         Step::with(effects)
     }
 
@@ -594,7 +626,7 @@ impl Participant {
         rungs.map(near).max() == Some(near(given))
     }
 
-    /// The partial signatures given, oldest first.
+    /// The partial signatures given, oldest first, but for those of rounds that are settled.
     #[must_use]
     pub fn given(&self) -> &[GivenPartial] {
         &self.given

@@ -16,9 +16,10 @@ use crate::protocol::message::{
 };
 use crate::protocol::terms::{CohortBeacon, EmptyRounds, OutputPolicy};
 use crate::time::UnixTime;
+use serde::{Deserialize, Serialize};
 
 /// What this member said for one index.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub(super) struct Planned {
     pub(super) leaf: Leaf,
     pub(super) update: Option<UpdateHash>,
@@ -26,7 +27,7 @@ pub(super) struct Planned {
 }
 
 /// The open round.
-#[derive(Debug)]
+#[derive(Debug, PartialEq, Serialize, Deserialize)]
 pub(super) struct MyRound {
     pub(super) round: Round,
     pub(super) opened: UnixTime,
@@ -46,6 +47,8 @@ pub(super) struct MyRound {
     /// The latest attempt that nonces were made for on their own, not as spares. No earlier one is signed:
     /// its spares would take the place of these.
     pub(super) offered: u32,
+    /// The latest attempt that was asked for with nonces that are gone; 0 if none was.
+    pub(super) lost: u32,
     pub(super) proofs: Option<BTreeMap<SmtIndex, SmtPath>>,
     /// A request that is not answered yet.
     pub(super) request: Option<SignRequest>,
@@ -77,6 +80,18 @@ pub struct OwnRound {
     pub signed: bool,
     /// Per index what was said: the update if there is one, and whether the answer was "idle".
     pub said: Vec<(SmtIndex, Option<UpdateHash>, bool)>,
+}
+
+impl MyRound {
+    /// New nonces for an attempt, and the word that the one before can not be signed, where that is so.
+    pub(super) const fn nonce_update(&self, attempt: u32, nonces: Nonces) -> NonceUpdate {
+        NonceUpdate {
+            round: self.round,
+            attempt,
+            nonces,
+            lost: attempt > 1 && self.lost == attempt.saturating_sub(1),
+        }
+    }
 }
 
 impl Participant {
@@ -131,7 +146,7 @@ impl Participant {
         let Some(seat) = self.seat() else {
             return Step::ignored(Ignored::WrongPhase);
         };
-        if now > open.respond_by {
+        if now > open.respond_by || self.opened_before_reseat(&open) {
             // Without this member's response nothing comes out of the round: it is over before it began.
             self.last_round = open.round.0;
             let mut effects = vec![Effect::Report(Report::RoundMissed { round: open.round })];
@@ -182,6 +197,7 @@ impl Participant {
             responded: false,
             nonces: BTreeMap::new(),
             offered: 1,
+            lost: 0,
             proofs: None,
             request: None,
             approved: None,
@@ -220,11 +236,7 @@ impl Participant {
         };
         state.nonces.insert(attempt, prepared.nonces.clone());
         if attempt > 1 || state.responded {
-            let update = NonceUpdate {
-                round,
-                attempt,
-                nonces: prepared.nonces,
-            };
+            let update = state.nonce_update(attempt, prepared.nonces);
             return Step::with(vec![
                 self.send(Message::NonceUpdate(Signed::unsigned(update))),
             ]);
@@ -428,8 +440,12 @@ impl Participant {
         self.end_round(round, vec![Effect::Report(Report::RoundEmpty { round })])
     }
 
-    pub(super) fn round_failed(&mut self, failed: RoundFailed) -> Step {
+    pub(super) fn round_failed(&mut self, mut failed: RoundFailed) -> Step {
         let round = failed.round;
+        if let Some((set, _)) = &self.set {
+            // The aggregator's word is not enough: what is shown and does not show it stays a claim.
+            failed.why = failed.why.verified(&self.cohort, round, set);
+        }
         let open = self.round.as_ref().map(|state| state.round) == Some(round);
         let replacement = self.replacement_failed(round, failed.why.clone());
         if !open && replacement.is_none() {

@@ -103,7 +103,7 @@ impl Play {
 
     /// Every partial signature that was ever made in these homes has nonces of its own, and every nonce signed one
     /// message.
-    fn no_nonce_signed_twice(&self, company: &Company, homes: &[usize]) {
+    pub(super) fn no_nonce_signed_twice(&self, company: &Company, homes: &[usize]) {
         let mut used: BTreeMap<String, String> = BTreeMap::new();
         let mut signatures = 0;
         for actor in homes {
@@ -152,7 +152,7 @@ impl Play {
     }
 
     /// In all these homes together, a number of a lane is one message.
-    fn no_number_used_twice(&self, company: &Company, homes: &[usize]) {
+    pub(super) fn no_number_used_twice(&self, company: &Company, homes: &[usize]) {
         let mut said: BTreeMap<String, String> = BTreeMap::new();
         for row in homes.iter().flat_map(|actor| self.sent(*actor, company)) {
             let state: serde_json::Value = serde_json::from_str(&row.state).unwrap();
@@ -181,7 +181,7 @@ impl Play {
 
 impl Company {
     /// From now on `copy` plays the part of a member.
-    fn replace(&mut self, member: usize, copy: usize) {
+    pub(super) fn replace(&mut self, member: usize, copy: usize) {
         for known in self.dids.iter_mut().filter(|did| did.member == member) {
             known.member = copy;
         }

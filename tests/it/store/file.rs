@@ -82,7 +82,7 @@ fn newer_foreign_and_damaged_files_are_refused_untouched() {
     ));
     assert_eq!(
         newer.to_string(),
-        "the store has schema version 7, and this program knows versions up to 2: \
+        "the store has schema version 7, and this program knows versions up to 3: \
          use the newer btcr2-agent that wrote it"
     );
 
