@@ -21,6 +21,7 @@ use serde_json::Value;
 
 use super::check::difference;
 use super::config::Config;
+use super::fallback::alter_fallback;
 use super::members::key;
 use super::post::Payload;
 use super::process::Input;
@@ -84,6 +85,13 @@ impl Adversary {
             let mut request = request.clone();
             self.alter_request(&mut request);
             return Some(Message::SignRequest(request));
+        }
+        if let Message::FallbackRequest(request) = message
+            && self.rng.permille(700)
+        {
+            let mut request = request.clone();
+            alter_fallback(&mut self.rng, &self.script, &mut request);
+            return Some(Message::FallbackRequest(request));
         }
         if let Message::CohortSet(set) = message
             && self.rng.one_in(2)
@@ -357,7 +365,7 @@ impl Adversary {
     }
 }
 
-fn op_return(bytes: &[u8; 32]) -> ScriptBuf {
+pub fn op_return(bytes: &[u8; 32]) -> ScriptBuf {
     ScriptBuf::from_hex(&format!("6a20{}", to_hex(bytes))).unwrap_or_default()
 }
 
@@ -368,8 +376,13 @@ impl World {
         self.adversary.remember(&honest);
         // There are few of these in a run, and nothing else is worth as much.
         let worth = match &*honest {
-            Message::SignRequest(_) | Message::History(_) => 4,
-            Message::PartialSignature(_) | Message::RoundResult(_) | Message::CohortSet(_) => 2,
+            Message::SignRequest(_) | Message::FallbackRequest(_) | Message::History(_) => 4,
+            Message::PartialSignature(_)
+            | Message::FallbackSignature(_)
+            | Message::UpdateDeposit(_)
+            | Message::RefundRequest(_)
+            | Message::RoundResult(_)
+            | Message::CohortSet(_) => 2,
             _ => 1,
         };
         let altered = self.adversary.alters * worth;

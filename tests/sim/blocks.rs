@@ -84,7 +84,10 @@ impl World {
     pub fn broadcast(&mut self, i: usize, tx: &Transaction) -> Result<(), Crashed> {
         self.check_broadcast(i, tx);
         let txid = tx.compute_txid();
-        let error = if self.luck.permille(self.config.chain.rejects) {
+        let error = if self.processes[i].stopped {
+            self.count("transactions held back");
+            Some("money is stopped".to_owned())
+        } else if self.luck.permille(self.config.chain.rejects) {
             Some("the node is busy".to_owned())
         } else {
             self.chain.accept(tx).err()

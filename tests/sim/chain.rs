@@ -83,6 +83,11 @@ impl Chain {
         });
     }
 
+    /// Somebody pays.
+    pub fn pay(&mut self, tx: Transaction) {
+        self.insert(tx);
+    }
+
     pub fn output(&self, outpoint: &OutPoint) -> Option<&TxOut> {
         let placed = self.txs.get(&outpoint.txid)?;
         placed.tx.output.get(outpoint.vout as usize)
@@ -360,7 +365,7 @@ impl Chain {
 }
 
 /// libbitcoinconsensus on every input.
-fn verify_scripts(tx: &Transaction, spent: &[TxOut]) -> Result<(), String> {
+pub fn verify_scripts(tx: &Transaction, spent: &[TxOut]) -> Result<(), String> {
     let raw = serialize(tx);
     let utxos: Vec<bitcoinconsensus::Utxo> = spent
         .iter()

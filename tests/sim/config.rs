@@ -8,7 +8,7 @@ use btcr2_agent::protocol::participant::{Decline, SigningPolicy};
 use btcr2_agent::protocol::terms::{CohortBeacon, EmptyRounds, Funding, Salt, Terms};
 use btcr2_agent::time::UnixTime;
 
-use super::extras::{self, Extra, Restore};
+use super::extras::{self, Departure, Extra, Restore, Stops};
 use super::members::key;
 use super::rng::Rng;
 
@@ -134,6 +134,8 @@ pub struct Config {
     /// What this run has that few have.
     pub extras: Vec<Extra>,
     pub restore: Option<Restore>,
+    pub money_stops: Option<Stops>,
+    pub departs: Option<(Departure, u64)>,
 }
 
 impl Config {
@@ -272,6 +274,8 @@ impl Config {
             early_dids: *rng.pick(&[1, 1, 8]),
             extras: Vec::new(),
             restore: None,
+            money_stops: None,
+            departs: None,
             terms,
         }
     }

@@ -10,9 +10,10 @@ use bitcoin::key::Secp256k1;
 use bitcoin::secp256k1::{Message as Digest, schnorr};
 use bitcoin::sighash::{Prevouts, SighashCache, TapSighashType};
 use bitcoin::taproot::TapLeafHash;
-use bitcoin::{Amount, OutPoint, Transaction, TxOut, Txid, XOnlyPublicKey};
+use bitcoin::{Amount, OutPoint, ScriptBuf, Transaction, TxOut, Txid, XOnlyPublicKey};
 use btcr2_agent::beacon::address::beacon_script;
-use btcr2_agent::hash::{SmtIndex, sha256, tagged_hash};
+use btcr2_agent::hash::{LeafValue, SmtIndex, UpdateHash, sha256, tagged_hash};
+use btcr2_agent::protocol::Seat;
 use btcr2_agent::protocol::effect::FallbackOrder;
 use btcr2_agent::protocol::message::{
     Announced, Entries, FallbackRequest, FallbackSignature, Message, Response,
@@ -20,8 +21,10 @@ use btcr2_agent::protocol::message::{
 use btcr2_agent::protocol::participant::ParticipantInput;
 use btcr2_agent::protocol::terms::OutputPolicy;
 
+use super::adversary::op_return;
 use super::process::Input;
 use super::recheck::{canonical_map, check_form, known_values, signal_of};
+use super::rng::Rng;
 use super::world::World;
 
 /// The weight of an output that is the change, and the most that is too little to be one.
@@ -134,6 +137,69 @@ fn root(leaves: &[([u8; 32], [u8; 32])]) -> Option<[u8; 32]> {
         Some(sha256(&[left, right].concat()))
     }
     node(leaves, 0, &empty)
+}
+
+/// What somebody who wants money, or wants DIDs to die, would ask to have signed through the leaf.
+pub fn alter_fallback(rng: &mut Rng, thief: &ScriptBuf, request: &mut FallbackRequest) {
+    let byte = rng.below(256) as u8;
+    let tx = &mut request.tx.0;
+    match rng.below(10) {
+        0 => tx.output[0].script_pubkey = thief.clone(),
+        1 => tx.output.reverse(),
+        2 => {
+            let value = tx.output[0].value.to_sat();
+            let less = value.saturating_sub(rng.range(1, 60_000));
+            tx.output[0].value = Amount::from_sat(less);
+        }
+        3 => tx.lock_time = bitcoin::absolute::LockTime::from_consensus(1 + u32::from(byte)),
+        4 => tx.input[0].previous_output = OutPoint::new(tx.compute_txid(), 0),
+        5 => {
+            let seat = Seat(u16::from(byte) % 3);
+            if let Some(at) = request.absent.iter().position(|absent| *absent == seat) {
+                request.absent.remove(at);
+            } else {
+                request.absent.push(seat);
+            }
+        }
+        _ => alter_announced(rng, byte, request),
+    }
+}
+
+/// Announces something else, with a transaction that matches.
+fn alter_announced(rng: &mut Rng, byte: u8, request: &mut FallbackRequest) {
+    let signal = match &mut request.announced {
+        Announced::Smt(leaves) if !leaves.is_empty() => {
+            let at = rng.index(leaves.len());
+            if rng.one_in(3) {
+                leaves.remove(at);
+            } else {
+                leaves[at].1 = LeafValue::from_bytes(sha256(&[byte]));
+            }
+            let leaves: Vec<_> = leaves
+                .iter()
+                .map(|(index, value)| (*index.as_bytes(), value.to_bytes()))
+                .collect();
+            root(&leaves)
+        }
+        Announced::Smt(_) => None,
+        Announced::Cas(text) => {
+            let mut map = canonical_map(text).unwrap_or_default();
+            let dids: Vec<String> = map.keys().cloned().collect();
+            if let Some(did) = (!dids.is_empty()).then(|| rng.pick(&dids).clone()) {
+                if rng.one_in(3) {
+                    map.remove(&did);
+                } else {
+                    let other = UpdateHash::from_bytes(sha256(&[byte]));
+                    map.insert(did, other.to_string());
+                }
+            }
+            *text = serde_json::to_string(&map).unwrap_or_default();
+            Some(sha256(text.as_bytes()))
+        }
+    };
+    if let (Some(signal), Some(last)) = (signal, request.tx.0.output.last_mut()) {
+        last.script_pubkey = op_return(&signal);
+    }
 }
 
 /// What was signed through the leaf, once it is known to be right.

@@ -48,7 +48,7 @@ pub fn smt_nonce(seat: NostrKey, round: Round, index: &SmtIndex) -> SmtNonce {
 pub struct MyDid {
     pub did: Did,
     pub index: SmtIndex,
-    key: &'static OwnKey,
+    pub key: &'static OwnKey,
 }
 
 impl MyDid {

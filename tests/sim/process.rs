@@ -4,6 +4,7 @@ use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::rc::Rc;
 
 use bitcoin::OutPoint;
+use btcr2_agent::did::Document;
 use btcr2_agent::hash::UpdateHash;
 use btcr2_agent::keys::{NostrKey, OwnKey, Signer};
 use btcr2_agent::nostr::EventId;
@@ -111,6 +112,8 @@ pub struct Disk {
     pub channel: bool,
     /// The updates of each DID that were made, in their order.
     pub updates: BTreeMap<usize, Vec<UpdateHash>>,
+    /// Where each update leads, if updates are real ones.
+    pub documents: BTreeMap<UpdateHash, Document>,
 }
 
 /// A copy of a disk, with what belongs to it.
@@ -144,7 +147,9 @@ pub struct Process {
     began: UnixTime,
     /// How often it came back with an old disk.
     pub lives: u32,
-    /// Whether its disk is copied one day.
+    /// Whether its kill switch is pulled.
+    pub stopped: bool,
+    /// Whether its disk is copied one day, or it starts again for another reason than a crash.
     pub is_copied: bool,
     pub up: bool,
     /// Steps until the next crash.
@@ -198,6 +203,7 @@ impl Process {
             disk: Disk::default(),
             began: now,
             lives: 0,
+            stopped: false,
             is_copied: false,
             up: true,
             fuse: None,

@@ -231,26 +231,38 @@ pub fn check_form(tx: &Transaction, values: &[u64], script: &ScriptBuf) -> Resul
     Ok(fee.ok_or("pays more than there is")?)
 }
 
-/// Rule 2, the refund.
+/// Rule 2, the refund of the change of a signal.
 fn check_refund_form(
     refund: &Transaction,
     of: &Transaction,
     change: &TxOut,
     known: &Knowledge<'_>,
 ) -> Result<(), String> {
+    let at = OutPoint::new(of.compute_txid(), 0);
+    check_refund(refund, at, change, &known.payees, known.terms.refund_blocks)
+}
+
+/// Rule 2, the refund: what it spends, its lock, and equal shares to the payees of the set.
+pub fn check_refund(
+    refund: &Transaction,
+    at: OutPoint,
+    spent: &TxOut,
+    payees: &[ScriptBuf],
+    lock: u16,
+) -> Result<(), String> {
     let [input] = refund.input.as_slice() else {
         return Err("a refund of several inputs".into());
     };
     if refund.version.0 != 2
         || refund.lock_time.to_consensus_u32() != 0
-        || input.previous_output != OutPoint::new(of.compute_txid(), 0)
-        || input.sequence != Sequence(u32::from(known.terms.refund_blocks))
+        || input.previous_output != at
+        || input.sequence != Sequence(u32::from(lock))
         || !input.script_sig.is_empty()
     {
         return Err("the form of the refund".into());
     }
     let scripts = refund.output.iter().map(|output| &output.script_pubkey);
-    if known.payees.is_empty() || !scripts.eq(known.payees.iter()) {
+    if payees.is_empty() || !scripts.eq(payees.iter()) {
         return Err("the refund pays somebody else".into());
     }
     let paid: u64 = refund
@@ -260,7 +272,7 @@ fn check_refund_form(
         .sum();
     let share = paid / refund.output.len() as u64;
     let fair = (1..refund.output.len()).all(|i| refund.output[i].value.to_sat() == share);
-    if !fair || paid > change.value.to_sat() || share < DUST {
+    if !fair || paid > spent.value.to_sat() || share < DUST {
         return Err("the shares of the refund".into());
     }
     Ok(())

@@ -55,6 +55,7 @@ impl World {
         let stale = self.processes[i].take_stale();
         self.processes[i].restart(&self.config.terms, policy);
         self.processes[i].up = true;
+        self.tell_money(i);
         self.backfill(i);
         let urls: Vec<_> = self.relays.iter().filter(|r| r.up).collect();
         let urls: Vec<_> = urls.into_iter().map(|r| r.url.clone()).collect();

@@ -98,6 +98,8 @@ impl World {
         self.processes[i].up = true;
         self.line(12, i, 0, || "starts again".into());
         self.check_replay(i);
+        self.checker.resume(i);
+        self.tell_money(i);
         let every = self.config.peers[i].crash_every.filter(|_| !self.is_quiet);
         self.processes[i].fuse = every.map(|n| self.luck.range(1, 2 * n));
         self.backfill(i);
@@ -249,6 +251,11 @@ impl World {
                 labels,
                 indexes,
             } => ParticipantInput::Prepared(self.prepare(i, session, &labels, &indexes)),
+            // Rule 11: a session that may not be signed waits.
+            Effect::Sign(_) | Effect::SignFallback(_) if self.processes[i].stopped => {
+                self.count("orders to sign that wait");
+                return Ok(());
+            }
             Effect::Sign(order) => {
                 let signed = self.sign(i, &order);
                 // The nonces are used up; that is not stored yet.

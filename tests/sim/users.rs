@@ -4,8 +4,10 @@ use btcr2_agent::beacon::address::beacon_script;
 use btcr2_agent::protocol::Round;
 use btcr2_agent::protocol::aggregator::{AggregatorInput, Phase};
 use btcr2_agent::protocol::participant::ParticipantInput;
+use btcr2_agent::protocol::terms::Funding;
 
 use super::config::{DAY, Family, HOUR, MINUTE, START};
+use super::extras::{Departure, Extra};
 use super::members::update;
 use super::process::Input;
 use super::world::{Crashed, Event, SETTLING, World};
@@ -17,6 +19,9 @@ impl World {
             if self.processes[i].up {
                 self.handle(i, |world| world.use_member(i));
             }
+        }
+        if matches!(self.config.departs, Some((Departure::Leave(_), _))) {
+            let _ = self.depart();
         }
         if self.processes[0].up {
             self.handle(0, Self::operate_aggregator);
@@ -71,21 +76,23 @@ impl World {
             let core = self.processes[i].core.member();
             let bound = core.binding_state(&index) == Some(BindingState::Bound);
             let free = bound && core.queue_refusal(&index).is_none();
-            let settled = core
-                .update_state(&index)
-                .is_none_or(|(_, confirmed)| confirmed);
-            if free && !self.lost_update(i, did) && self.luck.one_in(3) {
-                let made = self.processes[i].disk.updates.entry(did).or_default();
+            // One that waits is taken back now and then, more seldom where each is shown to the aggregator.
+            let waits = core.update_state(&index).is_some_and(|(_, seen)| !seen);
+            let real = self.config.extras.contains(&Extra::Deposits);
+            let often = if real && waits { 40 } else { 3 };
+            if free && !self.lost_update(i, did) && self.luck.one_in(often) {
                 // Another one for the same version takes the place of one that was never announced.
-                let version = match made.last() {
-                    Some(last) => self.checker.versions[last] + u32::from(settled),
-                    None => 1,
+                let (version, source) = self.final_version(i, did);
+                let update = if real {
+                    self.make_real_update(i, did, (version, source))?
+                } else {
+                    let made = self.processes[i].disk.updates.entry(did).or_default();
+                    let number = made.len() as u32 + 1_000 * self.processes[i].lives;
+                    update(&index, number)
                 };
-                let number = made.len() as u32 + 1_000 * self.processes[i].lives;
-                let update = update(&index, number);
+                self.checker.versions.insert(update, version + 1);
                 let made = self.processes[i].disk.updates.entry(did).or_default();
                 made.push(update);
-                self.checker.versions.insert(update, version);
                 self.feed(i, Input::Member(ParticipantInput::Queue { index, update }))?;
             }
         }
@@ -93,7 +100,19 @@ impl World {
     }
 
     pub fn operate_aggregator(&mut self) -> Result<(), Crashed> {
-        self.fund_once();
+        if matches!(
+            self.config.departs,
+            Some((Departure::Release(_) | Departure::Cancel, _))
+        ) {
+            self.depart()?;
+        }
+        if self.config.terms.funding == Funding::Members {
+            if *self.processes[0].core.aggregator().phase() == Phase::Active {
+                self.fund_by_members()?;
+            }
+        } else {
+            self.fund_once();
+        }
         let core = self.processes[0].core.aggregator();
         if core.open_refusal().is_some() {
             return Ok(());
@@ -170,7 +189,9 @@ impl World {
             let stuck = !active && self.now >= START + DAY;
             ended || stuck || self.rounds_over.len() >= rounds
         } else if ended {
-            self.now >= self.settled_at()
+            // Everybody has the time to hear of it.
+            let ended_at = *self.ended_at.get_or_insert(self.now);
+            self.now >= self.settled_at().max(ended_at + SETTLING)
         } else {
             let settled = self.settled_rounds();
             let well = |round: &&Round| self.checker.ended_well(**round);

@@ -3,6 +3,7 @@
 use std::cmp::Reverse;
 use std::collections::{BTreeMap, BTreeSet, BinaryHeap};
 
+use bitcoin::Transaction;
 use btcr2_agent::beacon::address::beacon_script;
 use btcr2_agent::hash::CohortId;
 use btcr2_agent::keys::NostrKey;
@@ -19,7 +20,7 @@ use super::adversary::Adversary;
 use super::chain::Chain;
 use super::check::Checker;
 use super::config::{Config, HOUR, MINUTE, START};
-use super::extras::Restore;
+use super::extras::{Restore, Stops};
 use super::members::key;
 use super::post::Mail;
 use super::process::{Copy, Input, Process};
@@ -92,6 +93,13 @@ pub enum Event {
     BringBack {
         who: usize,
     },
+    /// The kill switch is pulled, and let go.
+    StopMoney {
+        who: usize,
+    },
+    AllowMoney {
+        who: usize,
+    },
     Invent {
         who: usize,
     },
@@ -152,6 +160,10 @@ pub struct World {
     pub done: bool,
     /// A copy of a disk that is to come back.
     pub copied: Option<Copy>,
+    /// When the cohort was seen to be over.
+    pub ended_at: Option<u64>,
+    /// What the members are going to pay to the beacon.
+    pub funding: Option<Transaction>,
     /// Somebody left: a beacon of all members ends with that.
     pub left: bool,
 }
@@ -168,7 +180,8 @@ impl World {
                 let faults = config.peers[id].clone();
                 let mut process =
                     Process::new(id, &config.terms, policy, dids, faults, UnixTime(START));
-                process.is_copied = config.restore.is_some_and(|restore| restore.who == id);
+                process.is_copied = config.restore.is_some_and(|restore| restore.who == id)
+                    || config.money_stops.is_some_and(|stops| stops.who == id);
                 process
             })
             .collect();
@@ -201,6 +214,8 @@ impl World {
             failure: None,
             done: false,
             copied: None,
+            ended_at: None,
+            funding: None,
             left: false,
             config,
         }
@@ -332,6 +347,10 @@ impl World {
                 self.at(at, Event::RelayGone { relay });
             }
         }
+        if let Some(Stops { who, from, until }) = self.config.money_stops {
+            self.at(from, Event::StopMoney { who });
+            self.at(until, Event::AllowMoney { who });
+        }
         if let Some(Restore { who, copied_at, at }) = self.config.restore {
             self.at(copied_at, Event::CopyDisk { who });
             self.at(at, Event::BringBack { who });
@@ -429,6 +448,8 @@ impl World {
             Event::Operate => self.operate(),
             Event::CopyDisk { who } => self.copy_disk(who),
             Event::BringBack { who } => self.bring_back(who),
+            Event::StopMoney { who } => self.stop_money(who),
+            Event::AllowMoney { who } => self.allow_money(who),
             Event::Invent { who } => {
                 if self.processes[who].up {
                     self.handle(who, |world| {

@@ -768,14 +768,29 @@ impl Participant {
         }
     }
 
+    fn unknown_now(&mut self) -> BTreeSet<Txid> {
+        self.learn_signed();
+        let mut unknown = self.watch.unexplained(&self.chain);
+        unknown.retain(|txid| !self.fallbacks.knows(txid));
+        unknown
+    }
+
+    /// Spends that this member was told of after it saw them are no alarm any more.
+    pub(super) fn forget_explained(&mut self) {
+        if self.fallbacks.unexplained.is_empty() {
+            return;
+        }
+        let unknown = self.unknown_now();
+        let unexplained = &mut self.fallbacks.unexplained;
+        unexplained.retain(|txid, _| unknown.contains(txid));
+    }
+
     /// Spends of the beacon that this member neither signed nor was told of. All n sign every spend by the key of
     /// all, this member too: an unknown one means that somebody else has its key, or that the address is not what it
     /// was thought to be. Through a k-of-n leaf others can spend without it, and have to say so.
     pub(super) fn unknown_spends(&mut self) -> Vec<Effect> {
         let now = self.now;
-        self.learn_signed();
-        let mut unknown = self.watch.unexplained(&self.chain);
-        unknown.retain(|txid| !self.fallbacks.knows(txid));
+        let unknown = self.unknown_now();
         if self.spent_before_reseat(&unknown) {
             return Vec::new();
         }

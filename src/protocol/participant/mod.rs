@@ -332,7 +332,10 @@ impl Participant {
     fn tick(&mut self, now: UnixTime) -> Step {
         let mut step = self.history_timer();
         step.effects.extend(self.try_respond(now));
-        step.effects.extend(self.unknown_spends());
+        // A tick that does nothing is not logged, so it must not change anything.
+        if self.fallbacks.alarm_due().is_some_and(|at| now >= at) {
+            step.effects.extend(self.unknown_spends());
+        }
         step.effects.extend(self.ask_for_seat());
         step
     }
@@ -488,6 +491,7 @@ impl Participant {
 
     /// What may have become possible through new facts.
     fn after_facts(&mut self) -> Vec<Effect> {
+        self.forget_explained();
         self.forget_asked();
         let mut effects = self.ask_for_history();
         effects.extend(self.give_back());

@@ -14,7 +14,7 @@ use crate::protocol::message::{
     CasEntry, Entries, Message, NonceUpdate, Nonces, Partials, Proofs, Response, RoundFailed,
     RoundOpen, RoundResult, SignRequest, SmtEntry,
 };
-use crate::protocol::terms::{CohortBeacon, EmptyRounds};
+use crate::protocol::terms::{CohortBeacon, EmptyRounds, OutputPolicy};
 use crate::time::UnixTime;
 use serde::{Deserialize, Serialize};
 
@@ -287,14 +287,16 @@ impl Participant {
     fn plan(&self) -> Option<BTreeMap<SmtIndex, Planned>> {
         let state = self.round.as_ref()?;
         let nonces = state.smt_nonces.as_ref()?;
+        let all_sign = self.terms.output_policy == OutputPolicy::Musig2KeyPath;
         let covered = self
             .indexes
             .iter()
             .filter(|(_, mine)| mine.covered_in(state.round));
         let plan = covered.map(|(index, mine)| {
             // What the chain shows and nothing here explains may be an update of this DID, signed by a copy of this
-            // agent that is gone: then another one for its version would end the DID (rule 10).
-            let explained = mine.update.is_some() && self.missing(index).is_empty();
+            // agent that is gone: another one for its version would end the DID (rule 10). Where all have to sign, this
+            // member does not; where k others can, they must not be told.
+            let explained = mine.update.is_none() || all_sign || self.missing(index).is_empty();
             let update = mine.update.filter(|update| {
                 explained && !self.update_confirmed(mine, 1) && self.may_announce(index, *update)
             });

@@ -35,6 +35,12 @@ impl World {
             } if sha256(announcement.as_bytes()) != signal.to_bytes() => {
                 self.broken(i, "rule 5", "an announcement of another signal is kept");
             }
+            Artifact::Deposit { hash, update, .. } => {
+                self.count("deposits taken");
+                if !super::super::deposits::is_what_it_says(hash, update) {
+                    self.broken(i, "deposits", "a deposit is kept that has another hash");
+                }
+            }
             Artifact::SignedTransaction { tx, .. } => self.check_signed(i, tx),
             _ => {}
         }

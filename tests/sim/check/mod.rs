@@ -35,12 +35,12 @@ struct Fate {
 }
 
 /// A signal somebody honest signed.
-struct SignedSignal {
+pub struct SignedSignal {
     round: Round,
-    signal: [u8; 32],
+    pub signal: [u8; 32],
     input: OutPoint,
     /// What it announces for each of the member's DIDs.
-    updates: BTreeMap<usize, UpdateHash>,
+    pub updates: BTreeMap<usize, UpdateHash>,
 }
 
 /// Where two states differ first.
@@ -83,6 +83,8 @@ pub struct Checker {
     pub versions: BTreeMap<UpdateHash, u32>,
     /// Updates that somebody honest announced in a response, by member and DID, over all its lives.
     pub said: BTreeMap<(usize, usize), BTreeSet<UpdateHash>>,
+    /// Updates that their users showed to the aggregator.
+    pub shown: BTreeSet<UpdateHash>,
     /// The rounds of the signals that somebody honest signed.
     rounds_of: BTreeMap<[u8; 32], Round>,
     fates: BTreeMap<Round, Fate>,
@@ -107,6 +109,7 @@ impl Checker {
             told: BTreeMap::new(),
             answered: BTreeMap::new(),
             versions: BTreeMap::new(),
+            shown: BTreeSet::new(),
             said: BTreeMap::new(),
             rounds_of: BTreeMap::new(),
             fates: BTreeMap::new(),
@@ -118,6 +121,11 @@ impl Checker {
         }
     }
 
+    /// Everything that honest members signed.
+    pub fn all_signed(&self) -> impl Iterator<Item = &SignedSignal> {
+        self.signed.values().flatten()
+    }
+
     /// A process began another life: what it does not know it can not be held to.
     pub fn forget_life(&mut self, i: usize) {
         self.state_at_crash.remove(&i);
@@ -127,6 +135,11 @@ impl Checker {
         self.inputs.retain(|(who, _), _| *who != i);
         self.sent.retain(|(who, ..), _| *who != i);
         self.through_leaf.retain(|(who, _), _| *who != i);
+    }
+
+    /// A process starts: what is stored of transactions is compared with the chain (`agent/resuming.rs`).
+    pub fn resume(&mut self, i: usize) {
+        self.says_confirmed.remove(&i);
     }
 
     /// A member signed a transaction.
@@ -150,6 +163,9 @@ impl World {
     pub fn check_nonce_use(&mut self, i: usize, order: &LabelOrder, _made: &PartialSignature) {
         let what = (order.sighash.to_bytes(), order.aggregate_nonce.to_bytes());
         let before = self.checker.nonces.insert(order.nonce.to_bytes(), what);
+        if self.processes[i].stopped {
+            self.broken(i, "rule 11", "signed while money is stopped");
+        }
         if before.is_some() {
             // Also for the same digest: it is one coincidence away from two.
             self.broken(i, "rule 1", "a nonce signed twice");
@@ -158,12 +174,19 @@ impl World {
 
     /// An honest process is about to send this.
     pub fn check_message(&mut self, i: usize, message: &Message) {
+        self.check_collects(i, message);
         match message {
+            Message::RefundPartial(body) => self.check_refund_partial(i, &body.content),
             Message::Response(body) => {
                 let key = (i, body.content.round);
                 let content = body.content.clone();
                 let before = self.checker.responses.insert(key, content.clone());
-                if before.is_some_and(|before| before.entries != content.entries) {
+                // One that is refused over its deposits is made again without them.
+                let refused = self.processes[i].heard.iter().any(|message| {
+                    matches!(&**message, Message::Refused(refused)
+                        if refused.of == "response" && refused.round == Some(content.round))
+                });
+                if before.is_some_and(|before| before.entries != content.entries) && !refused {
                     self.broken(i, "rule 4", "two different responses in one round");
                 }
                 self.check_response(i, &content);

@@ -81,10 +81,12 @@ impl World {
             Report::RoundFailed { round, why } => {
                 self.checker.fates.entry(*round).or_default().failed = Some(why.clone());
                 let settled = self.settled_rounds().contains(round);
-                if self.config.family == Family::Faults && settled {
+                let lost = settled && self.is_anything_lost();
+                if self.config.family == Family::Faults && settled && !lost && !self.left {
                     self.broken(0, "liveness", &format!("round {round} failed: {why:?}"));
                 }
-                if *why == RoundCause::Operator && self.processes[0].lives == 0 {
+                let meant = self.processes[0].lives > 0 || self.is_stopped_once(0);
+                if *why == RoundCause::Operator && !meant {
                     // Nobody ends a round by hand here: the machine gave up, and named nobody.
                     self.broken(0, "rule 7", &format!("round {round} was killed"));
                 }

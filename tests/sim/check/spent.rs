@@ -38,6 +38,9 @@ impl World {
         if !kept || !explained {
             self.broken(i, "rule 5", "broadcast before it was kept");
         }
+        if i == 0 {
+            self.check_deposited(tx);
+        }
         self.check_signed(i, tx);
     }
 
@@ -91,7 +94,9 @@ impl World {
                     let Some(signal) = signal.filter(|_| bound && self.processes[i].up) else {
                         continue;
                     };
-                    if !self.explains(i, &index, &signal) {
+                    // With an old disk it asks for that first.
+                    let anew = self.processes[i].lives > 0;
+                    if !anew && !self.explains(i, &index, &signal) {
                         self.broken(i, "rule 13", "a signal that a bound DID can not explain");
                     }
                 }
@@ -118,6 +123,7 @@ impl World {
             self.broken(0, "liveness", &why);
         }
         let _ = leaves;
+        self.check_told();
         let cas = self.config.terms.beacon == CohortBeacon::Cas;
         for i in 1..self.processes.len() {
             if self.is_bad(i) || !self.processes[i].up {
@@ -130,7 +136,9 @@ impl World {
                 let index = self.processes[i].dids[did].index;
                 let core = self.processes[i].core.member();
                 let bound = core.binding_state(&index) == Some(BindingState::Bound);
-                if !bound || self.lost_update(i, did) {
+                // What an old disk lacks is fetched from the aggregator, if that is honest.
+                let anew = self.processes[i].lives > 0 && self.config.family != Family::Faults;
+                if !bound || anew || self.lost_update(i, did) {
                     continue;
                 }
                 for (txid, seen) in &saw.view.signals {
