@@ -381,7 +381,8 @@ mod tests {
     fn tags_are_read_by_name() {
         let event = draft("").sign(&key(1)).unwrap();
         let elsewhere = draft("").sign_with(key(1).public(), |id| key(1).sign_digest(id));
-        assert_eq!(elsewhere, Ok(event.clone()));
+        // The signatures differ: each has random bytes in it.
+        assert_eq!(elsewhere.unwrap().id, event.id);
         assert_eq!(event.expiration(), Some(UnixTime(1_700_003_600)));
         assert_eq!(event.tag("p"), Some(key(9).public().to_string().as_str()));
         assert_eq!(event.tag("d"), None);
