@@ -75,7 +75,7 @@ macro_rules! parts {
 
 parts!(honest_cohorts_live_through_everything:
     first 0 second 85 third 170 fourth 1_000_000);
-parts!(bad_members_are_stopped_and_named: first 0 second 85 third 170 fourth 1_000_000);
+parts!(bad_members_are_stopped_and_named: first 0 second 200 third 285 fourth 1_000_000);
 parts!(a_bad_aggregator_gains_nothing: first 0 second 85 third 170 fourth 1_000_000);
 
 /// A run is a function of its seed, though secret nonces come from the operating system each time.
