@@ -186,8 +186,7 @@ fn in_cohort(node: &Node, row: &UpdateRow, index: SmtIndex) -> Option<Standing> 
             .filter(|(_, seen)| seen.signal == given.signal);
         let on_chain = seen.map(move |(txid, seen)| on_chain(machine, round, *txid, seen.height));
         // Of the rungs of a round the one to expect.
-        let alive =
-            !chain.is_dead(&given.txid, &given.input, FINAL_DEPTH) && machine.is_leading(given);
+        let alive = !machine.is_dead(given, FINAL_DEPTH) && machine.is_leading(given);
         let signed = alive.then_some(Standing::Signed {
             round,
             txid: given.txid,

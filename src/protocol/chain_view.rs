@@ -282,6 +282,31 @@ impl ChainView {
     pub fn is_dead(&self, txid: &Txid, input: &OutPoint, depth: u32) -> bool {
         self.are_dead(std::slice::from_ref(txid), input, depth)
     }
+
+    /// Whether `output` can never be there any more: the transaction that makes it is dead with `depth`
+    /// confirmations, or what that one spends can never be there. `input_of` gives what a transaction spends, of those
+    /// that are known.
+    ///
+    /// Of a signal there are several transactions (rungs, replacements). One that was signed on top of the change of
+    /// the first ends like this when the chain is reorganised and another one of them comes into a block instead.
+    pub fn is_impossible(
+        &self,
+        output: &OutPoint,
+        depth: u32,
+        input_of: impl Fn(&Txid) -> Option<OutPoint>,
+    ) -> bool {
+        let mut maker = output.txid;
+        if self.spends.contains_key(output) || self.outputs.contains_key(output) {
+            return false;
+        }
+        while let Some(input) = input_of(&maker) {
+            if self.spends.contains_key(&input) {
+                return self.is_dead(&maker, &input, depth);
+            }
+            maker = input.txid;
+        }
+        false
+    }
 }
 
 fn map_diff<K: Ord + Copy, V: PartialEq + Copy>(
@@ -355,6 +380,35 @@ mod tests {
         assert_eq!(update.extra, None, "unchanged");
         new.apply(&update);
         assert_eq!(new, later);
+    }
+
+    #[test]
+    fn what_spends_the_change_of_the_dead_is_dead() {
+        // 2 and 3 spend the same; 4 spends the change of 2, 5 that of 4.
+        let change = |n| OutPoint::new(txid(n), 0);
+        let input_of = |of: &Txid| match of.to_byte_array()[0] {
+            2 | 3 => Some(change(1)),
+            4 => Some(change(2)),
+            5 => Some(change(4)),
+            _ => None,
+        };
+        let mut view = ChainView {
+            height: 10,
+            ..ChainView::default()
+        };
+        let is = |view: &ChainView, n, depth| view.is_impossible(&change(n), depth, input_of);
+        assert!(!is(&view, 2, 1) && !is(&view, 4, 1), "nothing is seen");
+        let spend = |by, height| SpendSeen { by, height };
+        view.spends.insert(change(1), spend(txid(3), None));
+        assert!(!is(&view, 2, 1) && !is(&view, 4, 1), "in the mempool");
+        view.spends.insert(change(1), spend(txid(3), Some(10)));
+        for n in [2, 4, 5] {
+            assert!(is(&view, n, 1) && !is(&view, n, 2), "{n}");
+        }
+        assert!(!is(&view, 3, 1), "that one is there");
+        assert!(!is(&view, 9, 1), "and of that one nothing is known");
+        view.spends.insert(change(1), spend(txid(2), Some(10)));
+        assert!(!is(&view, 2, 1) && !is(&view, 4, 1) && is(&view, 3, 1));
     }
 
     #[test]

@@ -282,7 +282,24 @@ impl ConfirmationWatch {
                 self.settled.insert(watched.round, settled);
             }
         }
-        self.signed.retain(|watched| deep(watched).is_none());
+        let input_of = |txid: &Txid| {
+            let mut signed = self.signed.iter();
+            signed
+                .find(|watched| watched.txid == *txid)
+                .map(|watched| watched.input)
+        };
+        let impossible = |input| chain.is_impossible(input, SETTLED_DEPTH, input_of);
+        let doomed: Vec<OutPoint> = self
+            .unseen
+            .keys()
+            .filter(|input| impossible(input))
+            .copied()
+            .collect();
+        for input in &doomed {
+            self.unseen.remove(input);
+        }
+        self.signed
+            .retain(|watched| deep(watched).is_none() && !doomed.contains(&watched.input));
     }
 
     /// Complete transactions that nobody got onto the chain for [`PATIENCE_BLOCKS`], each at most once a block. Of several

@@ -36,8 +36,8 @@ fn stalled_rounds_are_signed_through_the_leaf() {
 /// Nobody signs through the leaf what it did not check.
 #[test]
 fn a_bad_aggregator_gets_nothing_through_the_leaf() {
-    let counts = hold(Extra::Fallback, Family::BadAggregator, 16);
-    reached(&counts, "fallbacks told", 10);
+    let counts = hold(Extra::Fallback, Family::BadAggregator, 32);
+    reached(&counts, "fallbacks told", 16);
     reached(&counts, "fallback signatures", 10);
 }
 

@@ -33,6 +33,8 @@ pub struct Chain {
     arrivals: u64,
     cached: Option<Rc<ChainView>>,
     verified: BTreeSet<Wtxid>,
+    /// What everything that was ever there spends first.
+    inputs: BTreeMap<Txid, OutPoint>,
 }
 
 impl Chain {
@@ -47,10 +49,13 @@ impl Chain {
             arrivals: 0,
             cached: None,
             verified: BTreeSet::new(),
+            inputs: BTreeMap::new(),
         }
     }
 
     fn insert(&mut self, tx: Transaction) {
+        let first = tx.input[0].previous_output;
+        self.inputs.insert(tx.compute_txid(), first);
         self.arrivals += 1;
         let placed = Placed {
             height: None,
@@ -104,6 +109,23 @@ impl Chain {
                 .any(spends)
                 .then_some((*txid, placed.height))
         })
+    }
+
+    /// Whether an output can never be there any more: what made it, or made what that spent, was replaced by something
+    /// that has so many confirmations in what somebody saw.
+    pub fn is_impossible(&self, output: &OutPoint, saw: &ChainView, depth: u32) -> bool {
+        let mut maker = output.txid;
+        while let Some(input) = self.inputs.get(&maker) {
+            match saw.spends.get(input) {
+                Some(spend) if spend.by == maker => return false,
+                Some(spend) => {
+                    let deep = |height| saw.confirmations(height) >= depth;
+                    return spend.height.is_some_and(deep);
+                }
+                None => maker = input.txid,
+            }
+        }
+        false
     }
 
     /// libbitcoinconsensus on every input, once for each transaction with its witnesses.
@@ -223,8 +245,11 @@ impl Chain {
             .map(|(txid, _)| *txid)
             .collect();
         for txid in out {
-            let funding = self.txs[&txid].tx.input[0].witness.is_empty();
-            let placed = self.txs.get_mut(&txid).expect("listed");
+            // Forgotten with what it spends.
+            let Some(placed) = self.txs.get_mut(&txid) else {
+                continue;
+            };
+            let funding = placed.tx.input[0].witness.is_empty();
             placed.height = None;
             // Who paid pays again; a signal is the agents' to send again.
             if !funding && forgotten() {

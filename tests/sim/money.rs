@@ -48,6 +48,12 @@ impl World {
         stops.is_some_and(|stops| stops.who == i)
     }
 
+    /// Whether the switch of somebody was pulled at any time since then.
+    pub fn was_stopped_since(&self, i: usize, since: u64) -> bool {
+        let stops = self.config.money_stops.filter(|stops| stops.who == i);
+        stops.is_some_and(|stops| stops.from <= self.now && since <= stops.until)
+    }
+
     /// Rule 11: who may not spend does not collect what would be spent.
     pub fn check_collects(&mut self, i: usize, message: &Message) {
         let collects = matches!(

@@ -99,9 +99,12 @@ impl World {
         self.line(12, i, 0, || "starts again".into());
         self.check_replay(i);
         self.checker.resume(i);
-        self.tell_money(i);
         let every = self.config.peers[i].crash_every.filter(|_| !self.is_quiet);
         self.processes[i].fuse = every.map(|n| self.luck.range(1, 2 * n));
+        self.tell_money(i);
+        if !self.processes[i].up {
+            return;
+        }
         self.backfill(i);
         let urls: Vec<_> = self.relays.iter().filter(|r| r.up).collect();
         let urls: Vec<_> = urls.into_iter().map(|r| r.url.clone()).collect();

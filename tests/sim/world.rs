@@ -2,6 +2,7 @@
 
 use std::cmp::Reverse;
 use std::collections::{BTreeMap, BTreeSet, BinaryHeap};
+use std::panic::{AssertUnwindSafe, catch_unwind};
 
 use bitcoin::Transaction;
 use btcr2_agent::beacon::address::beacon_script;
@@ -282,7 +283,13 @@ impl World {
             let Some(event) = self.events.remove(&number) else {
                 continue;
             };
-            self.happen(event);
+            // A machine that panics broke a rule as well, and the seed has to be known.
+            let happened = catch_unwind(AssertUnwindSafe(|| self.happen(event)));
+            if let Err(panic) = happened {
+                let text = panic.downcast_ref::<String>().map(String::as_str);
+                let text = text.or_else(|| panic.downcast_ref::<&str>().copied());
+                self.failure = Some(format!("panicked: {}", text.unwrap_or_default()));
+            }
         }
         if self.failure.is_none() {
             self.check_end();

@@ -97,8 +97,10 @@ pub(super) struct Gate {
     waiting: Vec<WaitingOptIn>,
     codes: BTreeMap<NostrKey, KnownCode>,
     /// Who gave a seat back, how often.
+    #[serde(default)]
     returned: BTreeMap<NostrKey, u8>,
     /// How many seats were given back in all.
+    #[serde(default)]
     given_back: u16,
 }
 

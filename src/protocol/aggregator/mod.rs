@@ -19,7 +19,7 @@ mod session;
 mod signals;
 mod watch;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use bitcoin::{Amount, OutPoint, ScriptBuf, Txid};
 use serde::{Deserialize, Serialize};
@@ -378,14 +378,22 @@ impl Aggregator {
         self.refunds_after_chain();
         // What is final, or can never confirm any more, needs no watching.
         let chain = &self.chain;
+        let dead = self.signed.iter();
+        let dead = dead.filter(|signal| self.is_dead(signal, FINAL_DEPTH));
+        let dead: BTreeSet<Txid> = dead.map(SignedSignal::txid).collect();
         self.signed.retain(|signal| {
             let is_final = signal
                 .confirmed_at()
                 .is_some_and(|height| chain.confirmations(height) >= FINAL_DEPTH);
-            !is_final && !signal.is_dead(chain, FINAL_DEPTH)
+            !is_final && !dead.contains(&signal.txid())
         });
         effects.extend(self.bump_stuck(now));
         Step::with(effects)
+    }
+
+    /// Whether no transaction of a signal can confirm any more.
+    fn is_dead(&self, signal: &SignedSignal, depth: u32) -> bool {
+        signal.is_dead(&self.chain, depth, &self.signed)
     }
 
     /// Ends the round when the output its transaction spends is not the tip any more: no member would sign

@@ -339,7 +339,7 @@ impl Aggregator {
         let settled = signal.is_none_or(|signal| {
             let height = signal.confirmed_at();
             height.is_some_and(|height| self.chain.confirmations(height) >= depth)
-                || signal.is_dead(&self.chain, depth)
+                || self.is_dead(signal, depth)
         });
         let effects = if goes_on {
             Vec::new()

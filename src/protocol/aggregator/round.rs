@@ -265,7 +265,7 @@ impl Aggregator {
             let deep = signal
                 .confirmed_at()
                 .is_some_and(|height| self.chain.confirmations(height) >= depth);
-            !deep && !signal.is_dead(&self.chain, depth)
+            !deep && !self.is_dead(signal, depth)
         };
         if let Some(signal) = self.signed.iter().find(waiting) {
             return Some(OpenRefusal::PreviousUnconfirmed(signal.txid()));

@@ -140,9 +140,16 @@ impl SignedSignal {
         self.last_sent
     }
 
-    /// Whether no rung can confirm any more.
-    pub(super) fn is_dead(&self, chain: &ChainView, depth: u32) -> bool {
+    /// Whether no rung can confirm any more, as far as that can be told from what else was signed.
+    pub(super) fn is_dead(&self, chain: &ChainView, depth: u32, signed: &[Self]) -> bool {
+        let input_of = |txid: &Txid| {
+            let mut signed = signed.iter();
+            signed
+                .find(|signal| signal.txids().contains(txid))
+                .map(Self::input)
+        };
         chain.are_dead(&self.txids(), &self.input(), depth)
+            || chain.is_impossible(&self.input(), depth, input_of)
     }
 
     /// What the chain says now: which rung is in a block.

@@ -161,6 +161,13 @@ enum Published {
     Cas(CasAnnouncement),
 }
 
+impl Published {
+    /// Whether a tree is not empty there. A leaf without an update is one, too.
+    fn has_leaf(&self, index: &SmtIndex) -> bool {
+        matches!(self, Self::Smt(tree) if tree.value_at(index) != EMPTY_LEAF)
+    }
+}
+
 /// What a signal announces for one of this member's indexes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Said {
@@ -238,9 +245,16 @@ impl Participant {
         self.last_round = self.last_round.max(round.0);
         let said = self.what_is_said(round, &published);
         let absent = request.absent.contains(&seat);
-        let objection = self.objection(round, absent, &said);
+        let objection = self.objection(round, absent, &said, &published);
+        // What this member said is forgotten when the round is settled; what it proved then was made of that.
+        let proved = |index| {
+            let mine = self.indexes.get(index);
+            mine.is_some_and(|mine| mine.proved.contains(&signal))
+        };
+        let mut announced = said.iter();
+        let foreign = announced.any(|(index, said)| *said == Said::Foreign && !proved(index));
         let mut effects = self.keep(round, signal, txid, &request.announced, &published, &said);
-        if said.values().any(|said| *said == Said::Foreign) {
+        if foreign {
             effects.push(Effect::Report(Report::Alarm {
                 text: format!(
                     "the fallback of round {round} announces something for an index of mine that I did not submit"
@@ -340,6 +354,7 @@ impl Participant {
         round: Round,
         absent: bool,
         said: &BTreeMap<SmtIndex, Said>,
+        published: &Published,
     ) -> Option<String> {
         let submitted = self.said_in(round);
         let wrong = said.iter().find(|(index, said)| {
@@ -347,7 +362,7 @@ impl Participant {
             match said {
                 Said::Foreign => true,
                 Said::Nothing => mine && !absent,
-                Said::Mine(update) => absent && update.is_some(),
+                Said::Mine(update) => absent && (update.is_some() || published.has_leaf(index)),
             }
         });
         wrong.map(|(index, said)| match said {

@@ -214,7 +214,7 @@ impl Participant {
             effects.push(Effect::Recall { index, rounds });
             self.recalling.entry(index).or_default().extend(recall);
         }
-        effects.extend(self.after_answer(index));
+        effects.extend(self.after_answer());
         Step {
             outcome: if bad {
                 Outcome::Ignored(Ignored::BadProof)
@@ -250,7 +250,7 @@ impl Participant {
                 ),
             }));
         }
-        effects.extend(self.after_answer(index));
+        effects.extend(self.after_answer());
         Step {
             outcome: if foreign.is_empty() {
                 Outcome::Accepted
@@ -292,22 +292,12 @@ impl Participant {
         Step::with(vec![self.ask_from(index, from)])
     }
 
-    fn after_answer(&mut self, index: SmtIndex) -> Vec<Effect> {
-        // What is still missing is not asked for again at once: that would be a loop with an aggregator
-        // that does not have it. The next fact from the chain asks again.
-        let waiting = self.asked.contains_key(&index);
-        if !waiting {
-            let asked = Asked {
-                from: Round(1),
-                again: self.now.plus(ASK_AGAIN_SECONDS),
-            };
-            self.asked.insert(index, asked);
-        }
-        let effects = self.after_facts();
-        if !waiting {
-            self.asked.remove(&index);
-        }
-        effects
+    fn after_answer(&mut self) -> Vec<Effect> {
+        // What is still missing is not asked for again at once, neither for this index nor for another one: that would
+        // be a loop with an aggregator that does not have it. The next fact from the chain asks again.
+        self.forget_explained();
+        self.forget_asked();
+        self.after_proofs()
     }
 
     fn fetched(&mut self, index: &SmtIndex, artifact: Artifact) -> Option<Effect> {

@@ -494,7 +494,13 @@ impl Participant {
         self.forget_explained();
         self.forget_asked();
         let mut effects = self.ask_for_history();
-        effects.extend(self.give_back());
+        effects.extend(self.after_proofs());
+        effects
+    }
+
+    /// What a proof, or any other fact, may allow now.
+    fn after_proofs(&mut self) -> Vec<Effect> {
+        let mut effects = self.give_back();
         effects.extend(self.binding_reports());
         effects.extend(self.try_sign());
         effects.extend(self.try_fallback());
@@ -504,9 +510,22 @@ impl Participant {
     /// Partial signatures given for signals that may still confirm: no other spend of the same output has
     /// `depth` confirmations.
     fn live(&self, depth: u32) -> impl Iterator<Item = &GivenPartial> {
-        self.given.iter().filter(move |given| {
-            given.confirmed.is_none() && !self.chain.is_dead(&given.txid, &given.input, depth)
-        })
+        self.given
+            .iter()
+            .filter(move |given| given.confirmed.is_none() && !self.is_dead(given, depth))
+    }
+
+    /// Whether something this member signed can never confirm, with `depth` confirmations of what is in its place.
+    #[must_use]
+    pub fn is_dead(&self, given: &GivenPartial, depth: u32) -> bool {
+        let input_of = |txid: &Txid| {
+            let mut signed = self.given.iter();
+            signed
+                .find(|given| given.txid == *txid)
+                .map(|given| given.input)
+        };
+        self.chain.is_dead(&given.txid, &given.input, depth)
+            || self.chain.is_impossible(&given.input, depth, input_of)
     }
 
     fn refused(&mut self, now: UnixTime, refused: &Refused) -> Step {

@@ -64,6 +64,8 @@ impl Participant {
         };
         let txids: Vec<Txid> = of_round().map(|given| given.txid).collect();
         let dead = of_round().any(|given| self.chain.are_dead(&txids, &given.input, depth));
+        let dead = dead
+            || of_round().next().is_some() && of_round().all(|given| self.is_dead(given, depth));
         if dead || of_round().any(deep) {
             self.kept = None;
         }

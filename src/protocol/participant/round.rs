@@ -380,7 +380,13 @@ impl Participant {
             return Step::ignored(Ignored::WrongPhase);
         };
         let output_key = keys.output_key();
+        let input = tx.0.input.first().map(|input| input.previous_output);
+        let spends_nothing = input.is_none_or(|input| self.is_settled(&input));
         let known = self.given.iter_mut().find(|given| given.txid == txid);
+        if known.is_none() && spends_nothing {
+            // It may have been signed and, since nothing can come of it any more, forgotten.
+            return Step::ignored(Ignored::WrongRound);
+        }
         let Some(given) = known.filter(|given| given.round >= round) else {
             return Self::contradiction("the result is a transaction this member did not sign");
         };

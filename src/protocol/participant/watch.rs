@@ -1,5 +1,7 @@
 //! What becomes of the transactions this member signed: where they are, and sending them if nobody else does.
 
+use std::collections::BTreeSet;
+
 use bitcoin::{OutPoint, Txid};
 
 use super::Participant;
@@ -45,8 +47,17 @@ impl Participant {
     /// Forgets the partial signatures of rounds that are settled. What still matters of such a round stays: its
     /// transaction, while its change is the tip or an update that it announces is the last one of its index.
     fn forget_settled(&mut self) {
+        // Of what can never confirm because of that, too, while it can be told.
+        let doomed = self.given.iter().filter(|given| {
+            let unseen = !self.chain.spends.contains_key(&given.input);
+            unseen && self.is_dead(given, SETTLED_DEPTH)
+        });
+        let doomed: BTreeSet<Txid> = doomed.map(|given| given.txid).collect();
         let (chain, indexes) = (&self.chain, &self.indexes);
         self.given.retain(|given| {
+            if doomed.contains(&given.txid) {
+                return false;
+            }
             let spend = chain.spends.get(&given.input);
             let deep = spend
                 .and_then(|spend| spend.height)
@@ -67,6 +78,16 @@ impl Participant {
             chain.get(txid).is_some_and(|seen| seen.signal == *signal)
                 && mine.values().any(|mine| !mine.proved.contains(signal))
         });
+    }
+
+    /// Whether nothing can spend this output of the beacon any more: that was done long ago, or it is not there.
+    pub(super) fn is_settled(&self, output: &OutPoint) -> bool {
+        let (spends, outputs) = (&self.chain.spends, &self.chain.outputs);
+        let deep = |height| self.chain.confirmations(height) >= SETTLED_DEPTH;
+        match spends.get(output) {
+            Some(spend) => spend.height.is_some_and(deep),
+            None => !outputs.contains_key(output),
+        }
     }
 
     /// Takes note of the signals that are new on the chain: some index may lack a proof of them.

@@ -422,6 +422,37 @@ fn a_result_before_its_request() {
     }
 }
 
+/// A request may come days late: its round is settled by then, and was explained by the history.
+#[test]
+fn a_request_for_what_is_settled_and_explained_is_no_alarm() {
+    for beacon in BEACONS {
+        let mut net = Net::ready(setup(beacon, 3, 2));
+        net.queue(2, 0, "mine");
+        net.hold = Some("sign_request");
+        net.open();
+        let kept = leave(&mut net, &[2]);
+        net.release();
+        net.advance(61);
+        assert_eq!(net.agg.signals_signed(), 1);
+        net.mine(6);
+        let mut late: Vec<Mail> = kept.take();
+        late.retain(|mail| mail.message.type_name() == "fallback_request");
+        assert_eq!(late.len(), 1);
+        come_back(&mut net, &[2], &kept);
+        let explained = [Some(Some(update("mine")))];
+        assert_eq!(net.proved(2, 0), explained, "by the history");
+
+        net.queue(0, 0, "later");
+        net.round();
+        net.mine(6);
+        net.mail.extend(late);
+        net.run();
+        assert_eq!(net.proved(2, 0)[..1], explained);
+        no_alarms(&net);
+        net.next_round_works();
+    }
+}
+
 /// A member that sees the spend before it hears of it waits with its alarm; one that never hears of it raises it.
 #[test]
 fn a_spend_that_nobody_explains_is_an_alarm_after_an_hour() {

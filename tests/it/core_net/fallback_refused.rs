@@ -9,6 +9,7 @@ use btcr2_agent::protocol::evidence::{BlameError, Sighash};
 use btcr2_agent::protocol::message::{
     Announced, FallbackRequest, FallbackSignature, Message, RefusalCode, RoundResult,
 };
+use btcr2_agent::protocol::participant::Decline;
 use btcr2_agent::protocol::terms::{CohortBeacon, OutputPolicy};
 
 use super::fallback::{BEACONS, leave, setup};
@@ -17,8 +18,13 @@ use super::node::{key, update};
 
 /// Two of four sign; member 3 is away, and the request to member 0 is kept back.
 fn at_request(beacon: CohortBeacon) -> (Net, FallbackRequest) {
-    let mut net = Net::ready(setup(beacon, 4, 3));
-    for i in 0..3 {
+    at_request_with(beacon, 0)
+}
+
+/// The same where the members before `first` have nothing to announce.
+fn at_request_with(beacon: CohortBeacon, first: usize) -> (Net, FallbackRequest) {
+    let mut net = Net::ready(setup(beacon, 4, 3).decline(Decline::NoUpdate));
+    for i in first..3 {
         net.queue(i, 0, &format!("{i}"));
     }
     leave(&mut net, &[3]);
@@ -180,6 +186,21 @@ fn an_index_of_mine_that_is_not_as_i_said() {
             net.nodes[0].refusals()
         );
     }
+}
+
+/// A leaf without an update is a leaf: who is called absent has none.
+#[test]
+fn a_leaf_of_mine_where_i_am_called_absent() {
+    let (mut net, good) = at_request_with(CohortBeacon::Smt, 1);
+    let mut bad = good.clone();
+    let (set, _) = net.agg.set().unwrap();
+    bad.absent.push(set.seat_of(&net.nodes[0].me()).unwrap());
+    refuses(&mut net, bad, "absent");
+    assert!(net.nodes[0].alarms().is_empty(), "it is what I said");
+
+    let (mut net, good) = at_request_with(CohortBeacon::Smt, 1);
+    net.tell(0, Message::FallbackRequest(good));
+    assert_eq!(net.nodes[0].core.given().len(), 1, "and as it is I sign it");
 }
 
 /// Rule 2: one form of transaction, on the tip that the own chain shows, at no higher price.

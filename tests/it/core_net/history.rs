@@ -207,6 +207,34 @@ fn an_update_that_is_not_stored_any_more_is_said_to_be_unknown() {
     }
 }
 
+/// Nor is anything asked for again because another index has an answer: that would never end.
+#[test]
+fn what_nobody_can_explain_is_not_asked_for_in_turns() {
+    for beacon in BEACONS {
+        let setup = Setup::new(beacon, 2).dids(&[2, 1]);
+        let mut net = Net::ready(setup.decline(Decline::NoUpdate));
+        for (j, name) in [(0, "one"), (1, "two")] {
+            net.queue(0, j, name);
+            net.round();
+            net.mine(6);
+        }
+        net.nodes[0].updates.clear();
+        net.nodes[0].saved.clear();
+        let before = requests(&net);
+        for j in 0..2 {
+            let index = net.nodes[0].dids[j].index;
+            let signals: Vec<SignalBytes> = net.nodes[0].core.proved_signals(&index).collect();
+            net.input(0, ParticipantInput::Lost { index, signals });
+        }
+        let ends = (0..1_000).any(|_| !net.step());
+        assert!(ends, "{} requests", requests(&net) - before);
+        assert_eq!(requests(&net), before + 2, "one for each");
+        assert_eq!(net.nodes[0].alarms().len(), 2, "one for each");
+        net.mine(1);
+        assert_eq!(requests(&net), before + 4, "the chain has news");
+    }
+}
+
 /// The process may die between an answer and what it makes of it.
 #[test]
 fn what_was_to_be_recalled_survives_a_restart() {

@@ -16,7 +16,7 @@ use btcr2_agent::protocol::participant::{BindingState, ParticipantInput};
 use btcr2_agent::protocol::terms::{CohortBeacon, OutputPolicy};
 use btcr2_agent::protocol::{Round, Seat};
 
-use super::config::{Config, Family};
+use super::config::{Config, Family, START};
 use super::process::Input;
 use super::recheck::{Knowledge, fold, recheck, signal_of};
 use super::world::World;

@@ -90,14 +90,14 @@ impl World {
                     // Nobody ends a round by hand here: the machine gave up, and named nobody.
                     self.broken(0, "rule 7", &format!("round {round} was killed"));
                 }
-                self.check_named(why);
+                self.check_named(*round, why);
             }
             _ => {}
         }
     }
 
     /// Where everything but some members works, a round that fails names them and nobody else.
-    pub fn check_named(&mut self, why: &RoundCause) {
+    pub fn check_named(&mut self, round: Round, why: &RoundCause) {
         if !self.config.calm || self.config.family != Family::BadMembers {
             return;
         }
@@ -108,12 +108,18 @@ impl World {
         let Some(keys) = set.map(|(set, _)| set.keys.clone()) else {
             return;
         };
+        let mut rounds = self.rounds_opened.iter();
+        let opened = rounds.find(|(opened, _)| *opened == round);
+        let opened = opened.map_or(START, |(_, at)| *at);
         let honest: Vec<&Seat> = absent
             .iter()
             .filter(|seat| {
                 let key = keys.get(usize::from(seat.0));
                 let who = self.processes.iter().position(|p| Some(&p.public()) == key);
-                who.is_none_or(|who| !self.checker.bad.contains(&who))
+                // Whose money was stopped meanwhile did not sign, as it should.
+                who.is_none_or(|who| {
+                    !self.checker.bad.contains(&who) && !self.was_stopped_since(who, opened)
+                })
             })
             .collect();
         if absent.is_empty() || !honest.is_empty() {

@@ -161,13 +161,17 @@ impl World {
             .filter(|signed| signed.round < round)
             .filter(|signed| !anew || shown(&signed.signal))
             .filter(|signed| {
-                let dead = saw.view.spends.get(&signed.input).is_some_and(|spend| {
-                    let ours = saw.view.signals.get(&spend.by);
-                    ours.is_none_or(|seen| seen.signal.to_bytes() != signed.signal)
-                        && spend
-                            .height
-                            .is_some_and(|height| saw.view.confirmations(height) >= FINAL_DEPTH)
-                });
+                let gone = self
+                    .chain
+                    .is_impossible(&signed.input, &saw.view, FINAL_DEPTH);
+                let dead = gone
+                    || saw.view.spends.get(&signed.input).is_some_and(|spend| {
+                        let ours = saw.view.signals.get(&spend.by);
+                        ours.is_none_or(|seen| seen.signal.to_bytes() != signed.signal)
+                            && spend
+                                .height
+                                .is_some_and(|height| saw.view.confirmations(height) >= FINAL_DEPTH)
+                    });
                 !dead
             })
             .filter_map(|signed| signed.updates.get(&did).copied())
@@ -361,6 +365,7 @@ impl World {
                 let itself = itself.is_some_and(|seen| seen.signal.to_bytes() == other.signal);
                 deep || (itself && spend.height.is_some())
             });
+            let settled = settled || self.chain.is_impossible(&other.input, &saw.view, depth);
             if !settled && other.input != inputs[0] {
                 return Err(format!(
                     "rule 4: the signal of round {} may still confirm beside it",
