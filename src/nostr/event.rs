@@ -102,12 +102,13 @@ pub enum EventFault {
 impl EventDraft {
     /// Signs the draft. Refuses what relays would not take.
     pub fn sign(self, key: &OwnKey) -> Result<VerifiedEvent, EventFault> {
-        self.sign_with(key.public(), |id| key.sign_digest(id))
+        self.sign_unchecked(key.public(), |id| key.sign_digest(id))
     }
 
-    /// Signs the draft with whatever holds the key of `author`: `sign` gets the id and returns its BIP-340 signature.
-    /// That is taken as it is; whoever reads the event checks it.
-    pub fn sign_with(
+    /// Signs the draft with whatever holds the key of `author`: `sign` gets the id and returns its BIP-340 signature,
+    /// which is not checked. For simulations, where a signature costs more than everything else and nobody reads it.
+    #[doc(hidden)]
+    pub fn sign_unchecked(
         self,
         author: NostrKey,
         sign: impl FnOnce(&[u8; 32]) -> SchnorrSignature,
@@ -380,7 +381,7 @@ mod tests {
     #[test]
     fn tags_are_read_by_name() {
         let event = draft("").sign(&key(1)).unwrap();
-        let elsewhere = draft("").sign_with(key(1).public(), |id| key(1).sign_digest(id));
+        let elsewhere = draft("").sign_unchecked(key(1).public(), |id| key(1).sign_digest(id));
         // The signatures differ: each has random bytes in it.
         assert_eq!(elsewhere.unwrap().id, event.id);
         assert_eq!(event.expiration(), Some(UnixTime(1_700_003_600)));

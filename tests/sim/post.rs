@@ -154,7 +154,7 @@ impl World {
         if process.outbox_due().is_some_and(|at| at <= now) {
             let effects = process.outbox(now, OutboxInput::Tick);
             self.outbox_effects(i, effects);
-            for (id, relay) in self.processes[i].to_send(now) {
+            for (id, relay) in self.processes[i].take_due(now) {
                 if let Some(row) = self.processes[i].row(&id) {
                     let mail = number(&row.event);
                     self.publish(i, id, mail, &relay);
@@ -413,7 +413,7 @@ fn event(author: NostrKey, created_at: UnixTime, mail: usize) -> VerifiedEvent {
         content: mail.to_string(),
     };
     draft
-        .sign_with(author, |_| SchnorrSignature::from_bytes([0; 64]))
+        .sign_unchecked(author, |_| SchnorrSignature::from_bytes([0; 64]))
         .expect("a small event")
 }
 

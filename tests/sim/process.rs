@@ -268,7 +268,7 @@ impl Process {
     }
 
     /// What is to be sent now.
-    pub fn to_send(&mut self, now: UnixTime) -> Vec<(EventId, RelayUrl)> {
+    pub fn take_due(&mut self, now: UnixTime) -> Vec<(EventId, RelayUrl)> {
         self.due.outbox = None;
         self.outbox.due(now)
     }

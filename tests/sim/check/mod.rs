@@ -55,6 +55,9 @@ pub fn difference(before: &str, after: &str) -> String {
     format!("was …{}…, is …{}…", part(before), part(after))
 }
 
+/// A round, and the updates that a member's response to it announces, by DID.
+type Answer = (Round, BTreeMap<usize, UpdateHash>);
+
 /// What is remembered between steps.
 pub struct Checker {
     pub state_at_crash: BTreeMap<usize, Option<String>>,
@@ -78,7 +81,7 @@ pub struct Checker {
     /// Signals through the leaf that a member was told of and did not sign: others can bring them to the chain.
     told: BTreeMap<usize, Vec<SignedSignal>>,
     /// What members said in rounds that k others can sign: by member, round and updates.
-    answered: BTreeMap<usize, Vec<(Round, BTreeMap<usize, UpdateHash>)>>,
+    answered: BTreeMap<usize, Vec<Answer>>,
     /// The version that each update leads to.
     pub versions: BTreeMap<UpdateHash, u32>,
     /// Updates that somebody honest announced in a response, by member and DID, over all its lives.
