@@ -13,6 +13,8 @@ use btcr2_agent::protocol::effect::Artifact;
 use btcr2_agent::protocol::message::{Message, Partials, SignRequest};
 use btcr2_agent::protocol::nonce_audit::{NonceAudit, verify_nonces};
 use btcr2_agent::protocol::participant::ParticipantInput;
+use btcr2_agent::protocol::set::{CohortSet, key_set};
+use btcr2_agent::protocol::terms::Terms;
 use btcr2_agent::protocol::{Round, SessionId};
 use btcr2_agent::store::{Role, Store};
 use futures_util::{SinkExt as _, StreamExt as _};
@@ -36,6 +38,7 @@ struct Said {
     audit: NonceAudit,
     requests: BTreeMap<SessionId, Vec<SignRequest>>,
     partials: Vec<(NostrKey, Partials)>,
+    set: Option<CohortSet>,
     keys: Option<KeySet>,
 }
 
@@ -51,7 +54,7 @@ impl Said {
                 }
             }
             Message::PartialSignature(body) => self.partials.push((author, body.content.clone())),
-            Message::CohortSet(set) => self.keys = Some(KeySet::new(&set.keys).unwrap()),
+            Message::CohortSet(set) => self.set = Some(set.clone()),
             _ => {}
         }
     }
@@ -79,6 +82,10 @@ pub fn check(world: &World, cohort: &Cohort) -> Found {
         read_event(&event.to_string(), id, &aggregator, &mut said);
     }
     assert_eq!(said.audit.reused(), [], "a nonce is in two places");
+    let rows = world.actors[AGGREGATOR].store().view().cohorts().unwrap();
+    let row = rows.iter().find(|row| row.cohort == id).unwrap();
+    let (terms, _) = Terms::parse(&row.terms).unwrap();
+    said.keys = Some(key_set(&terms, &said.set.as_ref().unwrap().keys).unwrap());
     let verified = verify(id, &said);
     check_signals(world, cohort, &said);
     let (nonces, partials) = said.audit.seen();

@@ -4,6 +4,8 @@
 mod clock;
 mod disk;
 mod evidence;
+mod flows;
 mod points;
+mod returns;
 mod storm;
 mod world;
