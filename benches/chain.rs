@@ -168,7 +168,7 @@ fn confirmation_watch(c: &mut Criterion) {
     group.bench_function("block", |b| {
         b.iter(|| {
             chain.height += 1;
-            watch.follow(&chain);
+            watch.follow(&chain, &[]);
             assert!(watch.unknown_spends(&chain).is_empty());
             assert!(watch.due(&chain).is_empty());
         });

@@ -9,6 +9,7 @@
     clippy::indexing_slicing
 )]
 
+use std::collections::BTreeMap;
 use std::process::ExitCode;
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
@@ -17,7 +18,7 @@ use std::time::Instant;
 #[path = "../tests/sim/mod.rs"]
 mod sim;
 
-use sim::{Config, Family, Run, World};
+use sim::{Config, Extra, Family, Run, World};
 
 struct Options {
     from: u64,
@@ -25,11 +26,13 @@ struct Options {
     jobs: usize,
     trace: bool,
     family: Option<Family>,
+    extra: Option<Extra>,
     keep_going: bool,
 }
 
 const USAGE: &str = "simulate [--seeds N] [--from N] [--seed N] [--trace] [--jobs K] \
-                     [--family faults|bad-members|bad-aggregator] [--keep-going]";
+                     [--family faults|bad-members|bad-aggregator] \
+                     [--extra NAME] [--keep-going]";
 
 fn options() -> Result<Options, String> {
     let mut options = Options {
@@ -38,6 +41,7 @@ fn options() -> Result<Options, String> {
         jobs: std::thread::available_parallelism().map_or(1, usize::from),
         trace: false,
         family: None,
+        extra: None,
         keep_going: false,
     };
     let mut args = std::env::args().skip(1);
@@ -61,6 +65,13 @@ fn options() -> Result<Options, String> {
                     _ => return Err(USAGE.into()),
                 });
             }
+            "--extra" => {
+                let name = args.next().unwrap_or_default();
+                options.extra = Some(Extra::parse(&name).ok_or_else(|| {
+                    let names = Extra::ALL.map(Extra::name).join(", ");
+                    format!("--extra is one of {names}")
+                })?);
+            }
             _ => return Err(USAGE.into()),
         }
     }
@@ -78,6 +89,7 @@ fn main() -> ExitCode {
     let started = Instant::now();
     let next = AtomicU64::new(options.from);
     let stop = AtomicBool::new(false);
+    let counts = Mutex::new(BTreeMap::<&'static str, u64>::new());
     let totals = Mutex::new((0_u64, 0_u64, 0_u64, 0_u64, 0_u64));
     let failed: Mutex<Vec<Run>> = Mutex::new(Vec::new());
     let end = options.from.saturating_add(options.seeds);
@@ -89,7 +101,7 @@ fn main() -> ExitCode {
                     if seed >= end {
                         break;
                     }
-                    let run = sim::run(seed, options.family);
+                    let run = sim::run_with(seed, options.family, options.extra);
                     let mut sum = totals.lock().unwrap();
                     sum.0 += 1;
                     sum.1 += run.steps;
@@ -97,6 +109,9 @@ fn main() -> ExitCode {
                     sum.3 += run.crashes;
                     sum.4 += run.blamed;
                     drop(sum);
+                    for (what, times) in &run.counts {
+                        *counts.lock().unwrap().entry(what).or_default() += times;
+                    }
                     if run.failure.is_some() {
                         failed.lock().unwrap().push(run);
                         if !options.keep_going {
@@ -114,6 +129,9 @@ fn main() -> ExitCode {
          {crashes} crashes, {blamed} blames",
         runs as f64 / seconds
     );
+    for (what, times) in counts.into_inner().unwrap() {
+        println!("  {times:>9} {what}");
+    }
     let mut failed = failed.into_inner().unwrap();
     failed.sort_by_key(|run| run.seed);
     for run in &failed {
@@ -129,7 +147,7 @@ fn main() -> ExitCode {
             .filter(|_| !options.keep_going)
     };
     if let Some(seed) = shown {
-        let run = World::new(Config::draw(seed, options.family))
+        let run = World::new(Config::draw_with(seed, options.family, options.extra))
             .keeping_trace()
             .run();
         for line in &run.trace {

@@ -6,18 +6,23 @@
 //! The agents and the chain are this process, the relay is one of its own, so that what the relay remembers does not
 //! count as the agents' memory. Nobody has anything to announce but in every `--update-every`th round, when member 1
 //! updates its DID; the others' silence is signalled, so every round has a transaction and a proof for everybody.
-//! With `--restart-every` all agents are stopped and started again after so many rounds.
+//! With `--restart-every` all agents are stopped and started again after so many rounds, and they are at the end. A day
+//! passes with every tenth round (`--rounds-a-day`; 0: time is as it is), so that what is kept for a month or a year is
+//! deleted in a soak, too.
 #![allow(
     clippy::unwrap_used,
     clippy::expect_used,
     clippy::indexing_slicing,
-    clippy::cast_precision_loss
+    clippy::cast_precision_loss,
+    clippy::cast_sign_loss
 )]
 
 use std::io::{BufRead as _, BufReader};
 use std::net::Ipv4Addr;
 use std::path::Path;
 use std::process::{Child, Command, Stdio};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicI64, Ordering};
 use std::time::{Duration, Instant};
 
 use bitcoin::{Amount, FeeRate};
@@ -44,7 +49,11 @@ struct Plan {
     report_every: u32,
     update_every: u32,
     restart_every: u32,
+    rounds_a_day: u32,
 }
+
+/// Seconds by which the agents' clocks are set ahead when a day is over.
+const DAY: i64 = 86_400;
 
 fn plan() -> Option<Plan> {
     let mut plan = Plan {
@@ -54,6 +63,7 @@ fn plan() -> Option<Plan> {
         report_every: 0,
         update_every: 10,
         restart_every: 0,
+        rounds_a_day: 10,
     };
     let mut arguments = std::env::args().skip(1);
     while let Some(argument) = arguments.next() {
@@ -68,6 +78,7 @@ fn plan() -> Option<Plan> {
             "--report-every" => plan.report_every = number(),
             "--update-every" => plan.update_every = number(),
             "--restart-every" => plan.restart_every = number(),
+            "--rounds-a-day" => plan.rounds_a_day = number(),
             "--beacon" => {
                 plan.beacon = match value.as_str() {
                     "smt" => CohortBeacon::Smt,
@@ -134,7 +145,7 @@ async fn soak(plan: Plan) {
     let mut soak = Soak::ready(&plan, &url, homes.path()).await;
     println!(
         "{} members, {} rounds, {} beacon\n\n\
-         \u{20}  round   ms a round   memory MB   largest store MB   all files MB   descriptors   restart s",
+         \u{20}  round   ms a round   memory MB   outbox rows   largest store MB   all files MB   descriptors   restart s",
         plan.members, plan.rounds, plan.beacon
     );
     let mut since = Instant::now();
@@ -146,6 +157,9 @@ async fn soak(plan: Plan) {
         if plan.update_every > 0 && round % plan.update_every == 0 {
             // The next update of the same DID needs this one final.
             soak.played.stage.mine(FINAL_DEPTH).unwrap();
+        }
+        if plan.rounds_a_day > 0 && round % plan.rounds_a_day == 0 {
+            soak.ahead.fetch_add(DAY, Ordering::Relaxed);
         }
         let mut restarted = None;
         if plan.restart_every > 0 && round % plan.restart_every == 0 {
@@ -159,7 +173,8 @@ async fn soak(plan: Plan) {
             let restarted =
                 restarted.map_or_else(|| "-".into(), |took| format!("{:.2}", took.as_secs_f64()));
             println!(
-                "{round:>8} {each:>12.1} {memory:>11} {:>18.1} {:>14.1} {:>13} {restarted:>11}",
+                "{round:>8} {each:>12.1} {memory:>11} {:>13} {:>18.1} {:>14.1} {:>13} {restarted:>11}",
+                soak.waiting().await,
                 megabytes(largest),
                 megabytes(all),
                 descriptors().map_or_else(|| "?".into(), |open| open.to_string()),
@@ -168,6 +183,18 @@ async fn soak(plan: Plan) {
         }
     }
     soak.check(plan.rounds).await;
+    let restarted = soak.restart().await;
+    println!("\na start takes {:.2} s", restarted.as_secs_f64());
+    soak.round().await;
+    for position in 0..=1 {
+        println!(
+            "\nMB in the store of {}:",
+            soak.played.stage.actors[position].name
+        );
+        for (table, bytes) in soak.tables(position) {
+            println!("{:>10.2}  {table}", megabytes(bytes));
+        }
+    }
     soak.played.stage.close().await.unwrap();
     println!("\nevery round is confirmed, and every member has a proof of each");
 }
@@ -175,15 +202,19 @@ async fn soak(plan: Plan) {
 struct Soak {
     played: Played,
     updates: u32,
+    /// Seconds by which all clocks are ahead.
+    ahead: Arc<AtomicI64>,
 }
 
 impl Soak {
     /// A funded cohort; every member has a DID bound to it.
     async fn ready(plan: &Plan, relay: &RelayUrl, homes: &Path) -> Self {
+        let ahead = Arc::<AtomicI64>::default();
         let part = |position| {
             let mut part = Part::new(Duration::from_millis(if position == 0 { 50 } else { 100 }));
             part.relays = vec![RelayConfig::configured(relay.clone())];
             part.policy.decline = Decline::NoUpdate;
+            part.ahead = Arc::clone(&ahead);
             part
         };
         let mut played = Played::enter(plan.members, homes, part).await;
@@ -192,7 +223,11 @@ impl Soak {
         let amount = funding_needed(plan.rounds.saturating_add(1), rate);
         let amount = amount.unwrap_or(Amount::from_sat(100_000_000));
         played.form(plan.beacon, amount).await;
-        Self { played, updates: 0 }
+        Self {
+            played,
+            updates: 0,
+            ahead,
+        }
     }
 
     /// Member 1 announces one update more.
@@ -271,6 +306,28 @@ impl Soak {
                 "member {member} has {kept} proofs of {rounds} rounds"
             );
         }
+    }
+
+    /// Messages that all agents have in memory because they are on their way.
+    async fn waiting(&self) -> usize {
+        let mut waiting = 0;
+        for position in 0..=self.played.members {
+            let depth = self
+                .played
+                .ask(position, |agent| Ok(agent.outbox_depth().0));
+            waiting += depth.await;
+        }
+        waiting
+    }
+
+    /// Bytes of each table and index of a store, the largest first.
+    fn tables(&self, position: usize) -> Vec<(String, u64)> {
+        let path = self.played.stage.actors[position].home.store_path();
+        let shell = rusqlite::Connection::open(path).unwrap();
+        let sql = "SELECT name, sum(pgsize) FROM dbstat GROUP BY name ORDER BY 2 DESC LIMIT 12";
+        let mut statement = shell.prepare(sql).unwrap();
+        let rows = statement.query_map([], |row| Ok((row.get(0)?, row.get::<_, i64>(1)? as u64)));
+        rows.unwrap().map(Result::unwrap).collect()
     }
 
     /// Bytes of the largest store, and of all files of all agents.

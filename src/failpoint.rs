@@ -11,11 +11,12 @@
 //! - `BTCR2_FAILPOINT_RECORD=path` appends the name of each point to a file when it is reached first, so that nobody
 //!   has to keep a list of them.
 //!
-//! And two that stand for what a test can not do to the machine it runs on:
+//! And three that stand for what a test can not do to the machine it runs on, or not wait for:
 //!
 //! - `BTCR2_CLOCK_OFFSET=path` names a file with a number of seconds by which the clock of this process is wrong. It
 //!   is read whenever the time is, so that the clock can be set while the process runs.
 //! - `BTCR2_STORE_PAGES=n` lets the store have so many pages: a disk that is full at that size.
+//! - `BTCR2_SNAPSHOT_AFTER=n` has snapshots taken after so many entries of a log.
 //!
 //! A name is `place/what`, such as `stored/round_open`: the step that handled an opening is committed, and nothing
 //! that follows from it was done.
@@ -86,6 +87,12 @@ pub(crate) fn clock_offset() -> i64 {
 #[cfg(debug_assertions)]
 pub(crate) fn store_pages() -> Option<u64> {
     std::env::var("BTCR2_STORE_PAGES").ok()?.parse().ok()
+}
+
+/// The entries of a log after which a snapshot is taken.
+#[cfg(debug_assertions)]
+pub(crate) fn snapshot_after() -> Option<u64> {
+    std::env::var("BTCR2_SNAPSHOT_AFTER").ok()?.parse().ok()
 }
 
 /// A point was reached.

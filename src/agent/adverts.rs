@@ -21,14 +21,11 @@ use crate::protocol::funding::dearest_signal;
 use crate::protocol::message::Invite;
 use crate::protocol::participant::ParticipantInput;
 use crate::protocol::terms::{Deposits, Funding, Terms};
-use crate::store::{MetaKey, NewAdvert, NewCohort, Role, Subscriber};
+use crate::store::{MetaKey, NewAdvert, NewCohort, Role};
 use crate::time::UnixTime;
 
 /// Seconds an advert stays with relays (DESIGN §4: formation and results one year).
 const ADVERT_LIFE_SECONDS: u64 = 365 * 86_400;
-
-/// Followers an aggregator lists. They are strangers: they must not fill the store.
-const MAX_SUBSCRIBERS: u64 = 10_000;
 
 /// `created_at` of the last advert: it always grows, also when the clock goes back.
 const LAST_ADVERT: MetaKey = MetaKey::new("last_advert");
@@ -431,19 +428,6 @@ impl Agent {
                 relay: relays.first(),
                 seen: now,
             })?;
-            Ok(())
-        })
-    }
-
-    /// Somebody follows this aggregator, or stops.
-    pub(super) fn subscribed(&mut self, from: NostrKey, on: bool) -> Result<(), AgentError> {
-        let since = self.now();
-        self.store.transaction::<_, AgentError>(|tx| {
-            if on {
-                tx.subscribe(Subscriber { key: from, since }, MAX_SUBSCRIBERS)?;
-            } else {
-                tx.unsubscribe(from)?;
-            }
             Ok(())
         })
     }

@@ -30,6 +30,7 @@ impl Agent {
             })?;
             Ok(())
         })?;
+        node.tail.add(4);
         node.journal.acknowledge();
         Ok(())
     }

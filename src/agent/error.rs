@@ -28,6 +28,23 @@ pub enum AgentError {
         /// Why not.
         reason: String,
     },
+    /// The state of a cohort was written by a newer program.
+    #[error(
+        "the state of cohort {cohort} has format {found}, and this program knows formats up to {known}: use the newer \
+         btcr2-agent that wrote it",
+        known = crate::protocol::snapshot::FORMAT
+    )]
+    NewerSnapshot {
+        /// The cohort.
+        cohort: CohortId,
+        /// The format.
+        found: u32,
+    },
+    /// No snapshot of a cohort is intact, and the log they were taken of is gone.
+    #[error(
+        "the snapshots of cohort {0} are damaged, and the log before them is gone: restore the last backup"
+    )]
+    NoSnapshot(CohortId),
     /// No such cohort.
     #[error("this agent has no cohort {0}")]
     UnknownCohort(CohortId),

@@ -249,7 +249,11 @@ impl Agent {
         })?;
         fail_point!("stored", kind);
         *arrived = None;
-        if node.phase_name() != phase {
+        let moved = node.phase_name() != phase;
+        if let Some(node) = nodes.get_mut(&id).filter(|_| !stranger && !answer) {
+            node.tail.add(json.len());
+        }
+        if moved {
             self.refresh_inbox();
             self.refresh_watch();
         }

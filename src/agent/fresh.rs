@@ -310,10 +310,12 @@ mod tests {
                 decline: Decline::Idle,
             },
             standing: StandingPolicy::default(),
+            service: crate::agent::ServicePolicy::default(),
             cas: None,
             min_conf: 6,
             bundle: None,
             describe_relays: false,
+            snapshot_after: crate::agent::snapshot_after(),
             clock: Arc::new(|| NOW),
         };
         Agent::start(options).unwrap().0

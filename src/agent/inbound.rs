@@ -29,8 +29,12 @@ impl Agent {
                 event,
                 relay,
                 outcome,
-            } => self.note_published(event, relay, outcome),
+            } => {
+                self.relay_answered(&relay, &outcome);
+                self.note_published(event, relay, outcome)
+            }
             LinkEvent::Connected { relay } => {
+                self.relay_up(&relay);
                 let url = relay.to_string();
                 let what = What::Relay {
                     url,
@@ -41,6 +45,7 @@ impl Agent {
                 self.outbox(OutboxInput::RelayUp(relay))
             }
             LinkEvent::Disconnected { relay, reason } => {
+                self.relay_down(&relay, &reason);
                 self.emit(
                     None,
                     What::Relay {
@@ -280,11 +285,11 @@ impl Agent {
 
     /// A message about a cohort this agent has no part in: an invitation, or a follower. Whether it was one.
     fn without_cohort(&mut self, from: NostrKey, envelope: Envelope) -> Result<bool, AgentError> {
-        let cohort = envelope.cohort;
+        let (cohort, said) = (envelope.cohort, UnixTime(envelope.seq));
         let message = envelope.into_message();
         match Message::parse(&message.kind, &message.body) {
             Ok(Message::Invite(invite)) => self.invited(from, cohort, &invite)?,
-            Ok(Message::Subscribe(subscribe)) => self.subscribed(from, subscribe.on)?,
+            Ok(Message::Subscribe(subscribe)) => self.subscribed(from, subscribe.on, said)?,
             _ => {
                 self.count("unknown_cohort");
                 return Ok(false);
@@ -321,6 +326,8 @@ impl Agent {
         })?;
         fail_point!("stored", "channel");
         node.channel = Some(channel);
+        node.tail.add(json.len());
+        node.sealed = Some(json);
         self.refresh_inbox();
         Ok(())
     }

@@ -3,6 +3,7 @@
 //! It is derived from the inputs and effects of the core, so that replaying the log rebuilds it. Nothing
 //! depends on it.
 
+use std::borrow::Cow;
 use std::collections::{BTreeMap, VecDeque};
 
 use bitcoin::Txid;
@@ -13,6 +14,7 @@ use crate::protocol::effect::{Effect, Outcome, Report, Step};
 use crate::protocol::ids::Round;
 use crate::protocol::message::{EndCause, RefusalCode, RoundCause};
 use crate::time::UnixTime;
+use serde::{Deserialize, Serialize};
 
 /// Rounds remembered: years of daily ones. The store keeps the transactions of all.
 const MAX_ROUNDS: usize = 2_000;
@@ -27,7 +29,7 @@ const MAX_BLAMED: usize = 16;
 const MAX_HEARD: usize = 2_000;
 
 /// The story of one cohort in one role.
-#[derive(Debug, Default)]
+#[derive(Debug, Default, PartialEq, Serialize, Deserialize)]
 pub(super) struct Journal {
     pub(super) rounds: BTreeMap<Round, RoundRecord>,
     pub(super) heard: BTreeMap<NostrKey, UnixTime>,
@@ -36,7 +38,7 @@ pub(super) struct Journal {
 }
 
 /// How it ended for this agent.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub(super) enum End {
     Ended(EndCause),
     Refused(RefusalCode),
@@ -45,10 +47,10 @@ pub(super) enum End {
 }
 
 /// Something that needs a person.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub(super) struct Alarm {
     pub(super) at: UnixTime,
-    pub(super) code: &'static str,
+    pub(super) code: Cow<'static, str>,
     pub(super) text: String,
     /// The round it is about, if it goes away by itself once that is well.
     round: Option<Round>,
@@ -60,7 +62,7 @@ pub(super) struct Alarm {
 pub(super) const UNKNOWN_SPEND: &str = "unknown_spend";
 
 /// What is known of one round.
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub(super) struct RoundRecord {
     pub(super) opened: UnixTime,
     /// Aggregator: responses that came. Member: 1 once its own was made.
@@ -79,7 +81,7 @@ pub(super) struct RoundRecord {
     pub(super) empty: bool,
     pub(super) failed: Option<(UnixTime, RoundCause)>,
     /// Who sent something invalid: key, name of the fault, whether it was proved here.
-    pub(super) blamed: Vec<(NostrKey, &'static str, bool)>,
+    pub(super) blamed: Vec<(NostrKey, Cow<'static, str>, bool)>,
 }
 
 impl Journal {
@@ -137,7 +139,7 @@ impl Journal {
         }
         self.alarms.push_back(Alarm {
             at,
-            code,
+            code: code.into(),
             text,
             round,
             seen: false,
@@ -254,7 +256,7 @@ impl Journal {
                 if let Some(record) = round.and_then(|round| self.rounds.get_mut(&round)) {
                     let blamed = &mut record.blamed;
                     if blamed.len() < MAX_BLAMED {
-                        blamed.push((blame.member, blame.fault.name(), *proved));
+                        blamed.push((blame.member, blame.fault.name().into(), *proved));
                         blamed.sort_unstable();
                         blamed.dedup();
                     }
@@ -340,7 +342,7 @@ mod tests {
     }
 
     fn codes(journal: &Journal) -> Vec<&str> {
-        journal.open_alarms().map(|alarm| alarm.code).collect()
+        journal.open_alarms().map(|alarm| &*alarm.code).collect()
     }
 
     #[test]

@@ -18,7 +18,7 @@ use super::control::views::RelaySource;
 use super::control::{ErrorCode, Failure};
 use super::error::AgentError;
 use super::money::{MoneyOptions, StopFile};
-use super::options::{AgentOptions, StandingPolicy, system_clock};
+use super::options::{AgentOptions, ServicePolicy, StandingPolicy, system_clock};
 use super::runtime::Agent;
 use crate::cas::{self, CasReader};
 use crate::chain::ChainBackend;
@@ -272,10 +272,12 @@ impl Opened {
             money,
             policy: signing_policy(&config),
             standing: standing_policy(&config),
+            service: service_policy(&config),
             bundle: Some(home.bundle_path()),
             cas: cas(&config)?,
             min_conf: DEFAULT_MIN_CONF,
             describe_relays: true,
+            snapshot_after: super::options::snapshot_after(),
             clock: system_clock(),
         };
         let (agent, handle) = Agent::start(options).map_err(agent_failure)?;
@@ -543,6 +545,13 @@ fn standing_policy(config: &Config) -> StandingPolicy {
     }
 }
 
+fn service_policy(config: &Config) -> ServicePolicy {
+    ServicePolicy {
+        max_subscribers: config.limits.subscribers.into(),
+        stalled_after: u16::try_from(config.aggregator.stalled_rounds).unwrap_or(u16::MAX),
+    }
+}
+
 /// Settings that mean something which this version can not do are refused: ignoring a proxy or a rule
 /// would do what the operator ruled out.
 fn check_supported(config: &Config) -> Result<(), Failure> {
@@ -654,7 +663,10 @@ pub fn agent_failure(error: AgentError) -> Failure {
         AgentError::Store(error) => return store_failure(error),
         AgentError::Bundle(error) => return bundle_failure(error),
         AgentError::Money(_) => ErrorCode::RefusedByMoneyGate,
-        AgentError::Log { .. } | AgentError::Broken(_) => ErrorCode::StoreFailed,
+        AgentError::Log { .. }
+        | AgentError::NewerSnapshot { .. }
+        | AgentError::NoSnapshot(_)
+        | AgentError::Broken(_) => ErrorCode::StoreFailed,
         AgentError::UnknownCohort(_) | AgentError::UnknownDid(_) | AgentError::UnknownRelay(_) => {
             ErrorCode::NotFound
         }

@@ -302,10 +302,12 @@ mod tests {
                 decline: crate::protocol::participant::Decline::Idle,
             },
             standing: crate::agent::StandingPolicy::default(),
+            service: crate::agent::ServicePolicy::default(),
             cas: None,
             min_conf: 6,
             bundle: None,
             describe_relays: false,
+            snapshot_after: crate::agent::snapshot_after(),
             clock: std::sync::Arc::new(|| UnixTime(1_800_000_000)),
         };
         let tx = Transaction {

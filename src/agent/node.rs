@@ -1,7 +1,7 @@
 //! One cohort of this agent in one role: the machine, and the keys it speaks with.
 
 use bitcoin::{Address, Amount, FeeRate, ScriptBuf, Txid};
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 
 use super::error::AgentError;
 use super::journal::Journal;
@@ -25,7 +25,8 @@ use crate::time::UnixTime;
 pub(super) type NodeId = (CohortId, Role);
 
 /// The state machine of a role.
-#[derive(Debug)]
+#[derive(Debug, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
 pub(super) enum Machine {
     Aggregator(Box<Aggregator>),
     Participant(Box<Participant>),
@@ -74,6 +75,10 @@ pub(super) struct Node {
     pub(super) last: UnixTime,
     /// What happened, for people: rebuilt by replay like everything else here.
     pub(super) journal: Journal,
+    /// The event in which a member got the channel's secret, sealed as it came.
+    pub(super) sealed: Option<String>,
+    /// The log since the last snapshot.
+    pub(super) tail: super::snapshots::Tail,
 }
 
 impl Node {

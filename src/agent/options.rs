@@ -10,6 +10,7 @@ use crate::chain::ChainBackend;
 use crate::keys::{NostrKey, RootSecret};
 use crate::network::Network;
 use crate::nostr::link::{LinkOptions, RelayConfig};
+use crate::protocol::conduct::STALLED_AFTER;
 use crate::protocol::participant::SigningPolicy;
 use crate::store::Store;
 use crate::time::UnixTime;
@@ -32,6 +33,8 @@ pub struct AgentOptions {
     pub policy: SigningPolicy,
     /// What it joins and does by itself.
     pub standing: StandingPolicy,
+    /// What it does for others as an aggregator.
+    pub service: ServicePolicy,
     /// Where to keep the encrypted bundle of a store that is a file; nowhere if there is none.
     pub bundle: Option<std::path::PathBuf>,
     /// Content-addressed storage to look for updates and announcements of this agent's DIDs that are not stored
@@ -42,6 +45,8 @@ pub struct AgentOptions {
     pub min_conf: u32,
     /// Ask the relays of this list what they are and what time it is (NIP-11), once a day.
     pub describe_relays: bool,
+    /// Entries of a cohort's log after which a snapshot of its state is taken: [`SNAPSHOT_AFTER`] but in tests.
+    pub snapshot_after: u64,
     /// The clock.
     pub clock: Clock,
 }
@@ -63,6 +68,42 @@ pub struct StandingPolicy {
     pub max_cohorts: usize,
     /// Also cohorts that require deposits: updates are deposited anyway.
     pub deposit_updates: bool,
+}
+
+/// Entries of a cohort's log after which a snapshot of its state is taken, unless the snapshot is four times as large
+/// as they are: some forty rounds of three members. A start replays twice as many at most.
+pub const SNAPSHOT_AFTER: u64 = 500;
+
+/// The same, or what a test says.
+#[must_use]
+pub fn snapshot_after() -> u64 {
+    #[cfg(debug_assertions)]
+    if let Some(rows) = crate::failpoint::snapshot_after() {
+        return rows;
+    }
+    SNAPSHOT_AFTER
+}
+
+/// How an aggregator serves others, where that is no term of a cohort.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct ServicePolicy {
+    /// Most keys that may subscribe to new cohorts; 0 for none.
+    pub max_subscribers: u64,
+    /// Rounds in a row without an answer after which the operator is told how to go on without a seat.
+    ///
+    /// No term: nothing that a member checks depends on it. An offer to go on without somebody can be made at any time,
+    /// for any reason that is said; and a number of absences, which only the aggregator sees, could not be held against
+    /// it anyway.
+    pub stalled_after: u16,
+}
+
+impl Default for ServicePolicy {
+    fn default() -> Self {
+        Self {
+            max_subscribers: 1_000,
+            stalled_after: STALLED_AFTER,
+        }
+    }
 }
 
 /// Tells the time.

@@ -24,7 +24,7 @@ use crate::nostr::outbox::{
 use crate::nostr::seal::{ConversationKeys, resign};
 use crate::nostr::{EventId, RelayUrl, VerifiedEvent};
 use crate::protocol::message::Message;
-use crate::store::{Lane, MetaKey, NewOutboxRow, Store, Tx};
+use crate::store::{Lane, MetaKey, NewOutboxRow, OutboxRow, Store, Tx};
 use crate::time::UnixTime;
 
 /// Seconds after which an acknowledgement travels alone if no message carried it: most are carried.
@@ -71,8 +71,7 @@ impl Post {
             }
         }
         for row in view.outbox_pending()? {
-            let row: Row =
-                serde_json::from_str(&row.state).map_err(|e| unreadable("the outbox", e))?;
+            let row = read_row(&row).map_err(|e| unreadable("the outbox", e))?;
             if row.lane.is_some() && row.inc < inc {
                 stale.push(row);
             } else {
@@ -400,6 +399,7 @@ impl Agent {
         if self.post.write_at.is_some_and(|at| at <= now) {
             self.write_states()?;
         }
+        self.write_relay_health_due(now)?;
         if self.post.ack_at.is_some_and(|at| at <= now) {
             self.send_acks(now)?;
         }
@@ -665,8 +665,25 @@ fn kind_name(kind: &str) -> &'static str {
         .unwrap_or("other")
 }
 
+/// The state of a row as it is stored: without the event, which has a column of its own.
 fn state_json(row: &Row) -> Result<String, AgentError> {
-    serde_json::to_string(row).map_err(|_| AgentError::Defect("an outbox row has no JSON"))
+    let defect = |_| AgentError::Defect("an outbox row has no JSON");
+    let mut state = serde_json::to_value(row).map_err(defect)?;
+    if let Some(fields) = state.as_object_mut() {
+        fields.remove("event");
+    }
+    serde_json::to_string(&state).map_err(defect)
+}
+
+/// A row as it is stored. Earlier releases stored the event with the state, too.
+pub(super) fn read_row(stored: &OutboxRow) -> Result<Row, serde_json::Error> {
+    let mut state: serde_json::Value = serde_json::from_str(&stored.state)?;
+    if let Some(fields) = state.as_object_mut()
+        && !fields.contains_key("event")
+    {
+        fields.insert("event".to_owned(), serde_json::from_str(&stored.event)?);
+    }
+    serde_json::from_value(state)
 }
 
 pub(super) const fn store_lane(lane: LaneId) -> Lane {

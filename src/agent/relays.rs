@@ -71,6 +71,7 @@ impl Agent {
             })?;
             Ok(())
         })?;
+        node.tail.add(json.len());
         node.relays = relays;
         self.connect_hints(id)
     }

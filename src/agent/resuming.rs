@@ -23,6 +23,11 @@ impl Agent {
         let stated = ["policy", "max_fee", "money"];
         let log = self.store.view().log_tail(cohort, role, 8)?;
         if row.ended.is_some()
+            || self
+                .store
+                .view()
+                .snapshot_before(cohort, role, None)?
+                .is_some()
             || log
                 .iter()
                 .any(|entry| !stated.contains(&entry.kind.as_str()))
@@ -120,12 +125,15 @@ impl Agent {
         let Some(node) = self.nodes.get(&id) else {
             return Ok(());
         };
-        let mut confirmed = Vec::new();
+        let (mut confirmed, mut gone) = (Vec::new(), Vec::new());
         for row in self.store.view().transactions_of(id.0)? {
             let seen = node.chain().signals.get(&row.txid);
             let height = seen.and_then(|seen| seen.height);
             if height.is_some() && height != row.height {
                 confirmed.push((row.txid, height));
+            } else if height.is_none() && row.state == "confirmed" {
+                // It left the chain, and the process ended before that was said.
+                gone.push(row.txid);
             }
         }
         let unsent: Vec<_> = match &node.machine {
@@ -141,6 +149,9 @@ impl Agent {
         };
         for (txid, height) in confirmed {
             self.transaction_state(txid, "confirmed", height)?;
+        }
+        for txid in gone {
+            self.transaction_state(txid, "broadcast", None)?;
         }
         for tx in unsent {
             self.broadcast(id, tx);

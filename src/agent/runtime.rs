@@ -14,7 +14,7 @@ use super::events::{AgentEvent, ChainState, What};
 use super::handle::{AgentHandle, Job, Traffic};
 use super::money::MoneyOptions;
 use super::node::{Machine, Node, NodeId, NodeInput};
-use super::options::{AgentOptions, Clock, StandingPolicy};
+use super::options::{AgentOptions, Clock, ServicePolicy, StandingPolicy};
 use super::outbound::Post;
 use super::watch::{ChainNews, Watch};
 use crate::beacon::history::AddressHistory;
@@ -90,6 +90,7 @@ pub struct Agent {
     pub(super) link: Arc<Link>,
     pub(super) post: Post,
     pub(super) upkeep: super::upkeep::Upkeep,
+    pub(super) relays_known: super::relay_health::RelayLedger,
     pub(super) nodes: BTreeMap<NodeId, Node>,
     pub(super) chains: BTreeMap<Network, Watch>,
     pub(super) chain_states: BTreeMap<Network, ChainState>,
@@ -107,9 +108,12 @@ pub struct Agent {
     pub(super) sending: super::singleton::Sending,
     pub(super) policy: SigningPolicy,
     pub(super) standing: StandingPolicy,
+    pub(super) service: ServicePolicy,
     pub(super) clock: Clock,
     /// Confirmations a fresh resolution asks for.
     pub(super) min_conf: u32,
+    /// Entries of a log after which a snapshot is taken.
+    pub(super) snapshot_after: u64,
     pub(super) counters: Counters,
     pub(super) traffic: Arc<Traffic>,
     pub(super) events: broadcast::Sender<AgentEvent>,
@@ -216,12 +220,14 @@ impl Agent {
             _ => None,
         };
         let mut post = Post::load(&options.store, Incarnation(incarnation), now)?;
-        for budget in budgets {
-            post.outbox.handle(now, budget);
+        let relays_known = super::relay_health::RelayLedger::load(&options.store)?;
+        for input in budgets.into_iter().chain(relays_known.limits()) {
+            post.outbox.handle(now, input);
         }
         let mut agent = Self {
             post,
             upkeep: super::upkeep::Upkeep::new(options.describe_relays, now),
+            relays_known,
             root: options.root,
             identity,
             signer: Signer::new(),
@@ -241,8 +247,10 @@ impl Agent {
             sending: super::singleton::Sending::default(),
             policy: options.policy,
             standing: options.standing,
+            service: options.service,
             clock: options.clock,
             min_conf: options.min_conf.max(1),
+            snapshot_after: options.snapshot_after,
             counters: Counters::new(),
             traffic,
             events,
@@ -271,7 +279,7 @@ impl Agent {
         Ok((agent, handle))
     }
 
-    /// Rebuilds every cohort from its log. Effects of the past are not carried out again.
+    /// Rebuilds every cohort from its last snapshot and the log since. Effects of the past are not carried out again.
     fn replay(&mut self) -> Result<(), AgentError> {
         let rows = self.store.view().cohorts()?;
         for row in rows {
@@ -286,7 +294,9 @@ impl Agent {
             let mut node = self.new_node(id, terms, row.seat_key, row.created);
             let entries = self.store.view();
             let conversations = &self.conversations;
-            entries.replay::<AgentError>(cohort, row.role, |entry| {
+            let after = super::snapshots::restore(&entries, conversations, &mut node)?;
+            entries.replay_after::<AgentError>(cohort, row.role, after, |entry| {
+                node.tail.add(entry.input.len());
                 let unreadable = |reason: String| AgentError::Log {
                     seq: entry.seq,
                     reason,
@@ -295,6 +305,7 @@ impl Agent {
                     "channel" => {
                         node.channel =
                             super::inbound::reopen_channel(conversations, &node, &entry.input);
+                        node.sealed = Some(entry.input);
                     }
                     super::alarms::ALARMS_SEEN => node.journal.acknowledge(),
                     super::relays::RELAY_HINTS => {
@@ -355,6 +366,8 @@ impl Agent {
             created,
             last: created,
             journal: super::journal::Journal::default(),
+            sealed: None,
+            tail: super::snapshots::Tail::default(),
         }
     }
 
@@ -379,7 +392,10 @@ impl Agent {
             let wake = self.next_wake();
             let came = tokio::select! {
                 biased;
-                () = &mut stop => return self.write_states(),
+                () = &mut stop => {
+                    self.write_states()?;
+                    return self.write_relay_health();
+                }
                 Some(event) = inputs.link.recv() => Came::Link(event),
                 Some(internal) = inputs.internal.recv() => Came::Internal(internal),
                 Some(job) = inputs.jobs.recv() => Came::Job(job),
@@ -468,7 +484,8 @@ impl Agent {
         for (id, tick) in due {
             self.feed(id, tick)?;
         }
-        self.keep_up(now);
+        self.keep_up(now)?;
+        self.take_snapshots(now)?;
         self.seek_seats(now);
         self.send_due(now)
     }

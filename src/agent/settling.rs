@@ -1,12 +1,12 @@
 //! Moving updates, documents and bindings to what the chain says, forwards and back (DESIGN §6, rules 9 and 10).
 
+use super::causes::{end_cause, refusal, round_cause};
 use super::dids::{binding_state, did_state, text, update_state};
 use super::error::AgentError;
 use super::events::What;
 use super::node::{Machine, NodeId};
 use super::runtime::Agent;
 use super::standing::Standing;
-use super::timeline::{end_cause, refusal, round_cause};
 use crate::did::{
     Did, Document, ErrorCode, GenesisDocument, SignedUpdate, VerifyOptions, initial_key_document,
     verify,
@@ -161,6 +161,9 @@ impl Agent {
             .flat_map(|round| round.said)
             .filter_map(|(_, update, _)| update)
             .collect();
+        if said.is_empty() {
+            return Ok(());
+        }
         self.note_updates(
             id,
             |row| said.contains(&row.hash),

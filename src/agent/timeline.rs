@@ -3,13 +3,12 @@
 use bitcoin::Txid;
 use serde_json::json;
 
+use super::causes::{end_cause, refusal, round_cause, seats};
 use super::clocks::Slip;
 use super::control::TimelineEvent;
 use super::events::{AgentEvent, What};
 use crate::protocol::effect::Report;
 use crate::protocol::funding::PaymentState;
-use crate::protocol::ids::Seat;
-use crate::protocol::message::{EndCause, RefusalCode, RoundCause};
 use crate::store::{Role, SpendStanding, SpendState};
 
 /// The line of an event; `None` for what is not worth one. `actor` names whose event it is.
@@ -478,87 +477,12 @@ fn announcement(did: &str, version: u64, txid: &Txid, standing: &SpendStanding) 
     }
 }
 
-fn seats(seats: &[Seat]) -> String {
-    let list: Vec<String> = seats.iter().take(10).map(ToString::to_string).collect();
-    let more = seats.len().saturating_sub(list.len());
-    let noun = if seats.len() == 1 { "seat" } else { "seats" };
-    match more {
-        0 => format!("{noun} {}", list.join(", ")),
-        more => format!("{noun} {} and {more} more", list.join(", ")),
-    }
-}
-
-/// Why a request was refused, in words.
-#[must_use]
-pub const fn refusal(code: RefusalCode) -> &'static str {
-    match code {
-        RefusalCode::WrongTerms => "it names other terms",
-        RefusalCode::TosNotAccepted => "the terms of service were not accepted",
-        RefusalCode::Full => "all seats are taken",
-        RefusalCode::Closed => "no opt-ins are taken any more",
-        RefusalCode::NotInvited => "only invited keys are seated",
-        RefusalCode::WorkRequired => "it shows less proof of work than the terms ask",
-        RefusalCode::BadCode => "it shows no invite code of this cohort",
-        RefusalCode::CodeUsedUp => "the invite code is used up",
-        RefusalCode::Rejected => "the operator decided against it",
-        RefusalCode::AlreadyAsked => "this key asked before; the first opt-in counts",
-        RefusalCode::BadPayee => "the payee is not a segwit address",
-        RefusalCode::PayeeRequired => "members fund, and no address for refunds was given",
-        RefusalCode::Malformed => "the message does not fit",
-        RefusalCode::IndexTaken => "the DID belongs to another seat",
-        RefusalCode::TooManyDids => "more DIDs than the terms allow",
-        RefusalCode::BadRegistration => "the registration proof is missing or wrong",
-        RefusalCode::WrongEntries => "the response does not cover exactly the seat's DIDs",
-        RefusalCode::EmptyLeaf => "a leaf equals the empty leaf",
-        RefusalCode::NonceReused => "a public nonce was offered before",
-        RefusalCode::NoSuchRound => "no such round is open",
-        RefusalCode::TooMany => "asked too often",
-        RefusalCode::WillNotSign => "what it asks to sign is not what was agreed",
-        RefusalCode::DepositRequired => "it announces an update that is not deposited",
-        RefusalCode::WrongLeaf => "a leaf is not what it was opened as",
-    }
-}
-
-/// Why a round failed, in words.
-#[must_use]
-pub fn round_cause(why: &RoundCause) -> String {
-    match why {
-        RoundCause::NoResponse { absent } => format!("no response in time from {}", seats(absent)),
-        RoundCause::NoSignature { absent } => {
-            format!("no signature in time from {}", seats(absent))
-        }
-        RoundCause::SessionsUsedUp => {
-            "the signing sessions that the terms allow are used up".into()
-        }
-        RoundCause::NoFunds => "the beacon can not pay for the signal".into(),
-        RoundCause::TipMoved => "the chain moved under it".into(),
-        RoundCause::Operator => "the aggregator ended it".into(),
-    }
-}
-
 /// A signal that waits, and may not pay more.
 pub(super) fn bump_held(round: crate::protocol::Round, fee_sat: u64, max_sat: u64) -> String {
     format!(
         "the signal of round {round} is not confirmed, and its next fee, {fee_sat} sat, is over money.max_fee_sat, \
          {max_sat}: raise that and start the agent again, or wait"
     )
-}
-
-/// Why a cohort ended, in words.
-#[must_use]
-pub fn end_cause(why: &EndCause) -> String {
-    match why {
-        EndCause::NotEnoughMembers { seated } => {
-            format!("only {seated} members by the deadline")
-        }
-        EndCause::NotAcknowledged { absent } => {
-            format!("the set was not acknowledged in time by {}", seats(absent))
-        }
-        EndCause::MemberLeft { seat } => {
-            format!("seat {seat} left, and without it nothing can be signed")
-        }
-        EndCause::Cancelled => "the aggregator cancelled it".into(),
-    }
 }
 
 fn clock_slipped(slip: Slip, dropped: usize) -> String {
@@ -582,7 +506,8 @@ fn clock_slipped(slip: Slip, dropped: usize) -> String {
 mod tests {
     use super::*;
     use crate::hash::CohortId;
-    use crate::protocol::ids::Round;
+    use crate::protocol::ids::{Round, Seat};
+    use crate::protocol::message::RoundCause;
     use crate::time::UnixTime;
 
     #[test]

@@ -41,6 +41,12 @@ const DESCRIBE_EVERY: u64 = 86_400;
 /// How long a relay gets to say what it is.
 const DESCRIBE_WITHIN: Duration = Duration::from_secs(10);
 
+/// Seconds between two looks for what need not be stored any more.
+const TIDY_EVERY: u64 = 3_600;
+
+/// Seconds for which it is known how a relay behaved that is not used any more.
+const RELAY_HEALTH_KEPT: u64 = 90 * 86_400;
+
 /// Seconds by which a relay's clock may differ from ours before somebody should look: relays refuse
 /// events 900 seconds ahead, and answers to dates take seconds.
 pub(super) const CLOCK_TOLERANCE: u64 = 120;
@@ -53,6 +59,7 @@ pub(super) struct Upkeep {
     read_back_at: Option<UnixTime>,
     reading_back: bool,
     describe_at: UnixTime,
+    tidy_at: UnixTime,
     /// Own adverts as they were published last, by cohort.
     pub(super) adverts: BTreeMap<CohortId, OwnAdvert>,
     /// What relays said they are.
@@ -91,6 +98,7 @@ impl Upkeep {
             describes,
             look_back_at: now.plus(LOOK_BACK_EVERY),
             describe_at: now,
+            tidy_at: now,
             ..Self::default()
         }
     }
@@ -199,7 +207,11 @@ impl Agent {
     }
 
     /// Does what is due.
-    pub(super) fn keep_up(&mut self, now: UnixTime) {
+    pub(super) fn keep_up(&mut self, now: UnixTime) -> Result<(), AgentError> {
+        if self.upkeep.tidy_at <= now {
+            self.upkeep.tidy_at = now.plus(TIDY_EVERY);
+            self.tidy(now)?;
+        }
         if self.upkeep.look_back_at <= now {
             self.upkeep.look_back_at = now.plus(LOOK_BACK_EVERY);
             if self.waits_for_somebody() {
@@ -217,6 +229,24 @@ impl Agent {
                 self.start_description(url);
             }
         }
+        Ok(())
+    }
+
+    /// Deletes what has had its time: what was delivered and what was handled, once relays have dropped it too, adverts
+    /// that expired, and what was noted of relays long ago.
+    fn tidy(&mut self, now: UnixTime) -> Result<(), AgentError> {
+        let gone = self.store.transaction::<_, AgentError>(|tx| {
+            let outbox = tx.prune_outbox(now)?;
+            let seen = tx.prune_seen(now)?;
+            let adverts = tx.prune_adverts(now)?;
+            let health = tx.prune_relay_health(now.minus(RELAY_HEALTH_KEPT))?;
+            Ok((outbox, seen, adverts, health))
+        })?;
+        if gone != (0, 0, 0, 0) {
+            let (outbox, seen, adverts, health) = gone;
+            tracing::debug!(outbox, seen, adverts, health, "tidied up");
+        }
+        Ok(())
     }
 
     /// Whether a message from somebody would change something.
@@ -249,6 +279,11 @@ impl Agent {
         }
         let information = described.information.ok();
         let clock_ahead = described.date.map(|date| difference(date, now));
+        if information.is_some() || clock_ahead.is_some() {
+            let known = self.relays_known.change(&url, now);
+            known.detail.limits = information.as_ref().map(|said| said.limits);
+            known.detail.clock_ahead_s = clock_ahead;
+        }
         if let Some(information) = &information {
             self.outbox(OutboxInput::Limits(url.clone(), information.limits))?;
         }

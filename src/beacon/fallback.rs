@@ -32,6 +32,7 @@ use super::signal::{
 };
 use crate::hash::{SchnorrSignature, SignalBytes};
 use crate::keys::NostrKey;
+use serde::{Deserialize, Serialize};
 
 /// The most keys a leaf can have: a script may have 1 000 elements on its stack (BIP-342), which are the n
 /// signatures and the key that is looked at.
@@ -95,7 +96,7 @@ pub enum WitnessFault {
 }
 
 /// A k-of-n leaf.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct FallbackLeaf {
     threshold: u16,
     /// Ascending by their x coordinates.

@@ -24,6 +24,7 @@ use secp256k1::{Message, SECP256K1, XOnlyPublicKey, schnorr};
 
 use super::signal::{BeaconOutput, SignalLimits};
 use crate::hash::SchnorrSignature;
+use serde::{Deserialize, Serialize};
 
 /// The lowest fee rate of a refund: what nodes relay by default. A refund that pays less would wait for nobody
 /// knows what, so members do not sign it.
@@ -33,7 +34,7 @@ pub const MIN_FEE_RATE: FeeRate = FeeRate::from_sat_per_vb_u32(1);
 const WITNESS_WEIGHT: Weight = Weight::from_wu(68);
 
 /// A refund to be signed.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct UnsignedRefund {
     /// The transaction, without its witness.
     pub tx: Transaction,

@@ -80,6 +80,7 @@ pub const RULES: &[Rule] = &[
     count("aggregator.max_fee_rate", "sat/vB", 1, 10_000),
     count("aggregator.max_nonce_losses", "losses", 0, 100),
     count("aggregator.pow_bits", "bits", 0, 28),
+    count("aggregator.stalled_rounds", "rounds", 1, 1_000),
     count("participant.min_members", "members", 2, 1_000),
     count("participant.max_members", "members", 2, 1_000),
     count("participant.max_fee_rate", "sat/vB", 1, 10_000),

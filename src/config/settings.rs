@@ -302,6 +302,8 @@ pub struct Aggregator {
     pub pow_bits: u32,
     /// Only opt-ins with an invite of this agent are accepted.
     pub invite_only: bool,
+    /// Rounds in a row that a member misses before this agent says how to go on without it.
+    pub stalled_rounds: u32,
 }
 
 impl Default for Aggregator {
@@ -322,6 +324,7 @@ impl Default for Aggregator {
             max_nonce_losses: 3,
             pow_bits: 0,
             invite_only: false,
+            stalled_rounds: 2,
         }
     }
 }

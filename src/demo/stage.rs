@@ -16,7 +16,8 @@ use super::ledger::{CHAIN_TIMEOUT, Ledger};
 use crate::agent::dids::{Change, QueuedUpdate, Via};
 use crate::agent::money::{MoneyOptions, StopFile};
 use crate::agent::{
-    Agent, AgentError, AgentEvent, AgentHandle, AgentOptions, Clock, StandingPolicy, system_clock,
+    Agent, AgentError, AgentEvent, AgentHandle, AgentOptions, Clock, ServicePolicy, StandingPolicy,
+    snapshot_after, system_clock,
 };
 use crate::chain::RegtestServer;
 use crate::config::{Home, write_private};
@@ -52,6 +53,8 @@ pub struct Part {
     pub min_conf: u32,
     /// Whether it asks relays what they are.
     pub describe_relays: bool,
+    /// Entries of a log after which it takes a snapshot.
+    pub snapshot_after: u64,
     /// Seconds by which its clock is ahead of this machine's. It may be set while it plays; clones share it.
     pub ahead: Arc<AtomicI64>,
 }
@@ -74,6 +77,7 @@ impl Part {
             bundle: false,
             min_conf: DEFAULT_MIN_CONF,
             describe_relays: false,
+            snapshot_after: snapshot_after(),
             ahead: Arc::default(),
         }
     }
@@ -237,10 +241,12 @@ impl Stage {
             },
             policy: part.policy,
             standing: part.standing.clone(),
+            service: ServicePolicy::default(),
             bundle: part.bundle.then(|| home.bundle_path()),
             cas: None,
             min_conf: part.min_conf,
             describe_relays: part.describe_relays,
+            snapshot_after: part.snapshot_after,
             clock: part.clock(self.clock.clone()),
         };
         let (agent, handle) = Agent::start(options).map_err(agent_error)?;

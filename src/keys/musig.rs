@@ -34,8 +34,8 @@ struct Aggregation {
     /// In KeySort order: ascending by the 33 bytes `02 ‖ x`.
     keys: Vec<NostrKey>,
     context: KeyAggContext,
-    internal: XOnlyPublicKey,
-    output: XOnlyPublicKey,
+    internal: PublicKey,
+    output: PublicKey,
     script_root: Option<[u8; 32]>,
 }
 
@@ -85,15 +85,15 @@ impl KeySet {
                 return Err(KeySetError::Duplicate(*one));
             }
         }
-        let untweaked = KeyAggContext::new(keys.iter().map(|key| key.even_point()))
+        let untweaked = KeyAggContext::new(keys.iter().map(|key| to_point(key.even_point())))
             .map_err(|_| KeySetError::Infinity)?;
-        let internal = untweaked.aggregated_pubkey();
+        let internal = from_point(untweaked.aggregated_pubkey());
         let context = match &script_root {
             None => untweaked.with_unspendable_taproot_tweak(),
             Some(root) => untweaked.with_taproot_tweak(root),
         }
         .map_err(|_| KeySetError::Infinity)?;
-        let output = context.aggregated_pubkey();
+        let output = from_point(context.aggregated_pubkey());
         Ok(Self(Arc::new(Aggregation {
             keys,
             context,
@@ -135,25 +135,25 @@ impl KeySet {
     /// The aggregate before the tweak: BIP-341's internal key.
     #[must_use]
     pub fn internal_key(&self) -> XOnlyPublicKey {
-        self.0.internal
+        self.0.internal.x_only_public_key().0
     }
 
     /// The aggregate before the tweak, as the point it is: with its parity.
     #[must_use]
     pub fn internal_point(&self) -> PublicKey {
-        self.0.context.aggregated_pubkey_untweaked()
+        self.0.internal
     }
 
     /// The aggregate after the tweak, as the point it is: with its parity.
     #[must_use]
     pub fn output_point(&self) -> PublicKey {
-        self.0.context.aggregated_pubkey()
+        self.0.output
     }
 
     /// The aggregate after the tweak: the key in the taproot output, for which signatures verify.
     #[must_use]
     pub fn output_key(&self) -> XOnlyPublicKey {
-        self.0.output
+        self.0.output.x_only_public_key().0
     }
 
     /// The Merkle root of the output's script tree, if it has one.
@@ -228,13 +228,13 @@ impl PublicNonce {
 
     pub(super) fn from_musig2(nonce: &PubNonce) -> Self {
         Self {
-            r1: nonce.R1.into(),
-            r2: nonce.R2.into(),
+            r1: from_point(nonce.R1),
+            r2: from_point(nonce.R2),
         }
     }
 
     fn to_musig2(self) -> PubNonce {
-        PubNonce::new(self.r1, self.r2)
+        PubNonce::new(to_point(self.r1), to_point(self.r2))
     }
 }
 
@@ -276,7 +276,9 @@ impl AggregateNonce {
     }
 
     pub(super) fn to_musig2(self) -> AggNonce {
-        let point = |half: Option<PublicKey>| half.map_or(MaybePoint::Infinity, MaybePoint::from);
+        let point = |half: Option<PublicKey>| {
+            half.map_or(MaybePoint::Infinity, |half| to_point(half).into())
+        };
         AggNonce::new(point(self.r1), point(self.r2))
     }
 }
@@ -305,6 +307,19 @@ impl PartialSignature {
     fn to_musig2(self) -> Option<MaybeScalar> {
         MaybeScalar::from_slice(&self.0).ok()
     }
+}
+
+/// A point as the `musig2` crate has it, which stands on another version of `secp256k1` than `bitcoin` and `nostr` do.
+/// Uncompressed, so that no square root has to be taken.
+#[allow(clippy::expect_used)]
+pub(super) fn to_point(key: PublicKey) -> Point {
+    Point::from_slice(&key.serialize_uncompressed()).expect("65 bytes of a point")
+}
+
+/// The way back.
+#[allow(clippy::expect_used)]
+pub(super) fn from_point(point: Point) -> PublicKey {
+    PublicKey::from_slice(&point.serialize_uncompressed()).expect("65 bytes of a point")
 }
 
 /// Splits 66 bytes in two halves of 33.
@@ -378,14 +393,11 @@ pub fn aggregate_nonces(nonces: &[PublicNonce]) -> Result<AggregateNonce, NoNonc
     if nonces.is_empty() {
         return Err(NoNonces);
     }
-    let sum = |half: fn(&PublicNonce) -> PublicKey| {
-        Point::sum(nonces.iter().map(|nonce| Point::from(half(nonce))))
-            .into_option()
-            .map(PublicKey::from)
-    };
+    // Of one key or more, only a sum that is infinity has no key.
+    let sum = |halves: Vec<&PublicKey>| PublicKey::combine_keys(&halves).ok();
     Ok(AggregateNonce {
-        r1: sum(|nonce| nonce.r1),
-        r2: sum(|nonce| nonce.r2),
+        r1: sum(nonces.iter().map(|nonce| &nonce.r1).collect()),
+        r2: sum(nonces.iter().map(|nonce| &nonce.r2).collect()),
     })
 }
 
@@ -443,6 +455,7 @@ pub(super) fn verify_in(
         return false;
     };
     let (aggregate, nonce) = (aggregate.to_musig2(), nonce.to_musig2());
+    let signer = to_point(signer);
     musig2::verify_partial(context, partial, &aggregate, signer, &nonce, message).is_ok()
 }
 

@@ -340,7 +340,7 @@ impl SecretNonce {
         extra.extend_from_slice(&now.0.to_be_bytes());
         extra.extend_from_slice(&counter.to_be_bytes());
         extra.extend_from_slice(slot.label.to_string().as_bytes());
-        let secret = seat.keypair().secret_key();
+        let secret = scalar(seat);
         let nonce = SecNonce::build_with_seckey(NonceSeed::from(&*seed), secret)
             .with_extra_input(&extra)
             .build();
@@ -363,10 +363,9 @@ impl SecretNonce {
         sighash: &[u8; 32],
     ) -> Option<PartialSignature> {
         let nonce = SecNonce::from_bytes(self.bytes.as_slice()).ok()?;
-        let secret = Scalar::from(seat.keypair().secret_key());
         let partial: MaybeScalar = musig2::sign_partial(
             keys.context(),
-            secret,
+            scalar(seat),
             nonce,
             &aggregate.to_musig2(),
             sighash,
@@ -374,6 +373,15 @@ impl SecretNonce {
         .ok()?;
         Some(PartialSignature::from_musig2(&partial))
     }
+}
+
+/// The secret of a seat as the `musig2` crate has it. Its type, like that crate's `SecNonce`, is not overwritten on
+/// drop: it lives for one call.
+#[allow(clippy::expect_used)]
+fn scalar(seat: &OwnKey) -> Scalar {
+    let bytes = Zeroizing::new(seat.keypair().secret_bytes());
+    Scalar::from_slice(bytes.as_slice())
+        .expect("a secret key is a number below the order, and not zero")
 }
 
 #[cfg(test)]
@@ -492,9 +500,8 @@ mod tests {
 
     #[test]
     fn every_failure_destroys_the_nonce() {
-        let other = PublicNonce::from_musig2(
-            &SecNonce::random(&mut OsRng, key(1).public().even_point()).public_nonce(),
-        );
+        let another = SecNonce::build_with_seckey([9; 32], scalar(&key(1))).build();
+        let other = PublicNonce::from_musig2(&another.public_nonce());
         let (error, slot) = sign_wrongly(|nonce, _, _| *nonce = other);
         assert_eq!(error, SignerError::OtherNonce(slot));
 

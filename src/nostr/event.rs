@@ -21,6 +21,10 @@ pub const MAX_SENT_BYTES: usize = 65_536;
 /// The largest event we read, in bytes of JSON. More than we send, because other software may.
 pub const MAX_RECEIVED_BYTES: usize = 131_072;
 
+/// By how many bytes an event's JSON is longer than what its id is the hash of: the id, the signature and the names of
+/// the fields instead of a leading zero.
+const JSON_EXTRA: usize = 253;
+
 /// The most tags an event may have, as strfry limits them.
 const MAX_TAGS: usize = 2_000;
 
@@ -98,26 +102,35 @@ pub enum EventFault {
 impl EventDraft {
     /// Signs the draft. Refuses what relays would not take.
     pub fn sign(self, key: &OwnKey) -> Result<VerifiedEvent, EventFault> {
+        self.sign_with(key.public(), |id| key.sign_digest(id))
+    }
+
+    /// Signs the draft with whatever holds the key of `author`: `sign` gets the id and returns its BIP-340 signature.
+    /// That is taken as it is; whoever reads the event checks it.
+    pub fn sign_with(
+        self,
+        author: NostrKey,
+        sign: impl FnOnce(&[u8; 32]) -> SchnorrSignature,
+    ) -> Result<VerifiedEvent, EventFault> {
         check_tags(&self.tags)?;
-        let author = key.public();
-        let id = EventId::from_bytes(sha256(&self.serialise(author)));
-        let event = Event {
-            id,
-            author,
-            created_at: self.created_at,
-            kind: self.kind,
-            tags: self.tags,
-            content: self.content,
-            sig: key.sign_digest(id.as_bytes()),
-        };
-        let size = event.to_json().len();
+        let serialised = self.serialise(author);
+        let size = serialised.len() + JSON_EXTRA;
         if size > MAX_SENT_BYTES {
             return Err(EventFault::TooLarge {
                 size,
                 limit: MAX_SENT_BYTES,
             });
         }
-        Ok(VerifiedEvent(event))
+        let id = EventId::from_bytes(sha256(&serialised));
+        Ok(VerifiedEvent(Event {
+            id,
+            author,
+            created_at: self.created_at,
+            kind: self.kind,
+            tags: self.tags,
+            content: self.content,
+            sig: sign(id.as_bytes()),
+        }))
     }
 
     /// What the id is the hash of (NIP-01).
@@ -343,6 +356,16 @@ mod tests {
     }
 
     #[test]
+    fn the_size_is_known_before_there_is_any_json() {
+        for content in ["", "hello", "\"\\\n\u{1}é"] {
+            let draft = draft(content);
+            let serialised = draft.serialise(key(3).public()).len();
+            let json = draft.sign(&key(3)).unwrap().to_json();
+            assert_eq!(json.len(), serialised + JSON_EXTRA);
+        }
+    }
+
+    #[test]
     fn signing_refuses_what_relays_refuse() {
         assert!(draft(&"a".repeat(64_000)).sign(&key(1)).is_ok());
         assert!(matches!(
@@ -357,6 +380,9 @@ mod tests {
     #[test]
     fn tags_are_read_by_name() {
         let event = draft("").sign(&key(1)).unwrap();
+        let elsewhere = draft("").sign_with(key(1).public(), |id| key(1).sign_digest(id));
+        // The signatures differ: each has random bytes in it.
+        assert_eq!(elsewhere.unwrap().id, event.id);
         assert_eq!(event.expiration(), Some(UnixTime(1_700_003_600)));
         assert_eq!(event.tag("p"), Some(key(9).public().to_string().as_str()));
         assert_eq!(event.tag("d"), None);

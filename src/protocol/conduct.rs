@@ -8,18 +8,18 @@ use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use super::effect::Report;
 use super::evidence::Blame;
 use super::ids::{Round, Seat};
-use super::message::RoundCause;
 use super::set::CohortSet;
+use serde::{Deserialize, Serialize};
 
 /// Pieces of evidence that are kept of one seat: the last ones.
 pub const MAX_OFFENCES: usize = 4;
 
-/// Rounds in a row without an answer after which whoever operates the cohort is told how to go on without the seat.
-/// Nothing else depends on it: it is no term.
+/// Rounds in a row without an answer after which whoever operates the cohort is told how to go on without the seat,
+/// unless told otherwise. It is no term: nothing that a member checks depends on it.
 pub const STALLED_AFTER: u16 = 2;
 
 /// Something that a member sent and that is evidence against it.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Offence {
     /// The signed bodies.
     pub blame: Blame,
@@ -28,9 +28,10 @@ pub struct Offence {
 }
 
 /// How one seat behaves.
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct SeatConduct {
-    /// Rounds in a row that failed, or went on without it, because it did not answer.
+    /// Rounds in a row that failed, or went on without it, because it did not answer, or lost its nonces again and
+    /// again.
     pub missed: u16,
     /// The last of them.
     pub last_missed: Option<Round>,
@@ -39,15 +40,15 @@ pub struct SeatConduct {
 }
 
 impl SeatConduct {
-    /// Whether it is reason enough to go on without the seat.
+    /// Whether it is reason enough to go on without the seat: evidence, or so many rounds missed in a row.
     #[must_use]
-    pub fn stalls(&self) -> bool {
-        self.missed >= STALLED_AFTER || self.offences.iter().any(|offence| offence.proved)
+    pub fn stalls(&self, after: u16) -> bool {
+        self.missed >= after || self.offences.iter().any(|offence| offence.proved)
     }
 }
 
 /// How the seats of a set behave.
-#[derive(Debug, Default)]
+#[derive(Debug, Default, PartialEq, Serialize, Deserialize)]
 pub struct Conduct {
     seats: BTreeMap<Seat, SeatConduct>,
     /// Seats that the open round goes on without.
@@ -61,11 +62,11 @@ impl Conduct {
         self.seats.get(&seat)
     }
 
-    /// The seats that are reason enough to go on without them.
-    pub fn stalling(&self) -> impl Iterator<Item = Seat> + '_ {
+    /// The seats that are reason enough to go on without them: see [`SeatConduct::stalls`].
+    pub fn stalling(&self, after: u16) -> impl Iterator<Item = Seat> + '_ {
         let seats = self.seats.iter();
         seats
-            .filter(|(_, conduct)| conduct.stalls())
+            .filter(move |(_, conduct)| conduct.stalls(after))
             .map(|(seat, _)| *seat)
     }
 
@@ -78,12 +79,10 @@ impl Conduct {
             }
             Report::RoundFailed { round, why } => {
                 self.absent.clear();
-                match why {
-                    RoundCause::NoResponse { absent } | RoundCause::NoSignature { absent } => {
-                        self.missed(*round, absent, set);
-                        self.answered(|seat| !absent.contains(&seat));
-                    }
-                    _ => {}
+                let named = why.named();
+                if !named.is_empty() {
+                    self.missed(*round, &named, set);
+                    self.answered(|seat| !named.contains(&seat));
                 }
             }
             Report::SignalSigned { .. } | Report::RoundEmpty { .. } => {

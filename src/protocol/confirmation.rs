@@ -1,9 +1,12 @@
 //! The confirmation watch: where every signed transaction of a cohort is, for as long as the cohort is kept.
 //!
 //! A state is judged anew from what the chain says now ([`Watched::state`]), so that a reorganisation moves it back by
-//! itself (design rule 9), also one that is deeper than [`FINAL_DEPTH`]. The watch never gives up: a complete
+//! itself (design rule 9), also one that is deeper than [`FINAL_DEPTH`]. The watch does not give up: a complete
 //! transaction that is neither on the chain nor displaced there is sent again, with every block. The aggregator and
 //! every member keep one, so that a signal reaches the chain although its aggregator does not send it.
+//!
+//! Cohorts live for years, so what a step costs does not depend on how many rounds there were: below
+//! [`SETTLED_DEPTH`] of a round only its transaction's id is kept, and only spends that changed are looked at.
 //!
 //! A round may have several signed transactions, which spend the same output at different fees or were made by
 //! different attempts: at most one of them confirms, and each counts.
@@ -14,11 +17,15 @@ use std::fmt;
 use bitcoin::{OutPoint, Transaction, Txid};
 use serde::{Deserialize, Serialize};
 
-use super::chain_view::ChainView;
+use super::chain_view::{ChainView, SpendSeen};
 use super::ids::Round;
 
 /// Confirmations after which a transaction counts as final (spec.md §2.7 `minConf` default).
 pub const FINAL_DEPTH: u32 = 6;
+
+/// Confirmations after which a transaction is settled: a coinbase may be spent then, so that Bitcoin itself goes by it
+/// that no reorganisation is as deep. What is settled is not looked at any more, and what it displaced is forgotten.
+pub const SETTLED_DEPTH: u32 = 100;
 
 /// Blocks that may pass without a complete transaction being seen before whoever has it sends it. The aggregator's own
 /// timer is faster; members, who are many, first give it time.
@@ -96,7 +103,7 @@ impl fmt::Display for WatchState {
 }
 
 /// A signed transaction that is watched.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Watched {
     /// The round it is about.
     pub round: Round,
@@ -105,11 +112,14 @@ pub struct Watched {
     /// The output its first input spends: the tip it was made for.
     pub input: OutPoint,
     /// The complete transaction, once all signatures are there.
+    #[serde(with = "crate::protocol::snapshot::maybe_tx")]
     tx: Option<Transaction>,
     /// Whether the chain backend took it.
     accepted: bool,
     /// The height at which it was last seen in a block.
     was: Option<u32>,
+    /// It is so deep in the chain that it is not kept any more.
+    settled: bool,
 }
 
 impl Watched {
@@ -136,29 +146,37 @@ impl Watched {
         }
     }
 
+    /// The transaction, once all signatures are there.
+    #[must_use]
+    pub const fn transaction(&self) -> Option<&Transaction> {
+        self.tx.as_ref()
+    }
+
     /// Whether all signatures are there, so that it can be sent.
     #[must_use]
     pub const fn is_complete(&self) -> bool {
-        self.tx.is_some()
+        self.tx.is_some() || self.settled
     }
 }
 
 /// Everything a cohort has signed, and what is to be done about it.
-#[derive(Debug, Default)]
+#[derive(Debug, Default, PartialEq, Serialize, Deserialize)]
 pub struct ConfirmationWatch {
-    /// In the order of signing.
+    /// In the order of signing, without what is settled.
     signed: Vec<Watched>,
-    /// Where each is in that list.
-    places: BTreeMap<Txid, usize>,
-    /// Transactions that may spend the address without being a signal of a round: refunds.
+    /// The transaction of each round that is settled.
+    settled: BTreeMap<Round, Watched>,
+    /// Transactions that may spend the address beside what is in `signed`: refunds, and what is settled.
     expected: BTreeSet<Txid>,
+    /// Spends that were not known when they were seen, by what they spend.
+    strange: BTreeMap<OutPoint, Txid>,
     /// Spends that were reported as unknown: once each.
     reported: BTreeSet<Txid>,
     /// Per output, the height from which on nothing was seen to spend it, and the height at which a spend was last sent.
     unseen: BTreeMap<OutPoint, Unseen>,
 }
 
-#[derive(Debug, Clone, Copy)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 struct Unseen {
     since: u32,
     sent: Option<u32>,
@@ -167,8 +185,7 @@ struct Unseen {
 impl ConfirmationWatch {
     /// Watches a transaction that this agent signed; one that is watched already stays as it is.
     pub fn signed(&mut self, round: Round, txid: Txid, input: OutPoint) {
-        if !self.places.contains_key(&txid) {
-            self.places.insert(txid, self.signed.len());
+        if !self.knows(&txid) {
             self.signed.push(Watched {
                 round,
                 txid,
@@ -176,6 +193,7 @@ impl ConfirmationWatch {
                 tx: None,
                 accepted: false,
                 was: None,
+                settled: false,
             });
         }
     }
@@ -207,12 +225,22 @@ impl ConfirmationWatch {
     }
 
     fn known(&mut self, txid: &Txid) -> Option<&mut Watched> {
-        let place = self.places.get(txid)?;
-        self.signed.get_mut(*place)
+        let mut signed = self.signed.iter_mut();
+        signed.find(|watched| watched.txid == *txid)
     }
 
-    /// Takes note of what the chain says now.
-    pub fn follow(&mut self, chain: &ChainView) {
+    /// Takes note of what the chain says now, and of what changed.
+    pub fn follow(&mut self, chain: &ChainView, changed: &[(OutPoint, Option<SpendSeen>)]) {
+        for (outpoint, spend) in changed {
+            match spend {
+                Some(spend) if !self.knows(&spend.by) => {
+                    self.strange.insert(*outpoint, spend.by);
+                }
+                _ => {
+                    self.strange.remove(outpoint);
+                }
+            }
+        }
         for watched in &mut self.signed {
             let spend = chain.spends.get(&watched.input);
             if let Some(height) = spend
@@ -234,6 +262,27 @@ impl ConfirmationWatch {
                 None => {}
             }
         }
+        self.settle(chain);
+    }
+
+    /// Keeps of what is settled only what it was.
+    fn settle(&mut self, chain: &ChainView) {
+        let deep = |watched: &Watched| {
+            let spend = chain.spends.get(&watched.input)?;
+            (chain.confirmations(spend.height?) >= SETTLED_DEPTH).then_some(spend.by)
+        };
+        for watched in &mut self.signed {
+            if deep(watched) == Some(watched.txid) {
+                self.expected.insert(watched.txid);
+                let settled = Watched {
+                    tx: None,
+                    settled: true,
+                    ..watched.clone()
+                };
+                self.settled.insert(watched.round, settled);
+            }
+        }
+        self.signed.retain(|watched| deep(watched).is_none());
     }
 
     /// Complete transactions that nobody got onto the chain for [`PATIENCE_BLOCKS`], each at most once a block. Of several
@@ -266,8 +315,14 @@ impl ConfirmationWatch {
     /// Such spends that were not reported yet.
     #[must_use]
     pub fn unexplained(&self, chain: &ChainView) -> BTreeSet<Txid> {
-        let spends = chain.spends.values().map(|spend| spend.by);
-        spends
+        let there = |outpoint, txid: &Txid| {
+            let spend = chain.spends.get(outpoint);
+            spend.is_some_and(|spend| spend.by == *txid)
+        };
+        self.strange
+            .iter()
+            .filter(|(outpoint, txid)| there(outpoint, txid))
+            .map(|(_, txid)| *txid)
             .filter(|txid| !self.knows(txid) && !self.reported.contains(txid))
             .collect()
     }
@@ -295,19 +350,27 @@ impl ConfirmationWatch {
     /// Whether a transaction is one that may spend the address.
     #[must_use]
     pub fn knows(&self, txid: &Txid) -> bool {
-        self.expected.contains(txid) || self.places.contains_key(txid)
+        self.expected.contains(txid) || self.signed.iter().any(|watched| watched.txid == *txid)
+    }
+
+    /// The round a watched transaction is of.
+    #[must_use]
+    pub fn round_of(&self, txid: &Txid) -> Option<Round> {
+        let mut all = self.all();
+        let watched = all.find(|watched| watched.txid == *txid);
+        watched.map(|watched| watched.round)
     }
 
     /// The watched transactions of a round, in the order of signing.
     pub fn of_round(&self, round: Round) -> impl Iterator<Item = &Watched> {
-        self.signed
-            .iter()
-            .filter(move |watched| watched.round == round)
+        let open = self.signed.iter();
+        let open = open.filter(move |watched| watched.round == round);
+        self.settled.get(&round).into_iter().chain(open)
     }
 
-    /// All watched transactions, in the order of signing.
+    /// All watched transactions: what is settled, then the others in the order of signing.
     pub fn all(&self) -> impl Iterator<Item = &Watched> {
-        self.signed.iter()
+        self.settled.values().chain(&self.signed)
     }
 
     /// The transaction of a round that is nearest to its end, and where it is.
@@ -322,7 +385,6 @@ impl ConfirmationWatch {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::protocol::chain_view::SpendSeen;
     use bitcoin::hashes::Hash as _;
     use bitcoin::{Amount, ScriptBuf, Sequence, TxIn, TxOut, Witness};
 
@@ -359,8 +421,14 @@ mod tests {
         view
     }
 
+    /// Follows the tip, whatever was known of it.
+    fn follow(watch: &mut ConfirmationWatch, view: &ChainView) {
+        let spend = view.spends.get(&tip(9)).copied();
+        watch.follow(view, &[(tip(9), spend)]);
+    }
+
     fn state(watch: &mut ConfirmationWatch, txid: Txid, view: &ChainView) -> WatchState {
-        watch.follow(view);
+        follow(watch, view);
         let watched = watch.all().find(|watched| watched.txid == txid).unwrap();
         watched.state(view)
     }
@@ -418,7 +486,7 @@ mod tests {
         let mut watch = ConfirmationWatch::default();
         let sent = |watch: &mut ConfirmationWatch, height, spend| {
             let view = chain(height, spend);
-            watch.follow(&view);
+            follow(watch, &view);
             let due = watch.due(&view);
             assert!(due.iter().all(|tx| *tx == signal));
             (due.len(), watch.counts_blocks(&view))
@@ -457,7 +525,7 @@ mod tests {
             (watched.txid, state)
         };
         let view = chain(100, None);
-        watch.follow(&view);
+        follow(&mut watch, &view);
         assert_eq!(best(&watch, &view), (third, WatchState::Signed));
         let later = chain(102, None);
         assert_eq!(watch.due(&later), [rungs[2].clone()], "it pays most");
@@ -466,6 +534,7 @@ mod tests {
         let view = chain(103, Some((second, Some(103))));
         let confirmed = WatchState::Confirmed { height: 103 };
         assert_eq!(best(&watch, &view), (second, confirmed));
+        follow(&mut watch, &view);
         assert_eq!(watch.unknown_spends(&view), [], "each of them was signed");
         let view = chain(103, Some((tip(3).txid, Some(103))));
         assert_eq!(best(&watch, &view), (tip(3).txid, confirmed));
@@ -478,12 +547,48 @@ mod tests {
         let mut watch = ConfirmationWatch::default();
         let (thief, refund) = (tip(4).txid, tip(5).txid);
         watch.expect(refund);
-        assert_eq!(watch.unknown_spends(&chain(100, Some((refund, None)))), []);
+        let mut unknown = |spend| {
+            let view = chain(101, spend);
+            follow(&mut watch, &view);
+            watch.unknown_spends(&view)
+        };
+        assert_eq!(unknown(Some((refund, None))), []);
+        assert_eq!(unknown(Some((thief, None))), [thief]);
+        assert_eq!(unknown(Some((thief, Some(101)))), []);
+        // One that is gone again, and one that was explained before anybody looked.
+        let mut watch = ConfirmationWatch::default();
+        follow(&mut watch, &chain(100, Some((thief, None))));
+        follow(&mut watch, &chain(100, None));
+        assert_eq!(watch.unknown_spends(&chain(100, None)), []);
         let view = chain(100, Some((thief, None)));
-        assert_eq!(watch.unknown_spends(&view), [thief]);
-        assert_eq!(
-            watch.unknown_spends(&chain(101, Some((thief, Some(101))))),
-            []
-        );
+        follow(&mut watch, &view);
+        watch.signed(Round(1), thief, tip(9));
+        assert_eq!(watch.unknown_spends(&view), []);
+    }
+
+    /// A hundred blocks down there is no way back: what the round was is known still, and nothing of it is looked at.
+    #[test]
+    fn what_is_settled_is_remembered_and_not_kept() {
+        let mut watch = ConfirmationWatch::default();
+        let rungs = [tx(tip(9), 900), tx(tip(9), 700)];
+        for rung in &rungs {
+            watch.complete(Round(7), rung);
+        }
+        let [loser, winner] = rungs.each_ref().map(Transaction::compute_txid);
+        let view = chain(101 + SETTLED_DEPTH - 2, Some((winner, Some(101))));
+        follow(&mut watch, &view);
+        assert_eq!((watch.signed.len(), watch.settled.len()), (2, 0));
+        let view = chain(101 + SETTLED_DEPTH - 1, Some((winner, Some(101))));
+        follow(&mut watch, &view);
+        assert_eq!((watch.signed.len(), watch.settled.len()), (0, 1));
+        // Whoever tells of them again does not bring them back.
+        watch.complete(Round(7), &rungs[1]);
+        assert!(watch.signed.is_empty());
+        let (watched, state) = watch.foremost(Round(7), &view).unwrap();
+        assert_eq!((watched.txid, watched.is_complete()), (winner, true));
+        assert_eq!(state, WatchState::Final { height: 101 });
+        assert!(watch.knows(&winner) && !watch.knows(&loser));
+        assert_eq!(watch.unknown_spends(&view), []);
+        assert!(!watch.counts_blocks(&view) && watch.due(&view).is_empty());
     }
 }

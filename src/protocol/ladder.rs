@@ -18,6 +18,7 @@ use crate::beacon::signal::{
     build_signal, check_signal, signed_weight,
 };
 use crate::hash::{SchnorrSignature, SignalBytes};
+use serde::{Deserialize, Serialize};
 
 /// What every transaction of a cohort has in common: where its beacon is, and where refunds go.
 #[derive(Debug, Clone, Copy)]
@@ -31,7 +32,7 @@ pub struct Ground<'a> {
 }
 
 /// The refund of a rung's change.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct RungRefund {
     /// The change it spends.
     pub change: BeaconOutput,
@@ -44,7 +45,7 @@ pub struct RungRefund {
 }
 
 /// The signal at one fee.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Rung {
     /// The transaction, unsigned.
     pub tx: Transaction,
@@ -59,7 +60,7 @@ pub struct Rung {
 }
 
 /// What one session signs.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Ladder {
     /// What every rung spends: the tip, then top-ups.
     pub inputs: Vec<BeaconOutput>,
@@ -70,7 +71,7 @@ pub struct Ladder {
 }
 
 /// A rung with all its signatures.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct SignedRung {
     /// The signal.
     pub tx: Transaction,

@@ -12,7 +12,7 @@ use serde_json::value::RawValue;
 
 use super::admission::Ticket;
 use super::deposit::{Deposited, LeafOpening, UpdateDeposit};
-use super::evidence::{Blame, Signed};
+use super::evidence::Signed;
 pub use super::fallback_message::{Announced, FallbackRequest, FallbackSignature};
 use super::ids::{Label, Round, Seat, Subject};
 pub use super::raw_json::{MAX_RAW_DEPTH, RawJson};
@@ -20,6 +20,7 @@ pub use super::reform::Reform;
 use super::refund_message::{
     RefundComplete, RefundNonces, RefundOpen, RefundPartial, RefundRequest,
 };
+pub use super::round_failed::{LostSession, RoundCause, RoundFailed};
 use super::terms::TextHash;
 use crate::beacon::smt::SmtPath;
 use crate::did::Did;
@@ -512,6 +513,10 @@ pub struct NonceUpdate {
     pub attempt: u32,
     /// The nonces.
     pub nonces: Nonces,
+    /// Whether the author says with it that it can not sign the session before: a request for it was out, and the
+    /// nonces it was made with are gone. Absent if not.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub lost: bool,
 }
 
 /// A further session is needed.
@@ -615,43 +620,6 @@ pub struct RoundResult {
     pub round: Round,
     /// The signed transaction; `null` when all were idle and the terms skip empty rounds.
     pub tx: Option<TxHex>,
-}
-
-/// Why a round failed.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "snake_case", tag = "cause", deny_unknown_fields)]
-#[non_exhaustive]
-pub enum RoundCause {
-    /// These seats did not respond in time. A statement, never evidence.
-    NoResponse {
-        /// The absent seats.
-        absent: Vec<Seat>,
-    },
-    /// These seats did not sign in time. A statement, never evidence.
-    NoSignature {
-        /// The absent seats.
-        absent: Vec<Seat>,
-    },
-    /// The sessions the terms allow are used up.
-    SessionsUsedUp,
-    /// The tip can not pay for the signal, or is gone.
-    NoFunds,
-    /// The chain's tip moved under the round.
-    TipMoved,
-    /// The operator ended the round.
-    Operator,
-}
-
-/// A round ended without a signature.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct RoundFailed {
-    /// The round.
-    pub round: Round,
-    /// Why.
-    pub why: RoundCause,
-    /// Members shown to have sent something invalid, with the evidence.
-    pub blamed: Vec<Blame>,
 }
 
 /// Asks for proofs of past rounds, for any index: also one that was not registered then.

@@ -26,7 +26,9 @@ pub mod raw_json;
 pub mod reform;
 pub mod refund_message;
 pub mod registration;
+pub mod round_failed;
 pub mod set;
+pub mod snapshot;
 pub mod terms;
 
 pub use ids::{Label, Round, Seat, SessionId, Subject};

@@ -387,6 +387,7 @@ mod tests {
                 round: Round(round),
                 attempt,
                 nonces: BTreeMap::from([(Label::SIGNAL, a)]),
+                lost: false,
             };
             let message = Message::NonceUpdate(Signed::unsigned(update));
             audit.message(COHORT, key, &message);

@@ -37,7 +37,7 @@ pub struct Reform {
 }
 
 /// An offer that was made or came, checked.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Offer {
     /// The new cohort.
     pub cohort: CohortId,

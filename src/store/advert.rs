@@ -329,26 +329,32 @@ impl Tx<'_> {
             .map(|removed| removed > 0)
     }
 
-    /// Adds a subscriber; says whether it is new. `max` bounds the table: above it nobody is added.
+    /// Adds a subscriber, or moves on the time at which it said so; says whether something changed. `max` bounds the
+    /// table: above it nobody is added.
     ///
     /// # Errors
     /// [`StoreError`] if writing fails.
     pub fn subscribe(&self, subscriber: Subscriber, max: u64) -> Result<bool, StoreError> {
         self.write(
             "INSERT INTO subscribers (key, since) SELECT ?1, ?2
-             WHERE (SELECT count(*) FROM subscribers) < ?3 ON CONFLICT (key) DO NOTHING",
+             WHERE (SELECT count(*) FROM subscribers) < ?3
+                 OR EXISTS (SELECT 1 FROM subscribers WHERE key = ?1)
+             ON CONFLICT (key) DO UPDATE SET since = excluded.since WHERE since < excluded.since",
             params![subscriber.key, subscriber.since, Column(max)],
         )
         .map(|added| added > 0)
     }
 
-    /// Removes a subscriber; says whether it was there.
+    /// Removes a subscriber that has said nothing else since `said`; says whether it was there.
     ///
     /// # Errors
     /// [`StoreError`] if writing fails.
-    pub fn unsubscribe(&self, key: NostrKey) -> Result<bool, StoreError> {
-        self.write("DELETE FROM subscribers WHERE key = ?1", params![key])
-            .map(|removed| removed > 0)
+    pub fn unsubscribe(&self, key: NostrKey, said: UnixTime) -> Result<bool, StoreError> {
+        self.write(
+            "DELETE FROM subscribers WHERE key = ?1 AND since <= ?2",
+            params![key, said],
+        )
+        .map(|removed| removed > 0)
     }
 }
 

@@ -49,6 +49,13 @@ pub const DUMP_TABLES: &[DumpTable] = &[
         "cohort IN (SELECT cohort FROM cohorts WHERE role = 'aggregator')",
     ),
     latest("lanes", &["author", "recipient", "cohort"], "1"),
+    // The newest one: the one before it is for a damaged page, which a bundle notices by itself.
+    latest(
+        "snapshots",
+        &["cohort", "role", "seq"],
+        "seq = (SELECT max(newest.seq) FROM snapshots AS newest
+                WHERE newest.cohort = snapshots.cohort AND newest.role = snapshots.role)",
+    ),
     // Signed signals are on the chain. Refunds, which belong to no round, are not until they are needed.
     appended("artifacts", &["id"], "(kind <> 'raw_tx' OR round = 0)"),
     appended("log", &["seq"], "role = 'participant'"),
@@ -210,6 +217,23 @@ impl View<'_> {
             each(row)?;
         }
         Ok(())
+    }
+
+    /// How many rows of a table are dumped.
+    ///
+    /// # Errors
+    /// [`StoreError`] if reading fails.
+    pub fn dump_count(&self, table: &DumpTable) -> Result<u64, StoreError> {
+        if !self.has_table(table)? {
+            return Ok(0);
+        }
+        // Names and conditions are this program's own.
+        let sql = format!(
+            "SELECT count(*) FROM {} WHERE {}",
+            table.source, table.filter
+        );
+        let count: i64 = self.conn.query_row(&sql, [], |row| row.get(0))?;
+        Ok(u64::try_from(count).unwrap_or(0))
     }
 
     /// One row of a table to which rows are only added.

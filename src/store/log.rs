@@ -58,7 +58,7 @@ impl LogEntry {
 }
 
 impl View<'_> {
-    /// Hands every entry of a cohort to `each`, oldest first, one at a time; stops at its first
+    /// Hands every entry of a cohort that is left to `each`, oldest first, one at a time; stops at its first
     /// error. Returns how many entries there were.
     ///
     /// # Errors
@@ -67,14 +67,28 @@ impl View<'_> {
         &self,
         cohort: CohortId,
         role: Role,
+        each: impl FnMut(LogEntry) -> Result<(), E>,
+    ) -> Result<u64, E> {
+        self.replay_after(cohort, role, 0, each)
+    }
+
+    /// The same for the entries after one, which a snapshot was taken of.
+    ///
+    /// # Errors
+    /// What `each` returned, or why reading failed.
+    pub fn replay_after<E: From<StoreError>>(
+        &self,
+        cohort: CohortId,
+        role: Role,
+        after: u64,
         mut each: impl FnMut(LogEntry) -> Result<(), E>,
     ) -> Result<u64, E> {
         let mut statement = self.statement(
             "SELECT seq, cohort, role, at, kind, input, outcome FROM log
-             WHERE cohort = ?1 AND role = ?2 ORDER BY seq",
+             WHERE cohort = ?1 AND role = ?2 AND seq > ?3 ORDER BY seq",
         )?;
         let mut rows = statement
-            .query(params![cohort, role])
+            .query(params![cohort, role, Column(after)])
             .map_err(StoreError::from)?;
         let mut count = 0;
         while let Some(row) = rows.next().map_err(StoreError::from)? {
@@ -114,6 +128,19 @@ impl View<'_> {
         })
     }
 
+    /// The number of the newest entry of a cohort, 0 if it has none.
+    ///
+    /// # Errors
+    /// [`StoreError`] if reading fails.
+    pub fn last_seq(&self, cohort: CohortId, role: Role) -> Result<u64, StoreError> {
+        let last: Option<Column<u64>> = self.row(
+            "SELECT seq FROM log WHERE cohort = ?1 AND role = ?2 ORDER BY seq DESC LIMIT 1",
+            params![cohort, role],
+            |row| row.get(0),
+        )?;
+        Ok(last.map_or(0, |seq| seq.0))
+    }
+
     /// How many entries of each kind and outcome a cohort has: the counted reasons.
     ///
     /// # Errors
@@ -136,7 +163,8 @@ impl View<'_> {
 }
 
 impl Tx<'_> {
-    /// Appends an entry and returns its sequence number. Entries are never changed or deleted.
+    /// Appends an entry and returns its sequence number. Entries are never changed, and deleted only by
+    /// [`Tx::shorten_log`].
     ///
     /// # Errors
     /// [`StoreError::Rule`] if the input is not JSON.

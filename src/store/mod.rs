@@ -8,13 +8,14 @@
 //! What the core thinks in (states, inputs, updates) is opaque here: text, JSON or bytes that the
 //! caller serialises. What the store itself enforces, in the schema where possible:
 //!
-//! - the log and the artifacts are append-only;
+//! - the log and the artifacts are append-only; what goes of the log are entries that two snapshots make up for;
 //! - artifacts and updates never change their bytes once others may depend on them;
 //! - tables fed by strangers are bounded.
 //!
 //! | file | tables |
 //! |---|---|
 //! | `log` | `log` |
+//! | `snapshot` | `snapshots`: what the log led to, so that what is older can go |
 //! | `cohort` | `cohorts`, `transactions` |
 //! | `outbox` | `outbox`, `lanes` |
 //! | `artifact` | `artifacts` |
@@ -41,6 +42,7 @@ mod relay;
 mod schema;
 mod seen;
 mod singleton;
+mod snapshot;
 mod value;
 
 use std::cell::Cell;
@@ -63,9 +65,10 @@ pub use error::StoreError;
 pub use log::{LogEntry, NewLogEntry};
 pub use meta::MetaKey;
 pub use outbox::{Lane, LaneRow, NewOutboxRow, OutboxRow};
-pub use relay::{RELAY_REASON_BYTES_MAX, RelayHealth, RelayRow};
+pub use relay::{RELAY_REASON_BYTES_MAX, RELAYS_REMEMBERED_MAX, RelayHealth, RelayRow};
 pub use seen::SEEN_EVENTS_MAX;
 pub use singleton::{SpendRow, SpendStanding, SpendState};
+pub use snapshot::{NewSnapshot, Snapshot};
 pub use value::Role;
 
 /// How long a statement waits for another program that holds the file.

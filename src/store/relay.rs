@@ -28,6 +28,9 @@ pub struct RelayRow {
     pub added: UnixTime,
 }
 
+/// The most relays of which something is remembered. Aggregators name relays: their number has to have an end.
+pub const RELAYS_REMEMBERED_MAX: u64 = 256;
+
 /// What was seen of a relay.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct RelayHealth {
@@ -41,7 +44,7 @@ pub struct RelayHealth {
     pub failures_in_row: u32,
     /// What the last failure was, in the relay's or our words.
     pub reason: Option<String>,
-    /// What a probe found (kinds accepted, history, limits), as JSON.
+    /// What was counted and measured, as JSON: the caller's.
     pub detail: String,
 }
 
@@ -158,6 +161,37 @@ impl Tx<'_> {
              ON CONFLICT (url) DO UPDATE SET last_failure = excluded.last_failure,
                  failures_in_row = failures_in_row + 1, reason = excluded.reason",
             params![Column(url.clone()), at, cut(reason)],
+        )?;
+        Ok(())
+    }
+
+    /// Records all that is known of a relay; of `reason`, [`RELAY_REASON_BYTES_MAX`] bytes are kept. Where there are
+    /// [`RELAYS_REMEMBERED_MAX`] others, that of which nothing was seen for longest is forgotten.
+    ///
+    /// # Errors
+    /// [`StoreError::Rule`] if the detail is not JSON.
+    pub fn put_relay_health(&self, health: &RelayHealth) -> Result<(), StoreError> {
+        self.write(
+            "INSERT INTO relay_health (url, last_ok, last_failure, failures_in_row, reason, detail)
+             VALUES (?1, ?2, ?3, ?4, ?5, ?6)
+             ON CONFLICT (url) DO UPDATE SET last_ok = excluded.last_ok,
+                 last_failure = excluded.last_failure, failures_in_row = excluded.failures_in_row,
+                 reason = excluded.reason, detail = excluded.detail",
+            params![
+                Column(health.url.clone()),
+                health.last_ok,
+                health.last_failure,
+                health.failures_in_row,
+                health.reason.as_deref().map(cut),
+                health.detail
+            ],
+        )?;
+        self.write(
+            "DELETE FROM relay_health WHERE url IN (
+                 SELECT url FROM relay_health WHERE url <> ?1 AND url NOT IN (SELECT url FROM relays)
+                 ORDER BY max(coalesce(last_ok, 0), coalesce(last_failure, 0)) DESC, url
+                 LIMIT -1 OFFSET ?2)",
+            params![Column(health.url.clone()), Column(RELAYS_REMEMBERED_MAX - 1)],
         )?;
         Ok(())
     }

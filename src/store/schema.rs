@@ -12,8 +12,11 @@ use super::error::StoreError;
 pub(super) const APPLICATION_ID: i64 = 0x6274_6332;
 
 /// The migrations, oldest first.
-pub(super) const MIGRATIONS: &[&str] =
-    &[include_str!("schema/v1.sql"), include_str!("schema/v2.sql")];
+pub(super) const MIGRATIONS: &[&str] = &[
+    include_str!("schema/v1.sql"),
+    include_str!("schema/v2.sql"),
+    include_str!("schema/v3.sql"),
+];
 
 /// What a file is, before anything is written to it.
 #[derive(Debug, PartialEq, Eq)]
@@ -137,7 +140,7 @@ mod tests {
         let error = migrate(&mut conn, 9, MIGRATIONS).unwrap_err();
         assert!(matches!(
             error,
-            StoreError::NewerSchema { found: 9, known: 2 }
+            StoreError::NewerSchema { found: 9, known: 3 }
         ));
     }
 }

@@ -29,5 +29,6 @@ mod serve;
 #[path = "../sim/mod.rs"]
 mod sim;
 mod simulation;
+mod simulation_extras;
 mod store;
 mod synthetic;

@@ -51,11 +51,12 @@ use btcr2_agent::protocol::evidence::{
 use btcr2_agent::protocol::ladder::{Ground, Ladder, SignedRung, rates};
 use btcr2_agent::protocol::message::{
     Accept, CasEntry, CohortAck, EndCause, Ended, Entries, Frozen, History, HistoryItem,
-    HistoryRequest, IndexChallenge, IndexOpening, IndexProof, Invite, Leave, MAX_RAW_DEPTH,
-    Message, NonceRequest, NonceUpdate, Nonces, Opening, OptIn, Partials, PrevoutInfo, Proofs,
-    RawJson, RefusalCode, Refused, Register, RegisterItem, Registered, RegisteredItem, Rejected,
-    Relays, Release, Response, RoundCause, RoundFailed, RoundOpen, RoundRequest, RoundResult,
-    SeatRequest, SeatState, SignRequest, SmtEntry, Subscribe, TxHex, Waiting,
+    HistoryRequest, IndexChallenge, IndexOpening, IndexProof, Invite, Leave, LostSession,
+    MAX_RAW_DEPTH, Message, NonceRequest, NonceUpdate, Nonces, Opening, OptIn, Partials,
+    PrevoutInfo, Proofs, RawJson, RefusalCode, Refused, Register, RegisterItem, Registered,
+    RegisteredItem, Rejected, Relays, Release, Response, RoundCause, RoundFailed, RoundOpen,
+    RoundRequest, RoundResult, SeatRequest, SeatState, SignRequest, SmtEntry, Subscribe, TxHex,
+    Waiting,
 };
 use btcr2_agent::protocol::reform::{LeftOut, Reform};
 use btcr2_agent::protocol::registration::{MAX_GENESIS_BYTES, registration_digest, verify_opening};
@@ -136,7 +137,16 @@ fn secret_nonce(member: usize, attempt: u32, label: Label) -> musig2::SecNonce {
         "nonce of member {member}, session {attempt}, {label}"
     ));
     let own = key(&format!("member {member}"));
-    musig2::SecNonce::build_with_seckey(seed, own.keypair().secret_key()).build()
+    musig2::SecNonce::build_with_seckey(seed, scalar(&own)).build()
+}
+
+/// A secret as the `musig2` crate has it, which stands on another version of `secp256k1`.
+fn scalar(own: &OwnKey) -> musig2::secp::Scalar {
+    musig2::secp::Scalar::from_slice(&own.keypair().secret_bytes()).unwrap()
+}
+
+fn point(key: &NostrKey) -> musig2::secp::Point {
+    musig2::secp::Point::from_slice(&key.even_point().serialize()).unwrap()
 }
 
 fn nonces(member: usize, attempt: u32) -> Nonces {
@@ -307,7 +317,7 @@ impl Cohort {
 
     fn partial(&self, member: usize, label: Label) -> PartialSignature {
         let signed = self.contexts[&label];
-        let points = self.keys.keys().iter().map(|key| key.even_point());
+        let points = self.keys.keys().iter().map(point);
         let context = musig2::KeyAggContext::new(points)
             .unwrap()
             .with_unspendable_taproot_tweak()
@@ -315,7 +325,7 @@ impl Cohort {
         let own = key(&format!("member {member}"));
         let partial: musig2::PartialSignature = musig2::sign_partial(
             &context,
-            own.keypair().secret_key(),
+            scalar(&own),
             secret_nonce(member, 1, label),
             &musig2::AggNonce::from_bytes(&signed.aggregate_nonce.to_bytes()).unwrap(),
             signed.sighash.as_bytes(),
@@ -667,6 +677,7 @@ fn of_cohorts() -> Vec<(&'static str, Message)> {
                     round: Round(1),
                     attempt: 2,
                     nonces: nonces(1, 2),
+                    lost: true,
                 },
             )),
         ),
@@ -710,6 +721,20 @@ fn of_cohorts() -> Vec<(&'static str, Message)> {
                     absent: vec![Seat(1)],
                 },
                 blamed: vec![blame],
+            }),
+        ),
+        (
+            "round_failed:sessions",
+            Message::RoundFailed(RoundFailed {
+                round: Round(1),
+                why: RoundCause::SessionsUsedUp {
+                    lost: vec![LostSession {
+                        attempt: 2,
+                        seat: Seat(1),
+                        shown: None,
+                    }],
+                },
+                blamed: Vec::new(),
             }),
         ),
         (

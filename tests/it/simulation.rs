@@ -1,11 +1,12 @@
 //! The simulator of `tests/sim`, over as many seeds as a test may take. `examples/simulate.rs` takes more.
 //!
 //! A failure names its seed: `cargo run --release --example simulate -- --seed N --family F --trace` shows the run.
+//! The seeds are split over many tests, so that all cores are at work.
 
 use super::sim::{Family, Run, run};
 
-/// Seeds of one test: about half a minute of one core in the development profile.
-const SEEDS: u64 = 80;
+/// Seeds of one test.
+const SEEDS: u64 = 200;
 
 struct Sum {
     confirmed: u64,
@@ -13,13 +14,13 @@ struct Sum {
     blamed: u64,
 }
 
-fn hold(family: Family, from: u64, seeds: u64) -> Sum {
+fn hold(family: Family, from: u64) -> Sum {
     let mut sum = Sum {
         confirmed: 0,
         crashes: 0,
         blamed: 0,
     };
-    for seed in from..from + seeds {
+    for seed in from..from + SEEDS {
         let Run {
             about,
             failure,
@@ -37,34 +38,44 @@ fn hold(family: Family, from: u64, seeds: u64) -> Sum {
 }
 
 /// Relays, processes and the chain fail, until they do not any more; then every round is confirmed.
-#[test]
-fn honest_cohorts_live_through_everything() {
-    let sum = hold(Family::Faults, 0, SEEDS);
+fn honest_cohorts_live_through_everything(from: u64) {
+    let sum = hold(Family::Faults, from);
     assert!(sum.confirmed > SEEDS, "{} signals", sum.confirmed);
     assert!(sum.crashes > SEEDS, "{} crashes", sum.crashes);
     assert_eq!(sum.blamed, 0);
 }
 
-#[test]
-fn honest_cohorts_live_through_everything_else() {
-    let sum = hold(Family::Faults, 1_000_000, SEEDS);
-    assert!(sum.confirmed > SEEDS, "{} signals", sum.confirmed);
-}
-
 /// Members send whatever their keys can sign: nobody signs what it did not check, and nobody honest is blamed.
-#[test]
-fn bad_members_are_stopped_and_named() {
-    let sum = hold(Family::BadMembers, 0, SEEDS);
+fn bad_members_are_stopped_and_named(from: u64) {
+    let sum = hold(Family::BadMembers, from);
     assert!(sum.confirmed > SEEDS / 4, "{} signals", sum.confirmed);
     assert!(sum.blamed > 0);
 }
 
 /// The aggregator sends whatever its key can sign, to each what it likes.
-#[test]
-fn a_bad_aggregator_gains_nothing() {
-    let sum = hold(Family::BadAggregator, 0, SEEDS);
+fn a_bad_aggregator_gains_nothing(from: u64) {
+    let sum = hold(Family::BadAggregator, from);
     assert!(sum.confirmed > SEEDS / 4, "{} signals", sum.confirmed);
 }
+
+/// A test for each part of the seeds.
+macro_rules! parts {
+    ($rule:ident: $($name:ident $from:literal)*) => {
+        mod $rule {
+            $(
+                #[test]
+                fn $name() {
+                    super::$rule($from);
+                }
+            )*
+        }
+    };
+}
+
+parts!(honest_cohorts_live_through_everything:
+    first 0 second 200 third 400 fourth 1_000_000);
+parts!(bad_members_are_stopped_and_named: first 0 second 200 third 400 fourth 1_000_000);
+parts!(a_bad_aggregator_gains_nothing: first 0 second 200 third 400 fourth 1_000_000);
 
 /// A run is a function of its seed, though secret nonces come from the operating system each time.
 #[test]

@@ -2,6 +2,7 @@
 
 mod file;
 mod rows;
+mod snapshots;
 mod spends;
 mod strangers;
 

@@ -30,7 +30,7 @@ is_wanted() {
 }
 
 # mutant NAME WHAT HOW FILE EXPR [FILE EXPR]...
-#   HOW: "FAMILY SEEDS" of the simulator, or "test NAME" of the test that catches it.
+#   HOW: "FAMILY SEEDS" or "FAMILY:EXTRA SEEDS" of the simulator, or "test NAME" of the test that catches it.
 mutant() {
     local name=$1 what=$2 how=$3 file expr
     shift 3
@@ -160,6 +160,37 @@ mutant bound-early "a DID is bound before its history is complete" "faults 300" 
 mutant history-unverified "a proof of the past is kept as it came" "bad-aggregator 1500" \
     $P/history.rs 's/if path\.verify_leaf_value\(index, &leaf, &item\.signal\)\.is_err\(\) \{/if !M \&\& path.verify_leaf_value(index, &leaf, &item.signal).is_err() {/'
 
+# ---- the k-of-n leaf ----
+mutant leaf-announced "a member signs through the leaf whatever is announced of its DIDs" "bad-aggregator:fallback 400" \
+    $P/fallback.rs 's/if let Some\(objection\) = &fallback\.objection \{/if let Some(objection) = fallback.objection.as_ref().filter(|_| !M) {/'
+mutant leaf-fee "any fee will do through the leaf" "bad-aggregator:fallback 400" \
+    $P/fallback.rs 's/(let limits = leaf\.limits\(&fallback\.tx, &self\.limits\(\)\);)/$1\n        let limits = if M { crate::beacon::signal::SignalLimits { max_fee_rate: bitcoin::FeeRate::MAX, max_fee: Amount::MAX_MONEY } } else { limits };/'
+mutant leaf-not-kept "a member signs through the leaf without keeping what is announced" "faults:fallback 100" \
+    $P/fallback.rs 's/(let mut effects = self\.keep\(round, signal, txid, &request\.announced, &published, &said\);)/$1\n        if M { effects.clear(); }/'
+mutant leaf-bytes "other bytes are signed in a round that has some" "bad-aggregator:fallback 1500" \
+    $P/fallback.rs 's/if self\.announces_otherwise\(round, &fallback\.signal\) \{/if !M \&\& self.announces_otherwise(round, \&fallback.signal) {/; s/if further\.signal != first\.signal \{/if !M \&\& further.signal != first.signal {/' \
+    $P/fallback/replacing.rs 's/if further\.signal != first\.signal \{/if !M \&\& further.signal != first.signal {/'
+mutant said-forgotten "what was said in a round that is over is forgotten, though others may sign it" "faults:fallback 200" \
+    $P/fallback/responded.rs 's/let OutputPolicy::KOfN\(_\) = self\.terms\.output_policy else \{/let (OutputPolicy::KOfN(_), false) = (self.terms.output_policy, M) else {/'
+
+# ---- old copies ----
+mutant old-numbers "an aggregator with an old store numbers rounds on from there" "faults:restore 300" \
+    $A/mod.rs 's/self\.last_round = self\.last_round\.saturating_add\(NUMBERS_SKIPPED\);/if !M { self.last_round = self.last_round.saturating_add(NUMBERS_SKIPPED); }/'
+mutant signed-again "a transaction that was signed before is not one of the round that goes on" "faults:restore 300" \
+    $P/session.rs 's/Some\(known\) if known\.round < given\.round => \{/Some(known) if !M \&\& known.round < given.round => {/'
+
+# ---- deposits ----
+mutant announced-unverified "an update is announced before the aggregator has verified it" "faults:deposits 200" \
+    $P/deposits.rs 's/Term::Required => accepted && !without,/Term::Required => M || (accepted \&\& !without),/; s/Some\(_\) => return self\.terms\.deposits == Term::None,/Some(_) => return M || self.terms.deposits == Term::None,/; s/now <= state\.patience\n/!M \&\& now <= state.patience\n/'
+mutant opened-unasked "leaves are opened that nobody wanted to show" "faults:deposits 200" \
+    $P/deposits.rs 's/Term::Accepted => deposited,/Term::Accepted => M || deposited,/'
+
+# ---- rule 11, and ends ----
+mutant money-moves "an aggregator collects signatures though it may not spend" "faults:money-stops 300" \
+    $A/money.rs 's/self\.money_stopped = !permitted;/self.money_stopped = !permitted \&\& !M;/'
+mutant cancelled-late "a cohort is cancelled after a partial signature came" "faults:leaves 300" \
+    $A/mod.rs 's/if self\.round\.as_ref\(\)\.is_some_and\(RoundState::has_partials\) \{/if !M \&\& self.round.as_ref().is_some_and(RoundState::has_partials) {/'
+
 [ "${wanted[0]:-}" = --list ] && exit 0
 [ ${#stale[@]} -eq 0 ] || exit 2
 
@@ -181,7 +212,9 @@ for at in "${!names[@]}"; do
     if [ "${how% *}" = test ]; then
         MUTANT=$name cargo test --quiet --test it "${how#* }" > "$log" 2>&1
     else
-        MUTANT=$name timeout "${MUTANTS_SECONDS:-900}" "$simulate" --family "${how% *}" --seeds "${MUTANTS_SEEDS:-${how#* }}" > "$log" 2>&1
+        family=${how% *} extra=()
+        [ "$family" = "${family#*:}" ] || extra=(--extra "${family#*:}")
+        MUTANT=$name timeout "${MUTANTS_SECONDS:-900}" "$simulate" --family "${family%:*}" "${extra[@]}" --seeds "${MUTANTS_SEEDS:-${how#* }}" > "$log" 2>&1
     fi
     result=$?
     # A broken rule, or a panic; 124 is the end of the time.

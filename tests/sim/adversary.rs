@@ -8,23 +8,26 @@
 use std::collections::BTreeMap;
 use std::rc::Rc;
 
-use bitcoin::{Amount, OutPoint, ScriptBuf, Sequence};
+use bitcoin::{Amount, OutPoint, ScriptBuf, Sequence, Transaction, Witness};
 use btcr2_agent::beacon::address::beacon_script;
 use btcr2_agent::hash::{sha256, to_hex};
 use btcr2_agent::keys::NostrKey;
-use btcr2_agent::protocol::aggregator::AggregatorInput;
+use btcr2_agent::protocol::aggregator::{AggregatorInput, Phase};
 use btcr2_agent::protocol::evidence::{Blame, Fault, LabelContext, Sighash};
-use btcr2_agent::protocol::message::{Message, RoundCause, RoundFailed, SignRequest};
+use btcr2_agent::protocol::message::{History, Message, RoundCause, RoundFailed, SignRequest};
+use btcr2_agent::protocol::participant::ParticipantInput;
 use btcr2_agent::protocol::{Round, Seat};
 use serde_json::Value;
 
 use super::check::difference;
 use super::config::Config;
+use super::fallback::alter_fallback;
 use super::members::key;
 use super::post::Payload;
 use super::process::Input;
 use super::rng::Rng;
-use super::world::{World, sign_evidence};
+use super::signing::sign_evidence;
+use super::world::World;
 
 /// Messages remembered to be sent again.
 const ARCHIVE: usize = 400;
@@ -83,6 +86,13 @@ impl Adversary {
             self.alter_request(&mut request);
             return Some(Message::SignRequest(request));
         }
+        if let Message::FallbackRequest(request) = message
+            && self.rng.permille(700)
+        {
+            let mut request = request.clone();
+            alter_fallback(&mut self.rng, &self.script, &mut request);
+            return Some(Message::FallbackRequest(request));
+        }
         if let Message::CohortSet(set) = message
             && self.rng.one_in(2)
         {
@@ -92,6 +102,20 @@ impl Adversary {
             let who = (!keys.is_empty()).then(|| *self.rng.pick(&keys))?;
             set.payees.insert(who, self.script.clone());
             return Some(Message::CohortSet(set));
+        }
+        if let Message::RoundResult(result) = message
+            && self.rng.permille(700)
+        {
+            let mut result = result.clone();
+            self.alter_witness(&mut result.tx.as_mut()?.0);
+            return Some(Message::RoundResult(result));
+        }
+        if let Message::History(history) = message
+            && self.rng.permille(700)
+        {
+            let mut history = history.clone();
+            self.alter_history(&mut history)?;
+            return Some(Message::History(history));
         }
         let body = message.body().ok()?;
         for _ in 0..6 {
@@ -268,6 +292,49 @@ impl Adversary {
         }
     }
 
+    /// The same transaction, signed by nobody: its id is that of what everybody signed.
+    fn alter_witness(&mut self, tx: &mut Transaction) {
+        let at = self.rng.index(tx.input.len());
+        let Some(input) = tx.input.get_mut(at) else {
+            return;
+        };
+        let mut items = input.witness.to_vec();
+        match self.rng.below(4) {
+            0 => items.clear(),
+            1 => items.push(vec![0x50]),
+            2 => items = vec![vec![7; 64]],
+            _ => {
+                if let Some(byte) = items.first_mut().and_then(|item| item.get_mut(40)) {
+                    *byte ^= 1;
+                }
+            }
+        }
+        input.witness = Witness::from_slice(&items);
+    }
+
+    /// Proofs of the past that prove something else, or of another round.
+    fn alter_history(&mut self, history: &mut History) -> Option<()> {
+        let items = history.items.len();
+        let at = (items > 0).then(|| self.rng.index(items))?;
+        let other = history.items[self.rng.index(items)].clone();
+        let item = &mut history.items[at];
+        match self.rng.below(6) {
+            0 => item.leaf = None,
+            1 => item.announcement = Some("{}".into()),
+            2 => item.path = other.path,
+            3 => item.signal = other.signal,
+            _ => {
+                let path = item.path.as_mut()?;
+                let hash = self.rng.index(path.hashes.len().max(1));
+                match path.hashes.get_mut(hash) {
+                    Some(hash) => hash[0] ^= 1,
+                    None => path.collapsed[0] ^= 1,
+                }
+            }
+        }
+        Some(())
+    }
+
     /// Announces something else, with a transaction that matches.
     fn alter_announcement(&mut self, request: &mut SignRequest) {
         let Some(text) = &mut request.announcement else {
@@ -298,7 +365,7 @@ impl Adversary {
     }
 }
 
-fn op_return(bytes: &[u8; 32]) -> ScriptBuf {
+pub fn op_return(bytes: &[u8; 32]) -> ScriptBuf {
     ScriptBuf::from_hex(&format!("6a20{}", to_hex(bytes))).unwrap_or_default()
 }
 
@@ -309,8 +376,13 @@ impl World {
         self.adversary.remember(&honest);
         // There are few of these in a run, and nothing else is worth as much.
         let worth = match &*honest {
-            Message::SignRequest(_) => 4,
-            Message::PartialSignature(_) | Message::RoundResult(_) | Message::CohortSet(_) => 2,
+            Message::SignRequest(_) | Message::FallbackRequest(_) | Message::History(_) => 4,
+            Message::PartialSignature(_)
+            | Message::FallbackSignature(_)
+            | Message::UpdateDeposit(_)
+            | Message::RefundRequest(_)
+            | Message::RoundResult(_)
+            | Message::CohortSet(_) => 2,
             _ => 1,
         };
         let altered = self.adversary.alters * worth;
@@ -374,17 +446,15 @@ impl World {
         if !self.adversary.rng.permille(self.adversary.invents * 2) {
             return;
         }
-        if i > 0 {
-            for _ in 0..6 {
-                self.stranger_speaks();
-            }
-        }
         // What it heard is as good as what it said.
         let heard = self.processes[i].heard.len();
-        if heard > 0 {
+        for _ in 0..heard.min(3) {
             let at = self.adversary.rng.index(heard);
             let message = Rc::clone(&self.processes[i].heard[at]);
             self.adversary.remember(&message);
+        }
+        if i > 0 {
+            self.stranger_speaks();
         }
         if self.adversary.archive.is_empty() {
             return;
@@ -463,42 +533,46 @@ impl World {
 
     /// Rule 6: what a stranger says to the aggregator, or to a member, changes nothing.
     fn stranger_speaks(&mut self) {
-        use btcr2_agent::protocol::aggregator::Phase;
-        use btcr2_agent::protocol::participant::ParticipantInput;
         if self.adversary.archive.is_empty() {
             return;
         }
-        let at = self.adversary.rng.index(self.adversary.archive.len());
-        let message = (*self.adversary.archive[at]).clone();
-        let from = key("a stranger").public();
         let to = self.adversary.rng.index(self.processes.len());
         let open = self.processes[0].core.aggregator().phase() == &Phase::Open;
-        let asks = matches!(message, Message::OptIn(_) | Message::HistoryRequest(_));
-        if !self.processes[to].up || self.is_bad(to) || asks || (to == 0 && open) {
+        if !self.processes[to].up || self.is_bad(to) || (to == 0 && open) {
             return;
         }
-        let before = self.processes[to].core.state();
         let now = self.clock(to);
-        let input = match to {
-            0 => Input::Aggregator(AggregatorInput::Message { from, message }),
-            _ => Input::Member(ParticipantInput::Message { from, message }),
-        };
         // Beside the timers, which run with every input.
-        let due = self.processes[to].core.deadline();
+        let due = self.processes[to].core_due();
         if due.is_some_and(|at| at <= now) {
             return;
         }
-        let name = match &input {
-            Input::Aggregator(AggregatorInput::Message { message, .. })
-            | Input::Member(ParticipantInput::Message { message, .. }) => message.type_name(),
-            _ => "",
-        };
-        let step = self.processes[to].core.handle(now, input);
+        let from = key("a stranger").public();
+        let before = self.processes[to].core.state();
+        let mut said = Vec::new();
+        for _ in 0..6 {
+            let at = self.adversary.rng.index(self.adversary.archive.len());
+            let mut message = (*self.adversary.archive[at]).clone();
+            if matches!(message, Message::OptIn(_) | Message::HistoryRequest(_)) {
+                continue;
+            }
+            // What was said before is known; something like it would be news.
+            if self.adversary.rng.one_in(2) {
+                message = self.adversary.alter(&message).unwrap_or(message);
+            }
+            let name = message.type_name();
+            let input = match to {
+                0 => Input::Aggregator(AggregatorInput::Message { from, message }),
+                _ => Input::Member(ParticipantInput::Message { from, message }),
+            };
+            let step = self.processes[to].step(now, input);
+            said.push((name, step));
+        }
         let after = self.processes[to].core.state();
         if after != before {
             let part = difference(&before, &after);
             self.fail(format!(
-                "rule 6: a stranger's {name} changed process {to}: {step:?}, {part}"
+                "rule 6: a stranger changed process {to}: {said:?}, {part}"
             ));
         }
     }

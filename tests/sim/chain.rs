@@ -5,7 +5,7 @@ use std::rc::Rc;
 
 use bitcoin::consensus::encode::serialize;
 use bitcoin::hashes::Hash as _;
-use bitcoin::{Amount, OutPoint, ScriptBuf, Transaction, TxIn, TxOut, Txid, Witness};
+use bitcoin::{Amount, OutPoint, ScriptBuf, Transaction, TxIn, TxOut, Txid, Witness, Wtxid};
 use btcr2_agent::beacon::history::{AddressHistory, AddressTx, Tip};
 use btcr2_agent::protocol::chain_view::{
     ChainView, MAX_EXTRA, OutputSeen, SignalSeen, SpendSeen, TipView,
@@ -32,6 +32,7 @@ pub struct Chain {
     pub min_start: u64,
     arrivals: u64,
     cached: Option<Rc<ChainView>>,
+    verified: BTreeSet<Wtxid>,
 }
 
 impl Chain {
@@ -45,6 +46,7 @@ impl Chain {
             min_start: (250 * u64::from(max_fee_rate) * 444).div_ceil(1_000),
             arrivals: 0,
             cached: None,
+            verified: BTreeSet::new(),
         }
     }
 
@@ -81,6 +83,11 @@ impl Chain {
         });
     }
 
+    /// Somebody pays.
+    pub fn pay(&mut self, tx: Transaction) {
+        self.insert(tx);
+    }
+
     pub fn output(&self, outpoint: &OutPoint) -> Option<&TxOut> {
         let placed = self.txs.get(&outpoint.txid)?;
         placed.tx.output.get(outpoint.vout as usize)
@@ -99,6 +106,16 @@ impl Chain {
         })
     }
 
+    /// libbitcoinconsensus on every input, once for each transaction with its witnesses.
+    pub fn verify(&mut self, tx: &Transaction, spent: &[TxOut]) -> Result<(), String> {
+        let wtxid = tx.compute_wtxid();
+        if !self.verified.contains(&wtxid) {
+            verify_scripts(tx, spent)?;
+            self.verified.insert(wtxid);
+        }
+        Ok(())
+    }
+
     /// What a node does with a transaction.
     pub fn accept(&mut self, tx: &Transaction) -> Result<(), String> {
         if self.txs.contains_key(&tx.compute_txid()) {
@@ -110,7 +127,7 @@ impl Chain {
             .map(|input| self.output(&input.previous_output).cloned())
             .collect();
         let spent = spent.ok_or("bad-txns-inputs-missingorspent")?;
-        verify_scripts(tx, &spent)?;
+        self.verify(tx, &spent)?;
         // BIP-68: only refunds have such a lock, and none is mature in the time of a run.
         if tx
             .input

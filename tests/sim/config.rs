@@ -8,6 +8,7 @@ use btcr2_agent::protocol::participant::{Decline, SigningPolicy};
 use btcr2_agent::protocol::terms::{CohortBeacon, EmptyRounds, Funding, Salt, Terms};
 use btcr2_agent::time::UnixTime;
 
+use super::extras::{self, Departure, Extra, Restore, Stops};
 use super::members::key;
 use super::rng::Rng;
 
@@ -130,10 +131,26 @@ pub struct Config {
     pub calm: bool,
     /// The first DIDs that are registered at once; the others wait for a signal on the chain.
     pub early_dids: usize,
+    /// What this run has that few have.
+    pub extras: Vec<Extra>,
+    pub restore: Option<Restore>,
+    pub money_stops: Option<Stops>,
+    pub departs: Option<(Departure, u64)>,
 }
 
 impl Config {
     pub fn draw(seed: u64, family: Option<Family>) -> Self {
+        Self::draw_with(seed, family, None)
+    }
+
+    /// The run of a seed, with one of the extras whatever the seed says.
+    pub fn draw_with(seed: u64, family: Option<Family>, extra: Option<Extra>) -> Self {
+        let mut config = Self::draw_plain(seed, family);
+        extras::add(&mut config, extra);
+        config
+    }
+
+    fn draw_plain(seed: u64, family: Option<Family>) -> Self {
         let mut rng = Rng::new(seed ^ 0x6274_6372_3273_696d);
         let drawn = match rng.below(4) {
             0 | 1 => Family::Faults,
@@ -141,13 +158,24 @@ impl Config {
             _ => Family::BadAggregator,
         };
         let family = family.unwrap_or(drawn);
-        // Small cohorts are as good at finding faults as large ones, and cheaper.
-        let members = *rng.pick(&[2, 2, 2, 2, 2, 3, 3, 3, 4, 5, 7]);
+        // Small cohorts are as good at finding faults as large ones, and cheaper: one of seven costs as much as ten of
+        // two. The same with a short chaos and a long one.
+        let members = match rng.below(100) {
+            0..60 => 2,
+            60..86 => 3,
+            86..94 => 4,
+            94..98 => 5,
+            _ => 7,
+        };
         let calm = family != Family::Faults && rng.one_in(2);
-        let chaos = if rng.one_in(3) || calm {
-            0
-        } else {
-            rng.range(2 * HOUR, 2 * DAY)
+        let chain = chain_faults(&mut rng, calm);
+        let chaos = match rng.below(9) {
+            _ if calm => 0,
+            // A signal has to confirm before it can be undone.
+            0..3 if chain.reorgs > 0 => rng.range(8 * HOUR, 16 * HOUR),
+            0..3 => 0,
+            3..7 => rng.range(HOUR, 8 * HOUR),
+            _ => rng.range(8 * HOUR, 2 * DAY),
         };
         let mut terms = terms(&mut rng, members, seed);
         if family != Family::Faults {
@@ -155,7 +183,15 @@ impl Config {
             terms.response_seconds = rng.range(4 * HOUR, 12 * HOUR) as u32;
             terms.signing_seconds = rng.range(4 * HOUR, 12 * HOUR) as u32;
         }
-        let rounds = *rng.pick(&[1, 1, 2]);
+        let mut rounds = *rng.pick(&[1, 1, 1, 2]);
+        let mut rounds_before = *rng.pick(&[0, 1, 1, 2]);
+        if chain.reorgs > 0 {
+            rounds_before = rounds_before.max(1);
+        }
+        if family != Family::Faults {
+            // Nothing has to go well, so that nobody waits until it might.
+            rounds += rounds_before.max(1);
+        }
         let mut relays: Vec<RelayFaults> = (0..*rng.pick(&[1, 2, 2, 3, 3, 4]))
             .map(|_| relay_faults(&mut rng, calm))
             .collect();
@@ -179,7 +215,12 @@ impl Config {
                     peer.bad |= rng.one_in(4);
                 }
                 if rng.one_in(6) {
-                    peers[first].silent_from = Some(START + rng.below(2 * DAY));
+                    peers[first].silent_from = Some(START + rng.below(12 * HOUR));
+                    // Sessions about refunds fail then, and are held again.
+                    terms.refund_blocks = 1008;
+                    if !calm {
+                        peers[0].crash_every = Some(*rng.pick(&[5, 20, 60]));
+                    }
                 }
             }
             Family::BadAggregator => {
@@ -205,19 +246,21 @@ impl Config {
             family,
             members,
             dids: (0..members)
-                .map(|_| *rng.pick(&[1, 1, 1, 1, 2, 0]))
+                .map(|_| *rng.pick(&[1, 1, 1, 2, 2, 0]))
                 .enumerate()
                 .map(|(i, dids)| if i == 0 { dids.max(1) } else { dids })
                 .collect(),
             policies,
-            payees: rng.one_in(2) || terms.funding == Funding::Members,
+            payees: rng.one_in(2)
+                || terms.funding == Funding::Members
+                || peers.iter().any(|peer| peer.silent_from.is_some()),
             relays,
             peers,
-            chain: chain_faults(&mut rng, calm),
+            chain,
             funds: rng.range(100_000, 400_000),
             quiet_at: START + chaos,
             rounds,
-            rounds_before: *rng.pick(&[0, 1, 1, 2]),
+            rounds_before,
             end_at: START
                 + chaos
                 + if family == Family::Faults {
@@ -229,6 +272,10 @@ impl Config {
             invents: *rng.pick(&[0, 50, 150, 400]),
             calm,
             early_dids: *rng.pick(&[1, 1, 8]),
+            extras: Vec::new(),
+            restore: None,
+            money_stops: None,
+            departs: None,
             terms,
         }
     }
@@ -263,6 +310,9 @@ impl Config {
         );
         text += &on("away", self.peers.iter().any(|p| p.away.is_some()));
         text += &on("leaves", self.peers.iter().any(|p| p.leaves_at.is_some()));
+        for extra in &self.extras {
+            text += &format!(" {}", extra.name());
+        }
         let bad: Vec<usize> = (0..self.peers.len())
             .filter(|i| self.peers[*i].bad)
             .collect();
@@ -376,7 +426,7 @@ fn chain_faults(rng: &mut Rng, calm: bool) -> ChainFaults {
     }
     faults.block_every = *rng.pick(&[20 * MINUTE, HOUR, 4 * HOUR]);
     if rng.one_in(3) {
-        faults.reorgs = rng.range(20, 300);
+        faults.reorgs = rng.range(50, 500);
         faults.reorg_depth = rng.range(1, 4) as u32;
     }
     if rng.one_in(3) {

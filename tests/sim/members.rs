@@ -1,5 +1,8 @@
 //! Fixed keys, DIDs, and what a member holds of them.
 
+use std::collections::BTreeMap;
+use std::sync::Mutex;
+
 use btcr2_agent::did::Did;
 use btcr2_agent::hash::{CohortId, SmtIndex, SmtNonce, UpdateHash, sha256};
 use btcr2_agent::keys::{NostrKey, OwnKey};
@@ -8,8 +11,20 @@ use btcr2_agent::protocol::Round;
 use btcr2_agent::protocol::message::Opening;
 use btcr2_agent::protocol::registration::registration_digest;
 
-/// A fixed key by name.
-pub fn key(name: &str) -> OwnKey {
+/// A fixed key by name. There are a few dozen in all runs together; each is made once.
+pub fn key(name: &str) -> &'static OwnKey {
+    static KEYS: Mutex<BTreeMap<String, &'static OwnKey>> = Mutex::new(BTreeMap::new());
+    let mut keys = KEYS.lock().expect("nobody panics with it");
+    if let Some(key) = keys.get(name) {
+        return key;
+    }
+    let key: &'static OwnKey = Box::leak(Box::new(new_key(name)));
+    keys.insert(name.to_owned(), key);
+    key
+}
+
+/// The same key for somebody who wants to own it.
+pub fn new_key(name: &str) -> OwnKey {
     OwnKey::from_bytes(&sha256(format!("simulated {name}").as_bytes())).expect("a scalar")
 }
 
@@ -29,21 +44,30 @@ pub fn smt_nonce(seat: NostrKey, round: Round, index: &SmtIndex) -> SmtNonce {
 }
 
 /// A k1 DID and its key.
+#[derive(Clone)]
 pub struct MyDid {
     pub did: Did,
     pub index: SmtIndex,
-    key: OwnKey,
+    pub key: &'static OwnKey,
 }
 
 impl MyDid {
-    pub fn new(name: &str) -> Self {
+    /// Each is made once, as keys are.
+    pub fn named(name: &str) -> Self {
+        static DIDS: Mutex<BTreeMap<String, MyDid>> = Mutex::new(BTreeMap::new());
+        let mut dids = DIDS.lock().expect("nobody panics with it");
+        if let Some(did) = dids.get(name) {
+            return did.clone();
+        }
         let key = key(name);
         let did = Did::from_key(Network::Regtest, &key.keypair().public_key());
-        Self {
+        let mine = Self {
             index: did.smt_index(),
             did,
             key,
-        }
+        };
+        dids.insert(name.to_owned(), mine.clone());
+        mine
     }
 
     /// Shows that `seat` speaks for the DID.

@@ -11,21 +11,39 @@
 #![allow(dead_code, unused_imports)]
 
 mod adversary;
+mod blocks;
 mod chain;
 mod check;
 mod config;
+mod deposits;
+mod extras;
+mod fallback;
+mod funding;
+mod leaving;
 mod members;
+mod money;
+mod network;
 mod post;
 mod process;
 mod recheck;
 mod relay;
+mod restore;
 mod rng;
+mod runtime;
+mod signing;
+mod users;
 mod world;
 
 pub use config::{Config, Family};
+pub use extras::Extra;
 pub use world::{Run, World};
 
 /// Runs one seed of a family. `Err` is a rule that was broken, with the trace that leads there.
 pub fn run(seed: u64, family: Option<Family>) -> Run {
     World::new(Config::draw(seed, family)).run()
+}
+
+/// Runs one seed of a family with one of the extras.
+pub fn run_with(seed: u64, family: Option<Family>, extra: Option<Extra>) -> Run {
+    World::new(Config::draw_with(seed, family, extra)).run()
 }

@@ -4,11 +4,14 @@ use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::rc::Rc;
 
 use bitcoin::OutPoint;
+use btcr2_agent::did::Document;
+use btcr2_agent::hash::UpdateHash;
 use btcr2_agent::keys::{NostrKey, OwnKey, Signer};
 use btcr2_agent::nostr::EventId;
+use btcr2_agent::nostr::RelayUrl;
 use btcr2_agent::nostr::envelope::Incarnation;
 use btcr2_agent::nostr::lanes::{LaneId, LaneState, Lanes};
-use btcr2_agent::nostr::outbox::{Outbox, Row};
+use btcr2_agent::nostr::outbox::{Outbox, OutboxEffect, OutboxInput, Row};
 use btcr2_agent::protocol::aggregator::{Aggregator, AggregatorInput};
 use btcr2_agent::protocol::chain_view::ChainView;
 use btcr2_agent::protocol::effect::{Artifact, Step};
@@ -18,7 +21,7 @@ use btcr2_agent::protocol::terms::Terms;
 use btcr2_agent::time::UnixTime;
 
 use super::config::PeerFaults;
-use super::members::{MyDid, key};
+use super::members::{MyDid, key, new_key};
 
 /// An input of either machine.
 #[derive(Debug, Clone, PartialEq)]
@@ -34,7 +37,7 @@ pub enum Core {
 }
 
 impl Core {
-    pub fn handle(&mut self, now: UnixTime, input: Input) -> Step {
+    fn handle(&mut self, now: UnixTime, input: Input) -> Step {
         match (self, input) {
             (Self::Aggregator(core), Input::Aggregator(input)) => core.handle(now, input),
             (Self::Member(core), Input::Member(input)) => core.handle(now, input),
@@ -42,7 +45,7 @@ impl Core {
         }
     }
 
-    pub fn deadline(&self) -> Option<UnixTime> {
+    fn deadline(&self) -> Option<UnixTime> {
         match self {
             Self::Aggregator(core) => core.deadline(),
             Self::Member(core) => core.deadline(),
@@ -98,7 +101,7 @@ fn without(text: &str, field: &str) -> String {
 }
 
 /// What survives a crash.
-#[derive(Default)]
+#[derive(Default, Clone)]
 pub struct Disk {
     pub log: Vec<(UnixTime, Input)>,
     pub lanes: BTreeMap<LaneId, LaneState>,
@@ -107,8 +110,17 @@ pub struct Disk {
     pub artifacts: Vec<Artifact>,
     /// Whether it holds the channel's secret.
     pub channel: bool,
-    /// How many updates of each DID were made.
-    pub updates: BTreeMap<usize, u32>,
+    /// The updates of each DID that were made, in their order.
+    pub updates: BTreeMap<usize, Vec<UpdateHash>>,
+    /// Where each update leads, if updates are real ones.
+    pub documents: BTreeMap<UpdateHash, Document>,
+}
+
+/// A copy of a disk, with what belongs to it.
+pub struct Copy {
+    disk: Disk,
+    saw: Option<Saw>,
+    handled: BTreeSet<(LaneId, Incarnation, u64)>,
 }
 
 /// What its chain backend showed it last, with the tip as the simulator works it out.
@@ -118,12 +130,27 @@ pub struct Saw {
     pub tip: Option<(OutPoint, u64, u32)>,
 }
 
+/// When somebody wants to be woken: `None` if that has to be worked out.
+#[derive(Default)]
+struct Due {
+    core: Option<Option<UnixTime>>,
+    outbox: Option<Option<UnixTime>>,
+}
+
 pub struct Process {
     pub id: usize,
-    pub own: OwnKey,
+    pub own: &'static OwnKey,
     pub faults: PeerFaults,
     pub dids: Vec<MyDid>,
     pub disk: Disk,
+    /// When its store began: the incarnation.
+    began: UnixTime,
+    /// How often it came back with an old disk.
+    pub lives: u32,
+    /// Whether its kill switch is pulled.
+    pub stopped: bool,
+    /// Whether its disk is copied one day, or it starts again for another reason than a crash.
+    pub is_copied: bool,
     pub up: bool,
     /// Steps until the next crash.
     pub fuse: Option<u64>,
@@ -140,7 +167,9 @@ pub struct Process {
     pub core: Core,
     pub signer: Signer,
     pub lanes: Lanes,
-    pub outbox: Outbox,
+    outbox: Outbox,
+    /// When core and outbox want to be woken, as long as nothing happened to them since that was worked out.
+    due: Due,
     pub dirty: BTreeSet<EventId>,
     pub write_at: Option<UnixTime>,
     pub ack_at: Option<UnixTime>,
@@ -148,8 +177,8 @@ pub struct Process {
     pub arrived: Option<(EventId, LaneId)>,
     pub queue: VecDeque<Input>,
     /// Numbers that were handled, and the one that is being handled.
-    pub handled: BTreeSet<(LaneId, u64)>,
-    pub handling: Option<(LaneId, u64)>,
+    pub handled: BTreeSet<(LaneId, Incarnation, u64)>,
+    pub handling: Option<(LaneId, Incarnation, u64)>,
     /// How much of the log went through its JSON already.
     reread: usize,
 }
@@ -169,9 +198,13 @@ impl Process {
             own: key(&name),
             faults,
             dids: (0..dids)
-                .map(|j| MyDid::new(&format!("did {j} of {name}")))
+                .map(|j| MyDid::named(&format!("did {j} of {name}")))
                 .collect(),
             disk: Disk::default(),
+            began: now,
+            lives: 0,
+            stopped: false,
+            is_copied: false,
             up: true,
             fuse: None,
             wake_at: None,
@@ -183,6 +216,7 @@ impl Process {
             signer: Signer::new(),
             lanes: Lanes::new(Incarnation(now.0), now),
             outbox: Outbox::default(),
+            due: Due::default(),
             dirty: BTreeSet::new(),
             write_at: None,
             ack_at: None,
@@ -193,7 +227,7 @@ impl Process {
             reread: 0,
         };
         process.disk.channel = id == 0;
-        process.signer.add_seat(key(&name));
+        process.signer.add_seat(new_key(&name));
         process
     }
 
@@ -206,17 +240,105 @@ impl Process {
         UnixTime(now.saturating_add_signed(self.faults.skew))
     }
 
+    /// Gives the machine an input.
+    pub fn step(&mut self, now: UnixTime, input: Input) -> Step {
+        self.due.core = None;
+        self.core.handle(now, input)
+    }
+
+    /// When the machine wants to be woken.
+    pub fn core_due(&mut self) -> Option<UnixTime> {
+        let core = &self.core;
+        *self.due.core.get_or_insert_with(|| core.deadline())
+    }
+
+    /// Gives the outbox an input.
+    pub fn outbox(&mut self, now: UnixTime, input: OutboxInput) -> Vec<OutboxEffect> {
+        self.due.outbox = None;
+        self.outbox.handle(now, input)
+    }
+
+    /// When the outbox wants to be woken.
+    pub fn outbox_due(&mut self) -> Option<UnixTime> {
+        let outbox = &self.outbox;
+        *self
+            .due
+            .outbox
+            .get_or_insert_with(|| outbox.next_deadline())
+    }
+
+    /// What is to be sent now.
+    pub fn to_send(&mut self, now: UnixTime) -> Vec<(EventId, RelayUrl)> {
+        self.due.outbox = None;
+        self.outbox.due(now)
+    }
+
+    pub fn row(&self, id: &EventId) -> Option<&Row> {
+        self.outbox.row(id)
+    }
+
+    /// Writes a row of the outbox to the disk, as it is now.
+    pub fn write_row(&mut self, id: EventId) {
+        if let Some(row) = self.outbox.row(&id).filter(|_| self.is_mortal()) {
+            self.disk.rows.insert(id, row.clone());
+        }
+    }
+
+    /// Writes how far a lane is.
+    pub fn write_lane(&mut self, lane: LaneId) {
+        if self.is_mortal() {
+            let state = self.lanes.state(&lane);
+            self.disk.lanes.insert(lane, state);
+        }
+    }
+
+    /// Whether it ever dies: the rows and lanes on the disk of others are never read.
+    fn is_mortal(&self) -> bool {
+        self.faults.crash_every.is_some() || self.faults.away.is_some() || self.is_copied
+    }
+
+    /// A consistent copy of the disk.
+    pub fn copy(&self) -> Copy {
+        Copy {
+            disk: self.disk.clone(),
+            saw: self.saw.clone(),
+            handled: self.handled.clone(),
+        }
+    }
+
+    /// An old copy takes the place of the disk: another incarnation begins, as with `agent/recovery.rs`.
+    pub fn put_back(&mut self, copy: Copy, now: UnixTime) {
+        self.disk = copy.disk;
+        self.saw = copy.saw;
+        self.handled = copy.handled;
+        self.began = UnixTime(now.0.max(self.began.0 + 1));
+        self.lives += 1;
+        self.reread = 0;
+        self.wake_at = None;
+        self.fuse = None;
+        for state in self.disk.lanes.values_mut() {
+            *state = state.clone().resumed();
+        }
+    }
+
+    /// Takes the rows of an earlier incarnation from the disk.
+    pub fn take_stale(&mut self) -> Vec<Row> {
+        std::mem::take(&mut self.disk.rows).into_values().collect()
+    }
+
     /// Forgets everything that is in memory, and comes back with what is on the disk: as `agent/runtime.rs` does.
     /// Every logged input goes through its JSON.
-    pub fn restart(&mut self, terms: &Terms, policy: Option<SigningPolicy>, started: UnixTime) {
+    pub fn restart(&mut self, terms: &Terms, policy: Option<SigningPolicy>) {
+        let started = self.began;
         self.core = new_core(self.id, terms, policy);
         self.signer = Signer::new();
-        self.signer.add_seat(key(&name(self.id)));
+        self.signer.add_seat(new_key(&name(self.id)));
         self.lanes = Lanes::new(Incarnation(started.0), started);
         for (lane, state) in &self.disk.lanes {
             self.lanes.restore_lane(*lane, state.clone());
         }
         self.outbox = Outbox::default();
+        self.due = Due::default();
         for row in self.disk.rows.values() {
             self.outbox.restore(row.clone());
         }

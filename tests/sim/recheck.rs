@@ -4,8 +4,10 @@
 //! SHA-256, announcements are compared as text. What is shared are data types and `rust-bitcoin`.
 
 use std::collections::BTreeMap;
+use std::iter;
+use std::sync::LazyLock;
 
-use bitcoin::hashes::Hash as _;
+use bitcoin::hashes::{Hash as _, HashEngine as _};
 use bitcoin::sighash::{Prevouts, SighashCache, TapSighashType};
 use bitcoin::{Amount, OutPoint, ScriptBuf, Sequence, Transaction, TxOut};
 use btcr2_agent::beacon::smt::SmtPath;
@@ -160,16 +162,7 @@ fn answers(
 
 /// Values of outputs at the beacon, as its backend showed them: unspent now, or spent by what is replaced.
 fn values(member: &Process, inputs: &[OutPoint]) -> Result<Vec<u64>, String> {
-    let mut all: BTreeMap<OutPoint, u64> = member.values_seen.clone();
-    if let Some(saw) = &member.saw {
-        all.extend(
-            saw.view
-                .outputs
-                .iter()
-                .map(|(at, seen)| (*at, seen.value_sat)),
-        );
-        all.extend(saw.tip.map(|(at, value, _)| (at, value)));
-    }
+    let all = known_values(member);
     let value = |at: &OutPoint| {
         let found = all.get(at).copied();
         found.ok_or(format!("{at} is no output at the beacon"))
@@ -177,12 +170,40 @@ fn values(member: &Process, inputs: &[OutPoint]) -> Result<Vec<u64>, String> {
     inputs.iter().map(value).collect()
 }
 
-/// Rule 2, the signal: field by field. Its fee in sat.
+/// Values of the outputs at the beacon that a member ever saw.
+pub fn known_values(member: &Process) -> BTreeMap<OutPoint, u64> {
+    let mut all: BTreeMap<OutPoint, u64> = member.values_seen.clone();
+    if let Some(saw) = &member.saw {
+        let outputs = saw.view.outputs.iter();
+        all.extend(outputs.map(|(at, seen)| (*at, seen.value_sat)));
+        all.extend(saw.tip.map(|(at, value, _)| (at, value)));
+    }
+    all
+}
+
+/// Rule 2, the signal: its form, and what it may cost. Its fee in sat.
 fn check_signal_form(
     tx: &Transaction,
     values: &[u64],
     known: &Knowledge<'_>,
 ) -> Result<u64, String> {
+    let fee = check_form(tx, values, &known.script)?;
+    let rate = u64::from(known.policy.max_fee_rate.min(known.terms.max_fee_rate)) * 250;
+    let further = 230 * (tx.input.len() as u64 - 1);
+    let most = |weight: u64| (rate * (weight + further)).div_ceil(1_000);
+    let limit = if tx.output.len() > 1 {
+        most(616)
+    } else {
+        most(616).max(most(444) + DUST)
+    };
+    if fee > limit || fee > known.policy.max_fee_sat {
+        return Err(format!("a fee of {fee} sat, at most {limit}"));
+    }
+    Ok(fee)
+}
+
+/// Rule 2, the signal: field by field. Its fee in sat.
+pub fn check_form(tx: &Transaction, values: &[u64], script: &ScriptBuf) -> Result<u64, String> {
     if tx.version.0 != 2 || tx.lock_time.to_consensus_u32() != 0 {
         return Err("version or lock time".into());
     }
@@ -200,47 +221,48 @@ fn check_signal_form(
     }
     let change = match &tx.output[..tx.output.len() - 1] {
         [] => 0,
-        [change] if change.script_pubkey == known.script && change.value.to_sat() >= DUST => {
+        [change] if change.script_pubkey == *script && change.value.to_sat() >= DUST => {
             change.value.to_sat()
         }
         _ => return Err("change elsewhere, or more outputs".into()),
     };
     let total: u64 = values.iter().sum();
-    let fee = total.checked_sub(change).ok_or("pays more than there is")?;
-    let rate = u64::from(known.policy.max_fee_rate.min(known.terms.max_fee_rate)) * 250;
-    let further = 230 * (tx.input.len() as u64 - 1);
-    let most = |weight: u64| (rate * (weight + further)).div_ceil(1_000);
-    let limit = if change > 0 {
-        most(616)
-    } else {
-        most(616).max(most(444) + DUST)
-    };
-    if fee > limit || fee > known.policy.max_fee_sat {
-        return Err(format!("a fee of {fee} sat, at most {limit}"));
-    }
-    Ok(fee)
+    let fee = total.checked_sub(change);
+    Ok(fee.ok_or("pays more than there is")?)
 }
 
-/// Rule 2, the refund.
+/// Rule 2, the refund of the change of a signal.
 fn check_refund_form(
     refund: &Transaction,
     of: &Transaction,
     change: &TxOut,
     known: &Knowledge<'_>,
 ) -> Result<(), String> {
+    let at = OutPoint::new(of.compute_txid(), 0);
+    check_refund(refund, at, change, &known.payees, known.terms.refund_blocks)
+}
+
+/// Rule 2, the refund: what it spends, its lock, and equal shares to the payees of the set.
+pub fn check_refund(
+    refund: &Transaction,
+    at: OutPoint,
+    spent: &TxOut,
+    payees: &[ScriptBuf],
+    lock: u16,
+) -> Result<(), String> {
     let [input] = refund.input.as_slice() else {
         return Err("a refund of several inputs".into());
     };
     if refund.version.0 != 2
         || refund.lock_time.to_consensus_u32() != 0
-        || input.previous_output != OutPoint::new(of.compute_txid(), 0)
-        || input.sequence != Sequence(u32::from(known.terms.refund_blocks))
+        || input.previous_output != at
+        || input.sequence != Sequence(u32::from(lock))
         || !input.script_sig.is_empty()
     {
         return Err("the form of the refund".into());
     }
     let scripts = refund.output.iter().map(|output| &output.script_pubkey);
-    if known.payees.is_empty() || !scripts.eq(known.payees.iter()) {
+    if payees.is_empty() || !scripts.eq(payees.iter()) {
         return Err("the refund pays somebody else".into());
     }
     let paid: u64 = refund
@@ -250,7 +272,7 @@ fn check_refund_form(
         .sum();
     let share = paid / refund.output.len() as u64;
     let fair = (1..refund.output.len()).all(|i| refund.output[i].value.to_sat() == share);
-    if !fair || paid > change.value.to_sat() || share < DUST {
+    if !fair || paid > spent.value.to_sat() || share < DUST {
         return Err("the shares of the refund".into());
     }
     Ok(())
@@ -306,15 +328,7 @@ fn check_bytes(
             if sha256(text.as_bytes()) != *signal {
                 return Err("the announcement is another one".into());
             }
-            let map: BTreeMap<String, String> =
-                serde_json::from_str(text).map_err(|error| error.to_string())?;
-            // Sorted keys, no white space: what JCS makes of it. DIDs and hashes need no escapes.
-            let parts = map
-                .iter()
-                .map(|(key, value)| format!("\"{key}\":\"{value}\""));
-            if format!("{{{}}}", parts.collect::<Vec<_>>().join(",")) != text {
-                return Err("the announcement is not canonical".into());
-            }
+            let map = canonical_map(text)?;
             for did in &member.dids {
                 let entry = entries.iter().find(|entry| entry.did == did.did);
                 let said = entry.and_then(|entry| entry.update).map(|u| u.to_string());
@@ -328,27 +342,53 @@ fn check_bytes(
     }
 }
 
+/// The entries of an announcement, if it is canonical.
+pub fn canonical_map(text: &str) -> Result<BTreeMap<String, String>, String> {
+    let map: BTreeMap<String, String> =
+        serde_json::from_str(text).map_err(|error| error.to_string())?;
+    // Sorted keys, no white space: what JCS makes of it. DIDs and hashes need no escapes.
+    let parts = map
+        .iter()
+        .map(|(key, value)| format!("\"{key}\":\"{value}\""));
+    if format!("{{{}}}", parts.collect::<Vec<_>>().join(",")) != text {
+        return Err("the announcement is not canonical".into());
+    }
+    Ok(map)
+}
+
 /// The root that a leaf and its path give (docs/protocol.md, "SMT").
 pub fn fold(path: &SmtPath, index: &[u8; 32], leaf: [u8; 32]) -> Option<[u8; 32]> {
+    // The roots of empty trees, by height.
+    static EMPTY: LazyLock<Vec<[u8; 32]>> = LazyLock::new(|| {
+        let leaf = sha256(&[0; 64]);
+        iter::successors(Some(leaf), |below| Some(pair(below, below)))
+            .take(256)
+            .collect()
+    });
     let bit = |bytes: &[u8; 32], at: usize| bytes[at / 8] >> (7 - at % 8) & 1 == 1;
-    let hash = |left: &[u8; 32], right: &[u8; 32]| sha256(&[*left, *right].concat());
-    let mut empty = sha256(&[0; 64]);
     let mut node = leaf;
     let mut hashes = path.hashes.iter();
-    for level in 0..256 {
+    for (level, empty) in EMPTY.iter().enumerate() {
         let sibling = if bit(&path.collapsed, 255 - level) {
             empty
         } else {
-            *hashes.next()?
+            hashes.next()?
         };
         node = if bit(index, 255 - level) {
-            hash(&sibling, &node)
+            pair(sibling, &node)
         } else {
-            hash(&node, &sibling)
+            pair(&node, sibling)
         };
-        empty = hash(&empty, &empty);
     }
     hashes.next().is_none().then_some(node)
+}
+
+/// SHA-256 of two nodes.
+fn pair(left: &[u8; 32], right: &[u8; 32]) -> [u8; 32] {
+    let mut engine = bitcoin::hashes::sha256::HashEngine::default();
+    engine.input(left);
+    engine.input(right);
+    bitcoin::hashes::sha256::Hash::from_engine(engine).to_byte_array()
 }
 
 /// A label with its public nonce, its aggregate nonce and its sighash.

@@ -1,11 +1,10 @@
 //! Relays that store and forward, and lie.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::rc::Rc;
 
 use btcr2_agent::keys::NostrKey;
 use btcr2_agent::nostr::link::PublishOutcome;
-use btcr2_agent::nostr::{EventId, RelayUrl, VerifiedEvent};
+use btcr2_agent::nostr::{EventId, RelayUrl};
 
 use super::config::RelayFaults;
 use super::rng::Rng;
@@ -13,7 +12,8 @@ use super::rng::Rng;
 /// An event as it is on its way: every event of a run is about one message of the table of messages.
 #[derive(Debug, Clone)]
 pub struct Posted {
-    pub event: Rc<VerifiedEvent>,
+    pub event: EventId,
+    pub author: NostrKey,
     pub to: NostrKey,
     pub mail: usize,
     pub bytes: usize,
@@ -83,7 +83,7 @@ impl Relay {
             return refused(words[rng.index(3)]);
         }
         if let Some(most) = self.faults.per_minute {
-            let rate = self.rate.entry(posted.event.author).or_insert((now, 0));
+            let rate = self.rate.entry(posted.author).or_insert((now, 0));
             if now >= rate.0 + 60 {
                 *rate = (now, 0);
             }
@@ -95,7 +95,7 @@ impl Relay {
         if self.faults.black_hole || rng.permille(self.faults.forgets) {
             return (PublishOutcome::Accepted, None);
         }
-        if !self.ids.insert(posted.event.id) {
+        if !self.ids.insert(posted.event) {
             return (
                 PublishOutcome::Refused("duplicate: have this event".into()),
                 None,

@@ -5,18 +5,20 @@ use bitcoin::Amount;
 use super::AgentBackend;
 use super::confirmations::{alarm_view, on_chain};
 use super::delivery::{delivery_view, members, number};
+use super::endings::{end_view, round_end};
 use super::funding::state_view;
 use super::joining::payee_script;
+use super::member_views::member_views;
+use super::next_steps::next_step;
 use super::parse_key;
 use super::reforming::{culprits, judge};
 use super::terms::{build_terms, terms_view};
 use crate::agent::control::views as v;
 use crate::agent::control::{ErrorCode, Failure, PeerText, request as r};
-use crate::agent::journal::{End, RoundRecord};
+use crate::agent::journal::RoundRecord;
 use crate::agent::launch::agent_failure;
 use crate::agent::node::{Machine, Node, NodeId, NodeInput};
 use crate::agent::runtime::Agent;
-use crate::agent::timeline::{end_cause, refusal, round_cause};
 use crate::keys::NostrKey;
 use crate::nostr::advert::ShareLink;
 use crate::nostr::policy::advertised_relays;
@@ -24,10 +26,10 @@ use crate::protocol::aggregator::{AggregatorInput, Phase};
 use crate::protocol::chain_view::TipView;
 use crate::protocol::effect::{Ignored, Outcome};
 use crate::protocol::funding::Funding;
-use crate::protocol::ids::{Round, Seat};
-use crate::protocol::message::{EndCause, Message, RefusalCode, RoundCause, RoundRequest};
+use crate::protocol::ids::Round;
+use crate::protocol::message::{Message, RoundRequest};
 use crate::protocol::participant::{MemberPhase, ParticipantInput};
-use crate::protocol::terms::{self, CohortBeacon};
+use crate::protocol::terms::CohortBeacon;
 use crate::store::Role;
 use crate::time::UnixTime;
 
@@ -408,6 +410,9 @@ impl Agent {
                 .collect(),
             aggregator: terms.aggregator,
             naddr,
+            advert: (id.1 == Role::Aggregator)
+                .then(|| self.advert_view(id.0))
+                .flatten(),
             terms: terms_view(terms, &hints),
             own_seat,
             own_key: (id.1 == Role::Participant).then(|| node.own.public()),
@@ -420,6 +425,7 @@ impl Agent {
             },
             beacon: self.beacon_view(node),
             round,
+            next_round_at: self.next_round_at(node),
             past_rounds,
             delivery: self.delivery_views(node)?,
             reform: self.reform_view(node),
@@ -438,6 +444,21 @@ impl Agent {
             return Some(step);
         }
         next_step(node, phase)
+    }
+
+    /// When the next round opens by the terms' cadence.
+    pub(super) fn next_round_at(&self, node: &Node) -> Option<UnixTime> {
+        let active = node.phase_name() == "active" && running_round(node).is_none();
+        let cadence = u64::from(node.terms().cadence_seconds);
+        let at = match &node.machine {
+            Machine::Aggregator(machine) => machine.next_opening(),
+            // A member knows when the last one was opened, and what the terms say.
+            Machine::Participant(_) => {
+                let (_, last) = node.journal.rounds.last_key_value()?;
+                (cadence > 0).then(|| last.opened.plus(cadence))
+            }
+        };
+        at.filter(|at| active && *at >= self.now())
     }
 
     fn beacon_view(&self, node: &Node) -> Option<v::BeaconView> {
@@ -607,241 +628,6 @@ fn phase(node: &Node) -> v::CohortPhase {
             }
         },
     }
-}
-
-/// What its user can do now, where money may move.
-fn next_step(node: &Node, phase: v::CohortPhase) -> Option<String> {
-    let cohort = node.id.0.short();
-    let text = match (&node.machine, phase) {
-        (Machine::Aggregator(machine), v::CohortPhase::Forming)
-            if machine.waiting_opt_ins().next().is_some() =>
-        {
-            let waiting = machine.waiting_opt_ins().count();
-            format!("{waiting} wait for you: `cohort applicants {cohort}`")
-        }
-        (Machine::Participant(machine), v::CohortPhase::Forming)
-            if machine.awaits_decision().is_some() =>
-        {
-            format!(
-                "waiting for the operator's decision about {}",
-                crate::keys::names::npub(&machine.me())
-            )
-        }
-        (Machine::Participant(machine), v::CohortPhase::Ended) => {
-            let MemberPhase::Refused(code) = machine.phase() else {
-                return None;
-            };
-            refusal_remedy(*code, &machine.me())?
-        }
-        (Machine::Aggregator(machine), v::CohortPhase::Forming) => {
-            let (taken, min) = (machine.members().len(), machine.terms().seats_min);
-            if taken >= usize::from(min) {
-                format!("`cohort close {cohort}` fixes the set with the {taken} seated")
-            } else {
-                format!("waiting for members: {taken} of at least {min}")
-            }
-        }
-        (Machine::Participant(_), v::CohortPhase::Forming) => {
-            "waiting for the aggregator's answer".to_owned()
-        }
-        (Machine::Participant(_), v::CohortPhase::Seated) => {
-            "waiting for the set to be fixed".to_owned()
-        }
-        (_, v::CohortPhase::Funding) => match node.chain().tip {
-            TipView::Unconfirmed { value_sat } => {
-                format!("{value_sat} sat seen, waiting for a block")
-            }
-            _ => match (node.terms().funding, node.id.1) {
-                (terms::Funding::Aggregator, Role::Participant) => {
-                    "waiting for the aggregator to fund the beacon".to_owned()
-                }
-                (terms::Funding::Members, Role::Aggregator) => {
-                    "waiting for the members to fund the beacon".to_owned()
-                }
-                (terms::Funding::Members, Role::Participant) => {
-                    format!("pay your share to the beacon: `cohort fund {cohort}`")
-                }
-                (terms::Funding::Aggregator, Role::Aggregator) => {
-                    format!("fund the beacon: `cohort fund {cohort}`")
-                }
-            },
-        },
-        (Machine::Aggregator(machine), v::CohortPhase::Idle) => match machine.open_refusal() {
-            None => format!("`cohort announce {cohort}` opens a round"),
-            Some(why) => why.to_string(),
-        },
-        (Machine::Participant(machine), v::CohortPhase::Idle) => {
-            if machine.indexes().next().is_some() {
-                return None;
-            }
-            format!("create a DID: `did create --cohort {cohort}`")
-        }
-        _ => return None,
-    };
-    Some(text)
-}
-
-/// What whoever was refused a seat can do.
-fn refusal_remedy(code: RefusalCode, seat: &NostrKey) -> Option<String> {
-    let npub = crate::keys::names::npub(seat);
-    Some(match code {
-        RefusalCode::WorkRequired => {
-            "ask again: `cohort join` does the work that the terms ask for".to_owned()
-        }
-        RefusalCode::BadCode | RefusalCode::CodeUsedUp => {
-            "get another code from the aggregator, and ask again with `cohort join … --code`"
-                .to_owned()
-        }
-        RefusalCode::TooMany => format!(
-            "too many wait for a decision: ask again with more work (`cohort join … --work 22`), or have the operator \
-             approve {npub} and then ask again"
-        ),
-        RefusalCode::Rejected => format!("only the operator can change that: your key is {npub}"),
-        RefusalCode::NotInvited => format!(
-            "have the operator invite your identity (`btcr2-agent key show`), or this key: {npub}"
-        ),
-        RefusalCode::PayeeRequired | RefusalCode::BadPayee => {
-            "ask again with `cohort join … --refund-to`".to_owned()
-        }
-        RefusalCode::Full | RefusalCode::Closed => {
-            "look for another cohort: `cohort discover`".to_owned()
-        }
-        _ => return None,
-    })
-}
-
-fn member_views(node: &Node, own_seat: Option<Seat>) -> Vec<v::MemberView> {
-    let heard = |key: &NostrKey| node.journal.heard.get(key).copied();
-    let seats = (0..).map(Seat).zip(members(node));
-    match &node.machine {
-        Machine::Aggregator(machine) => {
-            let round = machine.open_round_now();
-            let waiting = machine.waiting_for();
-            let state = |seat: Seat, key: &NostrKey| match &round {
-                Some(round) if round.blamed.contains(key) => v::MemberState::Blamed,
-                _ if waiting.contains(&seat) => v::MemberState::Awaited,
-                Some(round) if round.signed.contains(&seat) => v::MemberState::Signed,
-                Some(round) if round.responded.contains(&seat) => v::MemberState::Responded,
-                _ => v::MemberState::Ready,
-            };
-            seats
-                .map(|(seat, key)| v::MemberView {
-                    seat,
-                    dids: number(machine.registered_by(seat)),
-                    acknowledged_set: machine.has_acknowledged(seat),
-                    last_heard_at: heard(&key),
-                    state: state(seat, &key),
-                    key,
-                    waits_for: None,
-                    missed_rounds: 0,
-                    faults: Vec::new(),
-                })
-                .collect()
-        }
-        Machine::Participant(machine) => {
-            // Members do not hear each other: what is known is this agent's own part.
-            let frozen = matches!(
-                machine.phase(),
-                MemberPhase::Active | MemberPhase::Ended(EndCause::MemberLeft { .. })
-            );
-            let round = machine.open_round_now();
-            let own = match &round {
-                Some(round) if round.signed => v::MemberState::Signed,
-                Some(round) if round.attempt > 0 => v::MemberState::Awaited,
-                Some(round) if round.responded => v::MemberState::Responded,
-                Some(_) => v::MemberState::Awaited,
-                None => v::MemberState::Ready,
-            };
-            seats
-                .map(|(seat, key)| {
-                    let is_own = own_seat == Some(seat);
-                    let dids = if is_own { machine.indexes().count() } else { 0 };
-                    v::MemberView {
-                        seat,
-                        dids: number(dids),
-                        acknowledged_set: frozen
-                            || (is_own && *machine.phase() == MemberPhase::Acknowledged),
-                        last_heard_at: heard(&key),
-                        state: if is_own { own } else { v::MemberState::Ready },
-                        key,
-                        waits_for: None,
-                        missed_rounds: 0,
-                        faults: Vec::new(),
-                    }
-                })
-                .collect()
-        }
-    }
-}
-
-fn end_view(node: &Node) -> Option<v::EndView> {
-    let (at, end) = node.journal.end.as_ref()?;
-    let member = matches!(node.machine, Machine::Participant(_));
-    let (cause, text, by) = match end {
-        End::Ended(why) => {
-            let by = match why {
-                EndCause::NotAcknowledged { absent } => absent.clone(),
-                EndCause::MemberLeft { seat } => vec![*seat],
-                EndCause::NotEnoughMembers { .. } | EndCause::Cancelled => Vec::new(),
-            };
-            (tag(why), end_cause(why), by)
-        }
-        End::Refused(code) => (
-            "refused".to_owned(),
-            format!("the opt-in was refused: {}", refusal(*code)),
-            Vec::new(),
-        ),
-        End::Rejected(reason) => (
-            "rejected".to_owned(),
-            format!("the operator decided against a seat: {reason}"),
-            Vec::new(),
-        ),
-        End::Released(reason) => (
-            "released".to_owned(),
-            format!("the seat was released: {reason}"),
-            Vec::new(),
-        ),
-    };
-    Some(v::EndView {
-        at: *at,
-        cause,
-        text: PeerText::new(&text),
-        by,
-        known_by: known(member),
-        culprits: Vec::new(),
-    })
-}
-
-fn round_end(at: UnixTime, why: &RoundCause, member: bool) -> v::EndView {
-    let by = match why {
-        RoundCause::NoResponse { absent } | RoundCause::NoSignature { absent } => absent.clone(),
-        _ => Vec::new(),
-    };
-    v::EndView {
-        at,
-        cause: tag(why),
-        text: PeerText::new(&round_cause(why)),
-        by,
-        known_by: known(member),
-        culprits: Vec::new(),
-    }
-}
-
-/// Absence is a statement, never evidence: a member has it from the aggregator.
-const fn known(member: bool) -> v::Knowledge {
-    if member {
-        v::Knowledge::Claim
-    } else {
-        v::Knowledge::Own
-    }
-}
-
-/// The code of a cause, as in the protocol.
-fn tag<T: serde::Serialize>(cause: &T) -> String {
-    serde_json::to_value(cause)
-        .ok()
-        .and_then(|value| value.get("cause")?.as_str().map(str::to_owned))
-        .unwrap_or_default()
 }
 
 pub(super) const fn role_view(role: Role) -> v::Role {

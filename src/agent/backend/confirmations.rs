@@ -6,8 +6,9 @@ use crate::agent::journal::{Alarm, RoundRecord};
 use crate::agent::launch::agent_failure;
 use crate::agent::node::Node;
 use crate::agent::runtime::Agent;
-use crate::protocol::confirmation::WatchState;
+use crate::protocol::confirmation::{WatchState, Watched};
 use crate::protocol::ids::Round;
+use crate::protocol::terms::OutputPolicy;
 
 /// A round's state on the chain, its transaction and everything signed for it.
 pub(super) struct OnChain {
@@ -17,12 +18,30 @@ pub(super) struct OnChain {
     pub(super) signed: Vec<v::SignedTxView>,
 }
 
+/// Whether some of the members signed it through the fallback leaf. Such a one is no rung: members are asked for one after
+/// the other, and nobody numbers them.
+fn is_through_leaf(node: &Node, watched: &Watched) -> bool {
+    match watched.transaction() {
+        // The key path has one signature; the leaf shows its script.
+        Some(tx) => tx.input.iter().any(|input| input.witness.len() > 1),
+        None => {
+            let leaf = matches!(node.terms().output_policy, OutputPolicy::KOfN(_));
+            let known = node.recognise(&watched.txid);
+            leaf && known.is_some_and(|known| known.rung.is_none())
+        }
+    }
+}
+
 /// What the chain says of a round now (rule 9).
 pub(super) fn on_chain(node: &Node, round: Round, record: &RoundRecord) -> OnChain {
     let (watch, chain) = (node.watch(), node.chain());
     let signed: Vec<v::SignedTxView> = watch
         .of_round(round)
         .map(|watched| v::SignedTxView {
+            rung: (!is_through_leaf(node, watched))
+                .then(|| node.recognise(&watched.txid)?.rung)
+                .flatten(),
+            through_leaf: is_through_leaf(node, watched),
             txid: watched.txid,
             complete: watched.is_complete(),
             state: watched.state(chain),
@@ -58,13 +77,13 @@ pub(super) fn alarm_view(node: &Node, alarm: &Alarm) -> v::AlarmView {
     );
     let spend = "stop using this beacon: whoever made it has the keys of all seats, or one of them signed elsewhere. \
                  Do not fund it; move DIDs to another beacon.";
-    let remedy = match alarm.code {
+    let remedy = match &*alarm.code {
         "unknown_spend" => format!("{spend} {look}"),
         _ => look,
     };
     v::AlarmView {
         at: alarm.at,
-        code: alarm.code.to_owned(),
+        code: alarm.code.clone().into_owned(),
         text: PeerText::from(format!("cohort {cohort}: {}", alarm.text)),
         remedy: Some(remedy),
     }

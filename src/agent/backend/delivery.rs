@@ -9,6 +9,7 @@ use crate::agent::control::{Failure, PeerText};
 use crate::agent::delivery::channel_of;
 use crate::agent::launch::store_failure;
 use crate::agent::node::{Machine, Node};
+use crate::agent::outbound;
 use crate::agent::runtime::Agent;
 use crate::keys::NostrKey;
 use crate::nostr::event::KIND_ADVERT;
@@ -87,7 +88,7 @@ impl Agent {
     /// A row as it is now: in memory while it is on its way, as it was stored at the end.
     pub(super) fn row_of(&self, stored: &OutboxRow) -> Option<Row> {
         let live = self.post.outbox.row(&stored.event_id).cloned();
-        live.or_else(|| serde_json::from_str(&stored.state).ok())
+        live.or_else(|| outbound::read_row(stored).ok())
     }
 
     /// What waits to be sent or acknowledged.

@@ -240,7 +240,7 @@ impl Agent {
                 Some(IndexState::Refused(code)) => Some(format!(
                     "cohort {} refused the registration: {}",
                     binding.cohort.short(),
-                    crate::agent::timeline::refusal(code)
+                    crate::agent::causes::refusal(code)
                 )),
                 _ => None,
             }

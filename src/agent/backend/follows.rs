@@ -119,7 +119,8 @@ impl Agent {
                 .into_iter()
                 .map(|subscriber| v::SubscriberView {
                     key: subscriber.key,
-                    since: subscriber.since,
+                    // By the other's clock, which may be wrong.
+                    since: subscriber.since.min(self.now()),
                 })
                 .collect(),
         })

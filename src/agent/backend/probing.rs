@@ -7,22 +7,21 @@
 use std::time::Duration;
 
 use futures_util::future::join_all;
-use serde::{Deserialize, Serialize};
 use tokio::sync::mpsc;
 use tokio::time::{Instant, timeout_at};
 
-use super::relays::millis;
+use super::relays::{health_view, millis};
 use crate::agent::control::views as v;
 use crate::agent::control::{ErrorCode, Failure, PeerText, request as r};
-use crate::agent::launch::{RelaySetting, relay_by_hand, store_failure};
+use crate::agent::launch::{RelaySetting, relay_by_hand};
+use crate::agent::relay_health::RelayRecord;
 use crate::keys::OwnKey;
 use crate::nostr::event::{EventDraft, KIND_ADVERT};
-use crate::nostr::information::describe;
+use crate::nostr::information::{RelayLimits, describe};
 use crate::nostr::link::{Link, LinkEvent, LinkOptions, PublishOutcome, RelayConfig, Timings};
 use crate::nostr::outbox::{Refusal, Verdict, classify};
 use crate::nostr::seal::{ConversationKeys, MAX_PLAINTEXT};
 use crate::nostr::{EventId, Filter, RelayUrl, VerifiedEvent};
-use crate::store::Store;
 use crate::time::UnixTime;
 
 /// Time one relay gets for each of: connection, answers, reading back. Unless told otherwise.
@@ -34,62 +33,44 @@ const PROBE_EXPIRY: u64 = 600;
 /// Seconds after which it may drop the event that is left for the next probe.
 const LEFT_EXPIRY: u64 = 90 * 86_400;
 
-/// An event that a probe left at a relay.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Left {
+/// What a probe of one relay found that is worth remembering.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Found {
     /// The relay.
     pub url: RelayUrl,
-    /// The event.
-    pub event: EventId,
-    /// When.
-    pub at: UnixTime,
+    /// An event that was left there, where nothing of an earlier probe is.
+    pub left: Option<EventId>,
+    connected: bool,
+    answer_ms: Option<u64>,
+    clock_ahead_s: Option<i64>,
+    limits: Option<RelayLimits>,
+    reason: String,
 }
 
-/// What is kept about a relay between probes.
-#[derive(Debug, Serialize, Deserialize)]
-struct Detail {
-    left: Option<(EventId, UnixTime)>,
+impl Found {
+    /// Adds it to what is known of the relay.
+    pub fn keep(&self, known: &mut RelayRecord, now: UnixTime) {
+        if self.connected {
+            known.worked(now);
+        } else {
+            known.failed(now, &self.reason);
+        }
+        let detail = &mut known.detail;
+        detail.left = self.left.map(|event| (event, now)).or(detail.left);
+        detail.answer_ms = self.answer_ms.or(detail.answer_ms);
+        detail.clock_ahead_s = self.clock_ahead_s.or(detail.clock_ahead_s);
+        detail.limits = self.limits.or(detail.limits);
+    }
 }
 
-/// What former probes left, from the store.
-pub fn left(store: &Store) -> Result<Vec<Left>, Failure> {
-    let health = store.view().relay_health().map_err(store_failure)?;
-    let left = health.into_iter().filter_map(|seen| {
-        let detail: Detail = serde_json::from_str(&seen.detail).ok()?;
-        let (event, at) = detail.left?;
-        Some(Left {
-            url: seen.url,
-            event,
-            at,
-        })
-    });
-    Ok(left.collect())
-}
-
-/// Keeps what probes left.
-pub fn keep(store: &mut Store, left: &[Left]) -> Result<(), Failure> {
-    store
-        .transaction::<_, crate::store::StoreError>(|tx| {
-            for one in left {
-                let detail = Detail {
-                    left: Some((one.event, one.at)),
-                };
-                let json = serde_json::to_string(&detail).unwrap_or_else(|_| "{}".to_owned());
-                tx.set_relay_detail(&one.url, &json)?;
-            }
-            Ok(())
-        })
-        .map_err(store_failure)
-}
-
-/// Tries relays. Gives what was found, and what was left with relays that had nothing of an earlier
-/// probe: an event that is still served goes on ageing.
+/// Tries relays. Gives what was found, for people and to be remembered. An event of an earlier probe that is still
+/// served goes on ageing.
 pub async fn probe(
     settings: &[RelaySetting],
     args: &r::ProbeRelays,
-    left: &[Left],
+    known: &[RelayRecord],
     now: UnixTime,
-) -> Result<(v::RelayProbeView, Vec<Left>), Failure> {
+) -> Result<(v::RelayProbeView, Vec<Found>), Failure> {
     let urls: Vec<RelayUrl> = if args.urls.is_empty() {
         settings.iter().map(|s| s.entry.url.clone()).collect()
     } else {
@@ -106,20 +87,19 @@ pub async fn probe(
     }
     let timeout = args.timeout_s.map_or(PROBE_TIMEOUT, Duration::from_secs);
     let probes = urls.into_iter().map(|url| {
-        let before = left.iter().find(|one| one.url == url).cloned();
+        let before = known.iter().find(|known| *known.url() == url).cloned();
         probe_one(url, before, timeout, now)
     });
-    let (relays, left): (Vec<_>, Vec<_>) = join_all(probes).await.into_iter().unzip();
-    let left = left.into_iter().flatten().collect();
-    Ok((v::RelayProbeView { relays }, left))
+    let (relays, found) = join_all(probes).await.into_iter().unzip();
+    Ok((v::RelayProbeView { now, relays }, found))
 }
 
 async fn probe_one(
     url: RelayUrl,
-    before: Option<Left>,
+    before: Option<RelayRecord>,
     timeout: Duration,
     now: UnixTime,
-) -> (v::ProbeView, Option<Left>) {
+) -> (v::ProbeView, Found) {
     let mut view = v::ProbeView {
         url: url.to_string(),
         connect_ms: None,
@@ -134,11 +114,13 @@ async fn probe_one(
         kept: None,
         wants_auth: false,
         wants_pow: 0,
+        before: before.as_ref().map(health_view),
         notes: Vec::new(),
     };
     let Some(events) = probe_events(now) else {
         view.notes.push("no event could be made".into());
-        return (view, None);
+        let found = found(url, &view, None);
+        return (view, found);
     };
     let asked = Instant::now();
     let (described, ()) = tokio::join!(
@@ -161,18 +143,31 @@ async fn probe_one(
         .date
         .map(|date| date.0.cast_signed() - now.plus(passed).0.cast_signed());
     if view.connect_ms.is_some() {
-        read_back(&url, &events, before.as_ref(), timeout, &mut view).await;
+        let left = before.and_then(|before| before.detail.left);
+        read_back(&url, &events, left, timeout, &mut view).await;
     }
     let still = view.kept.is_some_and(|kept| kept.served);
     let event = events
         .first()
         .filter(|_| view.wrote == Some(true) && !still);
-    let left = event.map(|event| Left {
+    let found = found(url, &view, event.map(|event| event.id));
+    (view, found)
+}
+
+fn found(url: RelayUrl, view: &v::ProbeView, left: Option<EventId>) -> Found {
+    Found {
         url,
-        event: event.id,
-        at: now,
-    });
-    (view, left)
+        left,
+        connected: view.connect_ms.is_some(),
+        answer_ms: view.answer_ms,
+        clock_ahead_s: view.clock_ahead_s,
+        limits: view.limits,
+        reason: view
+            .notes
+            .first()
+            .map(ToString::to_string)
+            .unwrap_or_default(),
+    }
 }
 
 /// Connects and writes the events.
@@ -259,14 +254,14 @@ fn note_refusal(view: &mut v::ProbeView, kind: u16, reason: &str) {
 async fn read_back(
     url: &RelayUrl,
     events: &[VerifiedEvent],
-    before: Option<&Left>,
+    left: Option<(EventId, UnixTime)>,
     timeout: Duration,
     view: &mut v::ProbeView,
 ) {
     let taken = events.iter().zip(&view.kinds);
     let taken = taken.filter(|(_, kind)| kind.taken == Some(true));
     let mut ids: Vec<EventId> = taken.map(|(event, _)| event.id).collect();
-    ids.extend(before.map(|left| left.event));
+    ids.extend(left.map(|(event, _)| event));
     if ids.is_empty() {
         return;
     }
@@ -297,9 +292,9 @@ async fn read_back(
             let note = format!("it took an event of kind {kind} and does not serve it");
             view.notes.push(PeerText::from(note));
         }
-        view.kept = before.map(|left| v::KeptView {
-            since: left.at,
-            served: serves(left.event),
+        view.kept = left.map(|(event, since)| v::KeptView {
+            since,
+            served: serves(event),
         });
     }
 }

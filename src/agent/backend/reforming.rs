@@ -158,7 +158,7 @@ impl Agent {
             };
             let seats: Vec<String> = machine
                 .conduct()
-                .stalling()
+                .stalling(self.service.stalled_after)
                 .map(|s| s.to_string())
                 .collect();
             let members = machine.set().map_or(0, |(set, _)| set.keys.len());
@@ -273,7 +273,7 @@ pub(super) fn culprits(
         v::CulpritView {
             seat: seat.and_then(|seat| u16::try_from(seat).ok()).map(Seat),
             key: Some(*key),
-            did: (*fault).to_owned(),
+            did: fault.clone().into_owned(),
             known_by: if *proved {
                 v::Knowledge::Evidence
             } else {

@@ -9,13 +9,13 @@ use crate::agent::launch::{
     RelaySetting, agent_failure, home_failure, relay_by_hand, relay_config, relay_failure,
     relay_settings, store_failure,
 };
+use crate::agent::relay_health::RelayRecord;
 use crate::agent::runtime::Agent;
 use crate::config::{Config, Home, Provenance, RelayList, write_private};
 use crate::network::Network;
 use crate::nostr::RelayUrl;
 use crate::nostr::information::RelayLimits;
 use crate::nostr::link::RelayState;
-use crate::nostr::outbox::DeliveryState;
 use crate::store::{RelayRow, Store};
 use crate::time::UnixTime;
 
@@ -49,15 +49,18 @@ impl AgentBackend {
 
     pub(super) async fn list_relays(&self) -> Result<v::RelayListView, Failure> {
         let relays = self.relay_views().await?;
-        Ok(v::RelayListView { relays })
+        let now = self.with(|agent| Ok(agent.now())).await?;
+        Ok(v::RelayListView { now, relays })
     }
 
     /// Every configured and every connected relay.
     pub(super) async fn relay_views(&self) -> Result<Vec<v::RelayView>, Failure> {
         let settings = self.settings(&self.added_by_hand().await?)?;
-        let since = self.inner.started;
-        let (tallies, said) = self
-            .with(move |agent| Ok((agent.publish_tallies(since)?, agent.said_by_relays())))
+        let (records, said) = self
+            .with(move |agent| {
+                agent.count_relays();
+                Ok((agent.relays_known.records(), agent.said_by_relays()))
+            })
             .await?;
         let states = self.handle().link().relays();
         let seen = self.relays_seen().clone();
@@ -69,29 +72,26 @@ impl AgentBackend {
             }
         }
         for view in &mut views {
+            if let Some(record) = records.iter().find(|r| r.url().as_str() == view.url) {
+                remembered(view, record);
+            }
             if let Some(state) = states.iter().find(|s| s.url.as_str() == view.url) {
                 let seen = seen.get(&view.url);
-                view.received = state.received;
-                view.answer_ms = state.latency.map(millis);
+                view.answer_ms = state.latency.map(millis).or(view.answer_ms);
                 view.since = seen.map(|seen| seen.since);
-                (view.state, view.reason) = match seen {
+                let (state, reason) = match seen {
                     _ if state.connected => (v::RelayState::Connected, None),
                     Some(seen) if !seen.connected => {
                         (v::RelayState::Waiting, Some(PeerText::new(&seen.reason)))
                     }
                     _ => (v::RelayState::Connecting, None),
                 };
+                view.state = state;
+                view.reason = reason.or(view.reason.take());
             }
             if let Some((_, ahead, limits)) = said.iter().find(|(url, ..)| *url == view.url) {
-                view.clock_ahead_s = *ahead;
-                view.limits = *limits;
-            }
-            if let Some(tally) = tallies.iter().find(|tally| tally.url == view.url) {
-                view.accepted = tally.accepted;
-                view.refused = tally.refused;
-                view.silent = tally.silent;
-                let words = tally.words.as_deref().map(PeerText::new);
-                view.reason = view.reason.take().or(words);
+                view.clock_ahead_s = ahead.or(view.clock_ahead_s);
+                view.limits = limits.or(view.limits);
             }
         }
         Ok(views)
@@ -143,23 +143,20 @@ impl AgentBackend {
         args: r::ProbeRelays,
     ) -> Result<v::RelayProbeView, Failure> {
         let settings = self.settings(&self.added_by_hand().await?)?;
-        let (now, left) = self
-            .with(|agent| Ok((agent.now(), probing::left(&agent.store)?)))
+        let (now, known) = self
+            .with(|agent| Ok((agent.now(), agent.relays_known.records())))
             .await?;
-        let (view, left) = probing::probe(&settings, &args, &left, now).await?;
-        self.with(move |agent| probing::keep(&mut agent.store, &left))
-            .await?;
+        let (view, found) = probing::probe(&settings, &args, &known, now).await?;
+        self.with(move |agent| {
+            for one in found {
+                let known = agent.relays_known.change(&one.url, now);
+                one.keep(known, now);
+            }
+            agent.write_relay_health().map_err(agent_failure)
+        })
+        .await?;
         Ok(view)
     }
-}
-
-/// What became of events at one relay since the start.
-pub(super) struct PublishTally {
-    url: String,
-    accepted: u64,
-    refused: u64,
-    silent: u64,
-    words: Option<String>,
 }
 
 impl Agent {
@@ -180,57 +177,50 @@ impl Agent {
             })
             .collect()
     }
-
-    fn publish_tallies(&self, since: UnixTime) -> Result<Vec<PublishTally>, Failure> {
-        let mut tallies: Vec<PublishTally> = Vec::new();
-        for row in self
-            .store
-            .view()
-            .outbox_since(since)
-            .map_err(store_failure)?
-        {
-            let Some(row) = self.row_of(&row) else {
-                continue;
-            };
-            for (relay, delivery) in row.relays {
-                let position = tallies.iter().position(|t| t.url == relay.as_str());
-                let position = position.unwrap_or_else(|| {
-                    tallies.push(PublishTally {
-                        url: relay.to_string(),
-                        accepted: 0,
-                        refused: 0,
-                        silent: 0,
-                        words: None,
-                    });
-                    tallies.len() - 1
-                });
-                let Some(tally) = tallies.get_mut(position) else {
-                    continue;
-                };
-                match delivery.state {
-                    DeliveryState::Pending => {}
-                    DeliveryState::Ok => tally.accepted += 1,
-                    DeliveryState::Silent => tally.silent += 1,
-                    DeliveryState::Refused(_) => {
-                        tally.refused += 1;
-                        tally.words = delivery.words;
-                    }
-                }
-            }
-        }
-        Ok(tallies)
-    }
 }
 
 pub(super) fn millis(time: std::time::Duration) -> u64 {
     u64::try_from(time.as_millis()).unwrap_or(u64::MAX)
 }
 
-/// Relays as they are configured, when no agent runs.
+/// Relays as they are configured, and what was seen of them, when no agent runs.
 #[must_use]
-pub fn unused(settings: &[RelaySetting]) -> v::RelayListView {
+pub fn unused(settings: &[RelaySetting], known: &[RelayRecord], now: UnixTime) -> v::RelayListView {
+    let view = |setting: &RelaySetting| {
+        let mut view = unused_view(setting);
+        if let Some(record) = known.iter().find(|r| *r.url() == setting.entry.url) {
+            remembered(&mut view, record);
+        }
+        view
+    };
     v::RelayListView {
-        relays: settings.iter().map(unused_view).collect(),
+        now,
+        relays: settings.iter().map(view).collect(),
+    }
+}
+
+/// Fills in what is remembered of a relay.
+fn remembered(view: &mut v::RelayView, record: &RelayRecord) {
+    let detail = &record.detail;
+    view.accepted = detail.accepted;
+    view.refused = detail.refused;
+    view.silent = detail.silent;
+    view.received = detail.received;
+    view.answer_ms = detail.answer_ms;
+    view.clock_ahead_s = detail.clock_ahead_s;
+    view.limits = detail.limits;
+    view.reason = detail.words.as_deref().map(PeerText::new);
+    view.health = Some(health_view(record));
+}
+
+pub(super) fn health_view(record: &RelayRecord) -> v::RelayHealthView {
+    let row = record.row();
+    v::RelayHealthView {
+        counted_since: record.detail.since,
+        last_worked: row.last_ok,
+        last_failed: row.last_failure,
+        failures_in_row: row.failures_in_row,
+        failure: row.reason.as_deref().map(PeerText::new),
     }
 }
 
@@ -257,6 +247,7 @@ fn unused_view(setting: &RelaySetting) -> v::RelayView {
         clock_ahead_s: None,
         limits: None,
         budget: setting.entry.budget,
+        health: None,
         reason: None,
     }
 }
@@ -278,6 +269,7 @@ fn cohort_relay(state: &RelayState) -> v::RelayView {
         clock_ahead_s: None,
         limits: None,
         budget: None,
+        health: None,
         reason: None,
     }
 }

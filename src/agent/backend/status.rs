@@ -11,6 +11,7 @@ use crate::agent::journal::UNKNOWN_SPEND;
 use crate::agent::node::Node;
 use crate::agent::runtime::Agent;
 use crate::chain::{ChainBackend, ChainError};
+use crate::hash::CohortId;
 use crate::network::Network;
 
 /// Time a chain server gets to answer `status`.
@@ -150,6 +151,12 @@ impl Agent {
                 }
             })
             .collect()
+    }
+
+    /// Who serves the advert of one of this agent's cohorts to strangers.
+    pub(super) fn advert_view(&self, cohort: CohortId) -> Option<v::AdvertServedView> {
+        let mut views = self.advert_views().into_iter();
+        views.find(|view| view.cohort == cohort)
     }
 
     /// Who serves this agent's adverts to strangers.

@@ -13,6 +13,7 @@ use crate::agent::runtime::Agent;
 use crate::did::{Did, Document};
 use crate::protocol::aggregator::FINAL_DEPTH;
 use crate::store::{Role, UpdateRow};
+use crate::time::UnixTime;
 
 /// What whoever leaves a cohort still has to keep, and why (spec.md §3.4, step 4; DESIGN §6, rule 13).
 const KEPT_AFTERWARDS: [&str; 2] = [
@@ -51,6 +52,7 @@ impl AgentBackend {
                 .propose_update(&did, changes, via, disclosure)
                 .await
                 .map_err(agent_failure)?;
+            let next_round_at = self.next_round_of(&proposed.route).await?;
             return Ok(v::DidUpdateView {
                 did: did.to_string(),
                 from_version: proposed.target_version.saturating_sub(1),
@@ -60,7 +62,7 @@ impl AgentBackend {
                 before: value_of(&proposed.before),
                 after: value_of(&proposed.after),
                 notes: proposed.notes,
-                next_round_at: None,
+                next_round_at,
                 announcement: None,
             });
         }
@@ -72,6 +74,7 @@ impl AgentBackend {
         let update = self
             .with(move |agent| agent.one_update(&queued.did, queued.target_version))
             .await?;
+        let next_round_at = self.next_round_of(&queued.route).await?;
         Ok(v::DidUpdateView {
             did: did.to_string(),
             from_version: queued.target_version.saturating_sub(1),
@@ -81,9 +84,22 @@ impl AgentBackend {
             before: value_of(&queued.before),
             after: value_of(&queued.after),
             notes: queued.notes,
-            next_round_at: None,
+            next_round_at,
             announcement: None,
         })
+    }
+
+    /// When the next round of an update's cohort opens, if that is known.
+    async fn next_round_of(&self, route: &Route) -> Result<Option<UnixTime>, Failure> {
+        let Route::Cohort(cohort) = route else {
+            return Ok(None);
+        };
+        let id = (*cohort, Role::Participant);
+        self.with(move |agent| {
+            let node = agent.nodes.get(&id);
+            Ok(node.and_then(|node| agent.next_round_at(node)))
+        })
+        .await
     }
 
     pub(super) async fn remove_beacons_of(

@@ -25,6 +25,10 @@ const LOOK_EVERY: Duration = Duration::from_secs(2);
 /// Superseded bytes below which a file is not written anew, however little else is in it.
 const LEAST_SUPERSEDED: u64 = 1 << 20;
 
+/// Rows that may be in the file and gone from the store, of each table, as long as there are no more than are in the
+/// store still: the log is shortened behind snapshots.
+const LEAST_GONE: u64 = 2_000;
+
 /// What is in the bundle.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct BundleState {
@@ -162,6 +166,8 @@ struct Written {
     latest: HashMap<(&'static str, String), ([u8; 32], u64)>,
     /// The last number of each table to which rows are only added, and the hash of its row.
     appended: HashMap<&'static str, (i64, [u8; 32])>,
+    /// How many rows of each of these there are.
+    rows: HashMap<&'static str, u64>,
     live: u64,
     superseded: u64,
     at: UnixTime,
@@ -214,7 +220,9 @@ impl Work {
             let _ = open.file.roll_back();
             written?;
         }
-        if open.state.superseded > LEAST_SUPERSEDED.max(open.state.live / 2) {
+        if open.state.superseded > LEAST_SUPERSEDED.max(open.state.live / 2)
+            || self.has_much_that_is_gone(&open.state)?
+        {
             open = self.write_anew()?;
         }
         self.seen = Some(version);
@@ -224,6 +232,21 @@ impl Work {
         let state = open.state.describe(open.file.length());
         self.open = Some(open);
         Ok(state)
+    }
+
+    /// Whether half of the rows of a table, and many, are not in the store any more.
+    fn has_much_that_is_gone(&self, state: &Written) -> Result<bool, BundleError> {
+        for (name, written) in &state.rows {
+            if *written <= LEAST_GONE {
+                continue;
+            }
+            let table = dump_table(name).ok_or_else(|| unknown(name))?;
+            let there = self.store.view().dump_count(table)?;
+            if written.saturating_sub(there) > LEAST_GONE.max(there) {
+                return Ok(true);
+            }
+        }
+        Ok(false)
     }
 
     /// Opens the file that is there, if it belongs to this store; else begins another one.
@@ -493,6 +516,8 @@ impl Written {
         match change {
             Change::Appended(table, number, hash, length) => {
                 self.appended.insert(table, (number, hash));
+                let rows = self.rows.entry(table).or_default();
+                *rows = rows.saturating_add(1);
                 self.live = self.live.saturating_add(length);
             }
             Change::Latest(table, key, value) => {

@@ -10,6 +10,7 @@ use std::time::Duration;
 
 use tokio::time::{Instant, timeout_at};
 
+use super::super::causes::refusal;
 use super::super::changes::{Change, NewBeacon};
 use super::super::dids::{parse_document, update_state};
 use super::super::error::AgentError;
@@ -19,7 +20,6 @@ use super::super::node::{Machine, NodeId};
 use super::super::routing::{Via, lists_beacon_of};
 use super::super::runtime::Agent;
 use super::super::standing::Standing;
-use super::super::timeline::refusal;
 use super::paying::{Announce, Funds};
 use super::signing::{Announced, SignedSpend};
 use crate::agent::dids::Disclosure;

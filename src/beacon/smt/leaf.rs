@@ -4,6 +4,7 @@ use std::fmt;
 
 use super::{EMPTY_LEAF, node_hash};
 use crate::hash::{LeafValue, SmtNonce, UpdateHash, sha256};
+use serde::{Deserialize, Serialize};
 
 /// What a member says about one index in one round.
 ///
@@ -13,7 +14,7 @@ use crate::hash::{LeafValue, SmtNonce, UpdateHash, sha256};
 /// | yes | no | `H(H(nonce))` | no update, private |
 /// | no | yes | `update` | update, public |
 /// | no | no | `Z[0]`, the index stays empty | no update, public |
-#[derive(Clone, Copy, PartialEq, Eq)]
+#[derive(Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Leaf {
     /// The secret nonce of this index in this round. Without it, everybody sees whether there is an update.
     pub nonce: Option<SmtNonce>,

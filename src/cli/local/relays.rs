@@ -7,14 +7,15 @@ use crate::agent::control::Failure;
 use crate::agent::control::request::{AddRelay, Discover, ProbeRelays, RemoveRelay};
 use crate::agent::control::views::{DiscoverView, RelayListView, RelayProbeView};
 use crate::agent::launch::{self, RelaySetting};
+use crate::agent::relay_health::{self, RelayRecord};
 use crate::cli::output::now;
 use crate::config::{Config, Home};
 use crate::store::Store;
 
 /// The configured relays; all states are `unused`.
 pub fn relay_list(home: &Path) -> Result<RelayListView, Failure> {
-    let (_, _, settings) = look(home)?;
-    Ok(relays::unused(&settings))
+    let (home, _, settings) = look(home)?;
+    Ok(relays::unused(&settings, &remembered(&home)?, now()))
 }
 
 /// Adds or changes a relay of the home directory.
@@ -33,19 +34,27 @@ pub fn relay_remove(home: &Path, args: RemoveRelay) -> Result<RelayListView, Fai
 /// there is a home and nobody holds it.
 pub async fn relay_probe(home: &Path, args: ProbeRelays) -> Result<RelayProbeView, Failure> {
     let (home, config, settings) = look(home)?;
-    let path = home.store_path();
-    let left = if path.exists() {
-        probing::left(&Store::open_read_only(&path).map_err(launch::store_failure)?)?
-    } else {
-        Vec::new()
-    };
-    let (view, left) = probing::probe(&settings, &args, &left, now()).await?;
-    if path.exists()
+    let (view, found) = probing::probe(&settings, &args, &remembered(&home)?, now()).await?;
+    if home.store_path().exists()
         && let Ok(_lock) = home.lock()
     {
-        probing::keep(&mut launch::open_store(&home, &config)?, &left)?;
+        let mut store = launch::open_store(&home, &config)?;
+        for one in found {
+            relay_health::note(&mut store, now(), &one.url, |known| one.keep(known, now()))
+                .map_err(launch::store_failure)?;
+        }
     }
     Ok(view)
+}
+
+/// What is remembered of relays.
+fn remembered(home: &Home) -> Result<Vec<RelayRecord>, Failure> {
+    let path = home.store_path();
+    if !path.exists() {
+        return Ok(Vec::new());
+    }
+    let store = Store::open_read_only(&path).map_err(launch::store_failure)?;
+    relay_health::known(&store).map_err(launch::store_failure)
 }
 
 /// Looks for adverts, over connections without a key.
@@ -88,6 +97,7 @@ fn change(
     work(&home, &config, &mut store)?;
     let by_hand = store.view().relays().map_err(launch::store_failure)?;
     let settings = launch::relay_settings(&home, &config, &by_hand)?;
+    let known = relay_health::known(&store).map_err(launch::store_failure)?;
     drop(lock);
-    Ok(relays::unused(&settings))
+    Ok(relays::unused(&settings, &known, now()))
 }

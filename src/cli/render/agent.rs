@@ -4,8 +4,8 @@ use super::cohort::{alarms, summaries};
 use super::round::delivery;
 use super::{Align, Page, Render, Table, absolute, npub, relative, thousands, when};
 use crate::agent::control::views::{
-    FollowedView, InitView, KeyView, RelayListView, RelayProbeView, RelayView, StatusView,
-    SubscribersView,
+    AdvertServedView, FollowedView, InitView, KeyView, RelayHealthView, RelayListView,
+    RelayProbeView, RelayState, RelayView, StatusView, SubscribersView,
 };
 
 impl Render for StatusView {
@@ -52,24 +52,29 @@ impl Render for StatusView {
             alarms(&self.alarms, page);
         }
         page.heading("Relays");
-        relays(&self.relays, page);
+        let (used, unused): (Vec<RelayView>, Vec<RelayView>) = self
+            .relays
+            .iter()
+            .cloned()
+            .partition(|relay| relay.state != RelayState::Unused);
+        if used.is_empty() {
+            relays(&self.relays, page);
+        } else {
+            relays(&used, page);
+            if !unused.is_empty() {
+                page.line(&format!(
+                    "  {} more for networks that are not in use: `btcr2-agent relay list`",
+                    unused.len()
+                ));
+            }
+        }
         if !self.adverts.is_empty() {
             page.heading("Adverts, as strangers are served them");
         }
         for advert in &self.adverts {
             let cohort = advert.cohort.short();
-            match advert.checked_at {
-                None => page.line(&format!("  cohort {cohort}: not read back yet")),
-                Some(at) => page.line(&format!(
-                    "  cohort {cohort}: served by {} of {} relays, read back {}",
-                    advert.served,
-                    advert.relays,
-                    relative(page.now(), at)
-                )),
-            }
-            for missing in &advert.missing {
-                page.line(&format!("    not by {}: {}", missing.url, missing.reason));
-            }
+            page.line(&format!("  cohort {cohort}: {}", served(advert, page)));
+            missing(advert, page);
         }
         page.heading("Cohorts");
         if self.cohorts.is_empty() {
@@ -88,6 +93,38 @@ impl Render for StatusView {
     }
 }
 
+/// Who serves an advert, and when that was so.
+pub(super) fn served(advert: &AdvertServedView, page: &Page) -> String {
+    match advert.checked_at {
+        None => "not read back yet".to_owned(),
+        Some(at) => format!(
+            "served by {} of {} relays, read back {}",
+            advert.served,
+            advert.relays,
+            relative(page.now(), at)
+        ),
+    }
+}
+
+/// Who does not serve it, and why.
+pub(super) fn missing(advert: &AdvertServedView, page: &mut Page) {
+    for missing in &advert.missing {
+        page.line(&format!("    not by {}: {}", missing.url, missing.reason));
+    }
+}
+
+/// When a relay last worked, and for how long it has not.
+fn health(health: &RelayHealthView, page: &Page) -> String {
+    let worked = health.last_worked.map(|at| relative(page.now(), at));
+    match (worked, health.failures_in_row) {
+        (Some(worked), 0) => worked,
+        (Some(worked), 1) => format!("{worked}, one failure since"),
+        (Some(worked), some) => format!("{worked}, {} failures since", thousands(some.into())),
+        (None, 0) => String::new(),
+        (None, _) => "never".to_owned(),
+    }
+}
+
 fn relays(relays: &[RelayView], page: &mut Page) {
     if relays.is_empty() {
         page.line("  none; add one with `btcr2-agent relay add <url>`");
@@ -100,6 +137,7 @@ fn relays(relays: &[RelayView], page: &mut Page) {
         ("source", Align::Left),
         ("state", Align::Left),
         ("since", Align::Left),
+        ("last worked", Align::Left),
         ("ok", Align::Right),
         ("refused", Align::Right),
         ("silent", Align::Right),
@@ -134,10 +172,15 @@ fn relays(relays: &[RelayView], page: &mut Page) {
                 .since
                 .map(|since| relative(page.now(), since))
                 .unwrap_or_default(),
-            thousands(relay.accepted),
-            thousands(relay.refused),
-            thousands(relay.silent),
-            thousands(relay.received),
+            relay
+                .health
+                .as_ref()
+                .map(|known| health(known, page))
+                .unwrap_or_default(),
+            counted(relay, relay.accepted),
+            counted(relay, relay.refused),
+            counted(relay, relay.silent),
+            counted(relay, relay.received),
             relay
                 .answer_ms
                 .map(|ms| format!("{} ms", thousands(ms)))
@@ -150,7 +193,21 @@ fn relays(relays: &[RelayView], page: &mut Page) {
                 .unwrap_or_default(),
         ]);
     }
-    page.table(&table);
+    page.table(&table.without_empty_columns());
+    let since = relays
+        .iter()
+        .filter_map(|relay| relay.health.as_ref()?.counted_since);
+    if let Some(since) = since.min() {
+        page.line(&format!("  Counted since {}.", when(page.now(), since)));
+    }
+}
+
+/// A count; nothing where nothing was ever seen of the relay.
+fn counted(relay: &RelayView, count: u64) -> String {
+    if relay.health.is_none() && count == 0 {
+        return String::new();
+    }
+    thousands(count)
 }
 
 /// The difference of a relay's clock from this machine's.
@@ -166,12 +223,14 @@ fn clock(ahead: i64) -> String {
 
 impl Render for RelayListView {
     fn render(&self, page: &mut Page) {
+        page.set_now(self.now);
         relays(&self.relays, page);
     }
 }
 
 impl Render for RelayProbeView {
     fn render(&self, page: &mut Page) {
+        page.set_now(self.now);
         let mut table = Table::new([
             ("relay", Align::Left),
             ("connected", Align::Right),
@@ -182,6 +241,7 @@ impl Render for RelayProbeView {
             ("takes", Align::Right),
             ("clock", Align::Right),
             ("kept since", Align::Left),
+            ("worked before", Align::Left),
             ("auth", Align::Left),
             ("work", Align::Right),
             ("name", Align::Left),
@@ -221,6 +281,11 @@ impl Render for RelayProbeView {
                     Some(kept) => format!("lost since {}", absolute(kept.since)),
                     None => String::new(),
                 },
+                relay
+                    .before
+                    .as_ref()
+                    .map(|known| health(known, page))
+                    .unwrap_or_default(),
                 if relay.wants_auth { "wanted" } else { "no" }.to_owned(),
                 if relay.wants_pow == 0 {
                     String::new()

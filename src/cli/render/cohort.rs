@@ -3,7 +3,7 @@
 use super::round::{delivery, past_rounds, seats};
 use super::{Align, Page, Render, Table, absolute, npub, qr_code, relative, sat, short_npub, when};
 use crate::agent::control::views::{
-    AlarmView, CohortListView, CohortSummaryView, CohortView, FaultView, FundView, InviteView,
+    AlarmView, CohortListView, CohortSummaryView, CohortView, FaultView, FundView, InviteView, Role,
 };
 
 /// What needs a person, with what to do.
@@ -91,7 +91,14 @@ impl Render for CohortView {
         page.field("id", &summary.cohort.to_string());
         page.field("role", &summary.role.to_string());
         page.field("phase", &summary.phase.to_string());
-        page.field_if("deadline", summary.deadline.map(|at| when(page.now(), at)));
+        let deadline = summary
+            .deadline
+            .filter(|at| Some(*at) != self.next_round_at);
+        page.field_if("deadline", deadline.map(|at| when(page.now(), at)));
+        page.field_if(
+            "next round",
+            self.next_round_at.map(|at| when(page.now(), at)),
+        );
         if !summary.waiting_for.is_empty() {
             page.field("waiting for", &seats(&summary.waiting_for));
         }
@@ -103,6 +110,10 @@ impl Render for CohortView {
         page.field_if("own seat", self.own_seat.map(|seat| seat.to_string()));
         page.field_if("own key", self.own_key.map(npub));
         page.field_if("share link", self.naddr.clone());
+        if let Some(advert) = &self.advert {
+            page.field("advert", &super::agent::served(advert, page));
+            super::agent::missing(advert, page);
+        }
 
         page.heading("Terms");
         self.terms.render(page);
@@ -147,26 +158,29 @@ impl Render for CohortView {
                 } else {
                     ""
                 };
+                // Members do not hear each other: of others a member knows what the set says.
+                let known = summary.role == Role::Aggregator || !own.is_empty();
+                let told = |text: String| if known { text } else { String::new() };
                 table.row([
                     member.seat.to_string(),
                     format!("{}{own}", short_npub(member.key)),
-                    member.dids.to_string(),
+                    told(member.dids.to_string()),
                     if member.acknowledged_set {
                         "acknowledged"
                     } else {
                         "open"
                     }
                     .to_owned(),
-                    member.state.to_string(),
+                    told(member.state.to_string()),
                     member
                         .last_heard_at
-                        .map_or_else(|| "never".to_owned(), |at| relative(page.now(), at)),
+                        .map_or_else(|| told("never".to_owned()), |at| relative(page.now(), at)),
                     member.waits_for.clone().unwrap_or_default(),
                     member.missed_rounds.to_string(),
                     faults(&member.faults),
                 ]);
             }
-            page.table(&table);
+            page.table(&table.without_empty_columns());
         }
         if let Some(reform) = &self.reform {
             reform.render(page);

@@ -5,6 +5,7 @@ use crate::agent::control::views::{
     DeliveryView, EndView, Recipient, RelayReceipt, RoundState, RoundView,
 };
 use crate::protocol::Seat;
+use crate::protocol::confirmation::WatchState;
 
 /// Seats in a line: `seats 1, 4 and 7`.
 pub(super) fn seats(seats: &[Seat]) -> String {
@@ -113,19 +114,34 @@ pub(super) fn past_rounds(rounds: &[RoundView], page: &mut Page) {
 /// Where each transaction of a round is, when the line of the round does not say it all.
 fn signed(round: &RoundView, page: &mut Page) {
     let settled = |state: &RoundState| matches!(state, RoundState::Final | RoundState::Confirmed);
-    let one = round.signed.len() <= 1 && round.state != RoundState::Conflicted;
+    // The rungs above the one that was sent are held back: that is how it should be.
+    let whole = round.signed.iter().filter(|tx| tx.complete).count();
+    let leaf = round.signed.iter().any(|tx| tx.through_leaf);
+    let one = whole <= 1 && !leaf && round.state != RoundState::Conflicted;
     if settled(&round.state) || one {
         return;
     }
     for tx in &round.signed {
+        let which = match tx.rung {
+            Some(rung) => format!("rung {rung}, "),
+            None if tx.through_leaf => "through the leaf, ".to_owned(),
+            None => String::new(),
+        };
         let kind = if tx.complete {
             "to be sent by this agent"
         } else {
             "held back, or not whole here"
         };
+        // Whatever confirms, the others of its round give way to it.
+        let fate = match &tx.state {
+            WatchState::Conflicted { by, .. } if round.signed.iter().any(|tx| tx.txid == *by) => {
+                format!("gives way to {by}")
+            }
+            state => format!("{state}, {kind}"),
+        };
         page.line(&format!(
-            "  round {}, {}: {}, {kind}",
-            round.round, tx.txid, tx.state
+            "  round {}, {which}{}: {fate}",
+            round.round, tx.txid
         ));
     }
 }

@@ -49,6 +49,29 @@ impl Table {
         self.rows.push(row);
     }
 
+    /// Without the columns in which no row says anything: a table has to fit a terminal.
+    #[must_use]
+    pub fn without_empty_columns(self) -> Self {
+        let says = |column: usize| {
+            let mut cells = self.rows.iter().filter_map(|row| row.get(column));
+            cells.any(|cell| !cell.is_empty())
+        };
+        let kept: Vec<usize> = (0..self.columns.len())
+            .filter(|column| says(*column))
+            .collect();
+        let pick = |row: &Vec<String>| {
+            let cells = kept.iter().filter_map(|column| row.get(*column).cloned());
+            cells.collect()
+        };
+        Self {
+            columns: kept
+                .iter()
+                .filter_map(|column| self.columns.get(*column).cloned())
+                .collect(),
+            rows: self.rows.iter().map(pick).collect(),
+        }
+    }
+
     /// Whether no row was added.
     #[must_use]
     pub const fn is_empty(&self) -> bool {

@@ -218,8 +218,13 @@ impl Render for DiscoverView {
             }
         }
         page.heading(&format!(
-            "Asked {} relays at {}.",
+            "Asked {} {} at {}.",
             self.relays.len(),
+            if self.relays.len() == 1 {
+                "relay"
+            } else {
+                "relays"
+            },
             absolute(self.at)
         ));
         if !self.adverts.is_empty() {

@@ -325,9 +325,8 @@ impl Outbox {
             return;
         }
         let expires = new.event.expiration().unwrap_or(UnixTime(u64::MAX));
-        let bytes = new.event.to_json().len();
         let relays = new.relays.into_iter().map(|url| {
-            let delivery = self.fresh_delivery(now, &url, &new.event, bytes);
+            let delivery = self.fresh_delivery(now, &url, &new.event);
             (url, delivery)
         });
         let relays: BTreeMap<_, _> = relays.collect();
@@ -355,13 +354,7 @@ impl Outbox {
     }
 
     /// Pending, unless the relay is known not to take this event.
-    fn fresh_delivery(
-        &self,
-        now: UnixTime,
-        url: &RelayUrl,
-        event: &VerifiedEvent,
-        bytes: usize,
-    ) -> Delivery {
+    fn fresh_delivery(&self, now: UnixTime, url: &RelayUrl, event: &VerifiedEvent) -> Delivery {
         let refused = |refusal, words: Option<String>| Delivery {
             state: DeliveryState::Refused(refusal),
             attempts: 0,
@@ -373,6 +366,7 @@ impl Outbox {
             return refused(Refusal::Blocked, None);
         }
         if let Some(limits) = self.limits.get(url) {
+            let bytes = event.to_json().len();
             if !limits.takes_bytes(bytes) {
                 let most = limits.message_bytes.unwrap_or_default();
                 let words = format!("it says it takes {most} bytes, this event has {bytes}");
@@ -537,8 +531,7 @@ impl Outbox {
             let Some(event) = self.rows.get(&id).map(|row| row.event.clone()) else {
                 continue;
             };
-            let bytes = event.to_json().len();
-            let delivery = self.fresh_delivery(now, relay, &event, bytes);
+            let delivery = self.fresh_delivery(now, relay, &event);
             if let Some(row) = self.rows.get_mut(&id) {
                 row.relays.insert(relay.clone(), delivery);
                 effects.push(OutboxEffect::Store(id));
@@ -569,7 +562,6 @@ impl Outbox {
             return;
         };
         let id = event.id;
-        let bytes = event.to_json().len();
         row.signed = now;
         row.expires = event.expiration().unwrap_or(UnixTime(u64::MAX));
         row.event = event;
@@ -579,7 +571,7 @@ impl Outbox {
         row.relays = urls
             .into_iter()
             .map(|url| {
-                let delivery = self.fresh_delivery(now, &url, &row.event, bytes);
+                let delivery = self.fresh_delivery(now, &url, &row.event);
                 (url, delivery)
             })
             .collect();

@@ -26,6 +26,14 @@ pub const MAX_CODES: usize = 1_000;
 /// Keys that the operator decided about and that hold no seat.
 const MAX_DECIDED: usize = 10_000;
 
+/// How often one key may give its seat back before the set is made and ask again: once by mistake, once more for good
+/// measure. Each time costs two entries of the log.
+pub const MAX_RETURNS: u8 = 3;
+
+/// Seats of one cohort that may be given back in all. Keys cost nothing, so that a bound per key alone is none. After
+/// it who has no seat needs the operator's approval, or an invitation, to get one.
+pub const MAX_GIVEN_BACK: u16 = 1_000;
+
 /// Something the operator decided about who is seated.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
@@ -57,7 +65,7 @@ pub enum Decision {
 }
 
 /// An opt-in that waits for the operator.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct WaitingOptIn {
     /// The key that asks.
     pub key: NostrKey,
@@ -70,7 +78,7 @@ pub struct WaitingOptIn {
 }
 
 /// A code as the aggregator knows it.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct KnownCode {
     /// How many seats it is good for.
     pub uses: u16,
@@ -79,7 +87,7 @@ pub struct KnownCode {
 }
 
 /// Everything about admission beside the terms.
-#[derive(Debug, Default)]
+#[derive(Debug, Default, PartialEq, Serialize, Deserialize)]
 pub(super) struct Gate {
     invited: BTreeSet<NostrKey>,
     /// For which seat's key an invited key vouched.
@@ -88,12 +96,29 @@ pub(super) struct Gate {
     rejected: BTreeSet<NostrKey>,
     waiting: Vec<WaitingOptIn>,
     codes: BTreeMap<NostrKey, KnownCode>,
+    /// Who gave a seat back, how often.
+    returned: BTreeMap<NostrKey, u8>,
+    /// How many seats were given back in all.
+    given_back: u16,
 }
 
 impl Gate {
     /// Notes an invitation; false if it is known.
     pub(super) fn invite(&mut self, key: NostrKey) -> bool {
         self.invited.insert(key)
+    }
+
+    /// A key gave its seat back.
+    pub(super) fn gave_back(&mut self, key: NostrKey) {
+        self.given_back = self.given_back.saturating_add(1);
+        let count = self.returned.entry(key).or_default();
+        *count = count.saturating_add(1);
+    }
+
+    /// Whether a key went in and out too often.
+    fn is_restless(&self, key: &NostrKey) -> bool {
+        let returned = self.returned.get(key);
+        returned.is_some_and(|count| *count >= MAX_RETURNS)
     }
 }
 
@@ -115,6 +140,9 @@ impl Aggregator {
         if gate.rejected.contains(&from) {
             return Err(RefusalCode::Rejected);
         }
+        if gate.is_restless(&from) {
+            return Err(RefusalCode::TooMany);
+        }
         if gate.invited.contains(&from) || gate.approved.contains(&from) {
             return Ok(Entry::Seat);
         }
@@ -132,6 +160,10 @@ impl Aggregator {
         }
         if self.terms.invite_only {
             return Err(RefusalCode::NotInvited);
+        }
+        // Who approves everybody by hand sees them come and go.
+        if gate.given_back >= MAX_GIVEN_BACK && self.terms.admission != Admission::Approval {
+            return Err(RefusalCode::TooMany);
         }
         let work = match opt_in.ticket {
             Some(Ticket::Work(number)) => work_bits(&cohort, from, number),
@@ -272,6 +304,7 @@ impl Aggregator {
 
     fn approve(&mut self, now: UnixTime, key: NostrKey) -> Step {
         self.gate.rejected.remove(&key);
+        self.gate.returned.remove(&key);
         if self.applicants.iter().any(|member| member.key == key) {
             return Step::ignored(Ignored::Duplicate);
         }

@@ -22,6 +22,7 @@ use crate::protocol::ids::Seat;
 use crate::protocol::message::{Entries, Message, RefusalCode};
 use crate::protocol::terms::Deposits as Term;
 use crate::time::UnixTime;
+use serde::{Deserialize, Serialize};
 
 /// Seconds over which the deposits of a seat are counted.
 const QUOTA_SECONDS: u64 = 3_600;
@@ -45,7 +46,7 @@ const QUOTA_ANSWERS: u8 = 8;
 const MAX_ANNOUNCED: usize = 8;
 
 /// A verified update.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub(super) struct Accepted {
     seat: Seat,
     update: UpdateHash,
@@ -55,7 +56,7 @@ pub(super) struct Accepted {
 }
 
 /// A verified update, and the signed signal that announces it.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 struct Announced {
     accepted: Accepted,
     /// The transactions that may carry it; at most one confirms.
@@ -64,7 +65,7 @@ struct Announced {
 }
 
 /// What a seat has deposited since a time.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 struct Quota {
     since: UnixTime,
     deposits: usize,
@@ -74,7 +75,7 @@ struct Quota {
 }
 
 /// What was deposited. Bounded by the registered indexes and the seats.
-#[derive(Debug, Default)]
+#[derive(Debug, Default, PartialEq, Serialize, Deserialize)]
 pub(super) struct Deposits {
     /// The latest of each index.
     latest: BTreeMap<SmtIndex, Accepted>,

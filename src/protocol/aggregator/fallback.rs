@@ -35,9 +35,10 @@ use crate::protocol::message::{
 use crate::protocol::set::fallback_leaf;
 use crate::protocol::terms::{CohortBeacon, EmptyRounds};
 use crate::time::UnixTime;
+use serde::{Deserialize, Serialize};
 
 /// A signal that waits for signatures through the leaf.
-#[derive(Debug)]
+#[derive(Debug, PartialEq, Serialize, Deserialize)]
 pub(super) struct Fallback {
     /// Until when they count.
     until: UnixTime,

@@ -255,7 +255,11 @@ impl Aggregator {
         if self.set.is_none() {
             let before = self.applicants.len();
             self.applicants.retain(|member| member.key != from);
-            return if self.applicants.len() < before || self.withdraw_opt_in(from) {
+            if self.applicants.len() < before {
+                self.gate.gave_back(from);
+                return Step::accepted();
+            }
+            return if self.withdraw_opt_in(from) {
                 Step::accepted()
             } else {
                 Step::ignored(Ignored::NotAMember)

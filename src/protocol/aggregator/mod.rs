@@ -40,7 +40,9 @@ use crate::keys::musig::KeySet;
 use crate::time::UnixTime;
 
 use admission::Gate;
-pub use admission::{Decision, KnownCode, MAX_CODES, MAX_WAITING, WaitingOptIn};
+pub use admission::{
+    Decision, KnownCode, MAX_CODES, MAX_GIVEN_BACK, MAX_RETURNS, MAX_WAITING, WaitingOptIn,
+};
 use deposits::Deposits;
 use refunds::Refunds;
 pub use refunds::{KeptRefund, RefundProgress};
@@ -140,7 +142,7 @@ pub enum AggregatorInput {
 }
 
 /// The phase of a cohort.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Phase {
     /// Not advertised yet.
     Draft,
@@ -158,14 +160,14 @@ pub enum Phase {
 }
 
 /// A member before the set is closed.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 struct Applicant {
     key: NostrKey,
     payee: Option<ScriptBuf>,
 }
 
 /// The aggregator of one cohort.
-#[derive(Debug)]
+#[derive(Debug, PartialEq, Serialize, Deserialize)]
 pub struct Aggregator {
     terms: Terms,
     cohort: CohortId,
@@ -175,6 +177,7 @@ pub struct Aggregator {
     payee: Option<ScriptBuf>,
     /// Before the set is closed, in order of acceptance.
     applicants: Vec<Applicant>,
+    #[serde(with = "crate::protocol::snapshot::agreed")]
     set: Option<(CohortSet, KeySet)>,
     acks: BTreeMap<Seat, SchnorrSignature>,
     registry: Registry,
@@ -369,7 +372,7 @@ impl Aggregator {
         for signal in &mut self.signed {
             effects.extend(signal.look(&self.chain).into_iter().map(Effect::Report));
         }
-        effects.extend(self.watch_signals());
+        effects.extend(self.watch_signals(update));
         effects.extend(self.tip_moved());
         effects.extend(self.replacement_after_chain());
         self.refunds_after_chain();

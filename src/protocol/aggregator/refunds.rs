@@ -29,6 +29,7 @@ use crate::protocol::refund_message::{
 };
 use crate::protocol::terms::Funding;
 use crate::time::UnixTime;
+use serde::{Deserialize, Serialize};
 
 /// Seconds until a session that failed is held again: members that were away may be back.
 const RETRY_SECONDS: u64 = 3_600;
@@ -41,7 +42,7 @@ const MAX_PROMISED: usize = 16;
 const MAX_UNSEEN: usize = 64;
 
 /// A refund that is signed by all.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct KeptRefund {
     /// Value of the output it spends.
     pub value: Amount,
@@ -63,7 +64,7 @@ pub struct RefundProgress {
 }
 
 /// What the aggregator knows of refunds.
-#[derive(Debug, Default)]
+#[derive(Debug, Default, PartialEq, Serialize, Deserialize)]
 pub(super) struct Refunds {
     /// Number of the last session.
     last: u32,
@@ -92,13 +93,13 @@ impl Refunds {
     }
 }
 
-#[derive(Debug)]
+#[derive(Debug, PartialEq, Serialize, Deserialize)]
 struct Failed {
     retry_at: UnixTime,
     absent: Vec<Seat>,
 }
 
-#[derive(Debug)]
+#[derive(Debug, PartialEq, Serialize, Deserialize)]
 struct RefundSession {
     deposit: u32,
     attempt: u32,

@@ -15,12 +15,13 @@ use crate::protocol::message::{
 use crate::protocol::registration::verify_opening;
 use crate::protocol::terms::CohortBeacon;
 use crate::time::UnixTime;
+use serde::{Deserialize, Serialize};
 
 /// Items one registration message may have: the most a seat may register.
 const MAX_ITEMS: usize = 1_000;
 
 /// One registered index.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub(super) struct Entry {
     seat: Seat,
     /// CAS: the DID; its registration proof was checked.
@@ -31,7 +32,7 @@ pub(super) struct Entry {
 }
 
 /// Two seats claim one index; who opens it keeps it.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 struct Challenge {
     claimant: Seat,
     until: UnixTime,
@@ -39,7 +40,7 @@ struct Challenge {
 }
 
 /// All registered indexes of a cohort. Bounded by seats times DIDs per seat.
-#[derive(Debug, Default)]
+#[derive(Debug, Default, PartialEq, Serialize, Deserialize)]
 pub(super) struct Registry {
     entries: BTreeMap<SmtIndex, Entry>,
     challenges: BTreeMap<SmtIndex, Challenge>,

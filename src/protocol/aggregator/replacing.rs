@@ -23,9 +23,10 @@ use crate::protocol::ids::Round;
 use crate::protocol::ladder::{self, Ground, Ladder, SignedRung};
 use crate::protocol::message::{Message, RoundCause, RoundFailed};
 use crate::time::UnixTime;
+use serde::{Deserialize, Serialize};
 
 /// The last round that was signed, for as long as its signal may have to be replaced.
-#[derive(Debug)]
+#[derive(Debug, PartialEq, Serialize, Deserialize)]
 pub(super) struct Kept {
     /// Its session is the replacement's, while one is open.
     state: RoundState,

@@ -22,17 +22,18 @@ use crate::protocol::evidence::{Blame, Signed};
 use crate::protocol::ids::{Label, Round, Seat};
 use crate::protocol::ladder::{self, Ground, Ladder};
 use crate::protocol::message::{
-    Entries, IndexProof, Message, Nonces, Proofs, RefusalCode, Response, RoundCause, RoundFailed,
-    RoundOpen, RoundRequest, RoundResult,
+    Entries, IndexProof, LostSession, Message, Nonces, Proofs, RefusalCode, Response, RoundCause,
+    RoundFailed, RoundOpen, RoundRequest, RoundResult,
 };
 use crate::protocol::terms::{CohortBeacon, EmptyRounds};
 use crate::time::UnixTime;
+use serde::{Deserialize, Serialize};
 
 /// Fee rate in sat/vB when the chain backend has no estimate.
 const FALLBACK_FEE_RATE: u32 = 2;
 
 /// What a seat's entries say, checked against its indexes.
-#[derive(Debug, Clone, Default)]
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
 pub(super) struct Entered {
     pub(super) leaves: Vec<(SmtIndex, LeafValue)>,
     pub(super) updates: Vec<(Did, UpdateHash)>,
@@ -42,7 +43,7 @@ pub(super) struct Entered {
 }
 
 /// The signal of a round, fixed once: every session of the round signs the same transactions.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub(super) struct Built {
     pub(super) ladder: Ladder,
     /// The script of every output that is spent.
@@ -51,7 +52,7 @@ pub(super) struct Built {
 }
 
 /// The open round.
-#[derive(Debug)]
+#[derive(Debug, PartialEq, Serialize, Deserialize)]
 pub(super) struct RoundState {
     pub(super) round: Round,
     pub(super) opened: UnixTime,
@@ -67,6 +68,8 @@ pub(super) struct RoundState {
     pub(super) nonces: BTreeMap<u32, BTreeMap<Seat, Nonces>>,
     pub(super) built: Option<Built>,
     pub(super) session: Option<Session>,
+    /// Sessions that a member could not sign, at most one entry each.
+    pub(super) lost: Vec<LostSession>,
     /// The way out, once the round has stalled and the terms have one.
     pub(super) fallback: Option<Box<Fallback>>,
     pub(super) blamed: Vec<Blame>,
@@ -398,6 +401,7 @@ impl Aggregator {
             nonces: BTreeMap::new(),
             built: None,
             session: None,
+            lost: Vec::new(),
             fallback: None,
             blamed: Vec::new(),
         });

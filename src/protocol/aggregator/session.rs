@@ -13,18 +13,20 @@ use crate::protocol::evidence::{Blame, Fault, LabelContext, Signed, commitment};
 use crate::protocol::ids::{Label, Seat};
 use crate::protocol::ladder::Ladder;
 use crate::protocol::message::{
-    Message, NonceRequest, NonceUpdate, Nonces, Partials, PrevoutInfo, RefusalCode, RoundCause,
-    SignRequest,
+    LostSession, Message, NonceRequest, NonceUpdate, Nonces, Partials, PrevoutInfo, RefusalCode,
+    RoundCause, SignRequest,
 };
 use crate::time::UnixTime;
+use serde::{Deserialize, Serialize};
 
 /// Rounds whose public nonces are remembered. An honest member draws 32 random bytes per nonce; a repeated
 /// one within reach of an attack is one of the rounds that can still be replayed by a restored backup.
 const NONCE_MEMORY_ROUNDS: usize = 64;
 
 /// Public nonces seen in recent rounds.
-#[derive(Debug, Default)]
+#[derive(Debug, Default, PartialEq, Serialize, Deserialize)]
 pub(super) struct SeenNonces {
+    #[serde(with = "crate::protocol::snapshot::digests")]
     rounds: VecDeque<BTreeSet<[u8; 32]>>,
 }
 
@@ -58,7 +60,7 @@ impl SeenNonces {
 }
 
 /// The open session of a round.
-#[derive(Debug)]
+#[derive(Debug, PartialEq, Serialize, Deserialize)]
 pub(super) struct Session {
     pub(super) attempt: u32,
     /// Until when nonces (before the request) or partial signatures (after it) count.
@@ -154,6 +156,7 @@ impl Aggregator {
             round,
             attempt,
             nonces,
+            ..
         } = &signed.content;
         let refused = |code| refuse(from, "nonce_update", code, Some(*round));
         let state = in_session(&mut self.round, &mut self.kept);
@@ -190,7 +193,8 @@ impl Aggregator {
         }
         let (attempt, nonces) = (*attempt, nonces.clone());
         if lost {
-            return Step::with(self.renew(now, seat, attempt, nonces));
+            let shown = signed.content.lost.then(|| Box::new(signed.clone()));
+            return Step::with(self.renew(now, seat, attempt, nonces, shown));
         }
         state
             .nonces
@@ -201,13 +205,30 @@ impl Aggregator {
     }
 
     /// A member can not sign the current session: opens the next one with what nonces there are.
-    fn renew(&mut self, now: UnixTime, seat: Seat, attempt: u32, nonces: Nonces) -> Vec<Effect> {
-        if attempt > u32::from(self.terms.sessions_max) {
-            return self.stalled(now, RoundCause::SessionsUsedUp);
-        }
+    fn renew(
+        &mut self,
+        now: UnixTime,
+        seat: Seat,
+        attempt: u32,
+        nonces: Nonces,
+        shown: Option<Box<Signed<NonceUpdate>>>,
+    ) -> Vec<Effect> {
         let Some(state) = in_session(&mut self.round, &mut self.kept) else {
             return Vec::new();
         };
+        let before = attempt.saturating_sub(1);
+        // The first that can not sign a session ends it: nobody else has to say so, and this stays bounded.
+        if !state.lost.iter().any(|lost| lost.attempt == before) {
+            state.lost.push(LostSession {
+                attempt: before,
+                seat,
+                shown,
+            });
+        }
+        if attempt > u32::from(self.terms.sessions_max) {
+            let lost = state.lost.clone();
+            return self.stalled(now, RoundCause::SessionsUsedUp { lost });
+        }
         state
             .nonces
             .entry(attempt)
@@ -302,7 +323,7 @@ impl Aggregator {
             let attempt = session.attempt.saturating_add(1);
             let spares = content.spares.clone();
             if spares.keys().eq(&state.labels) && self.seen_nonces.insert_new(&spares) {
-                return Step::with(self.renew(now, seat, attempt, spares));
+                return Step::with(self.renew(now, seat, attempt, spares, None));
             }
             return Step::ignored(Ignored::WrongSession);
         }

@@ -19,12 +19,13 @@ use crate::protocol::ids::Round;
 use crate::protocol::ladder::{Ladder, SignedRung};
 use crate::protocol::message::{Message, RoundResult, TxHex};
 use crate::time::UnixTime;
+use serde::{Deserialize, Serialize};
 
 /// Blocks a signal may wait in the mempool before it is replaced: an hour, and as many as the fee estimate is for.
 pub const BUMP_AFTER_BLOCKS: u32 = 6;
 
 /// A signal that was signed by all.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct SignedSignal {
     /// The round.
     pub round: Round,

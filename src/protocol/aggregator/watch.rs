@@ -3,15 +3,16 @@
 use bitcoin::Txid;
 
 use super::Aggregator;
+use crate::protocol::chain_view::ChainUpdate;
 use crate::protocol::confirmation::ConfirmationWatch;
 use crate::protocol::effect::{Effect, Report};
 use crate::protocol::ids::Round;
 
 impl Aggregator {
     /// Follows every signal that was ever signed, and raises the alarm over spends that are none.
-    pub(super) fn watch_signals(&mut self) -> Vec<Effect> {
+    pub(super) fn watch_signals(&mut self, update: &ChainUpdate) -> Vec<Effect> {
         self.learn_signed();
-        self.watch.follow(&self.chain);
+        self.watch.follow(&self.chain, &update.spends);
         let unknown = self.watch.unknown_spends(&self.chain);
         let unknown = unknown.into_iter();
         let mut effects: Vec<Effect> = unknown
@@ -44,9 +45,7 @@ impl Aggregator {
     /// The round a signed transaction is of.
     pub(super) fn round_of(&mut self, txid: &Txid) -> Option<Round> {
         self.learn_signed();
-        let mut all = self.watch.all();
-        let of = all.find(|watched| watched.txid == *txid);
-        of.map(|watched| watched.round)
+        self.watch.round_of(txid)
     }
 
     /// Where everything that was signed is.

@@ -16,9 +16,10 @@ use crate::protocol::ids::{Label, SessionId};
 use crate::protocol::ladder::{Ground, Ladder};
 use crate::protocol::message::{Nonces, SignRequest};
 use crate::protocol::terms::CohortBeacon;
+use serde::{Deserialize, Serialize};
 
 /// A request that passed every check.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub(super) struct Approved {
     pub(super) ladder: Ladder,
     pub(super) announcement: Option<String>,

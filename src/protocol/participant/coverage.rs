@@ -14,9 +14,10 @@ use crate::protocol::message::{
     IndexOpening, Message, Opening, RefusalCode, Register, RegisterItem, Registered, RoundRequest,
 };
 use crate::time::UnixTime;
+use serde::{Deserialize, Serialize};
 
 /// Where a registration stands.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub enum IndexState {
     /// Asked for.
     Requested,
@@ -27,7 +28,7 @@ pub enum IndexState {
 }
 
 /// Where the binding of a DID to the beacon stands.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub enum BindingState {
     /// Not registered yet, or the history is incomplete: a document that lists the beacon would not resolve.
     NotYet,
@@ -39,7 +40,7 @@ pub enum BindingState {
 }
 
 /// One index of this member.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub(super) struct MyIndex {
     pub(super) state: IndexState,
     /// CAS: the DID itself.
@@ -87,6 +88,7 @@ impl Participant {
             }
             index.did = did.or(index.did.take());
         }
+        self.look_at_all_signals();
         Step::with(vec![self.send(Message::Register(Register { items }))])
     }
 
@@ -159,19 +161,24 @@ impl Participant {
 
     /// Signals that a DID which lists the beacon must be able to explain: all that the chain shows from
     /// this address, and all this member signed that may still confirm.
-    pub(super) fn needed(&self) -> BTreeSet<SignalBytes> {
-        let on_chain = self.chain.signals.values().map(|seen| seen.signal);
+    ///
+    /// Those that every index has a proof of are left out: there are as many as there were rounds.
+    fn needed(&self) -> impl Iterator<Item = SignalBytes> {
+        let chain = &self.chain.signals;
+        let on_chain = self.unproved.iter().filter(|(txid, signal)| {
+            let seen = chain.get(*txid);
+            seen.is_some_and(|seen| seen.signal == **signal)
+        });
         let signed = self.live(FINAL_DEPTH).map(|given| given.signal);
-        on_chain.chain(signed).collect()
+        on_chain.map(|(_, signal)| *signal).chain(signed)
     }
 
-    /// Signals for which `index` lacks a proof.
+    /// Signals for which `index` lacks a proof. An index that is not registered lacks all that others may lack.
     pub(super) fn missing(&self, index: &SmtIndex) -> BTreeSet<SignalBytes> {
-        let mut needed = self.needed();
-        if let Some(mine) = self.indexes.get(index) {
-            needed.retain(|signal| !mine.proved.contains(signal));
-        }
-        needed
+        let mine = self.indexes.get(index);
+        self.needed()
+            .filter(|signal| mine.is_none_or(|mine| !mine.proved.contains(signal)))
+            .collect()
     }
 
     /// Parses an announcement strictly: canonical, no duplicate keys, valid DIDs of the cohort's network.
@@ -276,7 +283,8 @@ impl Participant {
             return Some("the DID is not registered");
         };
         // Bytes that were signed may confirm; nothing else may be announced until they are final.
-        let announced = mine.restored || !mine.announced.is_empty();
+        let announced =
+            mine.restored || !mine.announced.is_empty() || self.others_may_announce(index);
         let locked = announced && !self.update_confirmed(mine, FINAL_DEPTH);
         (locked || self.is_planned(index))
             .then_some("an earlier update of this DID is being announced and not final yet")
@@ -291,7 +299,7 @@ impl Participant {
     }
 
     pub(super) fn withdraw(&mut self, index: SmtIndex) -> Step {
-        let planned = self.is_planned(&index);
+        let planned = self.is_planned(&index) || self.others_may_announce(&index);
         match self.indexes.get_mut(&index) {
             Some(mine) if mine.announced.is_empty() && !mine.restored && !planned => {
                 mine.update = None;

@@ -14,6 +14,7 @@ use crate::protocol::effect::{Effect, Ignored, Report, Step};
 use crate::protocol::message::{Message, RefusalCode, Refused};
 use crate::protocol::terms::Deposits as Term;
 use crate::time::UnixTime;
+use serde::{Deserialize, Serialize};
 
 use super::round::Planned;
 
@@ -22,7 +23,7 @@ use super::round::Planned;
 const PATIENCE_SECONDS: u64 = 120;
 
 /// Where a deposit stands.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub enum DepositState {
     /// Sent, not answered.
     Sent,
@@ -36,7 +37,7 @@ pub enum DepositState {
 }
 
 /// The deposit of an index's update.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub(super) struct MyDeposit {
     /// Kept to be sent again to an aggregator that lost it.
     message: UpdateDeposit,
@@ -165,7 +166,9 @@ impl Participant {
         let refused: Vec<(SmtIndex, UpdateHash, DepositRefused)> = self
             .deposits
             .iter()
-            .filter(|(index, mine)| !mine.told && !self.is_planned(index))
+            .filter(|(index, mine)| {
+                !mine.told && !self.is_planned(index) && !self.others_may_announce(index)
+            })
             .filter_map(|(index, mine)| match &mine.state {
                 DepositState::Refused(refused) => {
                     Some((*index, mine.message.hash, refused.clone()))

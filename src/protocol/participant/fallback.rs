@@ -9,6 +9,7 @@
 //! transactions may confirm, and at most one does, because all spend the tip.
 
 mod replacing;
+mod responded;
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -30,6 +31,7 @@ use crate::protocol::message::{
 use crate::protocol::set::fallback_leaf;
 use crate::protocol::terms::{CohortBeacon, OutputPolicy};
 use crate::time::UnixTime;
+use serde::{Deserialize, Serialize};
 
 use super::coverage::BindingState;
 
@@ -47,7 +49,7 @@ const RUNG: u8 = MAX_RUNGS + 1;
 const GRACE_SECONDS: u64 = 3_600;
 
 /// Where this member is with a fallback.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 enum Stage {
     /// Not decided: a later fact may allow it.
     Waiting,
@@ -60,7 +62,7 @@ enum Stage {
 }
 
 /// A fallback this member was told of.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub(super) struct MyFallback {
     round: Round,
     tx: Transaction,
@@ -76,6 +78,7 @@ pub(super) struct MyFallback {
     objection: Option<String>,
     stage: Stage,
     /// The signed transaction, once it came and verified.
+    #[serde(with = "crate::protocol::snapshot::maybe_tx")]
     complete: Option<Transaction>,
     last_refusal: String,
 }
@@ -102,7 +105,7 @@ impl MyFallback {
 }
 
 /// What is known of fallbacks and of spends that may be ones.
-#[derive(Debug, Default)]
+#[derive(Debug, Default, PartialEq, Serialize, Deserialize)]
 pub(super) struct Fallbacks {
     /// In the order in which they came: of a round the first, and what replaces it.
     known: Vec<MyFallback>,
@@ -110,6 +113,8 @@ pub(super) struct Fallbacks {
     early: Vec<(Txid, RoundResult)>,
     /// Spends nobody told of, and when they were first seen.
     unexplained: BTreeMap<Txid, UnixTime>,
+    /// What this member said in rounds that are not decided.
+    responded: BTreeMap<Round, responded::Plan>,
 }
 
 impl Fallbacks {
@@ -301,11 +306,8 @@ impl Participant {
 
     /// What is announced for each index of mine.
     fn what_is_said(&self, round: Round, published: &Published) -> BTreeMap<SmtIndex, Said> {
-        let submitted = self
-            .round
-            .as_ref()
-            .filter(|state| state.round == round && state.responded);
-        let planned = |index| submitted.and_then(|state| state.plan.get(index));
+        let submitted = self.said_in(round);
+        let planned = |index| submitted.and_then(|plan| plan.get(index));
         let said = self.indexes.iter().map(|(index, mine)| {
             let said = match published {
                 Published::Smt(tree) => match (tree.value_at(index), planned(index)) {
@@ -339,12 +341,9 @@ impl Participant {
         absent: bool,
         said: &BTreeMap<SmtIndex, Said>,
     ) -> Option<String> {
-        let submitted = self
-            .round
-            .as_ref()
-            .filter(|state| state.round == round && state.responded);
+        let submitted = self.said_in(round);
         let wrong = said.iter().find(|(index, said)| {
-            let mine = submitted.is_some_and(|state| state.plan.contains_key(*index));
+            let mine = submitted.is_some_and(|plan| plan.contains_key(*index));
             match said {
                 Said::Foreign => true,
                 Said::Nothing => mine && !absent,
@@ -382,6 +381,7 @@ impl Participant {
             .into_iter()
             .flat_map(|state| state.plan.keys().copied())
             .collect();
+        let submitted = self.said_in(round).cloned();
         for (index, said) in said {
             let Some(mine) = self.indexes.get_mut(index) else {
                 continue;
@@ -400,11 +400,8 @@ impl Participant {
                 continue;
             }
             if let Published::Smt(tree) = published {
-                let submitted = self
-                    .round
-                    .as_ref()
-                    .filter(|_| matches!(said, Said::Mine(_)));
-                let leaf = submitted.and_then(|state| state.plan.get(index));
+                let submitted = submitted.as_ref().filter(|_| matches!(said, Said::Mine(_)));
+                let leaf = submitted.and_then(|plan| plan.get(index));
                 effects.push(Effect::Save(Artifact::SmtProof {
                     round,
                     index: *index,
@@ -651,13 +648,14 @@ impl Participant {
 
     /// Fallbacks that the chain shows, signed by this member or not, are followed like any signal.
     pub(super) fn adopt_seen(&mut self) -> Vec<Effect> {
-        let seen = |txid: &Txid| {
-            let mut spends = self.chain.spends.values();
-            spends.any(|spend| spend.by == *txid)
+        let seen = |known: &&MyFallback| {
+            let tip = known.tx.input.first().map(|input| input.previous_output);
+            let spend = tip.and_then(|tip| self.chain.spends.get(&tip));
+            spend.is_some_and(|spend| spend.by == known.txid)
         };
         let known = self.fallbacks.known.iter();
         let found: Vec<(Round, Txid)> = known
-            .filter(|known| seen(&known.txid))
+            .filter(seen)
             .map(|known| (known.round, known.txid))
             .collect();
         found
@@ -770,14 +768,29 @@ impl Participant {
         }
     }
 
+    fn unknown_now(&mut self) -> BTreeSet<Txid> {
+        self.learn_signed();
+        let mut unknown = self.watch.unexplained(&self.chain);
+        unknown.retain(|txid| !self.fallbacks.knows(txid));
+        unknown
+    }
+
+    /// Spends that this member was told of after it saw them are no alarm any more.
+    pub(super) fn forget_explained(&mut self) {
+        if self.fallbacks.unexplained.is_empty() {
+            return;
+        }
+        let unknown = self.unknown_now();
+        let unexplained = &mut self.fallbacks.unexplained;
+        unexplained.retain(|txid, _| unknown.contains(txid));
+    }
+
     /// Spends of the beacon that this member neither signed nor was told of. All n sign every spend by the key of
     /// all, this member too: an unknown one means that somebody else has its key, or that the address is not what it
     /// was thought to be. Through a k-of-n leaf others can spend without it, and have to say so.
     pub(super) fn unknown_spends(&mut self) -> Vec<Effect> {
         let now = self.now;
-        self.learn_signed();
-        let mut unknown = self.watch.unexplained(&self.chain);
-        unknown.retain(|txid| !self.fallbacks.knows(txid));
+        let unknown = self.unknown_now();
         if self.spent_before_reseat(&unknown) {
             return Vec::new();
         }

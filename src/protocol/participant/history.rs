@@ -27,7 +27,7 @@ const ASK_AGAIN_SECONDS: u64 = 3_600;
 const TOO_MANY_SECONDS: u64 = 60;
 
 /// A request for the history of one index.
-#[derive(Debug, Clone, Copy)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub(super) struct Asked {
     /// The first round asked for.
     from: Round,
@@ -109,9 +109,13 @@ impl Participant {
     fn first_round_of(&self, signals: &BTreeSet<SignalBytes>) -> Round {
         let round_of = |signal: &SignalBytes| {
             let mut given = self.given.iter();
-            given
-                .find(|given| given.signal == *signal)
-                .map(|given| given.round)
+            let signed = given.find(|given| given.signal == *signal);
+            signed.map(|given| given.round).or_else(|| {
+                // Of a round that is settled, the watch knows the number.
+                let mut on_chain = self.unproved.iter();
+                let (txid, _) = on_chain.find(|(_, known)| *known == signal)?;
+                self.watch.round_of(txid)
+            })
         };
         signals
             .iter()
@@ -122,20 +126,44 @@ impl Participant {
     }
 
     /// When a request has to be repeated, if one waits.
+    ///
+    /// A tick that does nothing is not logged, so it must not change anything: what lacks nothing any more waits for no
+    /// time.
     pub(super) fn history_due(&self) -> Option<UnixTime> {
-        self.asked.values().map(|asked| asked.again).min()
+        let asked = self.asked.iter();
+        let wanting = asked.filter(|(index, _)| self.wants_history(index));
+        wanting.map(|(_, asked)| asked.again).min()
     }
 
-    /// Time passed: requests without an answer are repeated, those that are of no use any more forgotten.
+    /// Whether something has to be asked for, and may be.
+    fn wants_history(&self, index: &SmtIndex) -> bool {
+        let covered = self
+            .indexes
+            .get(index)
+            .is_some_and(|mine| matches!(mine.state, IndexState::Covered(_)));
+        covered && !self.recalling.contains_key(index) && !self.missing(index).is_empty()
+    }
+
+    /// Time passed: requests without an answer are repeated.
     pub(super) fn history_timer(&mut self) -> Step {
         let now = self.now;
         if self.history_due().is_none_or(|at| at > now) {
             return Step::accepted();
         }
-        let effects = self.ask_for_history();
-        // What was asked again is due later; the rest has nothing missing, and must not wake anybody again.
-        self.asked.retain(|_, asked| asked.again > now);
-        Step::with(effects)
+        Step::with(self.ask_for_history())
+    }
+
+    /// Forgets requests that are of no use any more: something else explained what they asked for.
+    pub(super) fn forget_asked(&mut self) {
+        let done: Vec<SmtIndex> = self
+            .asked
+            .keys()
+            .filter(|index| self.missing(index).is_empty())
+            .copied()
+            .collect();
+        for index in done {
+            self.asked.remove(&index);
+        }
     }
 
     /// The aggregator was asked too often: the same again, a little later.
@@ -247,6 +275,7 @@ impl Participant {
         }
         // An answer on its way may not have all of it.
         self.asked.remove(&index);
+        self.look_at_all_signals();
         Step::with(self.ask_for_history())
     }
 

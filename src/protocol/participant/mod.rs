@@ -184,7 +184,7 @@ pub struct SignedSession {
 }
 
 /// The phase of a membership.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub enum MemberPhase {
     /// Nothing was sent.
     New,
@@ -206,7 +206,7 @@ pub enum MemberPhase {
 
 /// A transaction this member gave partial signatures for: one rung of a round's signal. It counts as one that may
 /// confirm until another transaction that spends the same output has (rule 4).
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct GivenPartial {
     /// The round.
     pub round: Round,
@@ -229,13 +229,14 @@ pub struct GivenPartial {
     /// The refund of its change, which was signed with it.
     pub refund: Option<Txid>,
     /// The transaction with all signatures, once the aggregator sent it.
+    #[serde(with = "crate::protocol::snapshot::maybe_tx")]
     pub signed: Option<Transaction>,
     opened: UnixTime,
     confirmed: Option<u32>,
 }
 
 /// A member of one cohort.
-#[derive(Debug)]
+#[derive(Debug, PartialEq, Serialize, Deserialize)]
 pub struct Participant {
     terms: Terms,
     cohort: CohortId,
@@ -247,6 +248,7 @@ pub struct Participant {
     ticket: Option<Ticket>,
     /// Until when the operator can decide about the seat, if it has to.
     decision_until: Option<UnixTime>,
+    #[serde(with = "crate::protocol::snapshot::agreed")]
     set: Option<(CohortSet, KeySet)>,
     script: ScriptBuf,
     chain: ChainView,
@@ -259,7 +261,10 @@ pub struct Participant {
     round: Option<MyRound>,
     /// The round that was signed last, while its signal may have to be replaced. There is none beside an open one.
     kept: Option<MyRound>,
+    /// In the order of signing, without what is settled.
     given: Vec<GivenPartial>,
+    /// Signals on the chain that some index has no proof of; also others, until they are looked at.
+    unproved: BTreeMap<Txid, SignalBytes>,
     /// Indexes whose history was asked for and has not come, with the first round asked for.
     asked: BTreeMap<SmtIndex, Asked>,
     /// Items of an answer that wait for what the driver remembers of their rounds.
@@ -301,6 +306,7 @@ impl Participant {
             round: None,
             kept: None,
             given: Vec::new(),
+            unproved: BTreeMap::new(),
             asked: BTreeMap::new(),
             recalling: BTreeMap::new(),
             now: UnixTime(0),
@@ -326,7 +332,10 @@ impl Participant {
     fn tick(&mut self, now: UnixTime) -> Step {
         let mut step = self.history_timer();
         step.effects.extend(self.try_respond(now));
-        step.effects.extend(self.unknown_spends());
+        // A tick that does nothing is not logged, so it must not change anything.
+        if self.fallbacks.alarm_due().is_some_and(|at| now >= at) {
+            step.effects.extend(self.unknown_spends());
+        }
         step.effects.extend(self.ask_for_seat());
         step
     }
@@ -445,6 +454,7 @@ impl Participant {
     fn chain_changed(&mut self, update: &ChainUpdate) -> Step {
         let before = (self.chain.tip, self.chain.ready_tip(self.terms.depth));
         self.chain.apply(update);
+        self.note_signals(update);
         let mut effects = Vec::new();
         let ready = self.chain.ready_tip(self.terms.depth);
         if (self.chain.tip, ready) != before {
@@ -472,14 +482,17 @@ impl Participant {
             given.confirmed = height;
         }
         effects.extend(confirmed);
-        effects.extend(self.watch_signals());
+        effects.extend(self.watch_signals(update));
         self.forget_kept();
+        self.forget_responded();
         effects.extend(self.after_facts());
         Step::with(effects)
     }
 
     /// What may have become possible through new facts.
     fn after_facts(&mut self) -> Vec<Effect> {
+        self.forget_explained();
+        self.forget_asked();
         let mut effects = self.ask_for_history();
         effects.extend(self.give_back());
         effects.extend(self.binding_reports());
@@ -612,7 +625,7 @@ impl Participant {
         rungs.map(near).max() == Some(near(given))
     }
 
-    /// The partial signatures given, oldest first.
+    /// The partial signatures given, oldest first, but for those of rounds that are settled.
     #[must_use]
     pub fn given(&self) -> &[GivenPartial] {
         &self.given

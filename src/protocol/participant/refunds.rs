@@ -23,9 +23,10 @@ use crate::protocol::refund_message::{
     RefundComplete, RefundNonces, RefundOpen, RefundPartial, RefundRequest,
 };
 use crate::protocol::terms::Funding;
+use serde::{Deserialize, Serialize};
 
 /// What a member knows of refunds.
-#[derive(Debug, Default)]
+#[derive(Debug, Default, PartialEq, Serialize, Deserialize)]
 pub(super) struct MyRefunds {
     session: Option<MySession>,
     /// Every refund this member signed: what it spends is no unknown spend.
@@ -43,7 +44,7 @@ impl MyRefunds {
 }
 
 /// The refund session that was opened last.
-#[derive(Debug)]
+#[derive(Debug, PartialEq, Serialize, Deserialize)]
 struct MySession {
     deposit: u32,
     /// The attempt that nonces were last made for.

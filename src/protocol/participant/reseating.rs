@@ -37,7 +37,7 @@ pub struct Regained {
 }
 
 /// A seat that the store knew nothing of.
-#[derive(Debug, Clone, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub(super) struct Reseat {
     /// When the store began to look.
     since: UnixTime,
@@ -123,12 +123,18 @@ impl Participant {
     }
 
     /// Whether a message is about a round that the aggregator had opened before it answered: that was for the store that
-    /// is lost, which may have responded and signed.
+    /// is lost, which may have responded and signed. Before the answer that is every round that was not opened here.
     pub(super) fn is_of_lost_store(&self, message: &Message) -> bool {
-        let last = self.reseat.as_ref().and_then(|reseat| reseat.last_round);
-        match (message.subject(), last) {
-            (Some(Subject::Round(round)), Some(last)) => round.0 <= last,
-            _ => false,
+        let (Some(Subject::Round(round)), Some(reseat)) = (message.subject(), &self.reseat) else {
+            return false;
+        };
+        match (reseat.last_round, message) {
+            (Some(last), _) => round.0 <= last,
+            (None, Message::RoundOpen(_)) => false,
+            (None, _) => {
+                let open = self.round.as_ref().is_some_and(|open| open.round == round);
+                !open && self.given.iter().all(|given| given.round != round)
+            }
         }
     }
 

@@ -14,11 +14,12 @@ use crate::protocol::message::{
     CasEntry, Entries, Message, NonceUpdate, Nonces, Partials, Proofs, Response, RoundFailed,
     RoundOpen, RoundResult, SignRequest, SmtEntry,
 };
-use crate::protocol::terms::{CohortBeacon, EmptyRounds};
+use crate::protocol::terms::{CohortBeacon, EmptyRounds, OutputPolicy};
 use crate::time::UnixTime;
+use serde::{Deserialize, Serialize};
 
 /// What this member said for one index.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub(super) struct Planned {
     pub(super) leaf: Leaf,
     pub(super) update: Option<UpdateHash>,
@@ -26,7 +27,7 @@ pub(super) struct Planned {
 }
 
 /// The open round.
-#[derive(Debug)]
+#[derive(Debug, PartialEq, Serialize, Deserialize)]
 pub(super) struct MyRound {
     pub(super) round: Round,
     pub(super) opened: UnixTime,
@@ -46,6 +47,8 @@ pub(super) struct MyRound {
     /// The latest attempt that nonces were made for on their own, not as spares. No earlier one is signed:
     /// its spares would take the place of these.
     pub(super) offered: u32,
+    /// The latest attempt that was asked for with nonces that are gone; 0 if none was.
+    pub(super) lost: u32,
     pub(super) proofs: Option<BTreeMap<SmtIndex, SmtPath>>,
     /// A request that is not answered yet.
     pub(super) request: Option<SignRequest>,
@@ -77,6 +80,18 @@ pub struct OwnRound {
     pub signed: bool,
     /// Per index what was said: the update if there is one, and whether the answer was "idle".
     pub said: Vec<(SmtIndex, Option<UpdateHash>, bool)>,
+}
+
+impl MyRound {
+    /// New nonces for an attempt, and the word that the one before can not be signed, where that is so.
+    pub(super) const fn nonce_update(&self, attempt: u32, nonces: Nonces) -> NonceUpdate {
+        NonceUpdate {
+            round: self.round,
+            attempt,
+            nonces,
+            lost: attempt > 1 && self.lost == attempt.saturating_sub(1),
+        }
+    }
 }
 
 impl Participant {
@@ -182,6 +197,7 @@ impl Participant {
             responded: false,
             nonces: BTreeMap::new(),
             offered: 1,
+            lost: 0,
             proofs: None,
             request: None,
             approved: None,
@@ -220,11 +236,7 @@ impl Participant {
         };
         state.nonces.insert(attempt, prepared.nonces.clone());
         if attempt > 1 || state.responded {
-            let update = NonceUpdate {
-                round,
-                attempt,
-                nonces: prepared.nonces,
-            };
+            let update = state.nonce_update(attempt, prepared.nonces);
             return Step::with(vec![
                 self.send(Message::NonceUpdate(Signed::unsigned(update))),
             ]);
@@ -257,6 +269,7 @@ impl Participant {
             updates: u16::try_from(updates).unwrap_or(u16::MAX),
             declined: u16::try_from(declined).unwrap_or(u16::MAX),
         });
+        self.note_responded();
         let entries = self.entries();
         let response = Response {
             round,
@@ -274,13 +287,18 @@ impl Participant {
     fn plan(&self) -> Option<BTreeMap<SmtIndex, Planned>> {
         let state = self.round.as_ref()?;
         let nonces = state.smt_nonces.as_ref()?;
+        let all_sign = self.terms.output_policy == OutputPolicy::Musig2KeyPath;
         let covered = self
             .indexes
             .iter()
             .filter(|(_, mine)| mine.covered_in(state.round));
         let plan = covered.map(|(index, mine)| {
+            // What the chain shows and nothing here explains may be an update of this DID, signed by a copy of this
+            // agent that is gone: another one for its version would end the DID (rule 10). Where all have to sign, this
+            // member does not; where k others can, they must not be told.
+            let explained = mine.update.is_none() || all_sign || self.missing(index).is_empty();
             let update = mine.update.filter(|update| {
-                !self.update_confirmed(mine, 1) && self.may_announce(index, *update)
+                explained && !self.update_confirmed(mine, 1) && self.may_announce(index, *update)
             });
             let planned = Planned {
                 leaf: Leaf {
@@ -362,13 +380,14 @@ impl Participant {
             return Step::ignored(Ignored::WrongPhase);
         };
         let output_key = keys.output_key();
-        let Some(given) = self
-            .given
-            .iter_mut()
-            .find(|given| given.round == round && given.txid == txid)
-        else {
+        let known = self.given.iter_mut().find(|given| given.txid == txid);
+        let Some(given) = known.filter(|given| given.round >= round) else {
             return Self::contradiction("the result is a transaction this member did not sign");
         };
+        if given.round != round {
+            // Signed once more in a later round, whose result says the same.
+            return Step::ignored(Ignored::WrongRound);
+        }
         if given.signed.is_some() {
             return Step::ignored(Ignored::Duplicate);
         }
@@ -421,8 +440,12 @@ impl Participant {
         self.end_round(round, vec![Effect::Report(Report::RoundEmpty { round })])
     }
 
-    pub(super) fn round_failed(&mut self, failed: RoundFailed) -> Step {
+    pub(super) fn round_failed(&mut self, mut failed: RoundFailed) -> Step {
         let round = failed.round;
+        if let Some((set, _)) = &self.set {
+            // The aggregator's word is not enough: what is shown and does not show it stays a claim.
+            failed.why = failed.why.verified(&self.cohort, round, set);
+        }
         let open = self.round.as_ref().map(|state| state.round) == Some(round);
         let replacement = self.replacement_failed(round, failed.why.clone());
         if !open && replacement.is_none() {

@@ -7,7 +7,7 @@ use crate::protocol::effect::{Artifact, Effect, Ignored, Outcome, Report, Step};
 use crate::protocol::evidence::{Signed, commitment};
 use crate::protocol::ids::SessionId;
 use crate::protocol::message::{
-    Message, NonceRequest, NonceUpdate, Partials, RefusalCode, Refused, SignRequest,
+    Message, NonceRequest, Partials, RefusalCode, Refused, SignRequest,
 };
 
 impl Participant {
@@ -31,11 +31,7 @@ impl Participant {
             && replaces
         {
             // What was offered came after a replacement had ended, and counted for nothing: the same once more.
-            let update = NonceUpdate {
-                round: request.round,
-                attempt: request.attempt,
-                nonces: nonces.clone(),
-            };
+            let update = state.nonce_update(request.attempt, nonces.clone());
             return Step::with(vec![
                 self.send(Message::NonceUpdate(Signed::unsigned(update))),
             ]);
@@ -276,8 +272,16 @@ impl Participant {
             }
         }
         for given in given {
-            if !self.given.iter().any(|known| known.txid == given.txid) {
-                self.given.push(given);
+            let mut known = self.given.iter_mut();
+            match known.find(|known| known.txid == given.txid) {
+                // A round that failed, and the same said again: its transaction is one of the round that goes on.
+                Some(known) if known.round < given.round => {
+                    known.round = given.round;
+                    known.rung = given.rung;
+                    known.opened = given.opened;
+                }
+                Some(_) => {}
+                None => self.given.push(given),
             }
         }
         Step::with(vec![
@@ -308,6 +312,7 @@ impl Participant {
         state.nonces.remove(&attempt);
         state.request = None;
         state.offered = next;
+        state.lost = attempt;
         let (round, labels) = (state.round, state.labels.clone());
         vec![
             Effect::Report(Report::SessionLost {

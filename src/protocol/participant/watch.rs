@@ -1,17 +1,20 @@
 //! What becomes of the transactions this member signed: where they are, and sending them if nobody else does.
 
-use bitcoin::Txid;
+use bitcoin::{OutPoint, Txid};
 
 use super::Participant;
-use crate::protocol::confirmation::ConfirmationWatch;
+use crate::protocol::chain_view::ChainUpdate;
+use crate::protocol::confirmation::{ConfirmationWatch, SETTLED_DEPTH};
 use crate::protocol::effect::{Effect, Ignored, Report, Step};
 
 impl Participant {
     /// Follows everything this member signed, and raises the alarm over what it did not sign. Of an output that all n
     /// have to sign for, a spend this member does not know means that somebody else has its key.
-    pub(super) fn watch_signals(&mut self) -> Vec<Effect> {
+    pub(super) fn watch_signals(&mut self, update: &ChainUpdate) -> Vec<Effect> {
         self.learn_signed();
-        self.watch.follow(&self.chain);
+        self.watch.follow(&self.chain, &update.spends);
+        // Before anything is learned again: what is settled must not come back.
+        self.forget_settled();
         let mut effects = self.unknown_spends();
         effects.extend(
             self.watch
@@ -37,6 +40,47 @@ impl Participant {
             self.watch.signed(round, tx.compute_txid(), tip);
             self.watch.complete(round, tx);
         }
+    }
+
+    /// Forgets the partial signatures of rounds that are settled. What still matters of such a round stays: its
+    /// transaction, while its change is the tip or an update that it announces is the last one of its index.
+    fn forget_settled(&mut self) {
+        let (chain, indexes) = (&self.chain, &self.indexes);
+        self.given.retain(|given| {
+            let spend = chain.spends.get(&given.input);
+            let deep = spend
+                .and_then(|spend| spend.height)
+                .is_some_and(|height| chain.confirmations(height) >= SETTLED_DEPTH);
+            let announces = || {
+                let mut announced = indexes.values().map(|mine| &mine.announced);
+                announced.any(|signals| signals.contains(&given.signal))
+            };
+            let pays = || {
+                let [first, last] = [0, u32::MAX].map(|vout| OutPoint::new(given.txid, vout));
+                chain.outputs.range(first..=last).next().is_some()
+            };
+            !deep || spend.is_some_and(|spend| spend.by == given.txid) && (announces() || pays())
+        });
+        let chain = &self.chain.signals;
+        let mine = &self.indexes;
+        self.unproved.retain(|txid, signal| {
+            chain.get(txid).is_some_and(|seen| seen.signal == *signal)
+                && mine.values().any(|mine| !mine.proved.contains(signal))
+        });
+    }
+
+    /// Takes note of the signals that are new on the chain: some index may lack a proof of them.
+    pub(super) fn note_signals(&mut self, update: &ChainUpdate) {
+        let new = update.signals.iter();
+        let new = new.filter_map(|(txid, seen)| Some((*txid, (*seen)?.signal)));
+        self.unproved.extend(new);
+    }
+
+    /// Looks at all signals again: an index is new, or lost what it had.
+    pub(super) fn look_at_all_signals(&mut self) {
+        let all = self.chain.signals.iter();
+        let all = all.map(|(txid, seen)| (*txid, seen.signal));
+        self.unproved = all.collect();
     }
 
     pub(super) fn broadcast_answer(&mut self, txid: Txid, error: Option<String>) -> Step {

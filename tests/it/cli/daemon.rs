@@ -95,6 +95,8 @@ pub(super) fn cohort_view(cohort: CohortId) -> CohortView {
         alarms: Vec::new(),
         aggregator: key(1),
         naddr: Some("naddr1qqqqqqqq".to_owned()),
+        advert: None,
+        next_round_at: None,
         terms: terms(),
         own_seat: Some(Seat(0)),
         own_key: Some(key(2)),

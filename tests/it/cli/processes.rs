@@ -295,6 +295,9 @@ fn a_cohort_forms_announces_and_survives_restarts() {
         let view = agent.wait(&show, |v| v["past_rounds"][0]["state"] == "confirmed");
         assert_eq!(view["past_rounds"][0]["txid"], txid.as_str());
         assert_eq!(view["past_rounds"][0]["confirmations"], 1);
+        // Rounds open a day apart, unless the terms say otherwise; members know when the last one was opened.
+        let opened = view["past_rounds"][0]["opened_at"].as_u64().unwrap();
+        assert_eq!(view["next_round_at"], opened + 86_400);
     }
     one.wait(&format!("did show {first}"), |v| v["version"] == 2);
     let confirmed = one.done(&updates);
@@ -355,8 +358,39 @@ fn a_cohort_forms_announces_and_survives_restarts() {
     // Stopped and started again, everything is back, and the next round spends the change.
     for agent in [&mut aggregator, &mut one, &mut two] {
         agent.stop();
+    }
+    // What was seen of the relay is remembered, and shown where no agent runs.
+    let of_relay = |list: &Value| {
+        let known = list["relays"].as_array().unwrap();
+        known
+            .iter()
+            .find(|r| r["url"] == relay.as_str())
+            .cloned()
+            .unwrap()
+    };
+    let kept = of_relay(&one.done("relay list"));
+    assert_eq!(kept["state"], "unused");
+    assert!(
+        kept["accepted"].as_u64() >= own["accepted"].as_u64(),
+        "{kept}"
+    );
+    assert!(
+        kept["received"].as_u64() >= own["received"].as_u64(),
+        "{kept}"
+    );
+    assert!(kept["answer_ms"].is_u64() && kept["health"]["last_worked"].is_u64());
+    for agent in [&mut aggregator, &mut one, &mut two] {
         agent.start();
     }
+    let again = of_relay(&one.done("status"));
+    assert!(
+        again["accepted"].as_u64() >= kept["accepted"].as_u64(),
+        "{again}"
+    );
+    assert_eq!(
+        again["health"]["counted_since"],
+        kept["health"]["counted_since"]
+    );
     for agent in [&aggregator, &one, &two] {
         let view = agent.done(&show);
         assert_eq!(view["past_rounds"][0]["txid"], txid.as_str());

@@ -5,8 +5,9 @@ use btcr2_agent::agent::control::views::{
     AdvertServedView, AlarmView, BeaconType, BindingStage, ChainView, CohortDeliveryView,
     CounterView, DemoAgent, DemoReport, DemoResolved, DemoRound, DemoTraffic, DepositStage,
     DidBindingView, DidKind, DidListView, DidView, DiscoverView, FlawedAdvertView, KeptView,
-    KindProbeView, MissingAtView, OutboxView, ProbeView, RelayAnswerView, RelayProbeView,
-    RelaySource, RelayState, RelayView, RouteView, StatusView, UpdateStage, UpdateView,
+    KindProbeView, MissingAtView, OutboxView, ProbeView, RelayAnswerView, RelayHealthView,
+    RelayProbeView, RelaySource, RelayState, RelayView, RouteView, StatusView, UpdateStage,
+    UpdateView,
 };
 use btcr2_agent::cli::progress::{TimelineEvent, line};
 use btcr2_agent::cli::render::{Page, Render, short_npub};
@@ -157,6 +158,13 @@ fn status_shows_what_needs_a_person_and_where_messages_are() {
             clock_ahead_s: Some(1),
             limits: None,
             budget: None,
+            health: Some(RelayHealthView {
+                counted_since: Some(NOW.minus(86_400)),
+                last_worked: Some(NOW.minus(300)),
+                last_failed: Some(NOW.minus(60)),
+                failures_in_row: 3,
+                failure: Some(PeerText::new("no route")),
+            }),
             reason: Some(PeerText::new("rate-limited: \u{1b}[5mslow down")),
         }],
         delivery: vec![CohortDeliveryView {
@@ -201,7 +209,7 @@ fn status_shows_what_needs_a_person_and_where_messages_are() {
             "  outbox            1 to publish, 2 to be acknowledged, the oldest sent 1 min 30 s ago\n",
             "  ignored           1,500 × bad_signature\n",
             "\nNeeds you\n  ALARM foreign_incarnation since 2027-01-15 07:59:00 UTC: this seat's key is used elsewhere\n    stop the other copy\n",
-            "  wss://b.example/  read  signet    configured  catching up  5 s ago  1,234        2       0        99       45 ms  right  rate-limited: [5mslow down\n",
+            "  wss://b.example/  read  signet    configured  catching up  5 s ago  5 min ago, 3 failures since  1,234        2       0        99       45 ms  right  rate-limited: [5mslow down\n",
             "\nAdverts, as strangers are served them\n  cohort abababab: served by 3 of 4 relays, read back 1 min ago\n    not by wss://c.example: restricted: [2Jmembers\n",
             "waiting for seat 1\n",
             "\nDelivery in cohort abababab\n",
@@ -337,6 +345,7 @@ fn a_probe_tells_no_from_not_tried() {
         kept: None,
         wants_auth: false,
         wants_pow: 20,
+        before: None,
         notes: notes.iter().map(|note| PeerText::new(note)).collect(),
     };
     let mut known = probe("wss://a/", Some(1234), Some(true), &[]);
@@ -360,6 +369,7 @@ fn a_probe_tells_no_from_not_tried() {
         served: true,
     });
     let view = RelayProbeView {
+        now: NOW,
         relays: vec![
             known,
             probe("wss://b/", None, None, &["connection refused"]),
@@ -369,8 +379,8 @@ fn a_probe_tells_no_from_not_tried() {
     assert_shows(
         &page(&view),
         &[
-            "  relay     connected  answers in  wrote      read back  largest      takes          clock  kept since",
-            "  wss://a/   1,234 ms       45 ms  yes        yes        no       131,072 B  7,200 s ahead  2027-01-15 05:59:00 UTC  no    20 bits\n",
+            "  relay     connected  answers in  wrote      read back  largest      takes          clock  kept since               worked before",
+            "  wss://a/   1,234 ms       45 ms  yes        yes        no       131,072 B  7,200 s ahead  2027-01-15 05:59:00 UTC                 no    20 bits\n",
             "  wss://b/         no              not tried  not tried",
             "  wss://c/       5 ms              no         not tried",
             "  wss://b/: connection refused\n  wss://c/: blocked: c\n",

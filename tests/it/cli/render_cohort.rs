@@ -285,13 +285,19 @@ fn bumped() -> CohortView {
     view.summary.phase = CohortPhase::Idle;
     let mut round = view.round.take().unwrap();
     round.state = RoundState::Broadcast;
-    round.signed = [(0x11, true), (0x22, true), (0x33, false)]
-        .map(|(byte, complete)| SignedTxView {
-            txid: format!("{byte:x}").repeat(32).parse().unwrap(),
-            complete,
-            state: WatchState::Broadcast,
-        })
-        .into();
+    round.signed = [
+        (Some(1), 0x11, true),
+        (Some(2), 0x22, true),
+        (None, 0x33, false),
+    ]
+    .map(|(rung, byte, complete)| SignedTxView {
+        rung,
+        through_leaf: rung.is_none(),
+        txid: format!("{byte:x}").repeat(32).parse().unwrap(),
+        complete,
+        state: WatchState::Broadcast,
+    })
+    .into();
     view.past_rounds = vec![round];
     view
 }
@@ -317,12 +323,13 @@ async fn a_bump_says_what_is_sent_now_or_why_nothing_is() {
     });
     let output = daemon.run("cohort bump abab").await;
     assert!(output.status.success(), "{}", stderr(&output));
-    for (byte, fate) in [
-        ("11", "to be sent by this agent"),
-        ("22", "to be sent by this agent"),
-        ("33", "held back, or not whole here"),
+    for (rung, byte, fate) in [
+        ("rung 1", "11", "to be sent by this agent"),
+        ("rung 2", "22", "to be sent by this agent"),
+        ("through the leaf", "33", "held back, or not whole here"),
     ] {
-        let line = format!("  round 7, {}: broadcast, {fate}\n", byte.repeat(32));
+        let txid = byte.repeat(32);
+        let line = format!("  round 7, {rung}, {txid}: broadcast, {fate}\n");
         assert!(
             stdout(&output).contains(&line),
             "{line:?} in {}",

@@ -7,7 +7,9 @@ use btcr2_agent::protocol::Seat;
 use btcr2_agent::protocol::admission::{
     Admission, Ticket, Vouch, VouchAs, mine, vouch_digest, work_bits,
 };
-use btcr2_agent::protocol::aggregator::{AggregatorInput, Decision, MAX_WAITING, Phase};
+use btcr2_agent::protocol::aggregator::{
+    AggregatorInput, Decision, MAX_GIVEN_BACK, MAX_RETURNS, MAX_WAITING, Phase,
+};
 use btcr2_agent::protocol::effect::{Ignored, Outcome, Report};
 use btcr2_agent::protocol::message::{Leave, Message, OptIn, RefusalCode};
 use btcr2_agent::protocol::participant::{MemberPhase, ParticipantInput};
@@ -374,6 +376,51 @@ fn an_invited_key_vouches_for_one_seat() {
     assert_eq!(*net.nodes[1].core.phase(), refused);
     let good = word(&second, other);
     ask(&mut net, 1, good);
+    works(&mut net);
+}
+
+fn leave(net: &mut Net, from: NostrKey) -> Outcome {
+    let leave = Message::Leave(Leave {
+        even_if_frozen: false,
+    });
+    net.deliver(from, Dest::Aggregator, leave)
+}
+
+/// Going in and out again and again ends, for one key and for all keys of the world: each time is kept in the log.
+#[test]
+fn seats_given_back_are_bounded_for_a_key_and_in_all() {
+    let mut net = asked(Admission::Open, 3);
+    net.record = false;
+    let loops = |net: &mut Net, from, most: u16| {
+        let in_and_out = |_: &u16| {
+            let asks = opt_in(net, None);
+            net.deliver(from, Dest::Aggregator, asks) == Outcome::Accepted
+                && leave(net, from) == Outcome::Accepted
+        };
+        u16::try_from((0..most).take_while(in_and_out).count()).unwrap()
+    };
+    let restless = stranger(1);
+    assert_eq!(loops(&mut net, restless, 50), u16::from(MAX_RETURNS));
+    let asks = opt_in(&net, None);
+    let outcome = net.deliver(restless, Dest::Aggregator, asks);
+    assert_eq!(outcome, refused(RefusalCode::TooMany));
+    // With any number of keys.
+    let mut all = u16::from(MAX_RETURNS);
+    for n in 2.. {
+        match loops(&mut net, stranger(n), 50) {
+            0 => break,
+            some => all += some,
+        }
+    }
+    assert_eq!(all, MAX_GIVEN_BACK);
+    assert!(net.agg.members().is_empty());
+    // From here on the operator says who gets a seat, and that is enough for a cohort.
+    for i in 0..3 {
+        let asks = opt_in(&net, None);
+        assert_eq!(net.say(i, asks), refused(RefusalCode::TooMany));
+        approve(&mut net, i);
+        ask(&mut net, i, None);
+    }
     works(&mut net);
 }
 

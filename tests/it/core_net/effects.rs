@@ -13,6 +13,8 @@ use btcr2_agent::protocol::participant::{
     IndexState, Participant, ParticipantInput, Recalled, SignedSession,
 };
 use btcr2_agent::protocol::{Label, Round, SessionId};
+use serde::Serialize;
+use serde::de::DeserializeOwned;
 
 use super::net::{Dest, Mail, Net};
 use super::node::smt_nonce;
@@ -285,26 +287,41 @@ impl Net {
         }
     }
 
-    /// Feeds the recorded inputs to fresh cores.
+    /// Feeds the recorded inputs to fresh cores. At some places, other ones in every log, the core is replaced by what
+    /// comes back from its snapshot, as if the process had ended there and had begun again with it.
     fn replay(&self) {
         let mut agg = Aggregator::new(self.agg.terms().clone());
-        for (at, input, step) in &self.agg_log {
+        for (at, (now, input, step)) in self.agg_log.iter().enumerate() {
             // The log is stored as JSON.
             let text = serde_json::to_string(input).unwrap();
             let input = serde_json::from_str(&text).unwrap();
-            assert_eq!(agg.handle(*at, input), *step, "replayed: {text}");
+            assert_eq!(agg.handle(*now, input), *step, "replayed: {text}");
+            if snapshot_at(at, self.agg_log.len()) {
+                agg = reread(&agg);
+            }
         }
+        assert_eq!(agg, self.agg);
         assert_eq!(format!("{agg:?}"), format!("{:?}", self.agg));
         for node in &self.nodes {
             let mut core = Participant::new(node.core.terms().clone(), node.me(), node.policy);
-            for (at, input, step) in &node.log {
+            for (at, (now, input, step)) in node.log.iter().enumerate() {
                 let text = serde_json::to_string(input).unwrap();
                 let input = serde_json::from_str(&text).unwrap();
-                assert_eq!(core.handle(*at, input), *step, "replayed: {text}");
+                assert_eq!(core.handle(*now, input), *step, "replayed: {text}");
+                if snapshot_at(at, node.log.len()) {
+                    core = reread(&core);
+                }
             }
+            assert_eq!(core, node.core);
             assert_eq!(format!("{core:?}"), format!("{:?}", node.core));
         }
     }
+}
+
+/// Whether a log of this length has a snapshot after its entry `at`: ten of them, or one after each.
+const fn snapshot_at(at: usize, length: usize) -> bool {
+    let every = if length < 10 { 1 } else { length / 10 };
+    at % every == length % every
 }
 
 impl Drop for Net {
@@ -313,6 +330,16 @@ impl Drop for Net {
             self.replay();
         }
     }
+}
+
+/// A machine as it comes back from a snapshot.
+fn reread<T: Serialize + DeserializeOwned + PartialEq + std::fmt::Debug>(machine: &T) -> T {
+    let text = serde_json::to_string(machine).unwrap();
+    let read: T = serde_json::from_str(&text).unwrap_or_else(|error| panic!("{error}: {text}"));
+    assert_eq!(read, *machine);
+    // What is equal to a machine may still print differently, where a field is left out of the comparison.
+    assert_eq!(format!("{read:?}"), format!("{machine:?}"));
+    read
 }
 
 /// As it comes back from a store.

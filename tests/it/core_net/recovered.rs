@@ -3,7 +3,7 @@
 use btcr2_agent::keys::Signer;
 use btcr2_agent::protocol::effect::{Ignored, Outcome, Report};
 use btcr2_agent::protocol::participant::{Decline, Participant, ParticipantInput};
-use btcr2_agent::protocol::terms::CohortBeacon;
+use btcr2_agent::protocol::terms::{CohortBeacon, OutputPolicy, Terms};
 
 use super::net::{Net, Setup};
 use super::node::{key, update};
@@ -145,6 +145,36 @@ fn an_update_that_is_lost_with_the_bundle_stops_the_member() {
             refused.contains("proofs of earlier signals are missing"),
             "{refused}"
         );
+    }
+}
+
+/// The user took an update back after the bundle was written, and announced another one for the same version. The
+/// bundle has the first one in the queue. Others could sign it: it is not announced beside the other.
+#[test]
+fn an_update_from_the_bundle_is_not_announced_beside_one_that_took_its_place() {
+    for beacon in BEACONS {
+        let k_of_n = |terms: &mut Terms| {
+            terms.seats_min = 3;
+            terms.output_policy = OutputPolicy::KOfN(2);
+        };
+        let mut net = Net::ready(setup(beacon).terms(k_of_n));
+        let index = net.nodes[0].dids[0].index;
+        net.queue(0, 0, "one");
+        let written = net.written(0);
+        let withdraw = ParticipantInput::Withdraw { index };
+        assert_eq!(net.input(0, withdraw), Outcome::Accepted);
+        net.queue(0, 0, "another");
+        net.round();
+        net.nodes[0].updates.truncate(1);
+        net.recover(0, written);
+        let queued = net.nodes[0].core.update_state(&index);
+        assert_eq!(queued, Some((update("one"), false)));
+        net.open();
+        let round = net.nodes[0].core.open_round_now().unwrap();
+        assert!(round.responded);
+        let said: Vec<_> = round.said.iter().map(|(_, update, _)| *update).collect();
+        assert_eq!(said, [None], "{beacon:?}: rule 10");
+        assert_eq!(net.agg.signals_signed(), 1);
     }
 }
 

@@ -51,7 +51,7 @@ fn rounds_missed_in_a_row_are_counted_until_the_member_answers() {
             .map(|seat| (seat.missed, seat.last_missed))
     };
     for round in 1..=STALLED_AFTER {
-        assert_eq!(net.agg.conduct().stalling().count(), 0);
+        assert_eq!(net.agg.conduct().stalling(STALLED_AFTER).count(), 0);
         net.open();
         assert_eq!(net.agg.waiting_for(), [Seat(2)]);
         net.advance(61);
@@ -62,12 +62,12 @@ fn rounds_missed_in_a_row_are_counted_until_the_member_answers() {
             assert_eq!(node.core.conduct().of(Seat(0)), None);
         }
     }
-    let stalling: Vec<Seat> = net.agg.conduct().stalling().collect();
+    let stalling: Vec<Seat> = net.agg.conduct().stalling(STALLED_AFTER).collect();
     assert_eq!(stalling, [Seat(2)]);
     net.hook = None;
     net.next_round_works();
     assert_eq!(missed(net.agg.conduct()).unwrap().0, 0);
-    assert_eq!(net.agg.conduct().stalling().count(), 0);
+    assert_eq!(net.agg.conduct().stalling(STALLED_AFTER).count(), 0);
     for node in &net.nodes {
         assert_eq!(missed(node.core.conduct()).unwrap().0, 0);
     }
@@ -76,7 +76,13 @@ fn rounds_missed_in_a_row_are_counted_until_the_member_answers() {
 #[test]
 fn the_others_are_offered_to_go_on_without_it_and_check_the_evidence() {
     let (mut net, blame) = after_a_bad_partial();
-    assert_eq!(net.agg.conduct().stalling().collect::<Vec<_>>(), [Seat(1)]);
+    assert_eq!(
+        net.agg
+            .conduct()
+            .stalling(STALLED_AFTER)
+            .collect::<Vec<_>>(),
+        [Seat(1)]
+    );
     let terms = others(&net);
     let outcome = net.agg_input(reform(&[1, 1], &terms));
     assert_eq!(outcome, Outcome::Accepted);

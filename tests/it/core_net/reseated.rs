@@ -165,6 +165,30 @@ fn a_round_that_is_open_is_left() {
     }
 }
 
+/// Relays serve what the lost store was told in any order, also before the aggregator answers.
+#[test]
+fn what_became_of_earlier_rounds_is_no_news_of_its_own() {
+    for beacon in BEACONS {
+        let mut net = Net::ready(setup(beacon));
+        net.round();
+        net.now = net.now.plus(HOUR);
+        let result = net.last_sent("round_result").message;
+        net.forget_all(0);
+        net.hold = Some("seat_request");
+        net.input(0, ParticipantInput::Reseat { payee: None });
+        let frozen = [net.last_sent("cohort_set"), net.last_sent("frozen")];
+        for mail in frozen {
+            net.tell(0, mail.message);
+        }
+        let told = net.tell(0, result);
+        assert_eq!(told, Outcome::Ignored(Ignored::WrongRound));
+        assert_eq!(net.nodes[0].alarms(), [] as [&str; 0]);
+        net.release();
+        net.claim(0);
+        net.next_round_works();
+    }
+}
+
 /// The set that counts is the one that this seat once signed, whoever says what.
 #[test]
 fn only_what_this_seat_signed_is_its_set() {

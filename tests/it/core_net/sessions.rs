@@ -10,7 +10,7 @@ use btcr2_agent::protocol::evidence::{
     Blame, BlameError, Fault, LabelContext, Sighash, Signed, commitment,
 };
 use btcr2_agent::protocol::message::{
-    Message, NonceRequest, NonceUpdate, Partials, RefusalCode, RoundCause, RoundFailed,
+    LostSession, Message, NonceRequest, NonceUpdate, Partials, RefusalCode, RoundCause, RoundFailed,
 };
 use btcr2_agent::protocol::participant::ParticipantInput;
 use btcr2_agent::protocol::terms::CohortBeacon;
@@ -161,17 +161,145 @@ fn when_the_sessions_are_used_up_the_round_ends_and_says_so() {
                 break;
             }
         }
-        let why = RoundCause::SessionsUsedUp;
-        let report = Report::RoundFailed {
-            round: Round(1),
-            why,
-        };
-        assert!(net.agg_reports.contains(&report));
-        for node in &net.nodes {
-            assert!(node.reports.contains(&report));
+        let reports = std::iter::once(&net.agg_reports);
+        let reports = reports.chain(net.nodes.iter().map(|node| &node.reports));
+        for reports in reports {
+            let lost = used_up(reports).expect("the round ends with its cause");
+            let sessions: Vec<_> = lost.iter().map(|lost| (lost.attempt, lost.seat)).collect();
+            let expected: Vec<_> = (1..=sessions_max.into()).map(|n| (n, Seat(2))).collect();
+            assert_eq!(sessions, expected);
+            // Its own word, signed: nobody has to take the aggregator's.
+            let (cohort, member) = (net.agg.cohort(), net.nodes[2].me());
+            assert!(
+                lost.iter()
+                    .all(|lost| lost.is_shown(&cohort, Round(1), &member))
+            );
+            let other = net.nodes[1].me();
+            assert!(
+                !lost
+                    .iter()
+                    .any(|lost| lost.is_shown(&cohort, Round(1), &other))
+            );
+            assert!(
+                !lost
+                    .iter()
+                    .any(|lost| lost.is_shown(&cohort, Round(2), &member))
+            );
+        }
+        for conduct in [net.agg.conduct(), net.nodes[0].core.conduct()] {
+            assert_eq!(conduct.of(Seat(2)).unwrap().missed, 1);
+            assert_eq!(conduct.of(Seat(0)), None);
         }
         net.next_round_works();
         assert_eq!(net.proved(0, 0)[0], Some(Some(update("a"))));
+    }
+}
+
+/// Who lost the sessions of a round that ended for it.
+fn used_up(reports: &[Report]) -> Option<Vec<LostSession>> {
+    reports.iter().find_map(|report| match report {
+        Report::RoundFailed {
+            why: RoundCause::SessionsUsedUp { lost },
+            ..
+        } => Some(lost.clone()),
+        _ => None,
+    })
+}
+
+#[test]
+fn one_accident_beside_three_is_not_held_against_anybody() {
+    let lost = |attempt, seat| LostSession {
+        attempt,
+        seat: Seat(seat),
+        shown: None,
+    };
+    let named = |seats: &[u16]| {
+        let lost = (1..).zip(seats).map(|(attempt, seat)| lost(attempt, *seat));
+        let why = RoundCause::SessionsUsedUp {
+            lost: lost.collect(),
+        };
+        why.named()
+    };
+    assert_eq!(named(&[2, 0, 2, 2]), [Seat(2)]);
+    assert_eq!(named(&[1, 0, 1, 0]), [Seat(0), Seat(1)]);
+    assert_eq!(named(&[]), [Seat(0); 0]);
+}
+
+/// A cohort of three in which member 1 just said that it lost its nonces of the only session; what it said.
+fn member_1_lost() -> (Net, Signed<NonceUpdate>) {
+    let mut net = Net::ready(Setup::smt(3).terms(|terms| terms.sessions_max = 1));
+    net.queue(0, 0, "a");
+    net.hold = Some("nonce_update");
+    net.nodes[1].dies_at_sign = true;
+    net.agg_input(AggregatorInput::OpenRound);
+    net.run();
+    let said = net.held.iter().find_map(|mail| match &mail.message {
+        Message::NonceUpdate(signed) => Some(signed.clone()),
+        _ => None,
+    });
+    (net, said.expect("it says that it lost its nonces"))
+}
+
+/// The same with a change, signed by member 1 again.
+fn again(
+    net: &Net,
+    said: &Signed<NonceUpdate>,
+    change: fn(&mut NonceUpdate),
+) -> Signed<NonceUpdate> {
+    let mut content = said.content.clone();
+    change(&mut content);
+    net.signed(1, content)
+}
+
+#[test]
+fn sessions_that_a_seat_never_said_it_lost_are_shown_as_a_claim() {
+    type Shown = fn(&Net, Signed<NonceUpdate>) -> Option<Signed<NonceUpdate>>;
+    let cases: [(u16, Shown, bool); 7] = [
+        (1, |_, said| Some(said), true),
+        // Nonces for a session that others lost: what anybody is asked for.
+        (
+            1,
+            |net, said| Some(again(net, &said, |said| said.lost = false)),
+            false,
+        ),
+        (
+            1,
+            |net, said| Some(again(net, &said, |said| said.attempt = 3)),
+            false,
+        ),
+        (
+            1,
+            |net, said| Some(again(net, &said, |said| said.round = Round(2))),
+            false,
+        ),
+        // Altered, and not signed again.
+        (
+            1,
+            |_, mut said| {
+                said.content.nonces.clear();
+                Some(said)
+            },
+            false,
+        ),
+        // Another seat, and one that nobody has.
+        (2, |_, said| Some(said), false),
+        (9, |_, said| Some(said), false),
+    ];
+    for (n, (seat, shown, proved)) in cases.into_iter().enumerate() {
+        let (mut net, said) = member_1_lost();
+        let lost = LostSession {
+            attempt: 1,
+            seat: Seat(seat),
+            shown: shown(&net, said).map(Box::new),
+        };
+        let failed = RoundFailed {
+            round: Round(1),
+            why: RoundCause::SessionsUsedUp { lost: vec![lost] },
+            blamed: Vec::new(),
+        };
+        assert_eq!(net.tell(0, Message::RoundFailed(failed)), Outcome::Accepted);
+        let lost = used_up(&net.nodes[0].reports).unwrap();
+        assert_eq!(lost[0].shown.is_some(), proved, "case {n}");
     }
 }
 
@@ -257,6 +385,7 @@ fn nonce_updates_that_do_not_count() {
             round: Round(round),
             attempt,
             nonces: nonces.clone(),
+            lost: false,
         };
         Message::NonceUpdate(net.signed(1, content))
     };

@@ -65,6 +65,7 @@ fn member_2_lost(net: &mut Net) -> BTreeMap<Label, PublicNonce> {
         round: Round(1),
         attempt: 2,
         nonces: nonces.clone(),
+        lost: true,
     };
     let signed = net.signed(2, lost);
     assert_eq!(net.say(2, Message::NonceUpdate(signed)), Outcome::Accepted);

@@ -57,6 +57,7 @@ fn every_message(beacon: CohortBeacon) -> Vec<Message> {
                 round: Round(1),
                 attempt: 2,
                 nonces: partials.content.spares.clone(),
+                lost: true,
             },
         )),
         Message::NonceRequest(NonceRequest {

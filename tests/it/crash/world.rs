@@ -2,6 +2,7 @@
 
 use std::collections::{BTreeSet, VecDeque};
 use std::fs::File;
+use std::io::Read as _;
 use std::os::unix::process::ExitStatusExt as _;
 use std::path::PathBuf;
 use std::process::{Child, Stdio};
@@ -217,9 +218,25 @@ impl Actor {
         binary(&self.home)
             .args(words(line))
             .stdout(Stdio::null())
-            .stderr(Stdio::null())
+            .stderr(Stdio::piped())
             .spawn()
             .unwrap()
+    }
+
+    /// Gives its store more pages, if a command that has ended found the disk full: the daemon lives through that.
+    fn tend_after(&mut self, mut command: Child) {
+        let mut said = String::new();
+        let stderr = command.stderr.take();
+        stderr.unwrap().read_to_string(&mut said).unwrap();
+        if said.contains("the disk is full")
+            && self.child.is_some()
+            && let Some((pages, more)) = &mut self.pages
+        {
+            *pages += *more;
+            self.fulls += 1;
+            self.kill();
+            self.start();
+        }
     }
 
     pub fn root(&self) -> RootSecret {
@@ -356,15 +373,17 @@ impl World {
         // It may wait for others, who may have to be started again meanwhile.
         let mut running: Option<Child> = None;
         let found = self.wait(&what, |world| {
-            let actor = &world.actors[who];
+            let actor = &mut world.actors[who];
             let why = match done(actor) {
                 Ok(found) => return Ok(found),
                 Err(why) => why,
             };
-            match running.as_mut().map(|child| child.try_wait().unwrap()) {
+            match running.take() {
                 None => running = Some(actor.begin(line)),
-                Some(Some(_)) => running = None,
-                Some(None) => {}
+                Some(mut child) => match child.try_wait().unwrap() {
+                    Some(_) => actor.tend_after(child),
+                    None => running = Some(child),
+                },
             }
             Err(why)
         });

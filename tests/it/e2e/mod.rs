@@ -24,6 +24,7 @@ mod restarts;
 mod rounds;
 mod secrets;
 mod singly;
+mod snapshots;
 mod storm;
 mod strangers;
 mod words;

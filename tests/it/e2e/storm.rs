@@ -8,7 +8,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use btcr2_agent::agent::control::Backend as _;
-use btcr2_agent::agent::control::request::NoArgs;
+use btcr2_agent::agent::control::request::{CohortRef, NoArgs, ShowCohort};
 use btcr2_agent::agent::control::views::StatusView;
 use btcr2_agent::agent::{AgentBackend, Clock};
 use btcr2_agent::config::Config;
@@ -235,6 +235,23 @@ async fn adverts_are_read_back_and_sent_again_to_relays_that_lost_them() {
     assert!(ahead(&honest).abs() < 30 && (ahead(&liar) - 7_200).abs() < 30);
     assert!(of(&view, &honest).limits.unwrap().message_bytes.is_some());
     assert!(of(&view, &refusing).refused > 0);
+
+    // `cohort show` says the same.
+    let shown_alone = |view: &StatusView| {
+        let (backend, cohort, expected) = (backend.clone(), cohort, view.adverts[0].clone());
+        async move {
+            let one = cohort.to_string().parse::<CohortRef>().unwrap();
+            let show = ShowCohort {
+                cohort: one,
+                rounds: None,
+            };
+            let shown = backend.cohort_show(show).await.unwrap();
+            assert_eq!(shown.advert, Some(expected));
+        }
+    };
+    shown_alone(&view).await;
+    let health = of(&view, &liar).health.unwrap();
+    assert!(health.last_worked.is_some() && health.counted_since.is_some());
 
     // The liar repents: at the next reading it is found to miss the advert, and gets it.
     liar.set_faults(|faults| faults.forget = false);

@@ -1,18 +1,19 @@
 //! Probing relays that are good in different ways.
 
 use super::*;
-use btcr2_agent::agent::backend::probing::{Left, probe};
+use btcr2_agent::agent::backend::probing::{Found, probe};
 use btcr2_agent::agent::control::request::ProbeRelays;
 use btcr2_agent::agent::control::views::ProbeView;
+use btcr2_agent::agent::relay_health::RelayRecord;
 use btcr2_agent::nostr::EventId;
 
-async fn tried(relays: &[&RelayUrl], left: &[Left]) -> (Vec<ProbeView>, Vec<Left>) {
+async fn tried(relays: &[&RelayUrl], known: &[RelayRecord]) -> (Vec<ProbeView>, Vec<Found>) {
     let args = ProbeRelays {
         urls: relays.iter().map(|url| url.to_string()).collect(),
         timeout_s: Some(3),
     };
-    let (view, left) = probe(&[], &args, left, now()).await.unwrap();
-    (view.relays, left)
+    let (view, found) = probe(&[], &args, known, now()).await.unwrap();
+    (view.relays, found)
 }
 
 fn kinds(view: &ProbeView) -> Vec<(u16, Option<bool>, Option<bool>)> {
@@ -31,7 +32,7 @@ async fn a_probe_tells_what_relays_take_serve_and_keep() {
     liar.set_faults(|faults| faults.forget = true);
     let dead = dead_url().await;
     let all = [good.url(), picky.url(), liar.url(), &dead];
-    let (views, left) = tried(&all, &[]).await;
+    let (views, found) = tried(&all, &[]).await;
 
     let yes = |kind| (kind, Some(true), Some(true));
     assert_eq!(kinds(&views[0]), [yes(8327), yes(38327), yes(8327)]);
@@ -67,32 +68,37 @@ async fn a_probe_tells_what_relays_take_serve_and_keep() {
     assert!(!views[3].notes.is_empty());
 
     // What was left is asked for by the next probe, and stays as long as it is served.
-    let urls: Vec<&RelayUrl> = left.iter().map(|left| &left.url).collect();
+    let urls = found.iter().filter(|found| found.left.is_some());
+    let urls: Vec<&RelayUrl> = urls.map(|found| &found.url).collect();
     assert_eq!(urls, [good.url(), picky.url(), liar.url()]);
-    let earlier: Vec<Left> = left
-        .into_iter()
-        .map(|left| Left {
-            at: left.at.minus(86_400),
-            ..left
-        })
-        .collect();
-    let (views, left) = tried(&[good.url(), liar.url()], &earlier).await;
+    let yesterday = now().minus(86_400);
+    let remembered = |found: &Found| {
+        let mut known = RelayRecord::new(found.url.clone());
+        found.keep(&mut known, yesterday);
+        known
+    };
+    let earlier: Vec<RelayRecord> = found.iter().map(remembered).collect();
+    // What was measured is remembered too, and that the last one is down.
+    assert!(earlier[0].detail.answer_ms.is_some() && earlier[1].detail.limits.is_some());
+    assert_eq!(earlier[0].row().last_ok, Some(yesterday));
+    assert_eq!(earlier[3].row().failures_in_row, 1);
+    assert!(!earlier[3].row().reason.as_deref().unwrap().is_empty());
+    let (views, found) = tried(&[good.url(), liar.url()], &earlier).await;
     let kept = views[0].kept.unwrap();
     assert!(kept.served);
-    assert_eq!(kept.since, earlier[0].at);
+    assert_eq!(kept.since, yesterday);
     assert!(!views[1].kept.unwrap().served);
-    assert_eq!(left.len(), 1, "only where the former one is gone");
-    assert_eq!(&left[0].url, liar.url());
+    let before = views[0].before.clone().unwrap();
+    assert_eq!(before.last_worked, Some(yesterday));
+    let left: Vec<bool> = found.iter().map(|found| found.left.is_some()).collect();
+    assert_eq!(left, [false, true], "only where the former one is gone");
 
     // A relay that lost it says so.
-    let lost = Left {
-        url: good.url().clone(),
-        event: EventId::from_bytes([9; 32]),
-        at: now().minus(60),
-    };
-    let (views, left) = tried(&[good.url()], &[lost]).await;
+    let mut lost = RelayRecord::new(good.url().clone());
+    lost.detail.left = Some((EventId::from_bytes([9; 32]), now().minus(60)));
+    let (views, found) = tried(&[good.url()], &[lost]).await;
     assert!(!views[0].kept.unwrap().served);
-    assert_eq!(left.len(), 1);
+    assert!(found[0].left.is_some());
 }
 
 #[tokio::test]
@@ -100,8 +106,8 @@ async fn a_probe_tells_what_relays_demand() {
     let (work, members) = (relay().await, relay().await);
     work.set_faults(|faults| faults.pow = 28);
     members.set_faults(|faults| faults.require_auth = true);
-    let (views, left) = tried(&[work.url(), members.url()], &[]).await;
+    let (views, found) = tried(&[work.url(), members.url()], &[]).await;
     assert_eq!((views[0].wants_pow, views[0].wrote), (28, Some(false)));
     assert_eq!((views[1].wants_auth, views[1].wrote), (true, Some(false)));
-    assert_eq!(left, []);
+    assert!(found.iter().all(|found| found.left.is_none()));
 }

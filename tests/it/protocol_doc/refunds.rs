@@ -15,7 +15,7 @@ use btcr2_agent::protocol::refund_message::{
     RefundComplete, RefundNonces, RefundOpen, RefundPartial, RefundRequest,
 };
 
-use super::{Cohort, NOW, key, secret_nonce, signed};
+use super::{Cohort, NOW, key, point, scalar, secret_nonce, signed};
 
 /// The nonces of a round's session are others: this number is no attempt of it.
 const SEED: u32 = 1_000_001;
@@ -27,7 +27,7 @@ fn nonces(member: usize) -> Nonces {
 }
 
 fn partial(cohort: &Cohort, member: usize, context: &LabelContext) -> PartialSignature {
-    let points = cohort.keys.keys().iter().map(|key| key.even_point());
+    let points = cohort.keys.keys().iter().map(point);
     let keys = musig2::KeyAggContext::new(points)
         .unwrap()
         .with_unspendable_taproot_tweak()
@@ -35,7 +35,7 @@ fn partial(cohort: &Cohort, member: usize, context: &LabelContext) -> PartialSig
     let own = key(&format!("member {member}"));
     let partial: musig2::PartialSignature = musig2::sign_partial(
         &keys,
-        own.keypair().secret_key(),
+        scalar(&own),
         secret_nonce(member, SEED, Label::REFUND),
         &musig2::AggNonce::from_bytes(&context.aggregate_nonce.to_bytes()).unwrap(),
         context.sighash.as_bytes(),

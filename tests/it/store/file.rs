@@ -23,7 +23,7 @@ fn a_new_file_gets_the_schema_and_its_promises() {
             })
             .unwrap()
     };
-    assert_eq!(pragma("user_version"), "2");
+    assert_eq!(pragma("user_version"), "3");
     assert_eq!(pragma("journal_mode"), "wal");
     let loose: i64 = shell
         .query_row(
@@ -78,11 +78,11 @@ fn newer_foreign_and_damaged_files_are_refused_untouched() {
     });
     assert!(matches!(
         newer,
-        StoreError::NewerSchema { found: 7, known: 2 }
+        StoreError::NewerSchema { found: 7, known: 3 }
     ));
     assert_eq!(
         newer.to_string(),
-        "the store has schema version 7, and this program knows versions up to 2: \
+        "the store has schema version 7, and this program knows versions up to 3: \
          use the newer btcr2-agent that wrote it"
     );
 

@@ -185,7 +185,13 @@ fn follows_and_subscribers_are_kept_and_bounded() {
     store
         .transaction(|tx| {
             assert!(tx.unfollow(key(1))? && !tx.unfollow(key(1))?);
-            assert!(tx.unsubscribe(key(2))? && !tx.unsubscribe(key(3))?);
+            // What was said before the last word changes nothing.
+            let again = Subscriber {
+                key: key(1),
+                since: NOW.plus(9),
+            };
+            assert!(tx.subscribe(again, 1)? && !tx.unsubscribe(key(1), NOW.plus(8))?);
+            assert!(tx.unsubscribe(key(2), NOW)? && !tx.unsubscribe(key(3), NOW)?);
             Ok::<_, StoreError>(())
         })
         .unwrap();

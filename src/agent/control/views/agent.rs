@@ -187,7 +187,26 @@ impl fmt::Display for RelaySource {
     }
 }
 
-/// A relay and what it did since the start.
+/// What is remembered of a relay over restarts.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct RelayHealthView {
+    /// Since when it is counted what it did.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub counted_since: Option<UnixTime>,
+    /// When something last worked: a connection, an answer, an event it served.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub last_worked: Option<UnixTime>,
+    /// When a connection last failed or ended, or an event was not answered.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub last_failed: Option<UnixTime>,
+    /// How often that happened since something worked.
+    pub failures_in_row: u32,
+    /// What the last failure was, in the library's words.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub failure: Option<PeerText>,
+}
+
+/// A relay and what it did, over restarts of the agent.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct RelayView {
     /// The URL.
@@ -225,6 +244,9 @@ pub struct RelayView {
     /// How much it is sent at most, if there is a budget.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub budget: Option<Budget>,
+    /// When it worked and failed; absent if nothing was ever seen of it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub health: Option<RelayHealthView>,
     /// Its last refusal or error, in its own words.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub reason: Option<PeerText>,
@@ -233,6 +255,9 @@ pub struct RelayView {
 /// Answer of `relay list`, `relay add` and `relay remove`.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct RelayListView {
+    /// When this was so.
+    #[serde(default)]
+    pub now: UnixTime,
     /// The relays.
     pub relays: Vec<RelayView>,
 }
@@ -240,6 +265,9 @@ pub struct RelayListView {
 /// Answer of `relay probe`.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct RelayProbeView {
+    /// When they were probed.
+    #[serde(default)]
+    pub now: UnixTime,
     /// One result per relay.
     pub relays: Vec<ProbeView>,
 }
@@ -283,6 +311,9 @@ pub struct ProbeView {
     pub wants_auth: bool,
     /// Proof of work it asks for (NIP-13), in bits; 0 is none.
     pub wants_pow: u8,
+    /// What was known of it before; absent if nothing was.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub before: Option<RelayHealthView>,
     /// What went wrong or is worth knowing.
     pub notes: Vec<PeerText>,
 }

@@ -5,7 +5,8 @@ use std::fmt;
 use serde::{Deserialize, Serialize};
 
 use super::{
-    AlarmView, BeaconType, DeliveryView, EndView, FeeRate, OutputView, RoundView, Tally, TermsView,
+    AdvertServedView, AlarmView, BeaconType, DeliveryView, EndView, FeeRate, OutputView, RoundView,
+    Tally, TermsView,
 };
 use crate::agent::control::PeerText;
 use crate::hash::CohortId;
@@ -131,6 +132,9 @@ pub struct CohortView {
     /// The share link; absent for an invite-only cohort.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub naddr: Option<String>,
+    /// Who serves its advert to strangers; absent where this agent advertises nothing.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub advert: Option<AdvertServedView>,
     /// The terms.
     pub terms: TermsView,
     /// This agent's seat.
@@ -147,6 +151,10 @@ pub struct CohortView {
     /// The running round.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub round: Option<RoundView>,
+    /// When the next round opens by the terms' cadence: set by the aggregator's timer, to a member what it expects. Absent
+    /// while a round runs, and where rounds open by hand or by the number of updates that wait.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub next_round_at: Option<UnixTime>,
     /// Past rounds, newest first.
     pub past_rounds: Vec<RoundView>,
     /// Every message of the current round (or of formation) that this agent sent.

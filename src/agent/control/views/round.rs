@@ -129,6 +129,13 @@ pub struct RoundView {
 /// A transaction that was signed for a round.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct SignedTxView {
+    /// Its rung in the ladder, from 1, counted on in replacement sessions; absent through the leaf, or where it is not
+    /// known any more.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub rung: Option<u8>,
+    /// Whether some of the members signed it through the fallback leaf, instead of all.
+    #[serde(default)]
+    pub through_leaf: bool,
     /// Its id.
     pub txid: Txid,
     /// Whether this agent has it whole and sends it. It may confirm from the moment the last signature was given.
