@@ -6,6 +6,5 @@ mod disk;
 mod evidence;
 mod flows;
 mod points;
-mod returns;
 mod storm;
 mod world;

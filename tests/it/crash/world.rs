@@ -53,6 +53,8 @@ pub struct Actor {
     /// Where it was killed.
     pub died: Vec<String>,
     pub record: Option<PathBuf>,
+    /// Entries of a cohort's log after which it takes a snapshot, if not as many as usual.
+    pub snapshot_after: Option<u64>,
     /// Pages its store may have, and how many more when it is full.
     pub pages: Option<(u64, u64)>,
     /// How often it was full.
@@ -77,6 +79,9 @@ impl Actor {
         }
         if let Some(path) = &self.record {
             command.env("BTCR2_FAILPOINT_RECORD", path);
+        }
+        if let Some(entries) = self.snapshot_after {
+            command.env("BTCR2_SNAPSHOT_AFTER", entries.to_string());
         }
         if let Some((pages, _)) = self.pages {
             command.env("BTCR2_STORE_PAGES", pages.to_string());
@@ -295,6 +300,7 @@ impl World {
                 doomed: Vec::new(),
                 died: Vec::new(),
                 record: None,
+                snapshot_after: None,
                 pages: None,
                 fulls: 0,
                 clock: None,
@@ -485,6 +491,7 @@ impl World {
             dids,
             deposits: terms.contains("--deposits"),
             round: 0,
+            replaced: BTreeSet::new(),
             confirmed: Vec::new(),
         }
     }
@@ -505,11 +512,9 @@ impl World {
         if cohort.deposits {
             line += " --deposit";
         }
-        if twist == Twist::Withdrawn {
+        if twist == Twist::Stuck {
             self.queue_and_withdraw(&did, &line);
-        }
-        if twist == Twist::Away {
-            self.actors[2].kill();
+            cohort.replaced.insert(round);
         }
         self.command(1, &line, |actor| {
             let updates = actor.ask(&format!("did updates {did}"))?;
@@ -545,10 +550,8 @@ impl World {
             return Ending::Failed(last.to_string());
         }
         let mut txid = text(&last["txid"]).to_owned();
-        match twist {
-            Twist::Away => self.actors[2].start(),
-            Twist::Bumped => self.bump(cohort),
-            Twist::Plain | Twist::Withdrawn => {}
+        if twist == Twist::Stuck {
+            self.bump(cohort);
         }
         self.dev("dev mine 6");
         for who in [AGGREGATOR, 1, 2] {
@@ -556,7 +559,7 @@ impl World {
                 let last = &view["past_rounds"][0];
                 // While it is replaced, what is in a block then is what counts, and the same for all.
                 let same = last["txid"] == txid.as_str();
-                let any = who == AGGREGATOR && twist == Twist::Bumped;
+                let any = who == AGGREGATOR && twist == Twist::Stuck;
                 last["round"] == round && last["state"] == "final" && (same || any)
             });
             txid = text(&view["past_rounds"][0]["txid"]).to_owned();
@@ -574,12 +577,9 @@ impl World {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Twist {
     Plain,
-    /// The update is withdrawn once, and made again.
-    Withdrawn,
-    /// The signal is stuck and replaced, in the end by one that nobody had signed yet.
-    Bumped,
-    /// The second member is away from before the opening until the signal is there.
-    Away,
+    /// The update is withdrawn once and made again; the signal is stuck and replaced, in the end by one that nobody had
+    /// signed yet.
+    Stuck,
 }
 
 impl World {
@@ -630,6 +630,8 @@ pub struct Cohort {
     /// Whether updates have to be shown to the aggregator.
     deposits: bool,
     pub round: u32,
+    /// Rounds whose signal was replaced by one of a further session.
+    pub replaced: BTreeSet<u32>,
     /// The transactions of its rounds.
     pub confirmed: Vec<String>,
 }
