@@ -512,9 +512,11 @@ impl World {
         if cohort.deposits {
             line += " --deposit";
         }
-        if twist == Twist::Stuck {
-            self.queue_and_withdraw(&did, &line);
+        if let Twist::Stuck { withdrawn } = twist {
             cohort.replaced.insert(round);
+            if withdrawn {
+                self.queue_and_withdraw(&did, &line);
+            }
         }
         self.command(1, &line, |actor| {
             let updates = actor.ask(&format!("did updates {did}"))?;
@@ -550,7 +552,7 @@ impl World {
             return Ending::Failed(last.to_string());
         }
         let mut txid = text(&last["txid"]).to_owned();
-        if twist == Twist::Stuck {
+        if twist != Twist::Plain {
             self.bump(cohort);
         }
         self.dev("dev mine 6");
@@ -559,7 +561,7 @@ impl World {
                 let last = &view["past_rounds"][0];
                 // While it is replaced, what is in a block then is what counts, and the same for all.
                 let same = last["txid"] == txid.as_str();
-                let any = who == AGGREGATOR && twist == Twist::Stuck;
+                let any = who == AGGREGATOR && twist != Twist::Plain;
                 last["round"] == round && last["state"] == "final" && (same || any)
             });
             txid = text(&view["past_rounds"][0]["txid"]).to_owned();
@@ -577,9 +579,11 @@ impl World {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Twist {
     Plain,
-    /// The update is withdrawn once and made again; the signal is stuck and replaced, in the end by one that nobody had
-    /// signed yet.
-    Stuck,
+    /// The signal is stuck and replaced, in the end by one that nobody had signed yet. The update may have been
+    /// withdrawn once and made again.
+    Stuck {
+        withdrawn: bool,
+    },
 }
 
 impl World {
