@@ -502,6 +502,31 @@ mod tests {
     }
 
     #[test]
+    fn a_lane_that_a_lost_store_knew_begins_anywhere() {
+        let mut lanes = lanes();
+        let from = lane(2, 1);
+        let far = WINDOW + 5_000;
+        assert_eq!(lanes.receive(from, Incarnation(7), far), Receipt::Refused);
+        lanes.begin_anywhere(cohort());
+        assert_eq!(lanes.receive(from, Incarnation(7), far), Receipt::New);
+        // What relays have of before, as far as the window reaches; and each once.
+        assert_eq!(lanes.receive(from, Incarnation(7), far - 1), Receipt::New);
+        let old = far - WINDOW;
+        assert_eq!(lanes.receive(from, Incarnation(7), old), Receipt::Duplicate);
+        assert_eq!(lanes.receive(from, Incarnation(7), far), Receipt::Duplicate);
+        // Known once, it stays so after a restart; a store that its author restored counts from one.
+        let state = lanes.state(&from);
+        let mut again = Lanes::new(INC, NOW);
+        again.restore_lane(from, state);
+        let further = far + 2 * WINDOW;
+        assert_eq!(again.receive(from, Incarnation(7), further), Receipt::New);
+        assert_eq!(
+            again.receive(from, Incarnation(8), 1),
+            Receipt::NewIncarnation
+        );
+    }
+
+    #[test]
     fn a_higher_incarnation_resets_and_a_lower_one_is_ignored() {
         let mut lanes = lanes();
         let lane = lane(2, 1);

@@ -2,7 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use bitcoin::Txid;
+use bitcoin::{OutPoint, Transaction, Txid};
 use btcr2_agent::hash::{CohortId, SignalBytes};
 use btcr2_agent::keys::{KeySet, NostrKey, OwnKey};
 use btcr2_agent::nostr::Event;
@@ -13,6 +13,8 @@ use btcr2_agent::protocol::effect::Artifact;
 use btcr2_agent::protocol::message::{Message, Partials, SignRequest};
 use btcr2_agent::protocol::nonce_audit::{NonceAudit, verify_nonces};
 use btcr2_agent::protocol::participant::ParticipantInput;
+use btcr2_agent::protocol::set::{CohortSet, key_set};
+use btcr2_agent::protocol::terms::Terms;
 use btcr2_agent::protocol::{Round, SessionId};
 use btcr2_agent::store::{Role, Store};
 use futures_util::{SinkExt as _, StreamExt as _};
@@ -36,6 +38,7 @@ struct Said {
     audit: NonceAudit,
     requests: BTreeMap<SessionId, Vec<SignRequest>>,
     partials: Vec<(NostrKey, Partials)>,
+    set: Option<CohortSet>,
     keys: Option<KeySet>,
 }
 
@@ -51,7 +54,7 @@ impl Said {
                 }
             }
             Message::PartialSignature(body) => self.partials.push((author, body.content.clone())),
-            Message::CohortSet(set) => self.keys = Some(KeySet::new(&set.keys).unwrap()),
+            Message::CohortSet(set) => self.set = Some(set.clone()),
             _ => {}
         }
     }
@@ -79,6 +82,10 @@ pub fn check(world: &World, cohort: &Cohort) -> Found {
         read_event(&event.to_string(), id, &aggregator, &mut said);
     }
     assert_eq!(said.audit.reused(), [], "a nonce is in two places");
+    let rows = world.actors[AGGREGATOR].store().view().cohorts().unwrap();
+    let row = rows.iter().find(|row| row.cohort == id).unwrap();
+    let (terms, _) = Terms::parse(&row.terms).unwrap();
+    said.keys = Some(key_set(&terms, &said.set.as_ref().unwrap().keys).unwrap());
     let verified = verify(id, &said);
     check_signals(world, cohort, &said);
     let (nonces, partials) = said.audit.seen();
@@ -130,12 +137,16 @@ fn read_log(store: &Store, id: CohortId, said: &mut Said) {
     }
 }
 
-/// Reads an event to the aggregator: what members say of nonces goes there.
+/// Reads an event to the aggregator or of it: what members say of nonces, and what they were asked to sign. After a
+/// snapshot no log has it any more.
 fn read_event(json: &str, id: CohortId, aggregator: &OwnKey, said: &mut Said) {
     let event = Event::from_json(json).unwrap().verify().unwrap();
-    let Ok(plaintext) = ConversationKeys::new().open_directed(aggregator, &event) else {
-        return;
+    let keys = ConversationKeys::new();
+    let opened = match event.author == aggregator.public() {
+        true => keys.open_own(aggregator, &event),
+        false => keys.open_directed(aggregator, &event),
     };
+    let Ok(plaintext) = opened else { return };
     let envelope = Envelope::decode(&plaintext).unwrap();
     if envelope.cohort != id {
         return;
@@ -206,24 +217,34 @@ fn verify(id: CohortId, said: &Said) -> usize {
     verified
 }
 
+/// What the members of a cohort were asked to sign in a round.
+#[derive(Debug, Clone, PartialEq)]
+struct Asked {
+    txids: BTreeSet<Txid>,
+    spent: OutPoint,
+    signal: SignalBytes,
+}
+
 fn check_signals(world: &World, cohort: &Cohort, said: &Said) {
     let id = cohort.key();
-    // Every session of a round asks for the same transactions, and so for the same 32 bytes.
-    let mut asked: BTreeMap<Round, (Vec<Txid>, SignalBytes)> = BTreeMap::new();
+    // Every session of a round asks for the same transactions, and so for the same 32 bytes: unless its signal was
+    // replaced, and then for others with these bytes that spend the same.
+    let mut asked: BTreeMap<Round, Asked> = BTreeMap::new();
     for request in said.requests.values().flatten() {
-        let txids = request.rungs.iter().map(|rung| rung.tx.0.compute_txid());
-        let announced = request.rungs[0]
-            .tx
-            .0
-            .output
-            .last()
-            .unwrap()
-            .script_pubkey
-            .as_bytes();
-        let signal = SignalBytes::from_bytes(announced[2..].try_into().unwrap());
-        let this = (txids.collect::<Vec<_>>(), signal);
+        let transactions = request.rungs.iter().map(|rung| &rung.tx.0);
+        let announced = &request.rungs[0].tx.0.output.last().unwrap().script_pubkey;
+        let this = Asked {
+            txids: transactions.map(Transaction::compute_txid).collect(),
+            spent: request.rungs[0].tx.0.input[0].previous_output,
+            signal: SignalBytes::from_bytes(announced.as_bytes()[2..].try_into().unwrap()),
+        };
         let first = asked.entry(request.round).or_insert_with(|| this.clone());
-        assert_eq!(*first, this, "round {} changed", request.round);
+        if cohort.replaced.contains(&request.round.0) {
+            first.txids.extend(&this.txids);
+            assert_eq!((first.signal, first.spent), (this.signal, this.spent));
+        } else {
+            assert_eq!(*first, this, "round {} changed", request.round);
+        }
     }
     // Rule 10: what was announced keeps its bytes from before the first partial signature on.
     let announced = world.actors[MEMBERS[0]].store();
@@ -244,13 +265,16 @@ fn check_signals(world: &World, cohort: &Cohort, said: &Said) {
                 | Artifact::SignedTransaction { round, signal, .. } => (round, signal),
                 _ => continue,
             };
-            if let Some((_, asked)) = asked.get(&round) {
-                assert_eq!(signal, *asked, "{} kept another signal", actor.name);
+            if let Some(asked) = asked.get(&round) {
+                assert_eq!(signal, asked.signal, "{} kept another signal", actor.name);
             }
         }
         for row in store.view().transactions_of(id).unwrap() {
-            let (txids, _) = &asked[&row.round];
-            assert!(txids.contains(&row.txid), "{}", actor.name);
+            assert!(
+                asked[&row.round].txids.contains(&row.txid),
+                "{}",
+                actor.name
+            );
         }
     }
     // What the chain has is what the aggregator's store says it has.

@@ -4,6 +4,7 @@
 mod clock;
 mod disk;
 mod evidence;
+mod flows;
 mod points;
 mod storm;
 mod world;

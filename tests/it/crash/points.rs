@@ -2,6 +2,7 @@
 
 use std::collections::VecDeque;
 use std::path::{Path, PathBuf};
+use std::sync::LazyLock;
 
 use super::evidence::check;
 use super::world::{AGGREGATOR, Actor, Ending, World};
@@ -33,13 +34,16 @@ const BY_CHANCE: [&str; 7] = [
 ];
 
 /// The points that were reached, in order.
-type Points = VecDeque<String>;
+pub type Points = VecDeque<String>;
 
-fn is_by_chance(point: &str) -> bool {
+/// What forming and rounds of a cohort with the default terms reach, for the aggregator and for a member.
+pub static USUAL: LazyLock<[[Points; 2]; 2]> = LazyLock::new(|| reached(2));
+
+pub fn is_by_chance(point: &str) -> bool {
     BY_CHANCE.iter().any(|name| point.contains(name))
 }
 
-fn read(path: &Path) -> Points {
+pub fn read(path: &Path) -> Points {
     let text = std::fs::read_to_string(path).unwrap_or_default();
     let (last, first): (Vec<_>, Vec<_>) = text
         .lines()
@@ -85,7 +89,7 @@ fn arm(world: &mut World, points: &[Points; 2]) {
 }
 
 /// The points that have to be reached and were not.
-fn left(world: &World) -> Vec<(&'static str, Vec<String>)> {
+pub fn left(world: &World) -> Vec<(&'static str, Vec<String>)> {
     let left = world.actors.iter().map(|actor| {
         let points = actor.pending.iter().filter(|point| !is_by_chance(point));
         (actor.name, points.cloned().collect::<Vec<_>>())
@@ -171,7 +175,7 @@ fn kill_in_rounds(points: &[Points; 2]) {
     assert!(failed.is_empty(), "{failed:?}");
 }
 
-fn kills(world: &World) -> usize {
+pub fn kills(world: &World) -> usize {
     world.actors.iter().map(|actor| actor.died.len()).sum()
 }
 
@@ -185,7 +189,7 @@ fn has(points: &Points, wanted: &[&str]) {
 
 #[test]
 fn killed_at_every_point_of_forming_a_cohort_forms_and_announces() {
-    let [forming, _] = reached(0);
+    let [forming, _] = &*USUAL;
     has(
         &forming[0],
         &["stored/advertise", "before/advertise", "sent/frozen"],
@@ -194,12 +198,12 @@ fn killed_at_every_point_of_forming_a_cohort_forms_and_announces() {
         &forming[1],
         &["stored/join", "after/store_did", "stored/signed"],
     );
-    kill_in_forming(&forming);
+    kill_in_forming(forming);
 }
 
 #[test]
 fn killed_at_every_point_of_a_round_a_cohort_announces_the_same_signal() {
-    let [_, round] = reached(2);
+    let [_, round] = &*USUAL;
     has(
         &round[0],
         &[
@@ -218,5 +222,5 @@ fn killed_at_every_point_of_a_round_a_cohort_announces_the_same_signal() {
             "sent/partial_signature",
         ],
     );
-    kill_in_rounds(&round);
+    kill_in_rounds(round);
 }

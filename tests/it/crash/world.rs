@@ -53,6 +53,8 @@ pub struct Actor {
     /// Where it was killed.
     pub died: Vec<String>,
     pub record: Option<PathBuf>,
+    /// Entries of a cohort's log after which it takes a snapshot, if not as many as usual.
+    pub snapshot_after: Option<u64>,
     /// Pages its store may have, and how many more when it is full.
     pub pages: Option<(u64, u64)>,
     /// How often it was full.
@@ -77,6 +79,9 @@ impl Actor {
         }
         if let Some(path) = &self.record {
             command.env("BTCR2_FAILPOINT_RECORD", path);
+        }
+        if let Some(entries) = self.snapshot_after {
+            command.env("BTCR2_SNAPSHOT_AFTER", entries.to_string());
         }
         if let Some((pages, _)) = self.pages {
             command.env("BTCR2_STORE_PAGES", pages.to_string());
@@ -295,6 +300,7 @@ impl World {
                 doomed: Vec::new(),
                 died: Vec::new(),
                 record: None,
+                snapshot_after: None,
                 pages: None,
                 fulls: 0,
                 clock: None,
@@ -410,9 +416,15 @@ impl World {
 
     /// A cohort from its advert to two bound DIDs.
     pub fn form(&mut self) -> Cohort {
+        self.form_with("")
+    }
+
+    /// The same with further terms.
+    pub fn form_with(&mut self, terms: &str) -> Cohort {
         let known = self.wait("cohort list", |world| cohorts(&world.actors[AGGREGATOR]));
-        let line = "cohort advertise --seats 2 --dids-per-seat 1-4 --empty-rounds signal";
-        let id = self.command(AGGREGATOR, line, |actor| {
+        let line =
+            format!("cohort advertise --seats 2 --dids-per-seat 1-4 --empty-rounds signal {terms}");
+        let id = self.command(AGGREGATOR, &line, |actor| {
             let now = cohorts(actor)?;
             now.difference(&known)
                 .next()
@@ -440,7 +452,10 @@ impl World {
         let fund = self.until(AGGREGATOR, &line, |fund| {
             fund["send_sat"].as_u64() > Some(0)
         });
-        let (address, send) = (text(&fund["address"]), &fund["send_sat"]);
+        // Signals that are replaced at ten times their fee, again and again, cost more than forty rounds.
+        let factor = if terms.is_empty() { 1 } else { 40 };
+        let send = fund["send_sat"].as_u64().unwrap() * factor;
+        let address = text(&fund["address"]);
         self.dev(&format!("dev pay {address} {send}"));
         self.until(AGGREGATOR, &line, |fund| fund["state"] == "confirmed");
         let dids = MEMBERS.map(|who| {
@@ -474,7 +489,9 @@ impl World {
             id,
             show,
             dids,
+            deposits: terms.contains("--deposits"),
             round: 0,
+            replaced: BTreeSet::new(),
             confirmed: Vec::new(),
         }
     }
@@ -482,11 +499,25 @@ impl World {
     /// A round from its opening to six blocks; in it the first member announces an update. Returns how it ended:
     /// the transaction, or the cause.
     pub fn round(&mut self, cohort: &mut Cohort) -> Ending {
+        self.round_with(cohort, Twist::Plain)
+    }
+
+    /// The same with something in between.
+    pub fn round_with(&mut self, cohort: &mut Cohort, twist: Twist) -> Ending {
         let (show, did) = (cohort.show.clone(), cohort.dids[0].clone());
         let round = cohort.round + 1;
         cohort.round = round;
-        let line =
+        let mut line =
             format!("did update {did} --add-service s{round},LinkedDomains,https://example.org");
+        if cohort.deposits {
+            line += " --deposit";
+        }
+        if let Twist::Stuck { withdrawn } = twist {
+            cohort.replaced.insert(round);
+            if withdrawn {
+                self.queue_and_withdraw(&did, &line);
+            }
+        }
         self.command(1, &line, |actor| {
             let updates = actor.ask(&format!("did updates {did}"))?;
             let updates = updates["updates"].as_array().unwrap();
@@ -520,13 +551,20 @@ impl World {
         if last["state"] == "failed" {
             return Ending::Failed(last.to_string());
         }
-        let txid = text(&last["txid"]).to_owned();
+        let mut txid = text(&last["txid"]).to_owned();
+        if twist != Twist::Plain {
+            self.bump(cohort);
+        }
         self.dev("dev mine 6");
         for who in [AGGREGATOR, 1, 2] {
-            self.until(who, &show, |view| {
+            let view = self.until(who, &show, |view| {
                 let last = &view["past_rounds"][0];
-                last["round"] == round && last["state"] == "final" && last["txid"] == txid.as_str()
+                // While it is replaced, what is in a block then is what counts, and the same for all.
+                let same = last["txid"] == txid.as_str();
+                let any = who == AGGREGATOR && twist != Twist::Plain;
+                last["round"] == round && last["state"] == "final" && (same || any)
             });
+            txid = text(&view["past_rounds"][0]["txid"]).to_owned();
         }
         self.until(1, &format!("did updates {did}"), |view| {
             let updates = view["updates"].as_array().unwrap();
@@ -534,6 +572,51 @@ impl World {
         });
         cohort.confirmed.push(txid.clone());
         Ending::Confirmed(txid)
+    }
+}
+
+/// What happens in a round besides.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Twist {
+    Plain,
+    /// The signal is stuck and replaced, in the end by one that nobody had signed yet. The update may have been
+    /// withdrawn once and made again.
+    Stuck {
+        withdrawn: bool,
+    },
+}
+
+impl World {
+    fn queue_and_withdraw(&mut self, did: &str, line: &str) {
+        let waiting = |actor: &Actor| {
+            let updates = actor.ask(&format!("did updates {did}"))?;
+            let mut stages = updates["updates"].as_array().unwrap().iter();
+            Ok::<_, String>(stages.any(|u| u["stage"] == "queued" || u["stage"] == "submitted"))
+        };
+        for (line, wanted) in [(line, true), (&format!("did withdraw {did}"), false)] {
+            self.command(1, line, |actor| match waiting(actor)? == wanted {
+                true => Ok(()),
+                false => Err("not yet".to_owned()),
+            });
+        }
+    }
+
+    /// Has the signal replaced until it pays more than any rung of the ladder that its round signed.
+    fn bump(&mut self, cohort: &Cohort) {
+        let show = cohort.show.clone();
+        let line = format!("cohort bump {}", cohort.id);
+        self.command(AGGREGATOR, &line, move |actor| {
+            let view = actor.ask(&show)?;
+            let last = &view["past_rounds"][0];
+            let sent = last["state"] == "broadcast" || last["state"] == "mempool";
+            let number = |name: &str| last[name].as_u64().unwrap_or(0);
+            // Terms allow 50 sat/vB; ten times what a round begins with is 20.
+            if sent && number("fee_sat") > 25 * number("vsize") {
+                Ok(())
+            } else {
+                Err(last.to_string())
+            }
+        })
     }
 }
 
@@ -548,7 +631,11 @@ pub struct Cohort {
     pub show: String,
     /// Of the two members.
     pub dids: [String; 2],
+    /// Whether updates have to be shown to the aggregator.
+    deposits: bool,
     pub round: u32,
+    /// Rounds whose signal was replaced by one of a further session.
+    pub replaced: BTreeSet<u32>,
     /// The transactions of its rounds.
     pub confirmed: Vec<String>,
 }
