@@ -258,6 +258,9 @@ pub struct Participant {
     last_round: u32,
     /// An opening that came before what it depends on.
     early: Option<RoundOpen>,
+    /// The frozen set, told before the set itself: to a store that lost what it was told of it.
+    #[serde(default)]
+    early_frozen: Option<super::message::Frozen>,
     round: Option<MyRound>,
     /// The round that was signed last, while its signal may have to be replaced. There is none beside an open one.
     kept: Option<MyRound>,
@@ -303,6 +306,7 @@ impl Participant {
             deposits: BTreeMap::new(),
             last_round: 0,
             early: None,
+            early_frozen: None,
             round: None,
             kept: None,
             given: Vec::new(),

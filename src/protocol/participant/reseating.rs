@@ -45,8 +45,6 @@ pub(super) struct Reseat {
     again: Option<UnixTime>,
     /// The last round that was opened before the aggregator answered.
     last_round: Option<u32>,
-    /// An answer that came before what it depends on.
-    frozen: Option<Frozen>,
     /// Indexes of the seat behind which no DID was found yet, with the first round that covers them.
     unclaimed: BTreeMap<SmtIndex, Round>,
     /// Whether the chain was looked at: what spent the beacon before is not unknown to the store that is lost.
@@ -64,7 +62,6 @@ impl Participant {
             since: self.now,
             again: Some(self.now.plus(ASK_AGAIN_SECONDS)),
             last_round: None,
-            frozen: None,
             unclaimed: BTreeMap::new(),
             looked: false,
         });
@@ -105,11 +102,12 @@ impl Participant {
         }
     }
 
-    /// Relays that serve the newest first have this before the set.
+    /// Relays that serve the newest first have this before the set. Who never lost a store knows the set by then, because
+    /// nothing is frozen without every member's signature; a store that is an old copy does not, nor one that is made anew.
     pub(super) fn keep_frozen(&mut self, frozen: &Frozen) -> Step {
-        match (&self.phase, &mut self.reseat) {
-            (MemberPhase::Asked | MemberPhase::Seated(_), Some(reseat)) => {
-                reseat.frozen = Some(frozen.clone());
+        match self.phase {
+            MemberPhase::Asked | MemberPhase::Seated(_) => {
+                self.early_frozen = Some(frozen.clone());
                 Step::accepted()
             }
             _ => Step::ignored(Ignored::WrongPhase),
@@ -117,7 +115,7 @@ impl Participant {
     }
 
     pub(super) fn early_frozen(&mut self) -> Vec<Effect> {
-        let frozen = self.reseat.as_mut().and_then(|reseat| reseat.frozen.take());
+        let frozen = self.early_frozen.take();
         let now = self.now;
         frozen.map_or(Vec::new(), |frozen| self.frozen(now, &frozen).effects)
     }

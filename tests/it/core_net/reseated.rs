@@ -189,6 +189,23 @@ fn what_became_of_earlier_rounds_is_no_news_of_its_own() {
     }
 }
 
+/// A store that is a copy from before the set was told: relays serve the newest first.
+#[test]
+fn an_old_copy_hears_of_the_frozen_set_before_the_set() {
+    for beacon in BEACONS {
+        let mut net = Net::ready(setup(beacon));
+        net.round();
+        net.forget_all(0);
+        net.input(0, ParticipantInput::Join { payee: None });
+        for told in ["frozen", "cohort_set"] {
+            let message = net.last_sent(told).message;
+            assert_eq!(net.tell(0, message), Outcome::Accepted, "{told}");
+        }
+        assert_eq!(*net.nodes[0].core.phase(), MemberPhase::Active);
+        assert_eq!(net.nodes[0].alarms(), [] as [&str; 0]);
+    }
+}
+
 /// The set that counts is the one that this seat once signed, whoever says what.
 #[test]
 fn only_what_this_seat_signed_is_its_set() {
