@@ -1,7 +1,7 @@
 //! btcr2-agent: update aggregation for did:btcr2 over Nostr, both roles.
 //!
-//! Dependencies point inwards. The pure core ([`protocol`], [`resolver`], [`beacon`], [`did`]) knows no socket,
-//! clock, file or random source; [`agent`] feeds it and carries out its effects.
+//! Dependencies point inwards. The pure core (the crate [`btcr2_core`], whose modules are here under their own names)
+//! knows no socket, clock, file or random source; [`agent`] feeds it and carries out its effects.
 //!
 //! | module | what it is |
 //! |---|---|
@@ -11,7 +11,7 @@
 //! | [`beacon`] | sparse Merkle tree, CAS announcement, beacon address, signal transaction |
 //! | [`resolver`] | did:btcr2 resolution: asks for chain data, CAS objects and sidecar, and is fed answers |
 //! | [`protocol`] | terms, messages, and the state machines of aggregator and participant |
-//! | [`nostr`] | events, relay connections, inbox, outbox, channel |
+//! | [`nostr`] | relay connections; events, lanes and outbox of the core |
 //! | [`chain`] | chain backends, and the in-process regtest chain |
 //! | [`cas`] | content-addressed storage: reading and publishing over IPFS's HTTP interfaces |
 //! | [`lookup`] | drives a resolver: from a chain backend or a recording, with CAS and limits; HTTP interface |
@@ -22,22 +22,16 @@
 //! | [`cli`] | commands and what they print |
 
 pub mod agent;
-pub mod beacon;
 pub mod cas;
 pub mod chain;
 pub mod cli;
 pub mod config;
 pub mod demo;
-pub mod did;
 mod failpoint;
-pub mod hash;
-pub mod keys;
 pub mod lookup;
-pub mod network;
 pub mod nostr;
-pub mod protocol;
-pub mod resolver;
 pub mod store;
-pub mod time;
 
 pub(crate) use failpoint::fail_point;
+
+pub use btcr2_core::{beacon, did, hash, keys, network, protocol, resolver, time};

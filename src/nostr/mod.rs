@@ -1,42 +1,20 @@
-//! Everything Nostr: codec, relay connections, inbox, outbox, channel.
+//! Everything Nostr: relay connections here, codec, lanes and outbox in the core.
 //!
 //! | module | what it is |
 //! |---|---|
-//! | [`event`] | signed events (NIP-01), and the type of an event whose signature was checked |
-//! | [`filter`] | what a client asks a relay for (NIP-01) |
-//! | [`advert`] | a cohort's public advert, kind 38327, and its share link |
-//! | [`seal`] | directed and channel messages, kind 8327, encrypted with NIP-44 |
-//! | [`envelope`] | what is inside the ciphertext |
-//! | [`chunks`] | messages larger than one event |
-//! | [`lanes`] | sequence numbers, deduplication and acknowledgements per lane |
-//! | [`outbox`] | what is sent again when, to which relay |
-//! | [`pow`] | proof of work for relays that want it |
-//! | [`policy`] | which relay addresses may be dialled |
 //! | [`link`] | live connections to the relays |
-//! | [`information`] | what relays tell of themselves (NIP-11) |
-//! | [`relay_list`] | where an aggregator reads and writes (NIP-65) |
+//! | [`information`] | asks relays what they are (NIP-11) |
 //! | [`relay`] | an in-memory relay on loopback, for the demo and the tests |
+//! | the others | see [`btcr2_core::nostr`] |
 //!
-//! No type of `nostr-sdk` is part of this module's public interface: its next line replaces this one
-//! behind [`link`] (and, for NIP-19 and NIP-44, [`advert`] and [`seal`]) alone. [`envelope`], [`chunks`],
-//! [`lanes`] and [`outbox`] are pure: time comes in as a value.
+//! No type of `nostr-sdk` is part of this module's public interface: its next line replaces this one behind [`link`]
+//! (and, for NIP-19 and NIP-44, [`advert`] and [`seal`]) alone.
 
-pub mod advert;
-pub mod chunks;
-pub mod envelope;
-pub mod event;
-pub mod filter;
 pub mod information;
-pub mod lanes;
 pub mod link;
-pub mod outbox;
-
-pub mod policy;
-pub mod pow;
 pub mod relay;
-pub mod relay_list;
-pub mod seal;
 
-pub use event::{Event, EventDraft, EventFault, EventId, VerifiedEvent};
-pub use filter::Filter;
-pub use policy::RelayUrl;
+pub use btcr2_core::nostr::{
+    Event, EventDraft, EventFault, EventId, Filter, RelayUrl, VerifiedEvent, advert, chunks,
+    envelope, event, filter, lanes, outbox, policy, pow, relay_list, seal,
+};

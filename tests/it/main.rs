@@ -26,9 +26,5 @@ mod protocol_doc;
 mod resolver;
 mod security_doc;
 mod serve;
-#[path = "../sim/mod.rs"]
-mod sim;
-mod simulation;
-mod simulation_extras;
 mod store;
 mod synthetic;

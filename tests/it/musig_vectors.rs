@@ -1,6 +1,6 @@
 //! MuSig2 through the public API: known answers, a second implementation, and properties.
 //!
-//! The vectors of BIP-327 that need keys or tweaks no cohort has are run in `src/keys/bip327_tests.rs`.
+//! The vectors of BIP-327 that need keys or tweaks no cohort has are run in `src/core/keys/bip327_tests.rs`.
 
 use bitcoin::KnownHrp;
 use bitcoin::key::TweakedPublicKey;

@@ -60,7 +60,7 @@ if [ "${wanted[0]:-}" != --list ]; then
         tar -C "$source_dir" --null -T - -cf - | tar -C "$work/new" -xf -
     mkdir -p "$tree"
     real_tree=$tree tree=$work/new
-    cat >> "$tree/src/lib.rs" <<'RUST'
+    cat >> "$tree/src/core/lib.rs" <<'RUST'
 
 /// Whether this mutant is switched on.
 pub fn mutant(name: &str) -> bool {
@@ -70,26 +70,26 @@ pub fn mutant(name: &str) -> bool {
 RUST
 fi
 
-P=src/protocol/participant A=src/protocol/aggregator
+P=src/core/protocol/participant A=src/core/protocol/aggregator
 
 # ---- rule 1 ----
 mutant nonce-twice "the signer keeps a nonce that signed, and a member signs a session again" "bad-aggregator 400" \
-    src/keys/signer.rs 's/(let nonce = self\.open\.remove\(&slot\.key\(\)\);\n        if )(self\.is_closed\(&slot\) \{)/let nonce = self.open.remove(&slot.key());\n        if M \&\& let Some(n) = &nonce { self.open.insert(slot.key(), SecretNonce { bytes: n.bytes.clone(), public: n.public, made: n.made }); }\n        if !M \&\& $2/' \
+    src/core/keys/signer.rs 's/(let nonce = self\.open\.remove\(&slot\.key\(\)\);\n        if )(self\.is_closed\(&slot\) \{)/let nonce = self.open.remove(&slot.key());\n        if M \&\& let Some(n) = &nonce { self.open.insert(slot.key(), SecretNonce { bytes: n.bytes.clone(), public: n.public, made: n.made }); }\n        if !M \&\& $2/' \
     $P/session.rs 's/if state\.sent\.contains_key\(&request\.attempt\) \{/if !M \&\& state.sent.contains_key(&request.attempt) {/; s/if request\.attempt < earliest \|\|/if (!M \&\& request.attempt < earliest) ||/'
 
 # ---- rule 2 ----
 mutant output-order "the signal bytes may be in the first output" "bad-aggregator 400" \
-    src/beacon/signal.rs 's/(limits: &SignalLimits,\n\) -> Result<CheckedSignal, SignalFault> \{)/$1\n    let turned = { let mut turned = tx.clone(); turned.output.reverse(); turned };\n    let tx = if !M || signal_of(tx).is_some() { tx } else { &turned };/'
+    src/core/beacon/signal.rs 's/(limits: &SignalLimits,\n\) -> Result<CheckedSignal, SignalFault> \{)/$1\n    let turned = { let mut turned = tx.clone(); turned.output.reverse(); turned };\n    let tx = if !M || signal_of(tx).is_some() { tx } else { &turned };/'
 mutant change-elsewhere "change may go anywhere" "bad-aggregator 400" \
-    src/beacon/signal.rs 's/if (change\.is_some_and\(\|change\| change\.script_pubkey\.as_script\(\) != beacon_script\)) \{/if !M \&\& $1 {/; s/let rebuilt = transaction\(&inputs, change, beacon_script, signal\);/let rebuilt = transaction(&inputs, change, beacon_script, signal);\n    let rebuilt = if M { tx.clone() } else { rebuilt };/'
+    src/core/beacon/signal.rs 's/if (change\.is_some_and\(\|change\| change\.script_pubkey\.as_script\(\) != beacon_script\)) \{/if !M \&\& $1 {/; s/let rebuilt = transaction\(&inputs, change, beacon_script, signal\);/let rebuilt = transaction(&inputs, change, beacon_script, signal);\n    let rebuilt = if M { tx.clone() } else { rebuilt };/'
 mutant fee-unchecked "any fee will do" "bad-aggregator 400" \
-    src/beacon/signal.rs 's/    if fee > limit \{/    if !M \&\& fee > limit {/'
+    src/core/beacon/signal.rs 's/    if fee > limit \{/    if !M \&\& fee > limit {/'
 mutant lock-time-unchecked "any lock time will do" "bad-aggregator 400" \
-    src/beacon/signal.rs 's/(    let inputs = check_inputs\(tx, tip, further\)\?;)/    let plain = { let mut plain = tx.clone(); plain.lock_time = LockTime::ZERO; plain };\n    let tx = if M { &plain } else { tx };\n$1/; s/    if tx\.lock_time != LockTime::ZERO \{/    if !M \&\& tx.lock_time != LockTime::ZERO {/'
+    src/core/beacon/signal.rs 's/(    let inputs = check_inputs\(tx, tip, further\)\?;)/    let plain = { let mut plain = tx.clone(); plain.lock_time = LockTime::ZERO; plain };\n    let tx = if M { &plain } else { tx };\n$1/; s/    if tx\.lock_time != LockTime::ZERO \{/    if !M \&\& tx.lock_time != LockTime::ZERO {/'
 mutant refund-payee "a refund may pay anybody" "bad-aggregator 600" \
-    src/beacon/refund.rs 's/if output\.script_pubkey != \*payee \{/if !M \&\& output.script_pubkey != *payee {/; s/(let rebuilt = self\.transaction\(fee\)\.ok_or\(RefundFault::Shares\)\?;)/$1\n        let rebuilt = if M { tx.clone() } else { rebuilt };/'
+    src/core/beacon/refund.rs 's/if output\.script_pubkey != \*payee \{/if !M \&\& output.script_pubkey != *payee {/; s/(let rebuilt = self\.transaction\(fee\)\.ok_or\(RefundFault::Shares\)\?;)/$1\n        let rebuilt = if M { tx.clone() } else { rebuilt };/'
 mutant refund-lock "a refund may be sent at once" "bad-aggregator 600" \
-    src/beacon/refund.rs 's/if (input\.sequence != Sequence::from_height\(self\.lock_blocks\)) \{/if !M \&\& $1 {/; s/(let rebuilt = self\.transaction\(fee\)\.ok_or\(RefundFault::Shares\)\?;)/$1\n        let rebuilt = if M { tx.clone() } else { rebuilt };/'
+    src/core/beacon/refund.rs 's/if (input\.sequence != Sequence::from_height\(self\.lock_blocks\)) \{/if !M \&\& $1 {/; s/(let rebuilt = self\.transaction\(fee\)\.ok_or\(RefundFault::Shares\)\?;)/$1\n        let rebuilt = if M { tx.clone() } else { rebuilt };/'
 
 # ---- rule 3 ----
 mutant announcement "what is announced of my DIDs is not compared" "bad-aggregator 400" \
@@ -97,13 +97,13 @@ mutant announcement "what is announced of my DIDs is not compared" "bad-aggregat
 mutant announcement-hash "the announcement is not compared with the signal" "bad-aggregator 400" \
     $P/checks.rs 's/if map\.signal_bytes\(\) != \*signal \{/if !M \&\& map.signal_bytes() != *signal {/'
 mutant root-unchecked "the root of my proofs is not compared with the signal" "bad-aggregator 400" \
-    src/beacon/smt/proof.rs 's/        if computed != \*signal \{/        if !M \&\& computed != *signal {/'
+    src/core/beacon/smt/proof.rs 's/        if computed != \*signal \{/        if !M \&\& computed != *signal {/'
 
 # ---- rule 4 ----
 mutant tip-unchecked "input 0 may be any output" "bad-aggregator 400" \
-    src/beacon/signal.rs 's/if first\.previous_output != tip\.outpoint \{/if !M \&\& first.previous_output != tip.outpoint {/; s/(let rebuilt = transaction\(&inputs, change, beacon_script, signal\);)/$1\n    let rebuilt = if M { tx.clone() } else { rebuilt };/'
+    src/core/beacon/signal.rs 's/if first\.previous_output != tip\.outpoint \{/if !M \&\& first.previous_output != tip.outpoint {/; s/(let rebuilt = transaction\(&inputs, change, beacon_script, signal\);)/$1\n    let rebuilt = if M { tx.clone() } else { rebuilt };/'
 mutant depth-ignored "the tip is spent before it is deep enough" "faults 300" \
-    src/protocol/chain_view.rs 's/\} if self\.confirmations\(height\) >= u32::from\(depth\) => Some\(\(outpoint, value_sat\)\)/} if self.confirmations(height) >= u32::from(if M { 1 } else { depth }) => Some((outpoint, value_sat))/'
+    src/core/protocol/chain_view.rs 's/\} if self\.confirmations\(height\) >= u32::from\(depth\) => Some\(\(outpoint, value_sat\)\)/} if self.confirmations(height) >= u32::from(if M { 1 } else { depth }) => Some((outpoint, value_sat))/'
 mutant replaced-bytes "a replacement may announce something else" "test a_member_replaces_only_the_same_bytes" \
     $P/replacing.rs 's/if ladder\.signal != approved\.signal \{/if !M \&\& ladder.signal != approved.signal {/' \
     $P/checks.rs 's/if self\.announces_otherwise\(/if !M \&\& self.announces_otherwise(/'
@@ -120,7 +120,7 @@ mutant author-unchecked "a member believes anybody" "bad-members 400" \
 mutant seat-unchecked "whoever holds no seat speaks for the first one" "bad-members 400" \
     $A/mod.rs 's/self\.set\.as_ref\(\)\.and_then\(\|\(set, _\)\| set\.seat_of\(key\)\)/self.set.as_ref().and_then(|(set, _)| set.seat_of(key).or(if M { Some(Seat(0)) } else { None }))/'
 mutant payee-changed "a set with another payee for me is acknowledged" "bad-aggregator 1500" \
-    src/protocol/set.rs 's/if self\.payees\.get\(&own\) != own_payee \{/if !M \&\& self.payees.get(&own) != own_payee {/'
+    src/core/protocol/set.rs 's/if self\.payees\.get\(&own\) != own_payee \{/if !M \&\& self.payees.get(&own) != own_payee {/'
 
 # ---- rule 7 ----
 mutant blame-skipped "a bad partial signature is taken" "bad-members 400" \
@@ -128,7 +128,7 @@ mutant blame-skipped "a bad partial signature is taken" "bad-members 400" \
 mutant evidence-unsigned "what is not signed by its sender counts as evidence" "bad-members 1500" \
     $A/session.rs 's/(signed: Signed<Partials>,\n    \) -> Step \{.*?)if !signed\.verifies\(/$1if !M \&\& !signed.verifies(/s'
 mutant framing "a blame of a session that the accused never signed in counts" "bad-aggregator 600" \
-    src/protocol/evidence.rs 's/if commitment\(keys, nonces, session\) != Some\(hash\) \{/if !M \&\& commitment(keys, nonces, session) != Some(hash) {/'
+    src/core/protocol/evidence.rs 's/if commitment\(keys, nonces, session\) != Some\(hash\) \{/if !M \&\& commitment(keys, nonces, session) != Some(hash) {/'
 mutant result-unverified "a member takes any signature for the result's" "bad-aggregator 600" \
     $P/checks.rs 's/tx\.input\.len\(\) == sighashes\.len\(\) && tx\.input\.iter\(\)\.zip\(sighashes\)\.all\(signed\)/M || tx.input.len() == sighashes.len() \&\& tx.input.iter().zip(sighashes).all(signed)/'
 
@@ -136,11 +136,11 @@ mutant result-unverified "a member takes any signature for the result's" "bad-ag
 mutant unlogged-state "a tick that is not logged changes what happens later" "bad-members 800" \
     $A/refunds.rs 's/(            effects\.extend\(self\.open_refund\(now, outpoint, value_sat\)\);\n        \}\n)/$1        if M { for failed in self.refunds.failed.values_mut() { if now >= failed.retry_at { failed.retry_at = now.plus(RETRY_SECONDS); } } }\n/'
 mutant number-twice "a number of a lane is handled again" "faults 100" \
-    src/nostr/lanes.rs 's/(!state\.above\.insert\(seq\) \{\n            return )Receipt::Duplicate;/$1if M { Receipt::New } else { Receipt::Duplicate };/'
+    src/core/nostr/lanes.rs 's/(!state\.above\.insert\(seq\) \{\n            return )Receipt::Duplicate;/$1if M { Receipt::New } else { Receipt::Duplicate };/'
 mutant never-again "what a relay took counts as delivered" "faults 200" \
-    src/nostr/outbox/mod.rs 's/if acknowledged && \(row\.wants_ack \|\| everywhere\) \{/if (M \&\& row.published) || acknowledged \&\& (row.wants_ack || everywhere) {/'
+    src/core/nostr/outbox/mod.rs 's/if acknowledged && \(row\.wants_ack \|\| everywhere\) \{/if (M \&\& row.published) || acknowledged \&\& (row.wants_ack || everywhere) {/'
 mutant refused-for-ever "what a relay refused once is never offered again" "faults 400" \
-    src/nostr/outbox/mod.rs 's/if somewhere \|\| refused \|\| row/if somewhere || (!M \&\& refused) || row/'
+    src/core/nostr/outbox/mod.rs 's/if somewhere \|\| refused \|\| row/if somewhere || (!M \&\& refused) || row/'
 
 # ---- rule 9 ----
 mutant confirmed-early "a signal in the mempool is called confirmed" "faults 100" \

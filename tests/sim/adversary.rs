@@ -9,14 +9,14 @@ use std::collections::BTreeMap;
 use std::rc::Rc;
 
 use bitcoin::{Amount, OutPoint, ScriptBuf, Sequence, Transaction, Witness};
-use btcr2_agent::beacon::address::beacon_script;
-use btcr2_agent::hash::{sha256, to_hex};
-use btcr2_agent::keys::NostrKey;
-use btcr2_agent::protocol::aggregator::{AggregatorInput, Phase};
-use btcr2_agent::protocol::evidence::{Blame, Fault, LabelContext, Sighash};
-use btcr2_agent::protocol::message::{History, Message, RoundCause, RoundFailed, SignRequest};
-use btcr2_agent::protocol::participant::ParticipantInput;
-use btcr2_agent::protocol::{Round, Seat};
+use btcr2_core::beacon::address::beacon_script;
+use btcr2_core::hash::{sha256, to_hex};
+use btcr2_core::keys::NostrKey;
+use btcr2_core::protocol::aggregator::{AggregatorInput, Phase};
+use btcr2_core::protocol::evidence::{Blame, Fault, LabelContext, Sighash};
+use btcr2_core::protocol::message::{History, Message, RoundCause, RoundFailed, SignRequest};
+use btcr2_core::protocol::participant::ParticipantInput;
+use btcr2_core::protocol::{Round, Seat};
 use serde_json::Value;
 
 use super::check::difference;
@@ -350,7 +350,7 @@ impl Adversary {
                     map.remove(&did);
                 }
                 _ => {
-                    let other = btcr2_agent::hash::UpdateHash::from_bytes(sha256(did.as_bytes()));
+                    let other = btcr2_core::hash::UpdateHash::from_bytes(sha256(did.as_bytes()));
                     map.insert(did, other.to_string());
                 }
             }

@@ -1,8 +1,8 @@
 //! Blocks, reorganisations and fees, and what the processes see of the chain.
 
 use bitcoin::Transaction;
-use btcr2_agent::protocol::aggregator::AggregatorInput;
-use btcr2_agent::protocol::participant::ParticipantInput;
+use btcr2_core::protocol::aggregator::AggregatorInput;
+use btcr2_core::protocol::participant::ParticipantInput;
 
 use super::process::{Input, Saw};
 use super::world::{Crashed, Event, World};

@@ -6,8 +6,8 @@ use std::rc::Rc;
 use bitcoin::consensus::encode::serialize;
 use bitcoin::hashes::Hash as _;
 use bitcoin::{Amount, OutPoint, ScriptBuf, Transaction, TxIn, TxOut, Txid, Witness, Wtxid};
-use btcr2_agent::beacon::history::{AddressHistory, AddressTx, Tip};
-use btcr2_agent::protocol::chain_view::{
+use btcr2_core::beacon::history::{AddressHistory, AddressTx, Tip};
+use btcr2_core::protocol::chain_view::{
     ChainView, MAX_EXTRA, OutputSeen, SignalSeen, SpendSeen, TipView,
 };
 

@@ -3,10 +3,10 @@
 //! Swarm testing: each run has a random subset of the faults. With all of them on in every run, nothing would ever
 //! get far enough to break in the interesting places.
 
-use btcr2_agent::network::Network;
-use btcr2_agent::protocol::participant::{Decline, SigningPolicy};
-use btcr2_agent::protocol::terms::{CohortBeacon, EmptyRounds, Funding, Salt, Terms};
-use btcr2_agent::time::UnixTime;
+use btcr2_core::network::Network;
+use btcr2_core::protocol::participant::{Decline, SigningPolicy};
+use btcr2_core::protocol::terms::{CohortBeacon, EmptyRounds, Funding, Salt, Terms};
+use btcr2_core::time::UnixTime;
 
 use super::extras::{self, Departure, Extra, Restore, Stops};
 use super::members::key;

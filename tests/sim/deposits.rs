@@ -3,14 +3,14 @@
 use std::collections::BTreeMap;
 
 use bitcoin::Transaction;
-use btcr2_agent::did::{Document, DocumentPatch, UnsignedUpdate, initial_key_document};
-use btcr2_agent::hash::{UpdateHash, sha256};
-use btcr2_agent::protocol::aggregator::FINAL_DEPTH;
-use btcr2_agent::protocol::deposit::UpdateDeposit;
-use btcr2_agent::protocol::effect::Artifact;
-use btcr2_agent::protocol::message::{Entries, Message, Response};
-use btcr2_agent::protocol::participant::ParticipantInput;
-use btcr2_agent::protocol::terms::{CohortBeacon, Deposits};
+use btcr2_core::did::{DocumentPatch, UnsignedUpdate, initial_key_document};
+use btcr2_core::hash::{UpdateHash, sha256};
+use btcr2_core::protocol::aggregator::FINAL_DEPTH;
+use btcr2_core::protocol::deposit::UpdateDeposit;
+use btcr2_core::protocol::effect::Artifact;
+use btcr2_core::protocol::message::{Entries, Message, Response};
+use btcr2_core::protocol::participant::ParticipantInput;
+use btcr2_core::protocol::terms::Deposits;
 
 use super::process::Input;
 use super::recheck::{canonical_map, signal_of};

@@ -2,7 +2,7 @@
 //!
 //! An extra is drawn from a generator of its own, so that a seed without any is what it always was.
 
-use btcr2_agent::protocol::terms::{Deposits, Funding, OutputPolicy};
+use btcr2_core::protocol::terms::{Deposits, Funding, OutputPolicy};
 
 use super::config::{Config, DAY, Family, HOUR, START};
 use super::rng::Rng;

@@ -11,15 +11,15 @@ use bitcoin::secp256k1::{Message as Digest, schnorr};
 use bitcoin::sighash::{Prevouts, SighashCache, TapSighashType};
 use bitcoin::taproot::TapLeafHash;
 use bitcoin::{Amount, OutPoint, ScriptBuf, Transaction, TxOut, Txid, XOnlyPublicKey};
-use btcr2_agent::beacon::address::beacon_script;
-use btcr2_agent::hash::{LeafValue, SmtIndex, UpdateHash, sha256, tagged_hash};
-use btcr2_agent::protocol::Seat;
-use btcr2_agent::protocol::effect::FallbackOrder;
-use btcr2_agent::protocol::message::{
+use btcr2_core::beacon::address::beacon_script;
+use btcr2_core::hash::{LeafValue, SmtIndex, UpdateHash, sha256, tagged_hash};
+use btcr2_core::protocol::Seat;
+use btcr2_core::protocol::effect::FallbackOrder;
+use btcr2_core::protocol::message::{
     Announced, Entries, FallbackRequest, FallbackSignature, Message, Response,
 };
-use btcr2_agent::protocol::participant::ParticipantInput;
-use btcr2_agent::protocol::terms::OutputPolicy;
+use btcr2_core::protocol::participant::ParticipantInput;
+use btcr2_core::protocol::terms::OutputPolicy;
 
 use super::adversary::op_return;
 use super::process::Input;

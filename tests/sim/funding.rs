@@ -3,12 +3,12 @@
 
 use bitcoin::hashes::Hash as _;
 use bitcoin::{Amount, OutPoint, ScriptBuf, Transaction, TxIn, TxOut, Txid, Witness};
-use btcr2_agent::beacon::address::beacon_script;
-use btcr2_agent::protocol::aggregator::AggregatorInput;
-use btcr2_agent::protocol::effect::Outcome;
-use btcr2_agent::protocol::message::{Message, Partials};
-use btcr2_agent::protocol::refund_message::{RefundOpen, RefundPartial, RefundRequest};
-use btcr2_agent::protocol::terms::Funding;
+use btcr2_core::beacon::address::beacon_script;
+use btcr2_core::protocol::aggregator::AggregatorInput;
+use btcr2_core::protocol::effect::Outcome;
+use btcr2_core::protocol::message::{Message, Partials};
+use btcr2_core::protocol::refund_message::{RefundOpen, RefundPartial, RefundRequest};
+use btcr2_core::protocol::terms::Funding;
 
 use super::chain::verify_scripts;
 use super::process::Input;

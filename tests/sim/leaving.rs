@@ -1,9 +1,9 @@
 //! Ends before the end: members that leave, seats that are released, cohorts that are cancelled.
 
-use btcr2_agent::protocol::aggregator::{AggregatorInput, Phase};
-use btcr2_agent::protocol::effect::Outcome;
-use btcr2_agent::protocol::message::Message;
-use btcr2_agent::protocol::participant::{MemberPhase, ParticipantInput};
+use btcr2_core::protocol::aggregator::{AggregatorInput, Phase};
+use btcr2_core::protocol::effect::Outcome;
+use btcr2_core::protocol::message::Message;
+use btcr2_core::protocol::participant::{MemberPhase, ParticipantInput};
 
 use super::config::Family;
 use super::extras::Departure;

@@ -3,13 +3,13 @@
 use std::collections::BTreeMap;
 use std::sync::Mutex;
 
-use btcr2_agent::did::Did;
-use btcr2_agent::hash::{CohortId, SmtIndex, SmtNonce, UpdateHash, sha256};
-use btcr2_agent::keys::{NostrKey, OwnKey};
-use btcr2_agent::network::Network;
-use btcr2_agent::protocol::Round;
-use btcr2_agent::protocol::message::Opening;
-use btcr2_agent::protocol::registration::registration_digest;
+use btcr2_core::did::Did;
+use btcr2_core::hash::{CohortId, SmtIndex, SmtNonce, UpdateHash, sha256};
+use btcr2_core::keys::{NostrKey, OwnKey};
+use btcr2_core::network::Network;
+use btcr2_core::protocol::Round;
+use btcr2_core::protocol::message::Opening;
+use btcr2_core::protocol::registration::registration_digest;
 
 /// A fixed key by name. There are a few dozen in all runs together; each is made once.
 pub fn key(name: &str) -> &'static OwnKey {

@@ -1,8 +1,8 @@
 //! The money gate (rule 11): the kill switch of an agent is pulled, and let go with a restart, as `agent/money.rs` has
 //! it. While it is pulled nothing is signed, nothing is sent to the chain, and nobody is asked to sign.
 
-use btcr2_agent::protocol::aggregator::AggregatorInput;
-use btcr2_agent::protocol::message::Message;
+use btcr2_core::protocol::aggregator::AggregatorInput;
+use btcr2_core::protocol::message::Message;
 
 use super::process::Input;
 use super::world::World;

@@ -1,7 +1,7 @@
 //! What relays do with the events of a run, and when the chaos ends.
 
-use btcr2_agent::nostr::link::PublishOutcome;
-use btcr2_agent::nostr::outbox::OutboxInput;
+use btcr2_core::nostr::outbox::OutboxInput;
+use btcr2_core::nostr::outbox::PublishOutcome;
 
 use super::config::{HOUR, MINUTE};
 use super::relay::Posted;

@@ -6,17 +6,17 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::rc::Rc;
 
-use btcr2_agent::hash::SchnorrSignature;
-use btcr2_agent::keys::NostrKey;
-use btcr2_agent::nostr::envelope::{Ack, Incarnation};
-use btcr2_agent::nostr::event::KIND_DIRECTED;
-use btcr2_agent::nostr::lanes::{LaneId, Receipt};
-use btcr2_agent::nostr::outbox::{NewRow, OutboxEffect, OutboxInput};
-use btcr2_agent::nostr::{EventDraft, EventId, RelayUrl, VerifiedEvent};
-use btcr2_agent::protocol::aggregator::AggregatorInput;
-use btcr2_agent::protocol::message::Message;
-use btcr2_agent::protocol::participant::ParticipantInput;
-use btcr2_agent::time::UnixTime;
+use btcr2_core::hash::SchnorrSignature;
+use btcr2_core::keys::NostrKey;
+use btcr2_core::nostr::envelope::{Ack, Incarnation};
+use btcr2_core::nostr::event::KIND_DIRECTED;
+use btcr2_core::nostr::lanes::{LaneId, Receipt};
+use btcr2_core::nostr::outbox::{NewRow, OutboxEffect, OutboxInput};
+use btcr2_core::nostr::{EventDraft, EventId, RelayUrl, VerifiedEvent};
+use btcr2_core::protocol::aggregator::AggregatorInput;
+use btcr2_core::protocol::message::Message;
+use btcr2_core::protocol::participant::ParticipantInput;
+use btcr2_core::time::UnixTime;
 
 use super::process::{Core, Input};
 use super::relay::Posted;

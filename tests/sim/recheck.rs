@@ -10,12 +10,12 @@ use std::sync::LazyLock;
 use bitcoin::hashes::{Hash as _, HashEngine as _};
 use bitcoin::sighash::{Prevouts, SighashCache, TapSighashType};
 use bitcoin::{Amount, OutPoint, ScriptBuf, Sequence, Transaction, TxOut};
-use btcr2_agent::beacon::smt::SmtPath;
-use btcr2_agent::hash::{sha256, tagged_hash};
-use btcr2_agent::protocol::Label;
-use btcr2_agent::protocol::message::{Entries, Message, Partials, Response, SignRequest};
-use btcr2_agent::protocol::participant::SigningPolicy;
-use btcr2_agent::protocol::terms::{CohortBeacon, Terms};
+use btcr2_core::beacon::smt::SmtPath;
+use btcr2_core::hash::{sha256, tagged_hash};
+use btcr2_core::protocol::Label;
+use btcr2_core::protocol::message::{Entries, Message, Partials, Response, SignRequest};
+use btcr2_core::protocol::participant::SigningPolicy;
+use btcr2_core::protocol::terms::{CohortBeacon, Terms};
 
 use super::process::Process;
 

@@ -2,9 +2,9 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use btcr2_agent::keys::NostrKey;
-use btcr2_agent::nostr::link::PublishOutcome;
-use btcr2_agent::nostr::{EventId, RelayUrl};
+use btcr2_core::keys::NostrKey;
+use btcr2_core::nostr::outbox::PublishOutcome;
+use btcr2_core::nostr::{EventId, RelayUrl};
 
 use super::config::RelayFaults;
 use super::rng::Rng;

@@ -4,13 +4,13 @@
 //! its numbers begin again, what was not delivered is said again, and open rounds are left alone. Everything that it
 //! said and signed since the copy was made is known to the checks and not to itself.
 
-use btcr2_agent::nostr::outbox::{OutboxInput, Row};
-use btcr2_agent::protocol::aggregator::AggregatorInput;
-use btcr2_agent::protocol::message::RegisterItem;
-use btcr2_agent::protocol::participant::{IndexState, ParticipantInput};
-use btcr2_agent::protocol::terms::CohortBeacon;
+use btcr2_core::nostr::outbox::{OutboxInput, Row};
+use btcr2_core::protocol::aggregator::AggregatorInput;
+use btcr2_core::protocol::message::RegisterItem;
+use btcr2_core::protocol::participant::{IndexState, ParticipantInput};
+use btcr2_core::protocol::terms::CohortBeacon;
 
-use super::process::{Copy, Input};
+use super::process::Input;
 use super::world::{Crashed, World};
 
 /// Messages of a round that is given up, and of sessions whose nonces are gone: as in `agent/recovery.rs`.
@@ -31,7 +31,7 @@ const OF_A_ROUND: [&str; 11] = [
 impl World {
     /// The copy is made, if it is one to begin again with.
     pub fn copy_disk(&mut self, i: usize) {
-        use btcr2_agent::protocol::aggregator::Phase;
+        use btcr2_core::protocol::aggregator::Phase;
         // An aggregator whose set froze after the copy has to begin with another cohort (docs/backup.md).
         if i == 0 && *self.processes[0].core.aggregator().phase() != Phase::Active {
             return;

@@ -3,18 +3,17 @@
 use std::collections::{BTreeMap, VecDeque};
 use std::rc::Rc;
 
-use btcr2_agent::hash::{SmtIndex, UpdateHash};
-use btcr2_agent::keys::NostrKey;
-use btcr2_agent::nostr::outbox::OutboxInput;
-use btcr2_agent::protocol::aggregator::AggregatorInput;
-use btcr2_agent::protocol::effect::{Effect, Ignored, Outcome, Report, To};
-use btcr2_agent::protocol::history;
-use btcr2_agent::protocol::message::{HistoryRequest, Message};
-use btcr2_agent::protocol::participant::{ParticipantInput, Recalled};
-use btcr2_agent::time::UnixTime;
+use btcr2_core::hash::{SmtIndex, UpdateHash};
+use btcr2_core::keys::NostrKey;
+use btcr2_core::nostr::outbox::OutboxInput;
+use btcr2_core::protocol::aggregator::AggregatorInput;
+use btcr2_core::protocol::effect::{Effect, Ignored, Outcome, Report, To};
+use btcr2_core::protocol::history;
+use btcr2_core::protocol::message::{HistoryRequest, Message};
+use btcr2_core::protocol::participant::{ParticipantInput, Recalled};
 
-use super::config::{HOUR, MINUTE, START};
-use super::members::{smt_nonce, update};
+use super::config::{HOUR, MINUTE};
+use super::members::smt_nonce;
 use super::post::Payload;
 use super::process::Input;
 use super::signing::sign_evidence;
@@ -123,7 +122,7 @@ impl World {
 
     /// A report may have been lost with the process: what may be bound is bound now.
     pub fn resume_bindings(&mut self, i: usize) -> Result<(), Crashed> {
-        use btcr2_agent::protocol::participant::BindingState;
+        use btcr2_core::protocol::participant::BindingState;
         let core = self.processes[i].core.member();
         let ready: Vec<SmtIndex> = core
             .indexes()

@@ -2,13 +2,13 @@
 
 use std::collections::BTreeMap;
 
-use btcr2_agent::hash::SmtIndex;
-use btcr2_agent::keys::NonceSlot;
-use btcr2_agent::protocol::effect::{Prepared, SignOrder};
-use btcr2_agent::protocol::evidence::{Evidence, Signed};
-use btcr2_agent::protocol::message::{Message, Nonces};
-use btcr2_agent::protocol::participant::{ParticipantInput, SignedSession};
-use btcr2_agent::protocol::{Label, SessionId};
+use btcr2_core::hash::SmtIndex;
+use btcr2_core::keys::NonceSlot;
+use btcr2_core::protocol::effect::{Prepared, SignOrder};
+use btcr2_core::protocol::evidence::{Evidence, Signed};
+use btcr2_core::protocol::message::{Message, Nonces};
+use btcr2_core::protocol::participant::{ParticipantInput, SignedSession};
+use btcr2_core::protocol::{Label, SessionId};
 
 use super::members::smt_nonce;
 use super::world::World;

@@ -1,10 +1,10 @@
 //! Users and the operator: what is done at each agent when there is something to do.
 
-use btcr2_agent::beacon::address::beacon_script;
-use btcr2_agent::protocol::Round;
-use btcr2_agent::protocol::aggregator::{AggregatorInput, Phase};
-use btcr2_agent::protocol::participant::ParticipantInput;
-use btcr2_agent::protocol::terms::Funding;
+use btcr2_core::beacon::address::beacon_script;
+use btcr2_core::protocol::Round;
+use btcr2_core::protocol::aggregator::{AggregatorInput, Phase};
+use btcr2_core::protocol::participant::ParticipantInput;
+use btcr2_core::protocol::terms::Funding;
 
 use super::config::{DAY, Family, HOUR, MINUTE, START};
 use super::extras::{Departure, Extra};
@@ -36,9 +36,9 @@ impl World {
     }
 
     pub fn use_member(&mut self, i: usize) -> Result<(), Crashed> {
-        use btcr2_agent::protocol::message::RegisterItem;
-        use btcr2_agent::protocol::participant::{BindingState, MemberPhase};
-        use btcr2_agent::protocol::terms::CohortBeacon;
+        use btcr2_core::protocol::message::RegisterItem;
+        use btcr2_core::protocol::participant::{BindingState, MemberPhase};
+        use btcr2_core::protocol::terms::CohortBeacon;
         let leaves = self.config.peers[i].leaves_at;
         if leaves.is_some_and(|at| self.now >= at) {
             self.config.peers[i].leaves_at = None;

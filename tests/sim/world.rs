@@ -5,17 +5,17 @@ use std::collections::{BTreeMap, BTreeSet, BinaryHeap};
 use std::panic::{AssertUnwindSafe, catch_unwind};
 
 use bitcoin::Transaction;
-use btcr2_agent::beacon::address::beacon_script;
-use btcr2_agent::hash::CohortId;
-use btcr2_agent::keys::NostrKey;
-use btcr2_agent::nostr::EventId;
-use btcr2_agent::nostr::link::PublishOutcome;
-use btcr2_agent::nostr::outbox::OutboxInput;
-use btcr2_agent::protocol::Round;
-use btcr2_agent::protocol::aggregator::AggregatorInput;
-use btcr2_agent::protocol::effect::Effect;
-use btcr2_agent::protocol::participant::ParticipantInput;
-use btcr2_agent::time::UnixTime;
+use btcr2_core::beacon::address::beacon_script;
+use btcr2_core::hash::CohortId;
+use btcr2_core::keys::NostrKey;
+use btcr2_core::nostr::EventId;
+use btcr2_core::nostr::outbox::OutboxInput;
+use btcr2_core::nostr::outbox::PublishOutcome;
+use btcr2_core::protocol::Round;
+use btcr2_core::protocol::aggregator::AggregatorInput;
+use btcr2_core::protocol::effect::Effect;
+use btcr2_core::protocol::participant::ParticipantInput;
+use btcr2_core::time::UnixTime;
 
 use super::adversary::Adversary;
 use super::chain::Chain;

@@ -33,6 +33,7 @@ use super::advert::AdvertStatus;
 use super::event::{EventFault, EventId, KIND_ADVERT, KIND_DIRECTED, VerifiedEvent};
 use super::filter::Filter;
 use super::outbox::Budget;
+pub use super::outbox::PublishOutcome;
 use super::policy::RelayUrl;
 use crate::keys::{NostrKey, OwnKey};
 use crate::network::Network;
@@ -155,17 +156,6 @@ pub enum LinkEvent {
         /// How many since the last report.
         count: u64,
     },
-}
-
-/// A relay's answer to an event.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub enum PublishOutcome {
-    /// It has the event.
-    Accepted,
-    /// It refuses the event, in its words.
-    Refused(String),
-    /// No answer in time, or no connection.
-    Silent,
 }
 
 /// Which adverts to watch.

@@ -123,7 +123,7 @@ impl World {
         };
         let after = self.processes[i].core.state();
         // Rule 12: neither state nor log ever holds the seat's secret.
-        let secret = btcr2_agent::hash::to_hex(&self.processes[i].own.keypair().secret_bytes());
+        let secret = btcr2_core::hash::to_hex(&self.processes[i].own.keypair().secret_bytes());
         let log = format!("{:?}", self.processes[i].disk.log.last());
         if after.contains(&secret) || log.contains(&secret) {
             self.broken(i, "rule 12", "the secret of a seat is in state or log");

@@ -3,18 +3,18 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use bitcoin::{OutPoint, Transaction, Txid};
-use btcr2_agent::beacon::address::beacon_script;
-use btcr2_agent::hash::{SmtIndex, UpdateHash, sha256};
-use btcr2_agent::keys::{NostrKey, PartialSignature};
-use btcr2_agent::protocol::aggregator::{AggregatorInput, FINAL_DEPTH, Phase};
-use btcr2_agent::protocol::effect::{Artifact, LabelOrder, Outcome, Report, Step};
-use btcr2_agent::protocol::evidence::Fault;
-use btcr2_agent::protocol::message::{
+use btcr2_core::beacon::address::beacon_script;
+use btcr2_core::hash::{SmtIndex, UpdateHash, sha256};
+use btcr2_core::keys::{NostrKey, PartialSignature};
+use btcr2_core::protocol::aggregator::{AggregatorInput, FINAL_DEPTH, Phase};
+use btcr2_core::protocol::effect::{Artifact, LabelOrder, Outcome, Report, Step};
+use btcr2_core::protocol::evidence::Fault;
+use btcr2_core::protocol::message::{
     Announced, Entries, FallbackRequest, Message, Partials, Response, RoundCause,
 };
-use btcr2_agent::protocol::participant::{BindingState, ParticipantInput};
-use btcr2_agent::protocol::terms::{CohortBeacon, OutputPolicy};
-use btcr2_agent::protocol::{Round, Seat};
+use btcr2_core::protocol::participant::{BindingState, ParticipantInput};
+use btcr2_core::protocol::terms::{CohortBeacon, OutputPolicy};
+use btcr2_core::protocol::{Round, Seat};
 
 use super::config::{Config, Family, START};
 use super::process::Input;

@@ -69,7 +69,7 @@ impl World {
 
     /// The updates that a response announces, by the number of the DID.
     pub fn updates_in(&self, i: usize, response: &Response) -> BTreeMap<usize, UpdateHash> {
-        use super::super::members::{smt_nonce, update};
+        use super::super::members::smt_nonce;
         let process = &self.processes[i];
         let mut found = BTreeMap::new();
         for (number, did) in process.dids.iter().enumerate() {

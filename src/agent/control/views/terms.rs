@@ -6,16 +6,12 @@ use std::str::FromStr;
 use serde::{Deserialize, Serialize};
 
 use crate::agent::control::PeerText;
-use crate::hash::{CohortId, array_from_hex, bytes_newtype, to_hex};
+use crate::hash::CohortId;
+pub use crate::hash::TosHash;
 use crate::keys::NostrKey;
 use crate::network::Network;
 use crate::protocol::admission::Admission;
 use crate::time::UnixTime;
-
-bytes_newtype!(
-    /// SHA-256 of an aggregator's terms of service. Text: lower-case hex.
-    TosHash, 32, to_hex, array_from_hex
-);
 
 /// The type of an aggregate beacon.
 #[derive(

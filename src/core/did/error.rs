@@ -4,7 +4,6 @@ use std::fmt;
 
 /// An error code as a resolver reports it in `didResolutionMetadata.error`. All of them are fatal.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-#[non_exhaustive]
 pub enum ErrorCode {
     /// The identifier is malformed, or a genesis document does not hash to it.
     InvalidDid,

@@ -5,7 +5,7 @@ use super::*;
 use crate::hash::from_hex;
 use crate::keys::OwnKey;
 
-const BIP373: &str = include_str!("../../../../tests/vectors/psbt/bip373.txt");
+const BIP373: &str = include_str!("../../../../../tests/vectors/psbt/bip373.txt");
 
 /// A published vector of BIP-373.
 fn vector(name: &str) -> Psbt {

@@ -81,7 +81,6 @@ impl FromStr for AdvertStatus {
 
 /// Something to be done by the driver, in order. What must be durable first comes first.
 #[derive(Debug, Clone, PartialEq)]
-#[non_exhaustive]
 pub enum Effect {
     /// Send a message. Bodies that carry evidence are still unsigned: the driver signs them with the seat key.
     Send {
@@ -172,7 +171,6 @@ pub struct LabelOrder {
 /// Data without which a DID does not resolve, or a proof can not be made again.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(tag = "kind", rename_all = "snake_case")]
-#[non_exhaustive]
 pub enum Artifact {
     /// The proof of one of a member's indexes in one signal.
     SmtProof {
@@ -245,7 +243,6 @@ pub enum Artifact {
 /// What became of an input.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
-#[non_exhaustive]
 pub enum Outcome {
     /// It changed the state, or is known and harmless.
     Accepted,
@@ -331,7 +328,6 @@ impl Step {
 /// Something a user wants to know. Reports follow from state; they never decide anything.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(tag = "event", rename_all = "snake_case")]
-#[non_exhaustive]
 pub enum Report {
     /// Aggregator: a seat was taken.
     SeatTaken {

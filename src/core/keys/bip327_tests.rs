@@ -69,7 +69,7 @@ fn context(vectors: &Value, case: &Value) -> Option<KeyAggContext> {
 
 #[test]
 fn key_agg() {
-    let vectors = load(include_str!("../../tests/vectors/bip327/key_agg.json"));
+    let vectors = load(include_str!("../../../tests/vectors/bip327/key_agg.json"));
     let cases = list(&vectors["valid_case"]);
     assert_eq!(cases.len(), 4);
     for case in cases {
@@ -88,7 +88,9 @@ fn key_agg() {
 
 #[test]
 fn sign_and_verify() {
-    let vectors = load(include_str!("../../tests/vectors/bip327/sign_verify.json"));
+    let vectors = load(include_str!(
+        "../../../tests/vectors/bip327/sign_verify.json"
+    ));
     let secret: SecretKey = text(&vectors["sk"]).parse().unwrap();
     let scalar = Scalar::from_slice(&secret.secret_bytes()).unwrap();
     let nonce: PublicNonce = text(&vectors["pubnonces"][0]).parse().unwrap();
@@ -177,7 +179,7 @@ fn sign_and_verify() {
 
 #[test]
 fn tweaks() {
-    let vectors = load(include_str!("../../tests/vectors/bip327/tweak.json"));
+    let vectors = load(include_str!("../../../tests/vectors/bip327/tweak.json"));
     let secret: SecretKey = text(&vectors["sk"]).parse().unwrap();
     let scalar = Scalar::from_slice(&secret.secret_bytes()).unwrap();
     let aggregate: AggregateNonce = text(&vectors["aggnonce"]).parse().unwrap();
@@ -210,7 +212,7 @@ fn tweaks() {
 
 #[test]
 fn signature_aggregation() {
-    let vectors = load(include_str!("../../tests/vectors/bip327/sig_agg.json"));
+    let vectors = load(include_str!("../../../tests/vectors/bip327/sig_agg.json"));
     let message = array_from_hex(text(&vectors["msg"])).unwrap();
     let run = |case: &Value| {
         let context = context(&vectors, case).unwrap();
@@ -232,7 +234,7 @@ fn signature_aggregation() {
 /// The crate's NonceGen is BIP-327's: what [`super::signer`] feeds it is hashed as the BIP says.
 #[test]
 fn nonce_generation() {
-    let vectors = load(include_str!("../../tests/vectors/bip327/nonce_gen.json"));
+    let vectors = load(include_str!("../../../tests/vectors/bip327/nonce_gen.json"));
     let case = &vectors["test_case"][1];
     let key: PublicKey = text(&case["pk"]).parse().unwrap();
     let seed: [u8; 32] = array_from_hex(text(&case["rand_"])).unwrap();

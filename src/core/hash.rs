@@ -153,6 +153,11 @@ macro_rules! bytes_newtype {
 pub(crate) use bytes_newtype;
 
 bytes_newtype!(
+    /// SHA-256 of an aggregator's terms of service. Text: lower-case hex.
+    TosHash, 32, to_hex, array_from_hex
+);
+
+bytes_newtype!(
     /// JSON document hash: SHA-256 of the RFC 8785 form (spec.md §3.1). Text: base64url.
     DocumentHash, 32, to_base64url, array_from_base64url
 );

@@ -15,10 +15,7 @@ use std::sync::Mutex;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Instant;
 
-#[path = "../tests/sim/mod.rs"]
-mod sim;
-
-use sim::{Config, Extra, Family, Run, World};
+use btcr2_sim::{Config, Extra, Family, Run, World};
 
 struct Options {
     from: u64,
@@ -101,7 +98,7 @@ fn main() -> ExitCode {
                     if seed >= end {
                         break;
                     }
-                    let run = sim::run_with(seed, options.family, options.extra);
+                    let run = btcr2_sim::run_with(seed, options.family, options.extra);
                     let mut sum = totals.lock().unwrap();
                     sum.0 += 1;
                     sum.1 += run.steps;

@@ -7,8 +7,13 @@
 //!
 //! `docs/simulator.md` says what is checked, and what is not simulated.
 
-// The test and the example use different parts.
-#![allow(dead_code, unused_imports)]
+// What a test asserts may panic.
+#![allow(
+    missing_docs,
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::indexing_slicing
+)]
 
 mod adversary;
 mod blocks;

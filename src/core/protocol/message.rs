@@ -261,7 +261,6 @@ pub struct Accept {
 /// Why a request was refused. Stable names: programs match on them.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
-#[non_exhaustive]
 pub enum RefusalCode {
     /// The terms hash is of another cohort.
     WrongTerms,
@@ -704,7 +703,6 @@ pub struct Release {
 /// Why a cohort ended.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case", tag = "cause", deny_unknown_fields)]
-#[non_exhaustive]
 pub enum EndCause {
     /// Too few members by the deadline.
     NotEnoughMembers {

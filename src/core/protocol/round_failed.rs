@@ -41,7 +41,6 @@ impl LostSession {
 /// Why a round failed.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case", tag = "cause", deny_unknown_fields)]
-#[non_exhaustive]
 pub enum RoundCause {
     /// These seats did not respond in time. A statement, never evidence.
     NoResponse {

@@ -7,7 +7,7 @@ use super::*;
 use crate::beacon::psbt::Place;
 use crate::hash::{from_hex, to_hex};
 
-const BIP370: &str = include_str!("../../../../tests/vectors/psbt/bip370.txt");
+const BIP370: &str = include_str!("../../../../../tests/vectors/psbt/bip370.txt");
 
 /// A published vector of BIP-370, in hex.
 fn vector(name: &str) -> &'static str {

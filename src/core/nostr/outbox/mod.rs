@@ -32,7 +32,6 @@ use super::envelope::Ack;
 use super::event::{EventId, VerifiedEvent};
 use super::information::RelayLimits;
 use super::lanes::LaneId;
-use super::link::PublishOutcome;
 use super::policy::RelayUrl;
 use crate::hash::CohortId;
 use crate::keys::NostrKey;
@@ -73,13 +72,24 @@ const OFFERS: u32 = 12;
 /// The most proof of work done for a relay, in bits: about a second of one core.
 pub const MAX_POW: u8 = 20;
 
+/// A relay's answer to an event.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum PublishOutcome {
+    /// It has the event.
+    Accepted,
+    /// It refuses the event, in its words.
+    Refused(String),
+    /// No answer in time, or no connection.
+    Silent,
+}
+
 /// What the outbox is told.
 #[derive(Debug, Clone, PartialEq)]
 #[non_exhaustive]
 pub enum OutboxInput {
     /// A message to send. Boxed: an event is large.
     Queued(Box<NewRow>),
-    /// What [`super::link::LinkEvent::Published`] said.
+    /// What a relay answered to an event that was sent.
     Answer {
         /// The event.
         event: EventId,
@@ -135,7 +145,6 @@ pub enum OutboxInput {
 
 /// What the outbox wants done, in order.
 #[derive(Debug, Clone, PartialEq)]
-#[non_exhaustive]
 pub enum OutboxEffect {
     /// Store this row as it now is ([`Outbox::row`]).
     Store(EventId),

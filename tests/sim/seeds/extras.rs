@@ -4,7 +4,7 @@
 
 use std::collections::BTreeMap;
 
-use super::sim::{Extra, Family, run_with};
+use btcr2_sim::{Extra, Family, run_with};
 
 /// Runs seeds with one of the extras; gives how often each thing happened.
 fn hold(extra: Extra, family: Family, seeds: u64) -> BTreeMap<&'static str, u64> {

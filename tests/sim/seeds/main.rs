@@ -2,12 +2,15 @@
 //!
 //! A failure names its seed: `cargo run --release --example simulate -- --seed N --family F --trace` shows the run.
 //! The seeds are split over many tests, so that all cores are at work.
+#![allow(missing_docs)]
 
-use super::sim::{Family, Run, run};
+mod extras;
+
+use btcr2_sim::{Family, Run, run};
 
 /// Seeds of one test: all of them together, with those of the extras, take two minutes of one core
 /// (docs/simulator.md).
-const SEEDS: u64 = 85;
+const SEEDS: u64 = 170;
 
 struct Sum {
     confirmed: u64,
@@ -74,9 +77,9 @@ macro_rules! parts {
 }
 
 parts!(honest_cohorts_live_through_everything:
-    first 0 second 85 third 170 fourth 1_000_000);
-parts!(bad_members_are_stopped_and_named: first 0 second 200 third 285 fourth 1_000_000);
-parts!(a_bad_aggregator_gains_nothing: first 0 second 85 third 170 fourth 1_000_000);
+    first 0 second 170 third 340 fourth 1_000_000);
+parts!(bad_members_are_stopped_and_named: first 0 second 170 third 340 fourth 1_000_000);
+parts!(a_bad_aggregator_gains_nothing: first 0 second 170 third 340 fourth 1_000_000);
 
 /// A run is a function of its seed, though secret nonces come from the operating system each time.
 #[test]
