@@ -12,7 +12,7 @@ use super::node::{Machine, Node, NodeId, NodeInput};
 use super::runtime::{Agent, Internal};
 use crate::chain::{BroadcastError, Rejection};
 use crate::fail_point;
-use crate::hash::SmtIndex;
+use crate::hash::{SignalBytes, SmtIndex};
 use crate::keys::NostrKey;
 use crate::keys::signer::NonceSlot;
 use crate::protocol::aggregator::AggregatorInput;
@@ -44,6 +44,10 @@ enum Followup {
         to: NostrKey,
         request: HistoryRequest,
     },
+    ShowProofs {
+        indexes: Vec<SmtIndex>,
+        signals: Vec<SignalBytes>,
+    },
     OpenIndex(SmtIndex),
     Recall {
         index: SmtIndex,
@@ -63,6 +67,7 @@ impl Followup {
             Self::SignFallback(_) => "sign_fallback",
             Self::Broadcast(_) => "broadcast",
             Self::AnswerHistory { .. } => "answer_history",
+            Self::ShowProofs { .. } => "show_proofs",
             Self::OpenIndex(_) => "open_index",
             Self::Recall { .. } => "recall",
             Self::Advertise(_) => "advertise",
@@ -153,7 +158,7 @@ impl Agent {
             return Ok((outcome, Vec::new()));
         }
         // An answered request changes nothing, and may be made again and again.
-        let answer = ["history_request", "seat_request"].contains(&kind);
+        let answer = ["history_request", "seat_request", "proof_request"].contains(&kind);
         if kind == "seat_request" && !effects.is_empty() && !within_budget(refusals, now) {
             return Ok((outcome, Vec::new()));
         }
@@ -228,6 +233,9 @@ impl Agent {
                     Effect::AnswerHistory { to, request } => {
                         followups.push(Followup::AnswerHistory { to, request });
                     }
+                    Effect::ShowProofs { indexes, signals } => {
+                        followups.push(Followup::ShowProofs { indexes, signals });
+                    }
                     Effect::OpenIndex(index) => followups.push(Followup::OpenIndex(index)),
                     Effect::Recall { index, rounds } => {
                         followups.push(Followup::Recall { index, rounds });
@@ -295,6 +303,9 @@ impl Agent {
             }
             Followup::Broadcast(tx) => self.broadcast(id, tx),
             Followup::AnswerHistory { to, request } => self.answer_history(id, to, &request)?,
+            Followup::ShowProofs { indexes, signals } => {
+                self.show_proofs(id, &indexes, &signals)?;
+            }
             Followup::OpenIndex(index) => {
                 if let Some(input) = self.open_index(id, index)? {
                     queue.push_back((id, input));

@@ -49,6 +49,7 @@ mod routing;
 pub mod runtime;
 mod seats;
 mod settling;
+mod showing;
 pub mod sidecar;
 pub mod singleton;
 mod snapshots;

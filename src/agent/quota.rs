@@ -5,6 +5,7 @@
 
 use std::collections::BTreeMap;
 
+use crate::hash::CohortId;
 use crate::keys::NostrKey;
 use crate::time::UnixTime;
 
@@ -55,6 +56,35 @@ impl HistoryQuota {
     }
 }
 
+/// Answers to proof requests of one cohort in an hour: with 32 signals each more than a restored aggregator can ask for,
+/// and 2 MiB at most of what would then wait to be sent.
+const SHOWN_PER_HOUR: u32 = 60;
+
+/// How often this member has shown its aggregators what it keeps, in the current hour.
+#[derive(Debug, Default)]
+pub(super) struct ShownQuota {
+    began: UnixTime,
+    by_cohort: BTreeMap<CohortId, u32>,
+}
+
+impl ShownQuota {
+    /// Counts a request; false if it is one too many.
+    pub(super) fn take(&mut self, now: UnixTime, cohort: CohortId) -> bool {
+        if now.since(self.began) >= 3_600 {
+            *self = Self {
+                began: now,
+                ..Self::default()
+            };
+        }
+        let count = self.by_cohort.entry(cohort).or_default();
+        if *count >= SHOWN_PER_HOUR {
+            return false;
+        }
+        *count = count.saturating_add(1);
+        true
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -88,5 +118,20 @@ mod tests {
         assert!(quota.take(next, key(1), false) && quota.take(next, key(30), true));
         // A clock that goes back opens nothing.
         assert_eq!(taken(&mut quota, 30, true), 119);
+    }
+
+    #[test]
+    fn an_aggregator_is_shown_so_much_an_hour() {
+        let mut quota = ShownQuota::default();
+        let taken = |quota: &mut ShownQuota, at: u64, n: u8| {
+            let cohort = CohortId::from_bytes([n; 32]);
+            (0..1_000)
+                .take_while(|_| quota.take(UnixTime(at), cohort))
+                .count()
+        };
+        assert_eq!(taken(&mut quota, 10_000, 1), 60);
+        assert_eq!(taken(&mut quota, 13_599, 1), 0);
+        assert_eq!(taken(&mut quota, 13_599, 2), 60, "each cohort has its own");
+        assert_eq!(taken(&mut quota, 13_600, 1), 60);
     }
 }

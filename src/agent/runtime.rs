@@ -125,6 +125,7 @@ pub struct Agent {
     pub(super) refusals: (UnixTime, u32),
     /// Requests for history in the current minute.
     pub(super) history_quota: super::quota::HistoryQuota,
+    pub(super) shown_quota: super::quota::ShownQuota,
     /// A step changed memory and could not be stored: the agent must stop, and resume from the store.
     pub(super) broken: Option<String>,
     /// Cohorts whose signals were not looked after since the start: the chain was not read yet.
@@ -259,6 +260,7 @@ impl Agent {
             arrived: None,
             refusals: (now, 0),
             history_quota: super::quota::HistoryQuota::default(),
+            shown_quota: super::quota::ShownQuota::default(),
             bundle,
             broken: None,
             unresumed: BTreeSet::new(),

@@ -405,6 +405,13 @@ fn of_report(report: &Report, is_aggregator: bool) -> Option<(&'static str, Stri
             "unknown_spend",
             format!("ALARM: {txid} spends from the beacon and this agent did not sign it"),
         ),
+        Report::SignalExplained { round, txid } => (
+            "signal_explained",
+            format!("got back from members what {txid} announced in round {round}"),
+        ),
+        Report::SignalUnexplained { txid, lacking } => {
+            ("unexplained_signal", unexplained(txid, lacking))
+        }
         Report::Alarm { text } => ("alarm", format!("ALARM: {text}")),
         Report::ReformOffered { cohort, without } => (
             "reform_offered",
@@ -482,6 +489,21 @@ pub(super) fn bump_held(round: crate::protocol::Round, fee_sat: u64, max_sat: u6
     format!(
         "the signal of round {round} is not confirmed, and its next fee, {fee_sat} sat, is over money.max_fee_sat, \
          {max_sat}: raise that and start the agent again, or wait"
+    )
+}
+
+pub(super) fn unexplained(
+    txid: &bitcoin::Txid,
+    lacking: &[crate::protocol::ids::Seat],
+) -> String {
+    format!(
+        "{txid} was announced while this store was not in use, and can not be proved to anybody yet: {} not shown \
+         what they keep of it",
+        match lacking {
+            [] => "members have".to_owned(),
+            [one] => format!("{} has", super::causes::seats(&[*one])),
+            several => format!("{} have", super::causes::seats(several)),
+        }
     )
 }
 

@@ -124,6 +124,13 @@ pub enum Effect {
         /// What.
         request: HistoryRequest,
     },
+    /// Member: show the aggregator what is kept of these indexes and of the whole round under these signals.
+    ShowProofs {
+        /// The member's indexes.
+        indexes: Vec<SmtIndex>,
+        /// The signals, in the order they were asked for.
+        signals: Vec<SignalBytes>,
+    },
     /// Derive the SMT nonces of an index in these past rounds, and name the updates of its DID; answer with
     /// `Recalled`.
     Recall {
@@ -719,6 +726,20 @@ pub enum Report {
     UnknownSpend {
         /// The transaction.
         txid: Txid,
+    },
+    /// Aggregator: members have shown what a signal was made of that this store knew nothing of.
+    SignalExplained {
+        /// The round, as members name it.
+        round: Round,
+        /// The transaction.
+        txid: Txid,
+    },
+    /// Aggregator: a signal that this store knows nothing of can not be proved by what members have shown so far.
+    SignalUnexplained {
+        /// The transaction.
+        txid: Txid,
+        /// Seats that have not answered, or keep nothing of it.
+        lacking: Vec<Seat>,
     },
     /// The aggregator said something that contradicts what it said or what the chain says.
     Alarm {

@@ -15,6 +15,7 @@ use super::deposit::{Deposited, LeafOpening, UpdateDeposit};
 use super::evidence::Signed;
 pub use super::fallback_message::{Announced, FallbackRequest, FallbackSignature};
 use super::ids::{Label, Round, Seat, Subject};
+pub use super::proof_message::{KeptProof, KeptProofs, KeptSignal, ProofRequest};
 pub use super::raw_json::{MAX_RAW_DEPTH, RawJson};
 pub use super::reform::Reform;
 use super::refund_message::{
@@ -174,6 +175,10 @@ messages! {
     "history_request" => HistoryRequest(HistoryRequest),
     /// Aggregator → member: proofs of past rounds.
     "history" => History(History),
+    /// Aggregator → member: what do you keep of these signals? My store is older than they are.
+    "proof_request" => ProofRequest(ProofRequest),
+    /// Member → aggregator: what it keeps of them.
+    "kept_proofs" => KeptProofs(KeptProofs),
     /// Member → aggregator: my store is new; what do you know of my seat?
     "seat_request" => SeatRequest(SeatRequest),
     /// Aggregator → member: what its seat was told.

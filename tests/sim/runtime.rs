@@ -3,12 +3,13 @@
 use std::collections::{BTreeMap, VecDeque};
 use std::rc::Rc;
 
-use btcr2_agent::hash::{SmtIndex, UpdateHash};
+use btcr2_agent::hash::{SignalBytes, SmtIndex, UpdateHash};
 use btcr2_agent::keys::NostrKey;
 use btcr2_agent::nostr::outbox::OutboxInput;
 use btcr2_agent::protocol::aggregator::AggregatorInput;
 use btcr2_agent::protocol::effect::{Effect, Ignored, Outcome, Report, To};
 use btcr2_agent::protocol::history;
+use btcr2_agent::protocol::kept::KeptAnswer;
 use btcr2_agent::protocol::message::{HistoryRequest, Message};
 use btcr2_agent::protocol::participant::{ParticipantInput, Recalled};
 use btcr2_agent::time::UnixTime;
@@ -176,7 +177,8 @@ impl World {
         }
         self.edge(i, false)?;
         self.check_bound(i, &input);
-        if !stranger && !is("history_request") {
+        let shown = matches!(&input, Input::Member(ParticipantInput::Message { message: Message::ProofRequest(_), .. }));
+        if !stranger && !shown && !is("history_request") {
             self.processes[i].disk.log.push((now, input));
         }
         if let Some((id, lane)) = self.processes[i].arrived.take() {
@@ -297,6 +299,10 @@ impl World {
                 self.answer_history(i, to, &request);
                 return Ok(());
             }
+            Effect::ShowProofs { signals, .. } => {
+                self.show_proofs(i, &signals);
+                return Ok(());
+            }
             Effect::Report(report) => {
                 self.check_report(i, &report);
                 self.on_report(i, report);
@@ -334,6 +340,18 @@ impl World {
         let artifacts = &self.processes[i].disk.artifacts;
         let answer = history::answer(request, artifacts, history::MAX_ANSWER_BYTES);
         self.send(i, to, Message::History(answer));
+    }
+
+    pub fn show_proofs(&mut self, i: usize, signals: &[SignalBytes]) {
+        let mut answer = KeptAnswer::new(history::MAX_ANSWER_BYTES);
+        for signal in signals {
+            let kept = &self.processes[i].disk.artifacts;
+            if !answer.add(*signal, kept) {
+                break;
+            }
+        }
+        let aggregator = self.processes[0].public();
+        self.send(i, aggregator, Message::KeptProofs(answer.finish()));
     }
 
     /// The updates of a DID that are on the disk, oldest first.

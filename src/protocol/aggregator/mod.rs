@@ -17,6 +17,7 @@ mod round;
 mod seats;
 mod session;
 mod signals;
+mod unexplained;
 mod watch;
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -28,7 +29,7 @@ use super::chain_view::{ChainUpdate, ChainView, TipView};
 use super::conduct::Conduct;
 use super::confirmation::ConfirmationWatch;
 pub use super::confirmation::FINAL_DEPTH;
-use super::effect::{AdvertStatus, Effect, Ignored, Report, Step, To};
+use super::effect::{AdvertStatus, Effect, Ignored, Outcome, Report, Step, To};
 use super::ids::{Round, Seat};
 use super::message::{EndCause, Ended, Message, RefusalCode, Refused, RoundCause};
 use super::reform::Offer;
@@ -51,6 +52,8 @@ use replacing::Kept;
 use round::RoundState;
 pub use round::{OpenRefusal, OpenRound};
 pub use signals::SignedSignal;
+use unexplained::Unexplained;
+pub use unexplained::UnexplainedSignal;
 
 /// Seconds between two attempts to send an unconfirmed signal again.
 const REBROADCAST_SECONDS: u64 = 60;
@@ -205,6 +208,9 @@ pub struct Aggregator {
     offer: Option<Offer>,
     /// The highest fee of one transaction that the gate permits, once it was told.
     max_fee: Option<Amount>,
+    /// Signals on the chain that were signed by a later copy of this store.
+    #[serde(default)]
+    unexplained: Unexplained,
 }
 
 impl Aggregator {
@@ -237,6 +243,7 @@ impl Aggregator {
             conduct: Conduct::default(),
             offer: None,
             max_fee: None,
+            unexplained: Unexplained::default(),
         }
     }
 
@@ -246,11 +253,23 @@ impl Aggregator {
         if let (Phase::Ended(_), AggregatorInput::Message { message, .. }) = (&self.phase, &input)
             && !matches!(
                 message,
-                Message::HistoryRequest(_) | Message::SeatRequest(_)
+                Message::HistoryRequest(_) | Message::SeatRequest(_) | Message::KeptProofs(_)
             )
         {
             return Step::ignored(Ignored::WrongPhase);
         }
+        // What is not logged moves no timer, or a replay would not show what it led to: questions, and opt-ins that come
+        // to nothing.
+        let (question, opt_in) = match &input {
+            AggregatorInput::Message { message, .. } => (
+                matches!(
+                    message,
+                    Message::HistoryRequest(_) | Message::SeatRequest(_)
+                ),
+                matches!(message, Message::OptIn(_)),
+            ),
+            _ => (false, false),
+        };
         let mut step = match input {
             AggregatorInput::Advertise {
                 invited,
@@ -288,7 +307,9 @@ impl Aggregator {
                 Step::accepted()
             }
         };
-        self.timers(now, &mut step.effects);
+        if !question && !(opt_in && matches!(step.outcome, Outcome::Ignored(_))) {
+            self.timers(now, &mut step.effects);
+        }
         if let Some((set, _)) = &self.set {
             for effect in &step.effects {
                 if let Effect::Report(report) = effect {
@@ -318,7 +339,8 @@ impl Aggregator {
             .map(|signal| signal.last_sent().plus(REBROADCAST_SECONDS))
             .min();
         let (index, refund) = (self.registry.deadline(), self.refund_deadline());
-        [phase, round, opening, rebroadcast, index, refund]
+        let proofs = self.proofs_due();
+        [phase, round, opening, rebroadcast, index, refund, proofs]
             .into_iter()
             .flatten()
             .min()
@@ -345,6 +367,7 @@ impl Aggregator {
                 Step::with(vec![Effect::AnswerHistory { to: from, request }])
             }
             Message::SeatRequest(_) => self.seat_request(from),
+            Message::KeptProofs(kept) => self.kept_proofs(&from, kept),
             Message::Refused(refused) => self.member_refused(from, &refused),
             _ => Step::ignored(Ignored::WrongRole),
         }
@@ -359,6 +382,7 @@ impl Aggregator {
         self.replacement_timer(now, effects);
         self.rebroadcast_timer(now, effects);
         self.refund_timer(now, effects);
+        self.proofs_timer(now, effects);
     }
 
     fn chain_changed(&mut self, now: UnixTime, update: &ChainUpdate) -> Step {
@@ -373,6 +397,7 @@ impl Aggregator {
             effects.extend(signal.look(&self.chain).into_iter().map(Effect::Report));
         }
         effects.extend(self.watch_signals(update));
+        self.note_unexplained(update.signals.iter().map(|(txid, _)| *txid).collect());
         effects.extend(self.tip_moved());
         effects.extend(self.replacement_after_chain());
         self.refunds_after_chain();
@@ -448,6 +473,8 @@ impl Aggregator {
         self.refunds_restored(NUMBERS_SKIPPED);
         let mut effects = self.fail_round(RoundCause::Operator);
         self.kept = None;
+        let all = self.chain.signals.keys().copied().collect();
+        self.note_unexplained(all);
         effects.extend(self.repeat_formation());
         Step::with(effects)
     }

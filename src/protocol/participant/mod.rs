@@ -17,6 +17,7 @@ mod replacing;
 mod reseating;
 mod round;
 mod session;
+mod showing;
 mod watch;
 
 use std::collections::BTreeMap;
@@ -445,6 +446,7 @@ impl Participant {
             Message::RoundResult(result) => self.round_result(now, result),
             Message::RoundFailed(failed) => self.round_failed(failed),
             Message::History(history) => self.history(history),
+            Message::ProofRequest(request) => self.show_proofs(&request),
             Message::SeatState(state) => self.seat_state(now, state),
             Message::Reform(reform) => self.reform(reform),
             Message::Release(release) => self.released(release.reason),

@@ -36,4 +36,5 @@ mod snapshots;
 mod spares;
 mod strangers;
 mod topups;
+mod unexplained;
 mod watch;
