@@ -19,8 +19,9 @@ impl Agent {
     /// to begin it, and its advert or opt-in never existed. It is forgotten; who gave the command got no answer.
     pub(super) fn is_unborn(&mut self, row: &CohortRow) -> Result<bool, AgentError> {
         let (cohort, role) = (row.cohort, row.role);
-        // What the settings say is stated before anything is done.
-        let stated = ["policy", "max_fee", "money"];
+        // What the settings say is stated before anything is done, and the relays that were named with it are noted: a seat
+        // that is found by the words would else never be looked for again.
+        let stated = ["policy", "max_fee", "money", super::relays::RELAY_HINTS];
         let log = self.store.view().log_tail(cohort, role, 8)?;
         if row.ended.is_some()
             || self

@@ -492,10 +492,7 @@ pub(super) fn bump_held(round: crate::protocol::Round, fee_sat: u64, max_sat: u6
     )
 }
 
-pub(super) fn unexplained(
-    txid: &bitcoin::Txid,
-    lacking: &[crate::protocol::ids::Seat],
-) -> String {
+pub(super) fn unexplained(txid: &bitcoin::Txid, lacking: &[crate::protocol::ids::Seat]) -> String {
     format!(
         "{txid} was announced while this store was not in use, and can not be proved to anybody yet: {} not shown \
          what they keep of it",

@@ -177,7 +177,13 @@ impl World {
         }
         self.edge(i, false)?;
         self.check_bound(i, &input);
-        let shown = matches!(&input, Input::Member(ParticipantInput::Message { message: Message::ProofRequest(_), .. }));
+        let shown = matches!(
+            &input,
+            Input::Member(ParticipantInput::Message {
+                message: Message::ProofRequest(_),
+                ..
+            })
+        );
         if !stranger && !shown && !is("history_request") {
             self.processes[i].disk.log.push((now, input));
         }
