@@ -22,6 +22,7 @@ pub mod message;
 pub mod money;
 pub mod nonce_audit;
 pub mod participant;
+pub mod quota;
 pub mod raw_json;
 pub mod reform;
 pub mod refund_message;

@@ -31,6 +31,7 @@ pub use super::confirmation::FINAL_DEPTH;
 use super::effect::{AdvertStatus, Effect, Ignored, Report, Step, To};
 use super::ids::{Round, Seat};
 use super::message::{EndCause, Ended, Message, RefusalCode, Refused, RoundCause};
+use super::quota::{self, Bound, Counted};
 use super::reform::Offer;
 use super::set::CohortSet;
 use super::terms::Terms;
@@ -205,6 +206,9 @@ pub struct Aggregator {
     offer: Option<Offer>,
     /// The highest fee of one transaction that the gate permits, once it was told.
     max_fee: Option<Amount>,
+    /// What members said of late.
+    #[serde(default)]
+    counted: Counted,
 }
 
 impl Aggregator {
@@ -237,6 +241,7 @@ impl Aggregator {
             conduct: Conduct::default(),
             offer: None,
             max_fee: None,
+            counted: Counted::default(),
         }
     }
 
@@ -251,6 +256,16 @@ impl Aggregator {
         {
             return Step::ignored(Ignored::WrongPhase);
         }
+        let said = self.said(&input);
+        if let Some((seat, kind, bound)) = said
+            && !self.counted.has_room(now, &self.terms, seat, kind, bound)
+        {
+            return Step::ignored(Ignored::OverQuota);
+        }
+        let kind = match &input {
+            AggregatorInput::Message { message, .. } => Some(message.type_name()),
+            _ => None,
+        };
         let mut step = match input {
             AggregatorInput::Advertise {
                 invited,
@@ -288,15 +303,35 @@ impl Aggregator {
                 Step::accepted()
             }
         };
+        // What is not logged must not change anything: what is due is done by the next input, a tick at the latest.
+        if kind.is_some_and(|kind| !step.is_logged(kind)) {
+            return step;
+        }
+        if let Some((seat, kind, bound)) = said {
+            self.counted.count(now, seat, kind, bound);
+        }
         self.timers(now, &mut step.effects);
-        if let Some((set, _)) = &self.set {
-            for effect in &step.effects {
-                if let Effect::Report(report) = effect {
-                    self.conduct.note(report, set);
-                }
+        for effect in &step.effects {
+            let Effect::Report(report) = effect else {
+                continue;
+            };
+            if let Some((set, _)) = &self.set {
+                self.conduct.note(report, set);
+            }
+            if matches!(report, Report::SignalConfirmed { .. }) {
+                self.counted.begin(now);
             }
         }
         step
+    }
+
+    /// The seat that speaks, the type of what it says, and what bounds it.
+    fn said(&self, input: &AggregatorInput) -> Option<(Seat, &'static str, Bound)> {
+        let AggregatorInput::Message { from, message } = input else {
+            return None;
+        };
+        let seat = self.seat_of(from)?;
+        Some((seat, message.type_name(), quota::of_member(message)))
     }
 
     /// When [`AggregatorInput::Tick`] must be fed at the latest, if nothing else happens.

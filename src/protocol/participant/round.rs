@@ -181,6 +181,7 @@ impl Participant {
             return Self::contradiction(&text);
         }
         self.last_round = open.round.0;
+        self.counted.round_opened(now);
         let session = self.session(open.round, 1);
         let refunds = !self.refund_scripts().is_empty();
         let labels = Label::of_round(self.terms.rungs(), open.inputs, refunds);

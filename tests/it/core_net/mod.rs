@@ -22,6 +22,7 @@ mod money;
 pub mod net;
 mod node;
 mod order;
+mod quotas;
 mod recovered;
 mod reform;
 mod refunds;
