@@ -617,6 +617,9 @@ pub enum Report {
         absent: Vec<Seat>,
         /// How many members have to sign.
         threshold: u16,
+        /// Why it stalled: whom it names did not do its part, whether it responded or not.
+        #[serde(default)]
+        why: Option<RoundCause>,
     },
     /// Aggregator: a member's signature through the leaf came and verified.
     FallbackSignatureReceived {

@@ -103,9 +103,9 @@ fn flood(net: &mut Net, from: NostrKey, to: Dest, mut say: impl FnMut(u32) -> Me
     flood
 }
 
-fn most(terms: &Terms, bound: Bound, rounds: u32) -> u32 {
+fn most(terms: &Terms, bound: Bound, rounds: u32, refunds: u32) -> u32 {
     match bound {
-        Bound::Quota(quota) => quota.most(terms, rounds, 0),
+        Bound::Quota(quota) => quota.most(terms, rounds, refunds),
         _ => panic!("{bound:?} is no quota"),
     }
 }
@@ -222,8 +222,11 @@ fn a_member_that_repeats_itself_is_heard_so_often_and_the_round_goes_on() {
         let spent = spent.entry(kind).or_default();
         *spent += flood.logged;
         // One registration was there before.
-        let most = most(&terms, bound, 1);
-        assert!((most - 1..=most).contains(spent), "{what}: {spent} of {most}");
+        let most = most(&terms, bound, 1, 1);
+        assert!(
+            (most - 1..=most).contains(spent),
+            "{what}: {spent} of {most}"
+        );
         assert_eq!(flood.last, Outcome::Ignored(Ignored::OverQuota), "{what}");
     }
     // What is answered and not logged changes nothing, however often it is asked.
@@ -290,7 +293,7 @@ fn partial_signatures_that_do_not_verify_are_evidence_so_often_and_then_nothing(
     let (from, terms) = (net.nodes[2].me(), net.agg.terms().clone());
     let bound = of_member(&bad);
     let flood = flood(&mut net, from, Dest::Aggregator, |_| bad.clone());
-    assert_eq!(flood.logged, most(&terms, bound, 1));
+    assert_eq!(flood.logged, most(&terms, bound, 1, 0));
     assert_eq!(flood.last, Outcome::Ignored(Ignored::OverQuota));
     let conduct = net.agg.conduct().of(Seat(2)).unwrap();
     assert_eq!(conduct.offences.len(), 1, "one piece of evidence is enough");
@@ -487,7 +490,7 @@ fn an_aggregator_that_repeats_itself_is_heard_so_often() {
         let bound = of_aggregator(&say(0));
         let flood = flood(&mut net, from, Dest::Member(1), say);
         // A round or two of the window, as far as it counts them.
-        let (few, many) = (most(&terms, bound, 0), most(&terms, bound, 2));
+        let (few, many) = (most(&terms, bound, 0, 0), most(&terms, bound, 2, 2));
         assert!(
             (few..=many).contains(&flood.logged),
             "{what}: {}",
@@ -515,8 +518,9 @@ fn an_aggregator_that_repeats_itself_is_heard_so_often() {
             inputs: 1,
         })),
         0,
+        0,
     );
-    assert!(results.logged <= most(&terms, bound, opened));
+    assert!(results.logged <= most(&terms, bound, opened, 0));
     for message in [
         Message::RoundFailed(RoundFailed {
             round: Round(1),
