@@ -123,53 +123,38 @@ impl Agent {
         let json = serde_json::to_string(&input)
             .map_err(|_| AgentError::Defect("an input has no JSON"))?;
         let kind = kind_of(&input);
+        let from = author_of(&input);
         let relays = self.write_relays(Some(id.0));
         let Self {
             nodes,
             store,
             post,
             conversations,
-            refusals,
+            answers,
             arrived,
             ..
         } = self;
         let node = nodes.get_mut(&id).ok_or(AgentError::UnknownCohort(id.0))?;
         let (phase, was_over) = (node.phase_name(), node.is_over());
-        let Step { outcome, effects } = node.handle(now, input)?;
+        let step = node.handle(now, input)?;
+        let logged = step.is_logged(kind);
+        let Step { outcome, effects } = step;
         if let Outcome::Ignored(reason) = &outcome {
             self.counters
                 .entry(reason_name(reason))
                 .and_modify(|count| *count = count.saturating_add(1))
                 .or_insert(1);
             tracing::debug!(cohort = %id.0.short(), kind, ?reason, "ignored");
-            if effects.is_empty() {
-                // Nothing changed: strangers and repetitions do not fill the log.
-                return Ok((outcome, Vec::new()));
-            }
         }
-        // Whoever is refused a seat, or asks once more for a decision, is a stranger: it gets an answer while the budget
-        // lasts, and no place in the log, since nothing changed.
-        let nothing_new = |outcome: &Outcome| {
-            let refused = matches!(outcome, Outcome::Ignored(Ignored::Refused(_)));
-            refused || *outcome == Outcome::Ignored(Ignored::Duplicate)
-        };
-        let stranger = kind == "opt_in" && nothing_new(&outcome);
-        if stranger && !within_budget(refusals, now) {
-            return Ok((outcome, Vec::new()));
-        }
-        // An answered request changes nothing, and may be made again and again.
-        let answer = ["history_request", "seat_request", "proof_request"].contains(&kind);
-        if kind == "seat_request" && !effects.is_empty() && !within_budget(refusals, now) {
-            return Ok((outcome, Vec::new()));
-        }
-        if effects.is_empty() && kind == "tick" {
+        // Nothing changed: strangers and repetitions do not fill the log. They are answered while the budget lasts.
+        if !logged && (effects.is_empty() || !answers.take(now, kind, from)) {
             return Ok((outcome, Vec::new()));
         }
         let node = &*node;
         let followups = store.transaction::<_, AgentError>(|tx| {
             let text = serde_json::to_string(&outcome)
                 .map_err(|_| AgentError::Defect("an outcome has no JSON"))?;
-            if !stranger && !answer {
+            if logged {
                 tx.append(&NewLogEntry {
                     cohort: id.0,
                     role: id.1,
@@ -258,7 +243,7 @@ impl Agent {
         fail_point!("stored", kind);
         *arrived = None;
         let moved = node.phase_name() != phase;
-        if let Some(node) = nodes.get_mut(&id).filter(|_| !stranger && !answer) {
+        if let Some(node) = nodes.get_mut(&id).filter(|_| logged) {
             node.tail.add(json.len());
         }
         if moved {
@@ -514,10 +499,11 @@ impl Agent {
             Machine::Aggregator(machine) => machine.members().contains(&to),
             Machine::Participant(_) => false,
         });
-        if !self.history_quota.take(self.now(), to, member) {
+        let now = self.now();
+        if !self.history_quota.take(now, to, member) {
             self.count("too_many_history_requests");
-            if !member {
-                // A stranger gets no answer that it could cause at will.
+            // A stranger gets no answer that it could cause at will, and a member a few.
+            if !member || !self.history_quota.may_tell(now, to) {
                 return Ok(());
             }
             let refused = Refused {
@@ -616,17 +602,6 @@ impl Agent {
         }
         Ok(())
     }
-}
-
-/// Refusals sent to strangers per minute: enough for honest latecomers, too few to flood relays with.
-const REFUSALS_PER_MINUTE: u32 = 30;
-
-fn within_budget(refusals: &mut (UnixTime, u32), now: UnixTime) -> bool {
-    if now.since(refusals.0) >= 60 {
-        *refusals = (now, 0);
-    }
-    refusals.1 = refusals.1.saturating_add(1);
-    refusals.1 <= REFUSALS_PER_MINUTE
 }
 
 /// Stores an artifact in the transaction of the step that made it.
@@ -737,6 +712,15 @@ const fn is_proof(kind: ArtifactKind) -> bool {
         kind,
         ArtifactKind::SmtProof | ArtifactKind::CasAnnouncement | ArtifactKind::LeafSet
     )
+}
+
+/// Who sent a message.
+const fn author_of(input: &NodeInput) -> Option<NostrKey> {
+    match input {
+        NodeInput::Aggregator(AggregatorInput::Message { from, .. })
+        | NodeInput::Participant(ParticipantInput::Message { from, .. }) => Some(*from),
+        _ => None,
+    }
 }
 
 /// A name for an input, for the log's readers.

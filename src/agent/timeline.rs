@@ -295,13 +295,18 @@ fn of_report(report: &Report, is_aggregator: bool) -> Option<(&'static str, Stri
             round,
             absent,
             threshold,
+            why,
         } => (
             "fallback_opened",
-            match absent.as_slice() {
-                [] => format!(
+            match (why, absent.as_slice()) {
+                (Some(why), _) => format!(
+                    "round {round} stalled ({}): {threshold} members may sign it without the others",
+                    round_cause(why)
+                ),
+                (None, []) => format!(
                     "round {round} stalled while it was signed: {threshold} members may sign it without the others"
                 ),
-                absent => format!(
+                (None, absent) => format!(
                     "round {round} stalled without {}: {threshold} members may sign it without the others",
                     seats(absent)
                 ),

@@ -297,6 +297,8 @@ pub enum Ignored {
     BadProof,
     /// The driver answered something nobody asked.
     Unasked,
+    /// Its sender has said so much of this type that nothing more of it counts for now: see [`super::quota`].
+    OverQuota,
 }
 
 /// The result of handling one input.
@@ -323,6 +325,24 @@ impl Step {
         Self {
             outcome: Outcome::Accepted,
             effects,
+        }
+    }
+
+    /// Whether the input that led here belongs into the log, with `kind` the type of a message or a name of another
+    /// input. What does not has changed nothing, and may be repeated without end: a message that counts for nothing, a
+    /// question that is answered, the opt-in of somebody who is not seated by it, a tick with nothing due.
+    #[must_use]
+    pub fn is_logged(&self, kind: &str) -> bool {
+        let ignored = matches!(self.outcome, Outcome::Ignored(_));
+        let answered = matches!(
+            self.outcome,
+            Outcome::Ignored(Ignored::Refused(_) | Ignored::Duplicate)
+        );
+        match kind {
+            "history_request" | "seat_request" | "proof_request" => false,
+            "opt_in" if answered => false,
+            "tick" => !self.effects.is_empty(),
+            _ => !(ignored && self.effects.is_empty()),
         }
     }
 
@@ -604,6 +624,9 @@ pub enum Report {
         absent: Vec<Seat>,
         /// How many members have to sign.
         threshold: u16,
+        /// Why it stalled: whom it names did not do its part, whether it responded or not.
+        #[serde(default)]
+        why: Option<RoundCause>,
     },
     /// Aggregator: a member's signature through the leaf came and verified.
     FallbackSignatureReceived {

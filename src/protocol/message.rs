@@ -199,6 +199,22 @@ messages! {
     "subscribe" => Subscribe(Subscribe),
 }
 
+/// Types that a store which was restored does not send again: of a round that it gives up, and of sessions whose nonces
+/// are gone. `parts` carries the proofs of a round.
+pub const OF_A_ROUND: [&str; 11] = [
+    "round_open",
+    "response",
+    "nonce_update",
+    "nonce_request",
+    "sign_request",
+    "parts",
+    "deposited",
+    "fallback_request",
+    "refund_open",
+    "refund_nonces",
+    "refund_request",
+];
+
 impl Message {
     /// What a message of a session is about: its round, or the refund session of an output that was paid in.
     #[must_use]

@@ -24,6 +24,7 @@ pub mod money;
 pub mod nonce_audit;
 pub mod participant;
 pub mod proof_message;
+pub mod quota;
 pub mod raw_json;
 pub mod reform;
 pub mod refund_message;

@@ -437,7 +437,7 @@ impl Cohort {
 
 /// The messages, by name: the type, or `type:variant`.
 #[allow(clippy::too_many_lines)] // a list
-fn messages() -> Vec<(&'static str, Message)> {
+pub fn messages() -> Vec<(&'static str, Message)> {
     let mut messages = of_cohorts();
     messages.extend(fallback::messages(CohortBeacon::Smt));
     messages.extend(fallback::messages(CohortBeacon::Cas));

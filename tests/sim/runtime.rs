@@ -166,8 +166,12 @@ impl World {
             self.count("ignored");
             return Ok((outcome, VecDeque::new()));
         }
-        let is = |name: &str| matches!(&input, Input::Aggregator(AggregatorInput::Message { message, .. }) if message.type_name() == name);
-        let stranger = is("opt_in") && matches!(outcome, Outcome::Ignored(Ignored::Refused(_)));
+        let kind = match &input {
+            Input::Aggregator(AggregatorInput::Message { message, .. })
+            | Input::Member(ParticipantInput::Message { message, .. }) => message.type_name(),
+            _ => "another",
+        };
+        let logged = step.is_logged(kind);
         let tick = matches!(
             input,
             Input::Aggregator(AggregatorInput::Tick) | Input::Member(ParticipantInput::Tick)
@@ -177,14 +181,7 @@ impl World {
         }
         self.edge(i, false)?;
         self.check_bound(i, &input);
-        let shown = matches!(
-            &input,
-            Input::Member(ParticipantInput::Message {
-                message: Message::ProofRequest(_),
-                ..
-            })
-        );
-        if !stranger && !shown && !is("history_request") {
+        if logged {
             self.processes[i].disk.log.push((now, input));
         }
         if let Some((id, lane)) = self.processes[i].arrived.take() {

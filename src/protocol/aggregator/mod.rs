@@ -29,9 +29,10 @@ use super::chain_view::{ChainUpdate, ChainView, TipView};
 use super::conduct::Conduct;
 use super::confirmation::ConfirmationWatch;
 pub use super::confirmation::FINAL_DEPTH;
-use super::effect::{AdvertStatus, Effect, Ignored, Outcome, Report, Step, To};
+use super::effect::{AdvertStatus, Effect, Ignored, Report, Step, To};
 use super::ids::{Round, Seat};
 use super::message::{EndCause, Ended, Message, RefusalCode, Refused, RoundCause};
+use super::quota::{self, Bound, Counted};
 use super::reform::Offer;
 use super::set::CohortSet;
 use super::terms::Terms;
@@ -211,6 +212,9 @@ pub struct Aggregator {
     /// Signals on the chain that were signed by a later copy of this store.
     #[serde(default)]
     unexplained: Unexplained,
+    /// What members said of late.
+    #[serde(default)]
+    counted: Counted,
 }
 
 impl Aggregator {
@@ -244,6 +248,7 @@ impl Aggregator {
             offer: None,
             max_fee: None,
             unexplained: Unexplained::default(),
+            counted: Counted::default(),
         }
     }
 
@@ -258,17 +263,15 @@ impl Aggregator {
         {
             return Step::ignored(Ignored::WrongPhase);
         }
-        // What is not logged moves no timer, or a replay would not show what it led to: questions, and opt-ins that come
-        // to nothing.
-        let (question, opt_in) = match &input {
-            AggregatorInput::Message { message, .. } => (
-                matches!(
-                    message,
-                    Message::HistoryRequest(_) | Message::SeatRequest(_)
-                ),
-                matches!(message, Message::OptIn(_)),
-            ),
-            _ => (false, false),
+        let said = self.said(&input);
+        if let Some((seat, kind, bound)) = said
+            && !self.counted.has_room(now, &self.terms, seat, kind, bound)
+        {
+            return Step::ignored(Ignored::OverQuota);
+        }
+        let kind = match &input {
+            AggregatorInput::Message { message, .. } => Some(message.type_name()),
+            _ => None,
         };
         let mut step = match input {
             AggregatorInput::Advertise {
@@ -307,17 +310,35 @@ impl Aggregator {
                 Step::accepted()
             }
         };
-        if !question && !(opt_in && matches!(step.outcome, Outcome::Ignored(_))) {
-            self.timers(now, &mut step.effects);
+        // What is not logged must not change anything: what is due is done by the next input, a tick at the latest.
+        if kind.is_some_and(|kind| !step.is_logged(kind)) {
+            return step;
         }
-        if let Some((set, _)) = &self.set {
-            for effect in &step.effects {
-                if let Effect::Report(report) = effect {
-                    self.conduct.note(report, set);
-                }
+        if let Some((seat, kind, bound)) = said {
+            self.counted.count(now, seat, kind, bound);
+        }
+        self.timers(now, &mut step.effects);
+        for effect in &step.effects {
+            let Effect::Report(report) = effect else {
+                continue;
+            };
+            if let Some((set, _)) = &self.set {
+                self.conduct.note(report, set);
+            }
+            if matches!(report, Report::SignalConfirmed { .. }) {
+                self.counted.begin(now);
             }
         }
         step
+    }
+
+    /// The seat that speaks, the type of what it says, and what bounds it.
+    fn said(&self, input: &AggregatorInput) -> Option<(Seat, &'static str, Bound)> {
+        let AggregatorInput::Message { from, message } = input else {
+            return None;
+        };
+        let seat = self.seat_of(from)?;
+        Some((seat, message.type_name(), quota::of_member(message)))
     }
 
     /// When [`AggregatorInput::Tick`] must be fed at the latest, if nothing else happens.

@@ -261,10 +261,12 @@ impl Participant {
                 ),
             }));
         }
+        effects.extend(self.blamed(request.blamed));
         effects.push(Effect::Report(Report::FallbackOpened {
             round,
             absent: request.absent,
             threshold: leaf.threshold(),
+            why: self.told(round, request.why),
         }));
         self.remember(
             now,

@@ -36,6 +36,7 @@ use super::ids::{Label, Round, Seat, SessionId, Subject};
 use super::message::{
     EndCause, HistoryItem, Message, Nonces, Opening, Refused, RegisterItem, RoundOpen,
 };
+use super::quota::{self, Counted, THE_AGGREGATOR};
 use super::reform::Offer;
 use super::set::CohortSet;
 use super::terms::Terms;
@@ -284,6 +285,9 @@ pub struct Participant {
     offer: Option<Offer>,
     /// The store was made again out of the words alone.
     reseat: Option<Reseat>,
+    /// What the aggregator said of late.
+    #[serde(default)]
+    counted: Counted,
 }
 
 impl Participant {
@@ -321,6 +325,7 @@ impl Participant {
             conduct: Conduct::default(),
             offer: None,
             reseat: None,
+            counted: Counted::default(),
         }
     }
 
@@ -352,13 +357,32 @@ impl Participant {
         {
             return Step::ignored(Ignored::NotTheAggregator);
         }
+        let said = match &input {
+            ParticipantInput::Message { message, .. } => {
+                Some((message.type_name(), quota::of_aggregator(message)))
+            }
+            _ => None,
+        };
+        if let Some((kind, bound)) = said {
+            let counted = &self.counted;
+            if !counted.has_room(now, &self.terms, THE_AGGREGATOR, kind, bound) {
+                return Step::ignored(Ignored::OverQuota);
+            }
+        }
         self.now = now;
         let step = self.take(now, input);
-        if let Some((set, _)) = &self.set {
-            for effect in &step.effects {
-                if let Effect::Report(report) = effect {
-                    self.conduct.note(report, set);
-                }
+        if let Some((kind, bound)) = said.filter(|(kind, _)| step.is_logged(kind)) {
+            self.counted.count(now, THE_AGGREGATOR, kind, bound);
+        }
+        for effect in &step.effects {
+            let Effect::Report(report) = effect else {
+                continue;
+            };
+            if let Some((set, _)) = &self.set {
+                self.conduct.note(report, set);
+            }
+            if matches!(report, Report::SignalConfirmed { .. }) {
+                self.counted.begin(now);
             }
         }
         step
