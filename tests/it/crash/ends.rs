@@ -42,7 +42,7 @@ fn show(id: &str) -> String {
     format!("cohort show {id}")
 }
 
-fn number(found: bool) -> Result<(), String> {
+fn so(found: bool) -> Result<(), String> {
     if found {
         Ok(())
     } else {
@@ -75,7 +75,7 @@ fn by_hand(world: &mut World) {
     });
     world.wait("both to wait", |world| {
         let (waiting, _) = applicants(&world.actors[AGGREGATOR], &id)?;
-        number(keys.iter().all(|key| waiting.contains(key)))
+        so(keys.iter().all(|key| waiting.contains(key)))
     });
     for who in [1, 2] {
         world.until(who, &show(&id), |view| {
@@ -85,25 +85,29 @@ fn by_hand(world: &mut World) {
     }
     let line = format!("cohort reject {id} {} --reason unknown", keys[1]);
     world.command(AGGREGATOR, &line, |actor| {
-        number(!applicants(actor, &id)?.0.contains(&keys[1]))
+        so(!applicants(actor, &id)?.0.contains(&keys[1]))
     });
     let ended = |view: &Value| !view["end"].is_null();
     let view = world.until(2, &show(&id), ended);
     assert_eq!(view["end"]["cause"], "rejected", "{view}");
-    world.command(AGGREGATOR, &format!("cohort approve {id} {}", keys[0]), |actor| {
-        number(applicants(actor, &id)?.1 == 1)
-    });
+    world.command(
+        AGGREGATOR,
+        &format!("cohort approve {id} {}", keys[0]),
+        |actor| so(applicants(actor, &id)?.1 == 1),
+    );
     world.until(1, &show(&id), |view| phase(view) == "seated");
-    world.command(AGGREGATOR, &format!("cohort reject {id} {}", keys[0]), |actor| {
-        number(applicants(actor, &id)?.1 == 0)
-    });
+    world.command(
+        AGGREGATOR,
+        &format!("cohort reject {id} {}", keys[0]),
+        |actor| so(applicants(actor, &id)?.1 == 0),
+    );
     world.until(1, &show(&id), ended);
     cancel(world, &id);
 }
 
 fn cancel(world: &mut World, id: &str) {
     world.command(AGGREGATOR, &format!("cohort cancel {id} --yes"), |actor| {
-        number(phase(&actor.ask(&show(id))?) == "ended")
+        so(phase(&actor.ask(&show(id))?) == "ended")
     });
 }
 
@@ -133,7 +137,7 @@ fn frozen(world: &mut World) {
         world.until(who, &show(&id), |view| phase(view) == "seated");
     }
     world.command(AGGREGATOR, &format!("cohort close {id}"), |actor| {
-        number(phase(&actor.ask(&show(&id))?) != "open")
+        so(actor.ask(&show(&id))?["beacon"]["address"].is_string())
     });
     for who in [AGGREGATOR, 1, 2] {
         world.until(who, &show(&id), |view| phase(view) == "funding");
@@ -144,11 +148,11 @@ fn frozen(world: &mut World) {
         view["own_seat"]
     );
     world.command(AGGREGATOR, &line, |actor| {
-        number(!actor.ask(&show(&id))?["reform"].is_null())
+        so(!actor.ask(&show(&id))?["reform"].is_null())
     });
     world.until(1, &show(&id), |view| !view["reform"].is_null());
     world.command(1, &format!("cohort leave {id} --yes"), |actor| {
-        number(phase(&actor.ask(&show(&id))?) == "ended")
+        so(phase(&actor.ask(&show(&id))?) == "ended")
     });
     for who in [AGGREGATOR, 2] {
         world.until(who, &show(&id), |view| phase(view) == "ended");

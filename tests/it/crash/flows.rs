@@ -133,13 +133,25 @@ fn killed_at_every_point_of_other_terms_a_cohort_announces() {
 const NOT_KILLED_AT: &[(&str, &str)] = &[
     ("stored/index_challenge", DISPUTE),
     ("stored/index_opening", DISPUTE),
-    ("stored/invite", "an invitation to a cohort that was joined already changes nothing"),
+    (
+        "stored/invite",
+        "an invitation to a cohort that was joined already changes nothing",
+    ),
     ("stored/money", "regtest is never switched off"),
     ("stored/open", DISPUTE),
-    ("stored/protect", "of a funding transaction that somebody else made"),
-    ("stored/refund_complete", "where members fund; refunds are made in forming"),
+    (
+        "stored/protect",
+        "of a funding transaction that somebody else made",
+    ),
+    (
+        "stored/refund_complete",
+        "where members fund; refunds are made in forming",
+    ),
     ("stored/relays", "relays on loopback are never advertised"),
-    ("stored/sign_failed", "a process that has lost its nonces was told so when it began"),
+    (
+        "stored/sign_failed",
+        "a process that has lost its nonces was told so when it began",
+    ),
     ("stored/subscribe", "outside of cohorts: no log has it"),
     ("stored/unknown", "a word for reasons, not a kind of input"),
 ];

@@ -164,19 +164,19 @@ fn one_away(world: &mut World, cohort: &mut Cohort) {
 /// The second member has nothing but its words, and settings.
 fn member_by_its_words(world: &mut World, cohort: &Cohort, run: usize) {
     let home = world.dir.path().join(format!("two-{run}"));
+    let relay = world.relay.clone();
     let actor = &mut world.actors[2];
     let words = actor.root().words().unwrap();
     let root = RootSecret::from_words(words.expose()).unwrap();
     let made = Home::locate(Some(&home), None).unwrap();
     made.create().unwrap();
     restore_words(&made.store_path(), &root, &[], system_clock()()).unwrap();
-    for file in ["keystore.json", "config.toml", "relays.toml", "identity.json"] {
-        let from = actor.home.join(file);
-        if from.exists() {
-            std::fs::copy(from, home.join(file)).unwrap();
-        }
+    for file in ["keystore.json", "config.toml", "identity.json"] {
+        std::fs::copy(actor.home.join(file), home.join(file)).unwrap();
     }
     actor.home = home;
+    // Relays that were added are in the store that is lost.
+    actor.ask(&format!("relay add {relay}")).unwrap();
     actor.start();
     world.until(2, &format!("did show {}", cohort.dids[1]), |view| {
         view["bindings"][0]["stage"] == "bound"

@@ -9,6 +9,6 @@ mod flows;
 mod leaf;
 mod lost;
 mod points;
-mod ways;
 mod storm;
+mod ways;
 mod world;

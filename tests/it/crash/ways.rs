@@ -46,7 +46,12 @@ pub fn has(points: &OfAll, wanted: [&[&str]; 3]) {
 }
 
 /// Kills everybody at each of its points, in as many runs of a flow as that takes.
-pub fn kill_at_all(world: &mut World, points: &OfAll, most: usize, mut flow: impl FnMut(&mut World)) {
+pub fn kill_at_all(
+    world: &mut World,
+    points: &OfAll,
+    most: usize,
+    mut flow: impl FnMut(&mut World),
+) {
     for (actor, points) in world.actors.iter_mut().zip(points) {
         actor.pending.clone_from(points);
     }
