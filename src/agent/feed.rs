@@ -4,15 +4,16 @@ use std::collections::VecDeque;
 
 use bitcoin::{Amount, Transaction};
 
+use super::answering::Answering;
 use super::delivery::{self, Outgoing};
 use super::error::AgentError;
 use super::events::What;
 use super::money;
-use super::node::{Machine, Node, NodeId, NodeInput};
+use super::node::{Node, NodeId, NodeInput};
 use super::runtime::{Agent, Internal};
 use crate::chain::{BroadcastError, Rejection};
 use crate::fail_point;
-use crate::hash::{SignalBytes, SmtIndex};
+use crate::hash::SmtIndex;
 use crate::keys::NostrKey;
 use crate::keys::signer::NonceSlot;
 use crate::protocol::aggregator::AggregatorInput;
@@ -20,9 +21,8 @@ use crate::protocol::effect::{
     AdvertStatus, Artifact, Effect, FallbackOrder, Ignored, Outcome, Prepared, Report, SignOrder,
     Step, To,
 };
-use crate::protocol::history::{Answer, MAX_ANSWER_BYTES};
 use crate::protocol::ids::{Label, Round, SessionId};
-use crate::protocol::message::{HistoryRequest, Message, Nonces, RefusalCode, Refused};
+use crate::protocol::message::Nonces;
 use crate::protocol::participant::{ParticipantInput, Recalled, SignedSession};
 use crate::store::{
     ArtifactKey, ArtifactKind, NewArtifact, NewLogEntry, NewTransaction, Role, StoreError, Subject,
@@ -40,14 +40,6 @@ enum Followup {
     Sign(SignOrder),
     SignFallback(FallbackOrder),
     Broadcast(Transaction),
-    AnswerHistory {
-        to: NostrKey,
-        request: HistoryRequest,
-    },
-    ShowProofs {
-        indexes: Vec<SmtIndex>,
-        signals: Vec<SignalBytes>,
-    },
     OpenIndex(SmtIndex),
     Recall {
         index: SmtIndex,
@@ -66,8 +58,6 @@ impl Followup {
             Self::Sign(_) => "sign",
             Self::SignFallback(_) => "sign_fallback",
             Self::Broadcast(_) => "broadcast",
-            Self::AnswerHistory { .. } => "answer_history",
-            Self::ShowProofs { .. } => "show_proofs",
             Self::OpenIndex(_) => "open_index",
             Self::Recall { .. } => "recall",
             Self::Advertise(_) => "advertise",
@@ -132,6 +122,9 @@ impl Agent {
             conversations,
             answers,
             arrived,
+            history_quota,
+            shown_quota,
+            counters,
             ..
         } = self;
         let node = nodes.get_mut(&id).ok_or(AgentError::UnknownCohort(id.0))?;
@@ -140,7 +133,7 @@ impl Agent {
         let logged = step.is_logged(kind);
         let Step { outcome, effects } = step;
         if let Outcome::Ignored(reason) = &outcome {
-            self.counters
+            counters
                 .entry(reason_name(reason))
                 .and_modify(|count| *count = count.saturating_add(1))
                 .or_insert(1);
@@ -151,6 +144,12 @@ impl Agent {
             return Ok((outcome, Vec::new()));
         }
         let node = &*node;
+        let mut answering = Answering {
+            now,
+            history: history_quota,
+            shown: shown_quota,
+            counters,
+        };
         let followups = store.transaction::<_, AgentError>(|tx| {
             let text = serde_json::to_string(&outcome)
                 .map_err(|_| AgentError::Defect("an outcome has no JSON"))?;
@@ -216,10 +215,16 @@ impl Agent {
                     Effect::SignFallback(order) => followups.push(Followup::SignFallback(order)),
                     Effect::Broadcast(tx) => followups.push(Followup::Broadcast(tx)),
                     Effect::AnswerHistory { to, request } => {
-                        followups.push(Followup::AnswerHistory { to, request });
+                        if let Some(answer) = answering.history(tx, node, to, &request)? {
+                            send(delivery::wrap(node, answer, to)?)?;
+                        }
                     }
                     Effect::ShowProofs { indexes, signals } => {
-                        followups.push(Followup::ShowProofs { indexes, signals });
+                        let shown = answering.kept(tx, id.0, &indexes, &signals)?;
+                        if let Some(answer) = shown {
+                            let to = node.terms().aggregator;
+                            send(delivery::wrap(node, answer, to)?)?;
+                        }
                     }
                     Effect::OpenIndex(index) => followups.push(Followup::OpenIndex(index)),
                     Effect::Recall { index, rounds } => {
@@ -287,10 +292,6 @@ impl Agent {
                 queue.extend(self.sign_fallback(id, &order));
             }
             Followup::Broadcast(tx) => self.broadcast(id, tx),
-            Followup::AnswerHistory { to, request } => self.answer_history(id, to, &request)?,
-            Followup::ShowProofs { indexes, signals } => {
-                self.show_proofs(id, &indexes, &signals)?;
-            }
             Followup::OpenIndex(index) => {
                 if let Some(input) = self.open_index(id, index)? {
                     queue.push_back((id, input));
@@ -487,42 +488,6 @@ impl Agent {
             .iter()
             .try_fold(Amount::ZERO, |sum, output| sum.checked_add(output.value))?;
         spent.checked_sub(paid)
-    }
-
-    fn answer_history(
-        &mut self,
-        id: NodeId,
-        to: NostrKey,
-        request: &HistoryRequest,
-    ) -> Result<(), AgentError> {
-        let member = self.nodes.get(&id).is_some_and(|node| match &node.machine {
-            Machine::Aggregator(machine) => machine.members().contains(&to),
-            Machine::Participant(_) => false,
-        });
-        let now = self.now();
-        if !self.history_quota.take(now, to, member) {
-            self.count("too_many_history_requests");
-            // A stranger gets no answer that it could cause at will, and a member a few.
-            if !member || !self.history_quota.may_tell(now, to) {
-                return Ok(());
-            }
-            let refused = Refused {
-                of: "history_request".into(),
-                code: RefusalCode::TooMany,
-                round: None,
-            };
-            return self.send_plain(id, to, Message::Refused(refused));
-        }
-        let mut answer = Answer::new(request, MAX_ANSWER_BYTES);
-        let view = self.store.view();
-        view.each_signed_round(id.0, request.from_round, |artifact| {
-            match serde_json::from_slice(&artifact.bytes) {
-                Ok(artifact) => answer.add(&artifact),
-                // Damaged in the store: nothing can be proved from it.
-                Err(_) => true,
-            }
-        })?;
-        self.send_plain(id, to, Message::History(answer.finish()))
     }
 
     /// What this agent knows of an index in past rounds: its nonces, which are derived, and its updates.

@@ -7,6 +7,7 @@
 pub mod admitting;
 pub mod adverts;
 mod alarms;
+mod answering;
 pub mod backend;
 pub mod backup;
 pub mod bundle;
@@ -49,7 +50,6 @@ mod routing;
 pub mod runtime;
 mod seats;
 mod settling;
-mod showing;
 pub mod sidecar;
 pub mod singleton;
 mod snapshots;

@@ -140,12 +140,12 @@ const NOT_KILLED_AT: &[(&str, &str)] = &[
     ("stored/money", "regtest is never switched off"),
     ("stored/open", DISPUTE),
     (
-        "stored/protect",
-        "of a funding transaction that somebody else made",
+        "stored/plain",
+        "of relays, which are not advertised on loopback, and of subscriptions",
     ),
     (
-        "stored/refund_complete",
-        "where members fund; refunds are made in forming",
+        "stored/protect",
+        "of a funding transaction that somebody else made",
     ),
     ("stored/relays", "relays on loopback are never advertised"),
     (

@@ -16,8 +16,9 @@ use super::evidence::check;
 use super::ways::{self, OfAll};
 use super::world::{AGGREGATOR, Actor, Cohort, Ending, World};
 
-/// The deadline is what the round takes that fails, and longer than an answer.
-const TERMS: &str = "--response-deadline 15s";
+/// The deadline is what the round takes that fails, and longer than an answer. Where members fund, each is sent the
+/// refund of every round.
+const TERMS: &str = "--fund-by members --response-deadline 15s";
 
 /// Rounds whose numbers a restored aggregator leaves out.
 const LEFT_OUT: u32 = 1_000;
@@ -30,15 +31,14 @@ const WANTED: [&[&str]; 3] = [
         "stored/restored",
         "stored/kept_proofs",
         "stored/seat_request",
-        "stored/plain",
     ],
     &[
         "stored/proof_request",
-        "before/show_proofs",
         "stored/recovered",
         "stored/fetch",
         "stored/lost",
         "stored/recalled",
+        "stored/refund_complete",
         "stored/round_failed",
     ],
     &[

@@ -462,15 +462,18 @@ impl World {
             self.until(who, &show, is_frozen);
         }
         let line = format!("cohort fund {id} --rounds 40");
-        let fund = self.until(AGGREGATOR, &line, |fund| {
-            fund["send_sat"].as_u64() > Some(0)
-        });
+        let payer = if terms.contains("--fund-by members") {
+            MEMBERS[0]
+        } else {
+            AGGREGATOR
+        };
+        let fund = self.until(payer, &line, |fund| fund["send_sat"].as_u64() > Some(0));
         // Signals that are replaced at ten times their fee, again and again, cost more than forty rounds.
         let factor = if terms.is_empty() { 1 } else { 40 };
         let send = fund["send_sat"].as_u64().unwrap() * factor;
         let address = text(&fund["address"]);
         self.dev(&format!("dev pay {address} {send}"));
-        self.until(AGGREGATOR, &line, |fund| fund["state"] == "confirmed");
+        self.until(payer, &line, |fund| fund["state"] == "confirmed");
         let dids = MEMBERS.map(|who| {
             let line = format!("did create --cohort {id}");
             self.command(who, &line, |actor| {
