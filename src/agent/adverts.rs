@@ -27,6 +27,9 @@ use crate::time::UnixTime;
 /// Seconds an advert stays with relays (DESIGN §4: formation and results one year).
 const ADVERT_LIFE_SECONDS: u64 = 365 * 86_400;
 
+/// An advert is published anew so many seconds before relays drop it: an agent that is away for a season is found still.
+const RENEW_BEFORE_SECONDS: u64 = 90 * 86_400;
+
 /// `created_at` of the last advert: it always grows, also when the clock goes back.
 const LAST_ADVERT: MetaKey = MetaKey::new("last_advert");
 
@@ -278,6 +281,21 @@ impl Agent {
         fail_point!("stored", "advert");
         self.send_due(now)?;
         self.publish_relay_list()
+    }
+
+    /// Publishes adverts anew that are about to expire: a cohort may live for years without changing its status.
+    pub(super) fn renew_adverts(&mut self, now: UnixTime) -> Result<(), AgentError> {
+        let due: Vec<CohortId> = self
+            .upkeep
+            .expiring(now.plus(RENEW_BEFORE_SECONDS))
+            .collect();
+        for cohort in due {
+            let status = self.status_to_advertise(cohort);
+            if let Some(status) = status.filter(|status| *status != AdvertStatus::Closed) {
+                self.advertise((cohort, Role::Aggregator), status)?;
+            }
+        }
+        Ok(())
     }
 
     /// An advert came: checked, kept, reported; joined if the standing policy says so.

@@ -35,6 +35,10 @@ const ROUND_EXPIRY: u64 = 60 * 86_400;
 /// Seconds after which relays may drop a message of formation, or a result.
 const LONG_EXPIRY: u64 = 365 * 86_400;
 
+/// Seconds after which relays, and the store, may drop a page of history: whoever still lacks it asks again. Anybody can
+/// have as many of them made as are answered.
+const ANSWER_EXPIRY: u64 = 7 * 86_400;
+
 #[derive(Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 struct ChannelGrant {
@@ -91,7 +95,11 @@ pub(super) fn expiry(now: UnixTime, kind: &str) -> UnixTime {
             | "round_request"
             | "refused"
     );
-    now.plus(if round { ROUND_EXPIRY } else { LONG_EXPIRY })
+    now.plus(match kind {
+        "history" => ANSWER_EXPIRY,
+        _ if round => ROUND_EXPIRY,
+        _ => LONG_EXPIRY,
+    })
 }
 
 /// Wraps a message of the core; signs the evidence in it with the seat's key.

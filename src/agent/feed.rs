@@ -4,11 +4,12 @@ use std::collections::VecDeque;
 
 use bitcoin::{Amount, Transaction};
 
+use super::answering::Answering;
 use super::delivery::{self, Outgoing};
 use super::error::AgentError;
 use super::events::What;
 use super::money;
-use super::node::{Machine, Node, NodeId, NodeInput};
+use super::node::{Node, NodeId, NodeInput};
 use super::runtime::{Agent, Internal};
 use crate::chain::{BroadcastError, Rejection};
 use crate::fail_point;
@@ -20,9 +21,8 @@ use crate::protocol::effect::{
     AdvertStatus, Artifact, Effect, FallbackOrder, Ignored, Outcome, Prepared, Report, SignOrder,
     Step, To,
 };
-use crate::protocol::history::{Answer, MAX_ANSWER_BYTES};
 use crate::protocol::ids::{Label, Round, SessionId};
-use crate::protocol::message::{HistoryRequest, Message, Nonces, RefusalCode, Refused};
+use crate::protocol::message::Nonces;
 use crate::protocol::participant::{ParticipantInput, Recalled, SignedSession};
 use crate::store::{
     ArtifactKey, ArtifactKind, NewArtifact, NewLogEntry, NewTransaction, Role, StoreError, Subject,
@@ -40,10 +40,6 @@ enum Followup {
     Sign(SignOrder),
     SignFallback(FallbackOrder),
     Broadcast(Transaction),
-    AnswerHistory {
-        to: NostrKey,
-        request: HistoryRequest,
-    },
     OpenIndex(SmtIndex),
     Recall {
         index: SmtIndex,
@@ -62,7 +58,6 @@ impl Followup {
             Self::Sign(_) => "sign",
             Self::SignFallback(_) => "sign_fallback",
             Self::Broadcast(_) => "broadcast",
-            Self::AnswerHistory { .. } => "answer_history",
             Self::OpenIndex(_) => "open_index",
             Self::Recall { .. } => "recall",
             Self::Advertise(_) => "advertise",
@@ -118,53 +113,47 @@ impl Agent {
         let json = serde_json::to_string(&input)
             .map_err(|_| AgentError::Defect("an input has no JSON"))?;
         let kind = kind_of(&input);
+        let from = author_of(&input);
         let relays = self.write_relays(Some(id.0));
         let Self {
             nodes,
             store,
             post,
             conversations,
-            refusals,
+            answers,
             arrived,
+            history_quota,
+            shown_quota,
+            counters,
             ..
         } = self;
         let node = nodes.get_mut(&id).ok_or(AgentError::UnknownCohort(id.0))?;
         let (phase, was_over) = (node.phase_name(), node.is_over());
-        let Step { outcome, effects } = node.handle(now, input)?;
+        let step = node.handle(now, input)?;
+        let logged = step.is_logged(kind);
+        let Step { outcome, effects } = step;
         if let Outcome::Ignored(reason) = &outcome {
-            self.counters
+            counters
                 .entry(reason_name(reason))
                 .and_modify(|count| *count = count.saturating_add(1))
                 .or_insert(1);
             tracing::debug!(cohort = %id.0.short(), kind, ?reason, "ignored");
-            if effects.is_empty() {
-                // Nothing changed: strangers and repetitions do not fill the log.
-                return Ok((outcome, Vec::new()));
-            }
         }
-        // Whoever is refused a seat, or asks once more for a decision, is a stranger: it gets an answer while the budget
-        // lasts, and no place in the log, since nothing changed.
-        let nothing_new = |outcome: &Outcome| {
-            let refused = matches!(outcome, Outcome::Ignored(Ignored::Refused(_)));
-            refused || *outcome == Outcome::Ignored(Ignored::Duplicate)
-        };
-        let stranger = kind == "opt_in" && nothing_new(&outcome);
-        if stranger && !within_budget(refusals, now) {
-            return Ok((outcome, Vec::new()));
-        }
-        // An answered request changes nothing, and may be made again and again.
-        let answer = ["history_request", "seat_request"].contains(&kind);
-        if kind == "seat_request" && !effects.is_empty() && !within_budget(refusals, now) {
-            return Ok((outcome, Vec::new()));
-        }
-        if effects.is_empty() && kind == "tick" {
+        // Nothing changed: strangers and repetitions do not fill the log. They are answered while the budget lasts.
+        if !logged && (effects.is_empty() || !answers.take(now, kind, from)) {
             return Ok((outcome, Vec::new()));
         }
         let node = &*node;
+        let mut answering = Answering {
+            now,
+            history: history_quota,
+            shown: shown_quota,
+            counters,
+        };
         let followups = store.transaction::<_, AgentError>(|tx| {
             let text = serde_json::to_string(&outcome)
                 .map_err(|_| AgentError::Defect("an outcome has no JSON"))?;
-            if !stranger && !answer {
+            if logged {
                 tx.append(&NewLogEntry {
                     cohort: id.0,
                     role: id.1,
@@ -226,7 +215,16 @@ impl Agent {
                     Effect::SignFallback(order) => followups.push(Followup::SignFallback(order)),
                     Effect::Broadcast(tx) => followups.push(Followup::Broadcast(tx)),
                     Effect::AnswerHistory { to, request } => {
-                        followups.push(Followup::AnswerHistory { to, request });
+                        if let Some(answer) = answering.history(tx, node, to, &request)? {
+                            send(delivery::wrap(node, answer, to)?)?;
+                        }
+                    }
+                    Effect::ShowProofs { indexes, signals } => {
+                        let shown = answering.kept(tx, id.0, &indexes, &signals)?;
+                        if let Some(answer) = shown {
+                            let to = node.terms().aggregator;
+                            send(delivery::wrap(node, answer, to)?)?;
+                        }
                     }
                     Effect::OpenIndex(index) => followups.push(Followup::OpenIndex(index)),
                     Effect::Recall { index, rounds } => {
@@ -250,7 +248,7 @@ impl Agent {
         fail_point!("stored", kind);
         *arrived = None;
         let moved = node.phase_name() != phase;
-        if let Some(node) = nodes.get_mut(&id).filter(|_| !stranger && !answer) {
+        if let Some(node) = nodes.get_mut(&id).filter(|_| logged) {
             node.tail.add(json.len());
         }
         if moved {
@@ -294,7 +292,6 @@ impl Agent {
                 queue.extend(self.sign_fallback(id, &order));
             }
             Followup::Broadcast(tx) => self.broadcast(id, tx),
-            Followup::AnswerHistory { to, request } => self.answer_history(id, to, &request)?,
             Followup::OpenIndex(index) => {
                 if let Some(input) = self.open_index(id, index)? {
                     queue.push_back((id, input));
@@ -493,41 +490,6 @@ impl Agent {
         spent.checked_sub(paid)
     }
 
-    fn answer_history(
-        &mut self,
-        id: NodeId,
-        to: NostrKey,
-        request: &HistoryRequest,
-    ) -> Result<(), AgentError> {
-        let member = self.nodes.get(&id).is_some_and(|node| match &node.machine {
-            Machine::Aggregator(machine) => machine.members().contains(&to),
-            Machine::Participant(_) => false,
-        });
-        if !self.history_quota.take(self.now(), to, member) {
-            self.count("too_many_history_requests");
-            if !member {
-                // A stranger gets no answer that it could cause at will.
-                return Ok(());
-            }
-            let refused = Refused {
-                of: "history_request".into(),
-                code: RefusalCode::TooMany,
-                round: None,
-            };
-            return self.send_plain(id, to, Message::Refused(refused));
-        }
-        let mut answer = Answer::new(request, MAX_ANSWER_BYTES);
-        let view = self.store.view();
-        view.each_signed_round(id.0, request.from_round, |artifact| {
-            match serde_json::from_slice(&artifact.bytes) {
-                Ok(artifact) => answer.add(&artifact),
-                // Damaged in the store: nothing can be proved from it.
-                Err(_) => true,
-            }
-        })?;
-        self.send_plain(id, to, Message::History(answer.finish()))
-    }
-
     /// What this agent knows of an index in past rounds: its nonces, which are derived, and its updates.
     fn recall(
         &self,
@@ -605,17 +567,6 @@ impl Agent {
         }
         Ok(())
     }
-}
-
-/// Refusals sent to strangers per minute: enough for honest latecomers, too few to flood relays with.
-const REFUSALS_PER_MINUTE: u32 = 30;
-
-fn within_budget(refusals: &mut (UnixTime, u32), now: UnixTime) -> bool {
-    if now.since(refusals.0) >= 60 {
-        *refusals = (now, 0);
-    }
-    refusals.1 = refusals.1.saturating_add(1);
-    refusals.1 <= REFUSALS_PER_MINUTE
 }
 
 /// Stores an artifact in the transaction of the step that made it.
@@ -726,6 +677,15 @@ const fn is_proof(kind: ArtifactKind) -> bool {
         kind,
         ArtifactKind::SmtProof | ArtifactKind::CasAnnouncement | ArtifactKind::LeafSet
     )
+}
+
+/// Who sent a message.
+const fn author_of(input: &NodeInput) -> Option<NostrKey> {
+    match input {
+        NodeInput::Aggregator(AggregatorInput::Message { from, .. })
+        | NodeInput::Participant(ParticipantInput::Message { from, .. }) => Some(*from),
+        _ => None,
+    }
 }
 
 /// A name for an input, for the log's readers.

@@ -281,9 +281,9 @@ mod tests {
     use serde_json::json;
 
     use super::*;
+    use crate::agent::AgentOptions;
     use crate::agent::dids::Disclosure;
     use crate::agent::dids::{Change, Via};
-    use crate::agent::{AgentOptions, StandingPolicy};
     use crate::did::{DocumentPatch, SignedUpdate, UnsignedUpdate};
     use crate::hash::SignalBytes;
     use crate::keys::RootSecret;
@@ -297,27 +297,7 @@ mod tests {
     const SINGLY: Via = Via::Singleton { service: None };
 
     fn agent() -> Agent {
-        let options = AgentOptions {
-            root: RootSecret::generate(&mut rand::rngs::OsRng),
-            store: Store::open_in_memory().unwrap(),
-            relays: Vec::new(),
-            link: LinkOptions::default(),
-            chains: Vec::new(),
-            money: crate::agent::MoneyOptions::default(),
-            policy: SigningPolicy {
-                max_fee_rate: 1,
-                max_fee_sat: 50_000,
-                decline: Decline::Idle,
-            },
-            standing: StandingPolicy::default(),
-            service: crate::agent::ServicePolicy::default(),
-            cas: None,
-            min_conf: 6,
-            bundle: None,
-            describe_relays: false,
-            snapshot_after: crate::agent::snapshot_after(),
-            clock: Arc::new(|| NOW),
-        };
+        let options = AgentOptions::alone(Arc::new(|| NOW));
         Agent::start(options).unwrap().0
     }
 

@@ -243,6 +243,10 @@ impl Journal {
                 let text = format!("THE BEACON WAS SPENT by {txid}, which this agent did not sign");
                 self.alarm(now, UNKNOWN_SPEND, text);
             }
+            Report::SignalUnexplained { txid, lacking } => {
+                let text = super::timeline::unexplained(txid, lacking);
+                self.alarm(now, "unexplained_signal", text);
+            }
             Report::Alarm { text } => self.alarm(now, "alarm", text.clone()),
             Report::MemberBlamed { blame, proved } => {
                 let how = if *proved { "proved" } else { "claimed" };

@@ -7,6 +7,7 @@
 pub mod admitting;
 pub mod adverts;
 mod alarms;
+mod answering;
 pub mod backend;
 pub mod backup;
 pub mod bundle;

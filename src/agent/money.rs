@@ -289,27 +289,8 @@ mod tests {
         use crate::protocol::terms::{CohortBeacon, Salt, Terms};
         use crate::store::{Role, Store};
 
-        let options = || crate::agent::AgentOptions {
-            root: crate::keys::RootSecret::generate(&mut rand::rngs::OsRng),
-            store: Store::open_in_memory().unwrap(),
-            relays: Vec::new(),
-            link: crate::nostr::link::LinkOptions::default(),
-            chains: Vec::new(),
-            money: MoneyOptions::default(),
-            policy: SigningPolicy {
-                max_fee_rate: 1,
-                max_fee_sat: 1,
-                decline: crate::protocol::participant::Decline::Idle,
-            },
-            standing: crate::agent::StandingPolicy::default(),
-            service: crate::agent::ServicePolicy::default(),
-            cas: None,
-            min_conf: 6,
-            bundle: None,
-            describe_relays: false,
-            snapshot_after: crate::agent::snapshot_after(),
-            clock: std::sync::Arc::new(|| UnixTime(1_800_000_000)),
-        };
+        let options =
+            || crate::agent::AgentOptions::alone(std::sync::Arc::new(|| UnixTime(1_800_000_000)));
         let tx = Transaction {
             version: bitcoin::transaction::Version::TWO,
             lock_time: bitcoin::absolute::LockTime::ZERO,

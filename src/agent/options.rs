@@ -51,6 +51,36 @@ pub struct AgentOptions {
     pub clock: Clock,
 }
 
+#[cfg(test)]
+impl AgentOptions {
+    /// An agent that talks to nobody: a fresh secret, an empty store in memory, this clock.
+    pub(crate) fn alone(clock: Clock) -> Self {
+        use crate::protocol::participant::Decline;
+
+        Self {
+            root: RootSecret::generate(&mut rand::rngs::OsRng),
+            store: Store::open_in_memory().unwrap(),
+            relays: Vec::new(),
+            link: LinkOptions::default(),
+            chains: Vec::new(),
+            money: MoneyOptions::default(),
+            policy: SigningPolicy {
+                max_fee_rate: 1,
+                max_fee_sat: 50_000,
+                decline: Decline::Idle,
+            },
+            standing: StandingPolicy::default(),
+            service: ServicePolicy::default(),
+            cas: None,
+            min_conf: 6,
+            bundle: None,
+            describe_relays: false,
+            snapshot_after: snapshot_after(),
+            clock,
+        }
+    }
+}
+
 /// The written policy by which an agent acts when nobody is there (DESIGN §2).
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct StandingPolicy {

@@ -1,15 +1,24 @@
-//! How much history anybody may ask for (DESIGN §5 "History").
+//! How much is answered that is not logged: what a history is asked for (DESIGN §5 "History"), what a seat was told,
+//! why a stranger gets no seat. What is logged is bounded by [`crate::protocol::quota`].
 //!
-//! An answer costs a tree for each of its rounds, and nobody else is served meanwhile. So requests are counted per
-//! author and minute: members get what a whole restore needs, keys without a seat share a little.
+//! An answer of history costs a tree for each of its rounds, and nobody else is served meanwhile. So requests are counted
+//! per author and minute: members get what a whole restore needs, keys without a seat share a little. Every answer is
+//! kept until relays drop it, so they are counted per day as well.
 
 use std::collections::BTreeMap;
 
+use crate::hash::CohortId;
 use crate::keys::NostrKey;
 use crate::time::UnixTime;
 
 /// Requests of one member in a minute: at 50 rounds a page, a thousand rounds of six DIDs.
 pub(super) const MEMBER_REQUESTS: u32 = 120;
+
+/// Requests of one member in a day: at 50 rounds a page, a thousand rounds of 150 DIDs.
+const MEMBER_REQUESTS_A_DAY: u32 = 3_000;
+
+/// Times in a day that a member is told that it asks too often.
+const TOLD_A_DAY: u32 = 24;
 
 /// Requests of one key without a seat in a minute.
 const STRANGER_REQUESTS: u32 = 6;
@@ -17,40 +26,150 @@ const STRANGER_REQUESTS: u32 = 6;
 /// Requests of all keys without a seat in a minute.
 const ALL_STRANGERS_REQUESTS: u32 = 30;
 
-/// Requests in the current minute, by author. Members are as many as their sets have, strangers at most as many
-/// as are answered.
+/// Requests of all keys without a seat in a day.
+const ALL_STRANGERS_REQUESTS_A_DAY: u32 = 3_000;
+
+/// Refusals sent to strangers per minute: enough for honest latecomers, too few to flood relays with.
+const REFUSALS_PER_MINUTE: u32 = 30;
+
+/// Times in a day that a seat is told again what it was told: who lost a store asks once an hour until it is.
+const SEAT_ANSWERS_A_DAY: u32 = 30;
+
+const MINUTE: u64 = 60;
+const DAY: u64 = 86_400;
+
+/// How often each author was served since a time. As many as are served at all.
 #[derive(Debug, Default)]
-pub(super) struct HistoryQuota {
+struct Served {
     began: UnixTime,
     by_author: BTreeMap<NostrKey, u32>,
     strangers: u32,
 }
 
-impl HistoryQuota {
-    /// Counts a request; false if it is one too many.
-    pub(super) fn take(&mut self, now: UnixTime, from: NostrKey, member: bool) -> bool {
-        if now.since(self.began) >= 60 {
+impl Served {
+    /// Counts anew when the time is over.
+    fn renew(&mut self, now: UnixTime, seconds: u64) {
+        if now.since(self.began) >= seconds {
             *self = Self {
                 began: now,
                 ..Self::default()
             };
         }
-        let most = if member {
-            MEMBER_REQUESTS
-        } else {
-            STRANGER_REQUESTS
-        };
-        if !member && self.strangers >= ALL_STRANGERS_REQUESTS {
-            return false;
-        }
+    }
+
+    fn of(&self, from: &NostrKey) -> u32 {
+        self.by_author.get(from).copied().unwrap_or(0)
+    }
+
+    fn count(&mut self, from: NostrKey, member: bool) {
         let count = self.by_author.entry(from).or_default();
-        if *count >= most {
-            return false;
-        }
         *count = count.saturating_add(1);
         if !member {
             self.strangers = self.strangers.saturating_add(1);
         }
+    }
+}
+
+/// Requests of history that were answered, in the current minute and in the current day.
+#[derive(Debug, Default)]
+pub(super) struct HistoryQuota {
+    minute: Served,
+    day: Served,
+    told: Served,
+}
+
+impl HistoryQuota {
+    /// Counts a request; false if it is one too many.
+    pub(super) fn take(&mut self, now: UnixTime, from: NostrKey, member: bool) -> bool {
+        self.minute.renew(now, MINUTE);
+        self.day.renew(now, DAY);
+        let (a_minute, a_day) = if member {
+            (MEMBER_REQUESTS, MEMBER_REQUESTS_A_DAY)
+        } else {
+            (STRANGER_REQUESTS, ALL_STRANGERS_REQUESTS_A_DAY)
+        };
+        let all = self.minute.strangers >= ALL_STRANGERS_REQUESTS
+            || self.day.strangers >= ALL_STRANGERS_REQUESTS_A_DAY;
+        if !member && all {
+            return false;
+        }
+        if self.minute.of(&from) >= a_minute || self.day.of(&from) >= a_day {
+            return false;
+        }
+        self.minute.count(from, member);
+        self.day.count(from, member);
+        true
+    }
+
+    /// Whether a member may be told once more that it asks too often.
+    pub(super) fn may_tell(&mut self, now: UnixTime, from: NostrKey) -> bool {
+        self.told.renew(now, DAY);
+        let may = self.told.of(&from) < TOLD_A_DAY;
+        if may {
+            self.told.count(from, true);
+        }
+        may
+    }
+}
+
+/// Answers to messages that change nothing.
+#[derive(Debug, Default)]
+pub(super) struct Answers {
+    refusals: (UnixTime, u32),
+    seats: Served,
+}
+
+impl Answers {
+    /// Counts an answer to a message of this type; false if it is one too many.
+    pub(super) fn take(&mut self, now: UnixTime, kind: &str, from: Option<NostrKey>) -> bool {
+        match (kind, from) {
+            ("opt_in", _) => {
+                if now.since(self.refusals.0) >= MINUTE {
+                    self.refusals = (now, 0);
+                }
+                self.refusals.1 = self.refusals.1.saturating_add(1);
+                self.refusals.1 <= REFUSALS_PER_MINUTE
+            }
+            // Only who has a seat is answered: as many as the sets have.
+            ("seat_request", Some(from)) => {
+                self.seats.renew(now, DAY);
+                let may = self.seats.of(&from) < SEAT_ANSWERS_A_DAY;
+                if may {
+                    self.seats.count(from, true);
+                }
+                may
+            }
+            // A history is counted where it is answered.
+            _ => true,
+        }
+    }
+}
+
+/// Answers to proof requests of one cohort in an hour: with 32 signals each more than a restored aggregator can ask for,
+/// and 2 MiB at most of what would then wait to be sent.
+const SHOWN_PER_HOUR: u32 = 60;
+
+/// How often this member has shown its aggregators what it keeps, in the current hour.
+#[derive(Debug, Default)]
+pub(super) struct ShownQuota {
+    began: UnixTime,
+    by_cohort: BTreeMap<CohortId, u32>,
+}
+
+impl ShownQuota {
+    /// Counts a request; false if it is one too many.
+    pub(super) fn take(&mut self, now: UnixTime, cohort: CohortId) -> bool {
+        if now.since(self.began) >= 3_600 {
+            *self = Self {
+                began: now,
+                ..Self::default()
+            };
+        }
+        let count = self.by_cohort.entry(cohort).or_default();
+        if *count >= SHOWN_PER_HOUR {
+            return false;
+        }
+        *count = count.saturating_add(1);
         true
     }
 }
@@ -78,7 +197,7 @@ mod tests {
         let others: usize = (2..20).map(|n| taken(&mut quota, n, false)).sum();
         assert_eq!(others, 24);
         assert_eq!(
-            quota.by_author.len(),
+            quota.minute.by_author.len(),
             5,
             "nothing is kept of who is refused"
         );
@@ -88,5 +207,20 @@ mod tests {
         assert!(quota.take(next, key(1), false) && quota.take(next, key(30), true));
         // A clock that goes back opens nothing.
         assert_eq!(taken(&mut quota, 30, true), 119);
+    }
+
+    #[test]
+    fn an_aggregator_is_shown_so_much_an_hour() {
+        let mut quota = ShownQuota::default();
+        let taken = |quota: &mut ShownQuota, at: u64, n: u8| {
+            let cohort = CohortId::from_bytes([n; 32]);
+            (0..1_000)
+                .take_while(|_| quota.take(UnixTime(at), cohort))
+                .count()
+        };
+        assert_eq!(taken(&mut quota, 10_000, 1), 60);
+        assert_eq!(taken(&mut quota, 13_599, 1), 0);
+        assert_eq!(taken(&mut quota, 13_599, 2), 60, "each cohort has its own");
+        assert_eq!(taken(&mut quota, 13_600, 1), 60);
     }
 }

@@ -390,21 +390,6 @@ pub(super) fn is_restored(view: &View<'_>) -> Result<bool, StoreError> {
     Ok(view.meta(RECOVERED)?.as_deref() == Some("1"))
 }
 
-/// Messages of a round that is given up, and of sessions whose nonces are gone.
-const OF_A_ROUND: [&str; 11] = [
-    "round_open",
-    "response",
-    "nonce_update",
-    "nonce_request",
-    "sign_request",
-    "parts",
-    "deposited",
-    "fallback_request",
-    "refund_open",
-    "refund_nonces",
-    "refund_request",
-];
-
 impl Agent {
     /// What an earlier incarnation had not delivered is said again under this one, for peers ignore the numbers of
     /// that. Before anything else is sent.
@@ -437,7 +422,8 @@ impl Agent {
                         lane.cohort == node.id.0 && lane.author == node.own.public()
                     })
                 });
-                if let Some(node) = node.filter(|_| !OF_A_ROUND.contains(&row.kind.as_str()))
+                if let Some(node) = node
+                    .filter(|_| !crate::protocol::message::OF_A_ROUND.contains(&row.kind.as_str()))
                     && let Some(relays) = relays.get(&node.id.0)
                 {
                     post.reissue(tx, conversations, node, row, relays, now)?;

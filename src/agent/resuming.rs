@@ -19,8 +19,9 @@ impl Agent {
     /// to begin it, and its advert or opt-in never existed. It is forgotten; who gave the command got no answer.
     pub(super) fn is_unborn(&mut self, row: &CohortRow) -> Result<bool, AgentError> {
         let (cohort, role) = (row.cohort, row.role);
-        // What the settings say is stated before anything is done.
-        let stated = ["policy", "max_fee", "money"];
+        // What the settings say is stated before anything is done, and the relays that were named with it are noted: a seat
+        // that is found by the words would else never be looked for again.
+        let stated = ["policy", "max_fee", "money", super::relays::RELAY_HINTS];
         let log = self.store.view().log_tail(cohort, role, 8)?;
         if row.ended.is_some()
             || self
@@ -192,5 +193,57 @@ fn tolerate(done: Result<(), AgentError>) -> Result<(), AgentError> {
             Ok(())
         }
         done => done,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+
+    use super::*;
+    use crate::agent::AgentOptions;
+    use crate::agent::node::NodeInput;
+    use crate::keys::OwnKey;
+    use crate::network::Network;
+    use crate::protocol::participant::ParticipantInput;
+    use crate::protocol::terms::{CohortBeacon, Salt, Terms};
+    use crate::time::UnixTime;
+
+    const NOW: UnixTime = UnixTime(1_800_000_000);
+
+    /// A seat that is found by the words names relays before the aggregator is asked. A process that ends in between has
+    /// begun nothing: else the seat would be known and never asked for.
+    #[tokio::test]
+    async fn a_seat_that_was_found_and_not_asked_for_is_found_again() {
+        let options = AgentOptions::alone(Arc::new(|| NOW));
+        let mut agent = Agent::start(options).unwrap().0;
+        let aggregator = OwnKey::from_bytes(&[7; 32]).unwrap().public();
+        let terms = |salt| {
+            let (network, until) = (Network::Regtest, NOW.plus(3_600));
+            let salt = Salt::from_bytes([salt; 16]);
+            Terms::with_defaults(aggregator, network, CohortBeacon::Smt, salt, until)
+        };
+        for (salt, asked) in [(1, false), (2, true)] {
+            let terms = terms(salt);
+            let id = (terms.cohort_id(), Role::Participant);
+            let seat = agent.root.seat(&id.0).public();
+            agent.insert_cohort(id, &terms, Some(seat)).unwrap();
+            agent
+                .learn_relays(id, &["wss://relay.invalid".to_owned()])
+                .unwrap();
+            agent.state_policy(id).unwrap();
+            if asked {
+                let reseat = ParticipantInput::Reseat { payee: None };
+                agent.feed(id, NodeInput::Participant(reseat)).unwrap();
+            }
+            let noted = agent.store.view().log_tail(id.0, id.1, 8).unwrap();
+            let relays = noted.iter().any(|entry| entry.kind == "relay_hints");
+            assert!(relays && noted.len() > 1, "{noted:?}");
+            let row = agent.store.view().cohorts().unwrap();
+            let row = row.into_iter().find(|row| row.cohort == id.0).unwrap();
+            assert_eq!(agent.is_unborn(&row).unwrap(), !asked);
+            let rows = agent.store.view().cohorts().unwrap();
+            assert_eq!(rows.iter().any(|row| row.cohort == id.0), asked);
+        }
     }
 }

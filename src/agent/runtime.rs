@@ -121,10 +121,11 @@ pub struct Agent {
     pub(super) started: UnixTime,
     /// The message that is being handled.
     pub(super) arrived: Option<super::inbound::Arrived>,
-    /// Refusals sent to strangers in the current minute.
-    pub(super) refusals: (UnixTime, u32),
+    /// Answers of late to what changes nothing.
+    pub(super) answers: super::quota::Answers,
     /// Requests for history in the current minute.
     pub(super) history_quota: super::quota::HistoryQuota,
+    pub(super) shown_quota: super::quota::ShownQuota,
     /// A step changed memory and could not be stored: the agent must stop, and resume from the store.
     pub(super) broken: Option<String>,
     /// Cohorts whose signals were not looked after since the start: the chain was not read yet.
@@ -257,8 +258,9 @@ impl Agent {
             internal: internal_sender,
             started: now,
             arrived: None,
-            refusals: (now, 0),
+            answers: super::quota::Answers::default(),
             history_quota: super::quota::HistoryQuota::default(),
+            shown_quota: super::quota::ShownQuota::default(),
             bundle,
             broken: None,
             unresumed: BTreeSet::new(),

@@ -65,37 +65,12 @@ mod tests {
     use std::sync::Arc;
 
     use super::*;
-    use crate::agent::{AgentOptions, MoneyOptions, ServicePolicy, StandingPolicy};
-    use crate::keys::{OwnKey, RootSecret};
-    use crate::nostr::link::LinkOptions;
-    use crate::protocol::participant::{Decline, SigningPolicy};
-    use crate::store::Store;
+    use crate::agent::AgentOptions;
+    use crate::keys::OwnKey;
 
     fn agent(max_subscribers: u64) -> Agent {
-        let options = AgentOptions {
-            root: RootSecret::generate(&mut rand::rngs::OsRng),
-            store: Store::open_in_memory().unwrap(),
-            relays: Vec::new(),
-            link: LinkOptions::default(),
-            chains: Vec::new(),
-            money: MoneyOptions::default(),
-            policy: SigningPolicy {
-                max_fee_rate: 1,
-                max_fee_sat: 1,
-                decline: Decline::Idle,
-            },
-            standing: StandingPolicy::default(),
-            service: ServicePolicy {
-                max_subscribers,
-                ..ServicePolicy::default()
-            },
-            bundle: None,
-            cas: None,
-            min_conf: 6,
-            describe_relays: false,
-            snapshot_after: crate::agent::snapshot_after(),
-            clock: Arc::new(|| UnixTime(1_800_000_000)),
-        };
+        let mut options = AgentOptions::alone(Arc::new(|| UnixTime(1_800_000_000)));
+        options.service.max_subscribers = max_subscribers;
         Agent::start(options).unwrap().0
     }
 

@@ -295,13 +295,18 @@ fn of_report(report: &Report, is_aggregator: bool) -> Option<(&'static str, Stri
             round,
             absent,
             threshold,
+            why,
         } => (
             "fallback_opened",
-            match absent.as_slice() {
-                [] => format!(
+            match (why, absent.as_slice()) {
+                (Some(why), _) => format!(
+                    "round {round} stalled ({}): {threshold} members may sign it without the others",
+                    round_cause(why)
+                ),
+                (None, []) => format!(
                     "round {round} stalled while it was signed: {threshold} members may sign it without the others"
                 ),
-                absent => format!(
+                (None, absent) => format!(
                     "round {round} stalled without {}: {threshold} members may sign it without the others",
                     seats(absent)
                 ),
@@ -405,6 +410,13 @@ fn of_report(report: &Report, is_aggregator: bool) -> Option<(&'static str, Stri
             "unknown_spend",
             format!("ALARM: {txid} spends from the beacon and this agent did not sign it"),
         ),
+        Report::SignalExplained { round, txid } => (
+            "signal_explained",
+            format!("got back from members what {txid} announced in round {round}"),
+        ),
+        Report::SignalUnexplained { txid, lacking } => {
+            ("unexplained_signal", unexplained(txid, lacking))
+        }
         Report::Alarm { text } => ("alarm", format!("ALARM: {text}")),
         Report::ReformOffered { cohort, without } => (
             "reform_offered",
@@ -482,6 +494,18 @@ pub(super) fn bump_held(round: crate::protocol::Round, fee_sat: u64, max_sat: u6
     format!(
         "the signal of round {round} is not confirmed, and its next fee, {fee_sat} sat, is over money.max_fee_sat, \
          {max_sat}: raise that and start the agent again, or wait"
+    )
+}
+
+pub(super) fn unexplained(txid: &bitcoin::Txid, lacking: &[crate::protocol::ids::Seat]) -> String {
+    format!(
+        "{txid} was announced while this store was not in use, and can not be proved to anybody yet: {} not shown \
+         what they keep of it",
+        match lacking {
+            [] => "members have".to_owned(),
+            [one] => format!("{} has", super::causes::seats(&[*one])),
+            several => format!("{} have", super::causes::seats(several)),
+        }
     )
 }
 

@@ -115,6 +115,16 @@ impl Upkeep {
         self.read_back_at = Some(self.read_back_at.map_or(at, |before| before.min(at)));
     }
 
+    /// Cohorts whose advert relays may drop by then.
+    pub(super) fn expiring(&self, by: UnixTime) -> impl Iterator<Item = CohortId> + '_ {
+        let adverts = self.adverts.iter();
+        let expiring = adverts.filter(move |(_, own)| {
+            let expires = own.event.expiration();
+            expires.is_some_and(|expires| expires <= by)
+        });
+        expiring.map(|(cohort, _)| *cohort)
+    }
+
     /// Whether a cohort's messages go to this relay.
     pub(super) fn carries(&self, relay: &RelayUrl, cohort: Option<CohortId>) -> bool {
         self.hints
@@ -211,6 +221,7 @@ impl Agent {
         if self.upkeep.tidy_at <= now {
             self.upkeep.tidy_at = now.plus(TIDY_EVERY);
             self.tidy(now)?;
+            self.renew_adverts(now)?;
         }
         if self.upkeep.look_back_at <= now {
             self.upkeep.look_back_at = now.plus(LOOK_BACK_EVERY);
@@ -419,7 +430,9 @@ fn difference(theirs: UnixTime, ours: UnixTime) -> i64 {
 
 #[cfg(test)]
 mod tests {
+    use super::super::node::NodeInput;
     use super::*;
+    use crate::protocol::aggregator::AggregatorInput;
 
     fn url(number: usize) -> RelayUrl {
         RelayUrl::parse(&format!("wss://relay{number}.example.com")).unwrap()
@@ -446,6 +459,76 @@ mod tests {
         assert_eq!(off(&[Some(-400), Some(-401), None]), Some((400, 2)));
         assert_eq!(off(&[Some(-400)]), Some((400, 1)));
         assert_eq!(off(&[Some(-400), Some(400)]), None);
+    }
+
+    /// Years without a change of status: relays have an advert at any time, and hear of it about once a year.
+    #[tokio::test]
+    async fn adverts_of_cohorts_that_live_on_are_renewed_in_time() {
+        use std::sync::Arc;
+        use std::sync::atomic::{AtomicU64, Ordering};
+
+        use crate::agent::AgentOptions;
+        use crate::network::Network;
+        use crate::protocol::terms::{CohortBeacon, Salt, Terms};
+
+        const DAY: u64 = 86_400;
+        let begun = UnixTime(1_800_000_000);
+        let clock = Arc::new(AtomicU64::new(begun.0));
+        let told = Arc::clone(&clock);
+        let options = AgentOptions::alone(Arc::new(move || UnixTime(told.load(Ordering::Relaxed))));
+        let mut agent = Agent::start(options).unwrap().0;
+        let terms = |agent: &Agent, salt| {
+            Terms::with_defaults(
+                agent.identity_key(),
+                Network::Regtest,
+                CohortBeacon::Smt,
+                Salt::from_bytes([salt; 16]),
+                begun.plus(2_000 * DAY),
+            )
+        };
+        let lives = agent.create_cohort(terms(&agent, 1), Vec::new()).unwrap();
+        let ended = agent.create_cohort(terms(&agent, 2), Vec::new()).unwrap();
+        let mut invited = terms(&agent, 3);
+        invited.invite_only = true;
+        let invited = agent.create_cohort(invited, Vec::new()).unwrap();
+        let cancel = AggregatorInput::Cancel;
+        agent
+            .feed((ended, Role::Aggregator), NodeInput::Aggregator(cancel))
+            .unwrap();
+        let closed = agent.upkeep.adverts[&ended].event.id;
+        let of = |agent: &Agent| agent.upkeep.adverts[&lives].event.clone();
+        let first = of(&agent);
+        assert_eq!(first.expiration(), Some(begun.plus(365 * DAY)));
+        let mut published = vec![(0, first.clone())];
+        for day in 1..=1_200 {
+            let now = begun.plus(day * DAY);
+            clock.store(now.0, Ordering::Relaxed);
+            agent.keep_up(now).unwrap();
+            let event = of(&agent);
+            assert!(
+                event.expiration().unwrap() > now.plus(80 * DAY),
+                "day {day}"
+            );
+            if published.last().unwrap().1.id != event.id {
+                published.push((day, event));
+            }
+        }
+        let days: Vec<u64> = published.iter().map(|(day, _)| *day).collect();
+        assert_eq!(days, [0, 275, 550, 825, 1_100]);
+        for (_, event) in &published {
+            // The same cohort in the same state: relays replace one by the other.
+            assert_eq!(event.content, first.content);
+            for tag in ["d", "s", "n"] {
+                assert_eq!(event.tag(tag), first.tag(tag));
+            }
+        }
+        assert!(published.is_sorted_by_key(|(_, event)| event.created_at));
+        assert!(!agent.upkeep.adverts.contains_key(&invited));
+        let left = agent.upkeep.adverts.get(&ended).map(|own| own.event.id);
+        assert!(
+            left.is_none_or(|left| left == closed),
+            "what is over expires"
+        );
     }
 
     #[test]

@@ -304,7 +304,7 @@ impl Tx<'_> {
         self.change(
             "DELETE FROM cohorts WHERE cohort = ?1 AND role = ?2
              AND NOT EXISTS (SELECT 1 FROM log WHERE cohort = ?1 AND role = ?2 
-                             AND kind NOT IN ('policy', 'max_fee', 'money'))
+                             AND kind NOT IN ('policy', 'max_fee', 'money', 'relay_hints'))
              AND NOT EXISTS (SELECT 1 FROM snapshots WHERE cohort = ?1 AND role = ?2)",
             params![cohort, role],
             || format!("cohort {} without a log", cohort.short()),

@@ -51,12 +51,12 @@ use btcr2_agent::protocol::evidence::{
 use btcr2_agent::protocol::ladder::{Ground, Ladder, SignedRung, rates};
 use btcr2_agent::protocol::message::{
     Accept, CasEntry, CohortAck, EndCause, Ended, Entries, Frozen, History, HistoryItem,
-    HistoryRequest, IndexChallenge, IndexOpening, IndexProof, Invite, Leave, LostSession,
-    MAX_RAW_DEPTH, Message, NonceRequest, NonceUpdate, Nonces, Opening, OptIn, Partials,
-    PrevoutInfo, Proofs, RawJson, RefusalCode, Refused, Register, RegisterItem, Registered,
-    RegisteredItem, Rejected, Relays, Release, Response, RoundCause, RoundFailed, RoundOpen,
-    RoundRequest, RoundResult, SeatRequest, SeatState, SignRequest, SmtEntry, Subscribe, TxHex,
-    Waiting,
+    HistoryRequest, IndexChallenge, IndexOpening, IndexProof, Invite, KeptProof, KeptProofs,
+    KeptSignal, Leave, LostSession, MAX_RAW_DEPTH, Message, NonceRequest, NonceUpdate, Nonces,
+    Opening, OptIn, Partials, PrevoutInfo, ProofRequest, Proofs, RawJson, RefusalCode, Refused,
+    Register, RegisterItem, Registered, RegisteredItem, Rejected, Relays, Release, Response,
+    RoundCause, RoundFailed, RoundOpen, RoundRequest, RoundResult, SeatRequest, SeatState,
+    SignRequest, SmtEntry, Subscribe, TxHex, Waiting,
 };
 use btcr2_agent::protocol::reform::{LeftOut, Reform};
 use btcr2_agent::protocol::registration::{MAX_GENESIS_BYTES, registration_digest, verify_opening};
@@ -437,7 +437,7 @@ impl Cohort {
 
 /// The messages, by name: the type, or `type:variant`.
 #[allow(clippy::too_many_lines)] // a list
-fn messages() -> Vec<(&'static str, Message)> {
+pub fn messages() -> Vec<(&'static str, Message)> {
     let mut messages = of_cohorts();
     messages.extend(fallback::messages(CohortBeacon::Smt));
     messages.extend(fallback::messages(CohortBeacon::Cas));
@@ -750,6 +750,27 @@ fn of_cohorts() -> Vec<(&'static str, Message)> {
                 index: late,
                 items: vec![past],
                 next: None,
+            }),
+        ),
+        (
+            "proof_request",
+            Message::ProofRequest(ProofRequest {
+                signals: vec![smt.tree.root()],
+            }),
+        ),
+        (
+            "kept_proofs",
+            Message::KeptProofs(KeptProofs {
+                items: vec![KeptSignal {
+                    signal: smt.tree.root(),
+                    round: Some(Round(1)),
+                    proofs: vec![KeptProof {
+                        index: index(0),
+                        leaf: Some(smt.tree.value_at(&index(0))),
+                        path: smt.tree.prove(&index(0)),
+                    }],
+                    announcement: None,
+                }],
             }),
         ),
         ("seat_request", Message::SeatRequest(SeatRequest {})),

@@ -6,27 +6,12 @@
 
 use btcr2_core::nostr::outbox::{OutboxInput, Row};
 use btcr2_core::protocol::aggregator::AggregatorInput;
-use btcr2_core::protocol::message::RegisterItem;
+use btcr2_core::protocol::message::{OF_A_ROUND, RegisterItem};
 use btcr2_core::protocol::participant::{IndexState, ParticipantInput};
 use btcr2_core::protocol::terms::CohortBeacon;
 
 use super::process::Input;
 use super::world::{Crashed, World};
-
-/// Messages of a round that is given up, and of sessions whose nonces are gone: as in `agent/recovery.rs`.
-const OF_A_ROUND: [&str; 11] = [
-    "round_open",
-    "response",
-    "nonce_update",
-    "nonce_request",
-    "sign_request",
-    "parts",
-    "deposited",
-    "fallback_request",
-    "refund_open",
-    "refund_nonces",
-    "refund_request",
-];
 
 impl World {
     /// The copy is made, if it is one to begin again with.

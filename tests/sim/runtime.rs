@@ -3,14 +3,16 @@
 use std::collections::{BTreeMap, VecDeque};
 use std::rc::Rc;
 
-use btcr2_core::hash::{SmtIndex, UpdateHash};
+use btcr2_core::hash::{SignalBytes, SmtIndex, UpdateHash};
 use btcr2_core::keys::NostrKey;
 use btcr2_core::nostr::outbox::OutboxInput;
 use btcr2_core::protocol::aggregator::AggregatorInput;
 use btcr2_core::protocol::effect::{Effect, Ignored, Outcome, Report, To};
 use btcr2_core::protocol::history;
+use btcr2_core::protocol::kept::KeptAnswer;
 use btcr2_core::protocol::message::{HistoryRequest, Message};
 use btcr2_core::protocol::participant::{ParticipantInput, Recalled};
+use btcr2_core::time::UnixTime;
 
 use super::config::{HOUR, MINUTE};
 use super::members::smt_nonce;
@@ -164,8 +166,12 @@ impl World {
             self.count("ignored");
             return Ok((outcome, VecDeque::new()));
         }
-        let is = |name: &str| matches!(&input, Input::Aggregator(AggregatorInput::Message { message, .. }) if message.type_name() == name);
-        let stranger = is("opt_in") && matches!(outcome, Outcome::Ignored(Ignored::Refused(_)));
+        let kind = match &input {
+            Input::Aggregator(AggregatorInput::Message { message, .. })
+            | Input::Member(ParticipantInput::Message { message, .. }) => message.type_name(),
+            _ => "another",
+        };
+        let logged = step.is_logged(kind);
         let tick = matches!(
             input,
             Input::Aggregator(AggregatorInput::Tick) | Input::Member(ParticipantInput::Tick)
@@ -175,7 +181,7 @@ impl World {
         }
         self.edge(i, false)?;
         self.check_bound(i, &input);
-        if !stranger && !is("history_request") {
+        if logged {
             self.processes[i].disk.log.push((now, input));
         }
         if let Some((id, lane)) = self.processes[i].arrived.take() {
@@ -296,6 +302,10 @@ impl World {
                 self.answer_history(i, to, &request);
                 return Ok(());
             }
+            Effect::ShowProofs { signals, .. } => {
+                self.show_proofs(i, &signals);
+                return Ok(());
+            }
             Effect::Report(report) => {
                 self.check_report(i, &report);
                 self.on_report(i, report);
@@ -333,6 +343,18 @@ impl World {
         let artifacts = &self.processes[i].disk.artifacts;
         let answer = history::answer(request, artifacts, history::MAX_ANSWER_BYTES);
         self.send(i, to, Message::History(answer));
+    }
+
+    pub fn show_proofs(&mut self, i: usize, signals: &[SignalBytes]) {
+        let mut answer = KeptAnswer::new(history::MAX_ANSWER_BYTES);
+        for signal in signals {
+            let kept = &self.processes[i].disk.artifacts;
+            if !answer.add(*signal, kept) {
+                break;
+            }
+        }
+        let aggregator = self.processes[0].public();
+        self.send(i, aggregator, Message::KeptProofs(answer.finish()));
     }
 
     /// The updates of a DID that are on the disk, oldest first.

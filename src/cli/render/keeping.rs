@@ -205,9 +205,10 @@ impl Render for RecoverView {
         if self.bundle_at.is_none() {
             page.line(
                 "  While it runs it looks for its seats on the relays, asks their aggregators what it was told, and \
-                 derives its DIDs again: `btcr2-agent cohort list` shows what came back. Signed updates, and \
-                 cohorts that it was the aggregator of, do not come back: only a bundle or a backup has them \
-                 (`btcr2-agent recover --bundle`, `btcr2-agent restore`).",
+                 derives its DIDs again: `btcr2-agent cohort list` shows what came back. Signed updates do not come \
+                 back: what the chain, the proofs and the announcements have of them is a hash. Nor do cohorts that \
+                 it was the aggregator of. Only a bundle or a backup has both (`btcr2-agent recover --bundle`, \
+                 `btcr2-agent restore`): a DID that was updated can be neither resolved nor updated without.",
             );
         }
         page.line("  Compare everything with the chain, and fetch what is missing: btcr2-agent did verify --fetch");
@@ -225,7 +226,10 @@ const fn lack_text(lack: Lack) -> &'static str {
         Lack::GenesisDocument => {
             "its genesis document (in the bundle, or in a sidecar exported earlier)"
         }
-        Lack::Updates => "its signed updates (in the bundle, or in a sidecar exported earlier)",
+        Lack::Updates => {
+            "its signed updates, which do not follow from the words (in the bundle, in a sidecar exported earlier, or \
+             with an aggregator that they were deposited with)"
+        }
         Lack::Key => "a key: none of the first thousand of these words is its own",
     }
 }

@@ -8,6 +8,7 @@ use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use super::effect::Report;
 use super::evidence::Blame;
 use super::ids::{Round, Seat};
+use super::round_failed::RoundCause;
 use super::set::CohortSet;
 use serde::{Deserialize, Serialize};
 
@@ -51,7 +52,7 @@ impl SeatConduct {
 #[derive(Debug, Default, PartialEq, Serialize, Deserialize)]
 pub struct Conduct {
     seats: BTreeMap<Seat, SeatConduct>,
-    /// Seats that the open round goes on without.
+    /// Seats that the open round goes on without, or because of.
     absent: BTreeSet<Seat>,
 }
 
@@ -73,9 +74,14 @@ impl Conduct {
     /// Takes note of a report about a set.
     pub(super) fn note(&mut self, report: &Report, set: &CohortSet) {
         match report {
-            Report::FallbackOpened { round, absent, .. } => {
-                self.missed(*round, absent, set);
-                self.absent = absent.iter().copied().collect();
+            Report::FallbackOpened {
+                round, absent, why, ..
+            } => {
+                // Who responds and then signs nothing stops the round as well as who is away.
+                let mut named = why.as_ref().map(RoundCause::named).unwrap_or_default();
+                named.extend(absent);
+                self.missed(*round, &named, set);
+                self.absent = named.into_iter().collect();
             }
             Report::RoundFailed { round, why } => {
                 self.absent.clear();

@@ -123,6 +123,13 @@ pub enum Effect {
         /// What.
         request: HistoryRequest,
     },
+    /// Member: show the aggregator what is kept of these indexes and of the whole round under these signals.
+    ShowProofs {
+        /// The member's indexes.
+        indexes: Vec<SmtIndex>,
+        /// The signals, in the order they were asked for.
+        signals: Vec<SignalBytes>,
+    },
     /// Derive the SMT nonces of an index in these past rounds, and name the updates of its DID; answer with
     /// `Recalled`.
     Recall {
@@ -287,6 +294,8 @@ pub enum Ignored {
     BadProof,
     /// The driver answered something nobody asked.
     Unasked,
+    /// Its sender has said so much of this type that nothing more of it counts for now: see [`super::quota`].
+    OverQuota,
 }
 
 /// The result of handling one input.
@@ -313,6 +322,24 @@ impl Step {
         Self {
             outcome: Outcome::Accepted,
             effects,
+        }
+    }
+
+    /// Whether the input that led here belongs into the log, with `kind` the type of a message or a name of another
+    /// input. What does not has changed nothing, and may be repeated without end: a message that counts for nothing, a
+    /// question that is answered, the opt-in of somebody who is not seated by it, a tick with nothing due.
+    #[must_use]
+    pub fn is_logged(&self, kind: &str) -> bool {
+        let ignored = matches!(self.outcome, Outcome::Ignored(_));
+        let answered = matches!(
+            self.outcome,
+            Outcome::Ignored(Ignored::Refused(_) | Ignored::Duplicate)
+        );
+        match kind {
+            "history_request" | "seat_request" | "proof_request" => false,
+            "opt_in" if answered => false,
+            "tick" => !self.effects.is_empty(),
+            _ => !(ignored && self.effects.is_empty()),
         }
     }
 
@@ -593,6 +620,9 @@ pub enum Report {
         absent: Vec<Seat>,
         /// How many members have to sign.
         threshold: u16,
+        /// Why it stalled: whom it names did not do its part, whether it responded or not.
+        #[serde(default)]
+        why: Option<RoundCause>,
     },
     /// Aggregator: a member's signature through the leaf came and verified.
     FallbackSignatureReceived {
@@ -715,6 +745,20 @@ pub enum Report {
     UnknownSpend {
         /// The transaction.
         txid: Txid,
+    },
+    /// Aggregator: members have shown what a signal was made of that this store knew nothing of.
+    SignalExplained {
+        /// The round, as members name it.
+        round: Round,
+        /// The transaction.
+        txid: Txid,
+    },
+    /// Aggregator: a signal that this store knows nothing of can not be proved by what members have shown so far.
+    SignalUnexplained {
+        /// The transaction.
+        txid: Txid,
+        /// Seats that have not answered, or keep nothing of it.
+        lacking: Vec<Seat>,
     },
     /// The aggregator said something that contradicts what it said or what the chain says.
     Alarm {

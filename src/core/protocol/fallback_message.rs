@@ -3,9 +3,10 @@
 use bitcoin::Txid;
 use serde::{Deserialize, Serialize};
 
-use super::evidence::Sighash;
+use super::evidence::{Blame, Sighash};
 use super::ids::{Round, Seat};
 use super::message::{PrevoutInfo, TxHex};
+use super::round_failed::RoundCause;
 use crate::hash::{LeafValue, SchnorrSignature, SmtIndex};
 use crate::time::UnixTime;
 
@@ -22,7 +23,7 @@ pub enum Announced {
 
 /// Asks for signatures through the leaf. It goes to the channel, so that everybody has what the signal announces
 /// before the first signature exists.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct FallbackRequest {
     /// The round that stalled.
@@ -37,6 +38,13 @@ pub struct FallbackRequest {
     pub absent: Vec<Seat>,
     /// What the signal announces.
     pub announced: Announced,
+    /// Why the round stalled, as it would have failed without a leaf: also seats that responded and did not sign, or
+    /// lost session after session. Absent from what was stored before there was this field.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub why: Option<RoundCause>,
+    /// Members shown to have sent something invalid in the round, with the evidence.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub blamed: Vec<Blame>,
 }
 
 /// A member's signatures through the leaf.

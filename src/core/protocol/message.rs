@@ -15,6 +15,7 @@ use super::deposit::{Deposited, LeafOpening, UpdateDeposit};
 use super::evidence::Signed;
 pub use super::fallback_message::{Announced, FallbackRequest, FallbackSignature};
 use super::ids::{Label, Round, Seat, Subject};
+pub use super::proof_message::{KeptProof, KeptProofs, KeptSignal, ProofRequest};
 pub use super::raw_json::{MAX_RAW_DEPTH, RawJson};
 pub use super::reform::Reform;
 use super::refund_message::{
@@ -174,6 +175,10 @@ messages! {
     "history_request" => HistoryRequest(HistoryRequest),
     /// Aggregator → member: proofs of past rounds.
     "history" => History(History),
+    /// Aggregator → member: what do you keep of these signals? My store is older than they are.
+    "proof_request" => ProofRequest(ProofRequest),
+    /// Member → aggregator: what it keeps of them.
+    "kept_proofs" => KeptProofs(KeptProofs),
     /// Member → aggregator: my store is new; what do you know of my seat?
     "seat_request" => SeatRequest(SeatRequest),
     /// Aggregator → member: what its seat was told.
@@ -193,6 +198,22 @@ messages! {
     /// Anybody → aggregator: I follow you; tell me of new cohorts.
     "subscribe" => Subscribe(Subscribe),
 }
+
+/// Types that a store which was restored does not send again: of a round that it gives up, and of sessions whose nonces
+/// are gone. `parts` carries the proofs of a round.
+pub const OF_A_ROUND: [&str; 11] = [
+    "round_open",
+    "response",
+    "nonce_update",
+    "nonce_request",
+    "sign_request",
+    "parts",
+    "deposited",
+    "fallback_request",
+    "refund_open",
+    "refund_nonces",
+    "refund_request",
+];
 
 impl Message {
     /// What a message of a session is about: its round, or the refund session of an output that was paid in.

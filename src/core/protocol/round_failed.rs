@@ -38,6 +38,9 @@ impl LostSession {
     }
 }
 
+/// Lost sessions that are looked at: no terms allow more in a round.
+const MAX_LOST: usize = 16;
+
 /// Why a round failed.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case", tag = "cause", deny_unknown_fields)]
@@ -90,6 +93,7 @@ impl RoundCause {
     #[must_use]
     pub fn verified(mut self, cohort: &CohortId, round: Round, set: &CohortSet) -> Self {
         if let Self::SessionsUsedUp { lost } = &mut self {
+            lost.truncate(MAX_LOST);
             for lost in lost {
                 let member = set.key_of(lost.seat);
                 if !member.is_some_and(|member| lost.is_shown(cohort, round, &member)) {

@@ -12,15 +12,15 @@ use btcr2_agent::protocol::terms::CohortBeacon;
 use super::net::{Net, Setup};
 
 /// How much of its log and artifacts an aggregator had.
-type Copy = (usize, usize);
+pub(super) type Copy = (usize, usize);
 
 impl Net {
-    fn copy_of_aggregator(&self) -> Copy {
+    pub(super) fn copy_of_aggregator(&self) -> Copy {
         (self.agg_log.len(), self.agg_saved.len())
     }
 
     /// The aggregator comes back with what was written then. What it had sent is on its way all the same.
-    fn restore_aggregator(&mut self, (log, saved): Copy) {
+    pub(super) fn restore_aggregator(&mut self, (log, saved): Copy) {
         self.agg_log.truncate(log);
         self.agg_saved.truncate(saved);
         let mut agg = Aggregator::new(self.agg.terms().clone());

@@ -8,6 +8,7 @@ use btcr2_agent::protocol::aggregator::{Aggregator, AggregatorInput};
 use btcr2_agent::protocol::effect::{Artifact, Effect, Outcome, Prepared, Report, SignOrder, To};
 use btcr2_agent::protocol::evidence::{Evidence, Signed};
 use btcr2_agent::protocol::history;
+use btcr2_agent::protocol::kept::KeptAnswer;
 use btcr2_agent::protocol::message::Message;
 use btcr2_agent::protocol::participant::{
     IndexState, Participant, ParticipantInput, Recalled, SignedSession,
@@ -117,6 +118,15 @@ impl Net {
                 let txid = tx.compute_txid();
                 self.input(i, ParticipantInput::Broadcast { txid, error });
                 self.sync();
+            }
+            Effect::ShowProofs { signals, .. } => {
+                let mut answer = KeptAnswer::new(self.history_bytes);
+                let saved = &self.nodes[i].saved;
+                let shown = signals.iter().map(|signal| answer.add(*signal, saved));
+                assert!(shown.take_while(|more| *more).count() > 0);
+                let from = self.nodes[i].me();
+                let to = To::Key(self.agg_key.public());
+                self.send(from, to, Message::KeptProofs(answer.finish()));
             }
             Effect::Recall { index, rounds } => {
                 let me = self.nodes[i].me();

@@ -3,8 +3,12 @@
 
 mod clock;
 mod disk;
+mod ends;
 mod evidence;
 mod flows;
+mod leaf;
+mod lost;
 mod points;
 mod storm;
+mod ways;
 mod world;

@@ -419,12 +419,10 @@ impl World {
         self.form_with("")
     }
 
-    /// The same with further terms.
-    pub fn form_with(&mut self, terms: &str) -> Cohort {
+    /// Offers a cohort: its id, and the link to it.
+    pub fn advertise(&mut self, terms: &str) -> (String, String) {
         let known = self.wait("cohort list", |world| cohorts(&world.actors[AGGREGATOR]));
-        let line =
-            format!("cohort advertise --seats 2 --dids-per-seat 1-4 --empty-rounds signal {terms}");
-        let id = self.command(AGGREGATOR, &line, |actor| {
+        let id = self.command(AGGREGATOR, &format!("cohort advertise {terms}"), |actor| {
             let now = cohorts(actor)?;
             now.difference(&known)
                 .next()
@@ -434,30 +432,48 @@ impl World {
         let show = format!("cohort show {id}");
         let naddr = self.until(AGGREGATOR, &show, |view| view["naddr"].is_string());
         let naddr = text(&naddr["naddr"]).to_owned();
+        (id, naddr)
+    }
+
+    /// Asks for a seat, with what the terms may want to see.
+    pub fn join(&mut self, who: usize, id: &str, naddr: &str, shown: &str) {
+        let show = format!("cohort show {id}");
+        let line = format!("cohort join {naddr} --yes {shown}");
+        self.command(who, &line, |actor| {
+            let view = actor.ask(&show)?;
+            let asked = actor.store();
+            let row = asked.view().cohorts().map_err(|e| e.to_string())?;
+            let new = row
+                .iter()
+                .any(|row| row.cohort.to_string() == id && row.state == "new");
+            if new { Err("new".to_owned()) } else { Ok(view) }
+        });
+    }
+
+    /// The same with further terms.
+    pub fn form_with(&mut self, terms: &str) -> Cohort {
+        let line = format!("--seats 2 --dids-per-seat 1-4 --empty-rounds signal {terms}");
+        let (id, naddr) = self.advertise(&line);
+        let show = format!("cohort show {id}");
         for who in MEMBERS {
-            self.command(who, &format!("cohort join {naddr} --yes"), |actor| {
-                let view = actor.ask(&show)?;
-                let asked = actor.store();
-                let row = asked.view().cohorts().map_err(|e| e.to_string())?;
-                let new = row
-                    .iter()
-                    .any(|row| row.cohort.to_string() == id && row.state == "new");
-                if new { Err("new".to_owned()) } else { Ok(view) }
-            });
+            self.join(who, &id, &naddr, "");
         }
         for who in [AGGREGATOR, 1, 2] {
             self.until(who, &show, is_frozen);
         }
         let line = format!("cohort fund {id} --rounds 40");
-        let fund = self.until(AGGREGATOR, &line, |fund| {
-            fund["send_sat"].as_u64() > Some(0)
-        });
+        let payer = if terms.contains("--fund-by members") {
+            MEMBERS[0]
+        } else {
+            AGGREGATOR
+        };
+        let fund = self.until(payer, &line, |fund| fund["send_sat"].as_u64() > Some(0));
         // Signals that are replaced at ten times their fee, again and again, cost more than forty rounds.
         let factor = if terms.is_empty() { 1 } else { 40 };
         let send = fund["send_sat"].as_u64().unwrap() * factor;
         let address = text(&fund["address"]);
         self.dev(&format!("dev pay {address} {send}"));
-        self.until(AGGREGATOR, &line, |fund| fund["state"] == "confirmed");
+        self.until(payer, &line, |fund| fund["state"] == "confirmed");
         let dids = MEMBERS.map(|who| {
             let line = format!("did create --cohort {id}");
             self.command(who, &line, |actor| {
@@ -492,6 +508,7 @@ impl World {
             deposits: terms.contains("--deposits"),
             round: 0,
             replaced: BTreeSet::new(),
+            stalled: BTreeSet::new(),
             confirmed: Vec::new(),
         }
     }
@@ -529,30 +546,25 @@ impl World {
                 Err(format!("{updates:?}"))
             }
         });
-        self.command(
-            AGGREGATOR,
-            &format!("cohort announce {}", cohort.id),
-            |actor| {
-                let view = actor.ask(&show)?;
-                let open = view["round"]["round"] == round;
-                let over = view["past_rounds"][0]["round"] == round;
-                if open || over {
-                    Ok(())
-                } else {
-                    Err(view.to_string())
-                }
-            },
-        );
+        if twist == Twist::Stalled {
+            cohort.stalled.insert(round);
+            self.actors[2].kill();
+        }
+        self.announce(cohort);
         let view = self.until(AGGREGATOR, &show, |view| {
             let last = &view["past_rounds"][0];
             last["round"] == round && last["state"] != "signed"
         });
+        if twist == Twist::Stalled {
+            self.actors[2].start();
+        }
         let last = &view["past_rounds"][0];
         if last["state"] == "failed" {
             return Ending::Failed(last.to_string());
         }
         let mut txid = text(&last["txid"]).to_owned();
-        if twist != Twist::Plain {
+        let stuck = matches!(twist, Twist::Stuck { .. });
+        if stuck {
             self.bump(cohort);
         }
         self.dev("dev mine 6");
@@ -561,7 +573,7 @@ impl World {
                 let last = &view["past_rounds"][0];
                 // While it is replaced, what is in a block then is what counts, and the same for all.
                 let same = last["txid"] == txid.as_str();
-                let any = who == AGGREGATOR && twist != Twist::Plain;
+                let any = who == AGGREGATOR && stuck;
                 last["round"] == round && last["state"] == "final" && (same || any)
             });
             txid = text(&view["past_rounds"][0]["txid"]).to_owned();
@@ -584,9 +596,27 @@ pub enum Twist {
     Stuck {
         withdrawn: bool,
     },
+    /// The second member is away while the round is held, and back when it is signed.
+    Stalled,
 }
 
 impl World {
+    /// Opens the round that is next.
+    pub fn announce(&mut self, cohort: &Cohort) {
+        let (show, round) = (cohort.show.clone(), cohort.round);
+        let line = format!("cohort announce {}", cohort.id);
+        self.command(AGGREGATOR, &line, |actor| {
+            let view = actor.ask(&show)?;
+            let open = view["round"]["round"] == round;
+            let over = view["past_rounds"][0]["round"] == round;
+            if open || over {
+                Ok(())
+            } else {
+                Err(view.to_string())
+            }
+        });
+    }
+
     fn queue_and_withdraw(&mut self, did: &str, line: &str) {
         let waiting = |actor: &Actor| {
             let updates = actor.ask(&format!("did updates {did}"))?;
@@ -636,6 +666,8 @@ pub struct Cohort {
     pub round: u32,
     /// Rounds whose signal was replaced by one of a further session.
     pub replaced: BTreeSet<u32>,
+    /// Rounds that were signed through the leaf, if they were signed.
+    pub stalled: BTreeSet<u32>,
     /// The transactions of its rounds.
     pub confirmed: Vec<String>,
 }

@@ -36,6 +36,8 @@ pub struct Company {
     pub rounds: u32,
     /// Rounds that are signed through a k-of-n leaf.
     pub fallbacks: BTreeSet<Round>,
+    /// Rounds held since the backup that the aggregator was restored from: it knows what they announced, and no more.
+    pub forgotten: BTreeSet<Round>,
 }
 
 /// A DID, who controls it and the version it must be at.
@@ -130,6 +132,7 @@ impl Play {
             tip,
             rounds: 0,
             fallbacks: BTreeSet::new(),
+            forgotten: BTreeSet::new(),
         }
     }
 

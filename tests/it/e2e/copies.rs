@@ -14,12 +14,12 @@ use btcr2_agent::demo::DemoError;
 use btcr2_agent::demo::stage::Part;
 use btcr2_agent::nostr::event::{Event, KIND_DIRECTED};
 use btcr2_agent::nostr::{EventId, Filter};
-use btcr2_agent::protocol::SessionId;
 use btcr2_agent::protocol::effect::Report;
 use btcr2_agent::protocol::message::Nonces;
 use btcr2_agent::protocol::participant::{Decline, ParticipantInput};
 use btcr2_agent::protocol::terms::CohortBeacon;
-use btcr2_agent::store::{OutboxRow, Role, Store, StoreError};
+use btcr2_agent::protocol::{Round, SessionId};
+use btcr2_agent::store::{ArtifactKind, OutboxRow, Role, Store, StoreError};
 
 use super::company::Company;
 use super::play::{POLL, Play, eventually};
@@ -492,4 +492,54 @@ async fn a_restored_aggregator_opens_rounds_its_members_have_not_seen() {
     company.rounds = 1 + 1_000;
     play.round(&mut company, &dids).await;
     play.close().await;
+}
+
+/// Rounds were held since the aggregator's backup. Its members show it what they keep of them.
+#[tokio::test]
+async fn a_restored_aggregator_can_prove_again_what_was_announced_since() {
+    for beacon in [CohortBeacon::Smt, CohortBeacon::Cas] {
+        let dir = tempfile::tempdir().unwrap();
+        let mut play = Play::with_parts(&parts(3)).await;
+        let mut company = play.found(beacon, 0, &[1, 2]).await;
+        let dids = play.create_dids(&mut company, &[1, 2, 2]).await;
+        play.round(&mut company, &dids).await;
+        let backup = play.copy_home(0, dir.path());
+        play.round(&mut company, &dids[..2]).await;
+        play.round(&mut company, &dids[1..]).await;
+        play.stage.stop(0).await.unwrap();
+
+        // It says that it does not know these spends.
+        play.forgiving = true;
+        let (mark, id) = (play.mark(), company.id);
+        let copy = play.enter_restored(&backup, &dir.path().join("copy")).await;
+        company.aggregator = copy;
+        company.rounds = 1 + 1_000;
+        company.forgotten.extend([Round(2), Round(3)]);
+        for of in [Round(2), Round(3)] {
+            let explained = |report: &Report| matches!(report, Report::SignalExplained { round, .. } if *round == of);
+            play.reported(
+                "the proofs of a round",
+                mark,
+                id,
+                Role::Aggregator,
+                &[copy],
+                explained,
+            )
+            .await;
+        }
+        let provable = |actor: usize| {
+            let artifacts = play.file(actor).view().artifacts_of_cohort(id, Round(1));
+            let proving = [ArtifactKind::LeafSet, ArtifactKind::CasAnnouncement];
+            let artifacts = artifacts.unwrap().into_iter();
+            let artifacts = artifacts.filter(|artifact| proving.contains(&artifact.key.kind));
+            artifacts
+                .map(|artifact| (artifact.key, artifact.txid))
+                .collect::<Vec<_>>()
+        };
+        assert_eq!(provable(0).len(), 3);
+        assert_eq!(provable(copy), provable(0));
+        play.round(&mut company, &dids).await;
+        play.all_resolve(&company).await;
+        play.close().await;
+    }
 }

@@ -6,7 +6,7 @@ use btcr2_agent::beacon::signal::BeaconOutput;
 use btcr2_agent::beacon::smt::SmtTree;
 use btcr2_agent::protocol::evidence::Sighash;
 use btcr2_agent::protocol::message::{
-    Announced, FallbackRequest, FallbackSignature, Message, PrevoutInfo, TxHex,
+    Announced, FallbackRequest, FallbackSignature, Message, PrevoutInfo, RoundCause, TxHex,
 };
 use btcr2_agent::protocol::set::{CohortSet, fallback_leaf};
 use btcr2_agent::protocol::terms::OutputPolicy;
@@ -71,6 +71,10 @@ pub fn messages(beacon: CohortBeacon) -> Vec<(&'static str, Message)> {
         tx: TxHex(unsigned.tx),
         absent: vec![Seat(2)],
         announced,
+        why: Some(RoundCause::NoResponse {
+            absent: vec![Seat(2)],
+        }),
+        blamed: Vec::new(),
     };
     match beacon {
         CohortBeacon::Smt => vec![

@@ -1,6 +1,8 @@
 //! Proofs: what a member gets for each of its indexes, in the specification's JSON form (spec.md §2.6).
 
+use std::cmp::Ordering;
 use std::fmt;
+use std::ops::RangeInclusive;
 
 use serde::de::{self, Deserialize, Deserializer, SeqAccess, Visitor};
 use serde::{Serialize, Serializer};
@@ -91,6 +93,12 @@ impl SmtPath {
         Ok(())
     }
 
+    /// The indexes below each sibling that is not empty: each such range has a leaf.
+    pub fn occupied(&self, index: &SmtIndex) -> impl Iterator<Item = RangeInclusive<SmtIndex>> {
+        let siblings = (0..=u8::MAX).filter(|position| !bit_at(&self.collapsed, *position));
+        siblings.map(|position| below_sibling(index, position))
+    }
+
     /// The root that this leaf value at this index leads to.
     fn root_of(&self, index: &SmtIndex, value: &LeafValue) -> Result<SignalBytes, ProofFault> {
         let collapsed = self
@@ -124,6 +132,26 @@ impl SmtPath {
         }
         Ok(SignalBytes::from_bytes(node))
     }
+}
+
+/// The indexes below the sibling of `index` at a position: they share the bits before it, and not the one there.
+fn below_sibling(index: &SmtIndex, position: u8) -> RangeInclusive<SmtIndex> {
+    let (mut first, mut last) = (index.to_bytes(), index.to_bytes());
+    for (at, (low, high)) in (0_u8..).zip(first.iter_mut().zip(&mut last)) {
+        // The bits of this byte that are free: those behind the position.
+        let free = match at.cmp(&(position / 8)) {
+            Ordering::Less => 0,
+            Ordering::Equal => mask(position).saturating_sub(1),
+            Ordering::Greater => u8::MAX,
+        };
+        if at == position / 8 {
+            *low ^= mask(position);
+            *high ^= mask(position);
+        }
+        *low &= !free;
+        *high |= free;
+    }
+    SmtIndex::from_bytes(first)..=SmtIndex::from_bytes(last)
 }
 
 /// The path with these siblings that are not empty, given with their positions from root to leaf.

@@ -50,6 +50,12 @@ pub(super) struct Fallback {
     signed: Vec<Seat>,
     absent: Vec<Seat>,
     announced: Announced,
+    /// Why the round stalled.
+    #[serde(default)]
+    why: Option<RoundCause>,
+    /// What was bad in it until then.
+    #[serde(default)]
+    blamed: Vec<Blame>,
 }
 
 impl Fallback {
@@ -85,6 +91,8 @@ impl Fallback {
             prevouts: self.ladder.inputs.iter().map(prevout).collect(),
             absent: self.absent.clone(),
             announced: self.announced.clone(),
+            why: self.why.clone(),
+            blamed: self.blamed.clone(),
         })
     }
 
@@ -120,11 +128,12 @@ impl Aggregator {
         if waits {
             return Vec::new();
         }
-        self.fall_back(now).unwrap_or_else(|| self.fail_round(why))
+        self.fall_back(now, &why)
+            .unwrap_or_else(|| self.fail_round(why))
     }
 
     /// `None` when there is no way out of the stall.
-    fn fall_back(&mut self, now: UnixTime) -> Option<Vec<Effect>> {
+    fn fall_back(&mut self, now: UnixTime, why: &RoundCause) -> Option<Vec<Effect>> {
         let (_, keys) = self.set.as_ref()?;
         let leaf = fallback_leaf(&self.terms, keys)?;
         let script = beacon_script(keys.output_key());
@@ -159,6 +168,8 @@ impl Aggregator {
             absent: absent.clone(),
             announced,
             leaf,
+            why: Some(why.clone()),
+            blamed: state.blamed.clone(),
         };
         // What a session was built on is kept already, and is the same.
         let kept = state.built.is_some();
@@ -170,6 +181,7 @@ impl Aggregator {
             round,
             absent,
             threshold: fallback.leaf.threshold(),
+            why: Some(why.clone()),
         }));
         effects.push(Effect::Report(Report::SignalFixed {
             round,

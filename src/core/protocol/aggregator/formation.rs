@@ -5,7 +5,7 @@ use bitcoin::ScriptBuf;
 use super::admission::Entry;
 use super::{Aggregator, Phase, refuse};
 use crate::keys::NostrKey;
-use crate::protocol::effect::{AdvertStatus, Effect, Ignored, Report, Step, To};
+use crate::protocol::effect::{AdvertStatus, Effect, Ignored, Outcome, Report, Step, To};
 use crate::protocol::evidence::Signed;
 use crate::protocol::ids::Seat;
 use crate::protocol::message::{
@@ -84,7 +84,10 @@ impl Aggregator {
                 .get(position)
                 .is_some_and(|member| member.payee == opt_in.payee);
             return match u16::try_from(position) {
-                Ok(seat) if same => Step::with(vec![accept(from, Seat(seat))]),
+                Ok(seat) if same => Step {
+                    outcome: Outcome::Ignored(Ignored::Duplicate),
+                    effects: vec![accept(from, Seat(seat))],
+                },
                 _ => refuse(RefusalCode::AlreadyAsked),
             };
         }

@@ -17,6 +17,7 @@ mod round;
 mod seats;
 mod session;
 mod signals;
+mod unexplained;
 mod watch;
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -31,6 +32,7 @@ pub use super::confirmation::FINAL_DEPTH;
 use super::effect::{AdvertStatus, Effect, Ignored, Report, Step, To};
 use super::ids::{Round, Seat};
 use super::message::{EndCause, Ended, Message, RefusalCode, Refused, RoundCause};
+use super::quota::{self, Bound, Counted};
 use super::reform::Offer;
 use super::set::CohortSet;
 use super::terms::Terms;
@@ -51,6 +53,8 @@ use replacing::Kept;
 use round::RoundState;
 pub use round::{OpenRefusal, OpenRound};
 pub use signals::SignedSignal;
+use unexplained::Unexplained;
+pub use unexplained::UnexplainedSignal;
 
 /// Seconds between two attempts to send an unconfirmed signal again.
 const REBROADCAST_SECONDS: u64 = 60;
@@ -205,6 +209,12 @@ pub struct Aggregator {
     offer: Option<Offer>,
     /// The highest fee of one transaction that the gate permits, once it was told.
     max_fee: Option<Amount>,
+    /// Signals on the chain that were signed by a later copy of this store.
+    #[serde(default)]
+    unexplained: Unexplained,
+    /// What members said of late.
+    #[serde(default)]
+    counted: Counted,
 }
 
 impl Aggregator {
@@ -237,6 +247,8 @@ impl Aggregator {
             conduct: Conduct::default(),
             offer: None,
             max_fee: None,
+            unexplained: Unexplained::default(),
+            counted: Counted::default(),
         }
     }
 
@@ -246,11 +258,21 @@ impl Aggregator {
         if let (Phase::Ended(_), AggregatorInput::Message { message, .. }) = (&self.phase, &input)
             && !matches!(
                 message,
-                Message::HistoryRequest(_) | Message::SeatRequest(_)
+                Message::HistoryRequest(_) | Message::SeatRequest(_) | Message::KeptProofs(_)
             )
         {
             return Step::ignored(Ignored::WrongPhase);
         }
+        let said = self.said(&input);
+        if let Some((seat, kind, bound)) = said
+            && !self.counted.has_room(now, &self.terms, seat, kind, bound)
+        {
+            return Step::ignored(Ignored::OverQuota);
+        }
+        let kind = match &input {
+            AggregatorInput::Message { message, .. } => Some(message.type_name()),
+            _ => None,
+        };
         let mut step = match input {
             AggregatorInput::Advertise {
                 invited,
@@ -288,15 +310,35 @@ impl Aggregator {
                 Step::accepted()
             }
         };
+        // What is not logged must not change anything: what is due is done by the next input, a tick at the latest.
+        if kind.is_some_and(|kind| !step.is_logged(kind)) {
+            return step;
+        }
+        if let Some((seat, kind, bound)) = said {
+            self.counted.count(now, seat, kind, bound);
+        }
         self.timers(now, &mut step.effects);
-        if let Some((set, _)) = &self.set {
-            for effect in &step.effects {
-                if let Effect::Report(report) = effect {
-                    self.conduct.note(report, set);
-                }
+        for effect in &step.effects {
+            let Effect::Report(report) = effect else {
+                continue;
+            };
+            if let Some((set, _)) = &self.set {
+                self.conduct.note(report, set);
+            }
+            if matches!(report, Report::SignalConfirmed { .. }) {
+                self.counted.begin(now);
             }
         }
         step
+    }
+
+    /// The seat that speaks, the type of what it says, and what bounds it.
+    fn said(&self, input: &AggregatorInput) -> Option<(Seat, &'static str, Bound)> {
+        let AggregatorInput::Message { from, message } = input else {
+            return None;
+        };
+        let seat = self.seat_of(from)?;
+        Some((seat, message.type_name(), quota::of_member(message)))
     }
 
     /// When [`AggregatorInput::Tick`] must be fed at the latest, if nothing else happens.
@@ -318,7 +360,8 @@ impl Aggregator {
             .map(|signal| signal.last_sent().plus(REBROADCAST_SECONDS))
             .min();
         let (index, refund) = (self.registry.deadline(), self.refund_deadline());
-        [phase, round, opening, rebroadcast, index, refund]
+        let proofs = self.proofs_due();
+        [phase, round, opening, rebroadcast, index, refund, proofs]
             .into_iter()
             .flatten()
             .min()
@@ -345,6 +388,7 @@ impl Aggregator {
                 Step::with(vec![Effect::AnswerHistory { to: from, request }])
             }
             Message::SeatRequest(_) => self.seat_request(from),
+            Message::KeptProofs(kept) => self.kept_proofs(&from, kept),
             Message::Refused(refused) => self.member_refused(from, &refused),
             _ => Step::ignored(Ignored::WrongRole),
         }
@@ -359,6 +403,7 @@ impl Aggregator {
         self.replacement_timer(now, effects);
         self.rebroadcast_timer(now, effects);
         self.refund_timer(now, effects);
+        self.proofs_timer(now, effects);
     }
 
     fn chain_changed(&mut self, now: UnixTime, update: &ChainUpdate) -> Step {
@@ -373,6 +418,7 @@ impl Aggregator {
             effects.extend(signal.look(&self.chain).into_iter().map(Effect::Report));
         }
         effects.extend(self.watch_signals(update));
+        self.note_unexplained(update.signals.iter().map(|(txid, _)| *txid).collect());
         effects.extend(self.tip_moved());
         effects.extend(self.replacement_after_chain());
         self.refunds_after_chain();
@@ -448,6 +494,8 @@ impl Aggregator {
         self.refunds_restored(NUMBERS_SKIPPED);
         let mut effects = self.fail_round(RoundCause::Operator);
         self.kept = None;
+        let all = self.chain.signals.keys().copied().collect();
+        self.note_unexplained(all);
         effects.extend(self.repeat_formation());
         Step::with(effects)
     }

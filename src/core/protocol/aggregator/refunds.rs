@@ -411,6 +411,7 @@ impl Aggregator {
 
     fn open_refund(&mut self, now: UnixTime, outpoint: OutPoint, value_sat: u64) -> Vec<Effect> {
         self.refunds.last = self.refunds.last.saturating_add(1);
+        self.counted.refund_opened(now);
         let session = RefundSession {
             deposit: self.refunds.last,
             attempt: 1,

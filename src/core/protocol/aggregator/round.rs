@@ -354,8 +354,11 @@ impl Aggregator {
         let by_cadence = self.next_open.is_some_and(|at| now >= at);
         let trigger = u32::from(self.terms.pending_trigger);
         let waiting: u32 = self.pending.values().map(|n| u32::from(*n)).sum();
-        let by_count = trigger > 0 && waiting >= trigger;
+        let by_count = trigger > 0 && waiting >= trigger && self.counted.may_open_on_request(now);
         if (by_cadence || by_count) && self.open_refusal().is_none() {
+            if !by_cadence {
+                self.counted.round_requested(now);
+            }
             effects.extend(self.open_round(now).effects);
         }
     }
@@ -364,7 +367,9 @@ impl Aggregator {
         let Some(seat) = self.seat_of(&from) else {
             return Step::ignored(Ignored::NotAMember);
         };
-        self.pending.insert(seat, request.pending);
+        if self.pending.insert(seat, request.pending) == Some(request.pending) {
+            return Step::ignored(Ignored::Duplicate);
+        }
         Step::accepted()
     }
 
@@ -385,6 +390,7 @@ impl Aggregator {
             !self.refund_scripts().is_empty(),
         );
         self.last_round = round.0;
+        self.counted.round_opened(now);
         self.kept = None;
         self.next_open = self.after_cadence(now);
         self.pending.clear();

@@ -60,6 +60,21 @@ pub(super) struct MyIndex {
 }
 
 impl MyIndex {
+    /// An index of which nothing else is known yet. CAS: with its DID.
+    pub(super) const fn new(state: IndexState, did: Option<Did>, binding: BindingState) -> Self {
+        Self {
+            state,
+            did,
+            binding,
+            update: None,
+            announced: BTreeSet::new(),
+            proved: BTreeSet::new(),
+            fetched: 0,
+            restored: false,
+            challenged: false,
+        }
+    }
+
     pub(super) const fn covered_in(&self, round: Round) -> bool {
         matches!(self.state, IndexState::Covered(from) if from.0 <= round.0)
     }
@@ -72,17 +87,9 @@ impl Participant {
         }
         for item in &items {
             let did = item.opening.as_ref().map(|opening| opening.did.clone());
-            let index = self.indexes.entry(item.index).or_insert_with(|| MyIndex {
-                state: IndexState::Requested,
-                did: None,
-                binding: BindingState::NotYet,
-                update: None,
-                announced: BTreeSet::new(),
-                proved: BTreeSet::new(),
-                fetched: 0,
-                restored: false,
-                challenged: false,
-            });
+            let known = self.indexes.entry(item.index);
+            let index = known
+                .or_insert_with(|| MyIndex::new(IndexState::Requested, None, BindingState::NotYet));
             if matches!(index.state, IndexState::Refused(_)) {
                 index.state = IndexState::Requested;
             }

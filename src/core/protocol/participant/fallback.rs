@@ -8,28 +8,28 @@
 //! Where such a signal is stuck, the same is asked for again at a higher fee: same inputs, same bytes. Any of these
 //! transactions may confirm, and at most one does, because all spend the tip.
 
+mod reading;
 mod replacing;
 mod responded;
+mod signed;
 
 use std::collections::{BTreeMap, BTreeSet};
 
 use bitcoin::{Amount, OutPoint, Script, Transaction, Txid};
 
 use super::checks::Verdict;
-use super::{GivenPartial, MemberPhase, Participant};
+use super::{MemberPhase, Participant};
 use crate::beacon::cas::CasAnnouncement;
 use crate::beacon::fallback::FallbackLeaf;
 use crate::beacon::signal::{BeaconOutput, SignalFault, check_signal, signal_of};
 use crate::beacon::smt::{EMPTY_LEAF, SmtTree};
-use crate::hash::{SchnorrSignature, SignalBytes, SmtIndex, UpdateHash};
-use crate::protocol::effect::{Artifact, Effect, FallbackOrder, Ignored, Report, Step};
-use crate::protocol::evidence::{Sighash, Signed};
+use crate::hash::{SignalBytes, SmtIndex, UpdateHash};
+use crate::protocol::effect::{Effect, FallbackOrder, Ignored, Report, Step};
+use crate::protocol::evidence::Sighash;
 use crate::protocol::ids::{MAX_RUNGS, Round};
-use crate::protocol::message::{
-    Announced, FallbackRequest, FallbackSignature, Message, RefusalCode, Refused, RoundResult,
-};
+use crate::protocol::message::{FallbackRequest, Message, RefusalCode, Refused, RoundResult};
 use crate::protocol::set::fallback_leaf;
-use crate::protocol::terms::{CohortBeacon, OutputPolicy};
+use crate::protocol::terms::OutputPolicy;
 use crate::time::UnixTime;
 use serde::{Deserialize, Serialize};
 
@@ -261,10 +261,12 @@ impl Participant {
                 ),
             }));
         }
+        effects.extend(self.blamed(request.blamed));
         effects.push(Effect::Report(Report::FallbackOpened {
             round,
             absent: request.absent,
             threshold: leaf.threshold(),
+            why: self.told(round, request.why),
         }));
         self.remember(
             now,
@@ -292,160 +294,6 @@ impl Participant {
         }
         effects.extend(self.after_facts());
         Step::with(effects)
-    }
-
-    /// Reads what is announced, strictly, and says which signal it is.
-    fn read(&self, announced: &Announced) -> Result<(SignalBytes, Published), String> {
-        match (self.terms.beacon, announced) {
-            (CohortBeacon::Smt, Announced::Smt(leaves)) => {
-                let seats = self.set.as_ref().map_or(0, |(set, _)| set.keys.len());
-                let most = seats.saturating_mul(self.terms.dids_max.into());
-                if leaves.len() > most {
-                    return Err(format!(
-                        "a fallback announces {} leaves, more than the {most} there can be",
-                        leaves.len()
-                    ));
-                }
-                let tree = SmtTree::new(leaves.iter().copied())
-                    .map_err(|fault| format!("the leaves of a fallback are no tree: {fault}"))?;
-                Ok((tree.root(), Published::Smt(tree)))
-            }
-            (CohortBeacon::Cas, Announced::Cas(text)) => {
-                let map = self.parse_announcement(text)?;
-                Ok((map.signal_bytes(), Published::Cas(map)))
-            }
-            _ => Err("a fallback of another beacon type".into()),
-        }
-    }
-
-    /// What is announced for each index of mine.
-    fn what_is_said(&self, round: Round, published: &Published) -> BTreeMap<SmtIndex, Said> {
-        let submitted = self.said_in(round);
-        let planned = |index| submitted.and_then(|plan| plan.get(index));
-        let said = self.indexes.iter().map(|(index, mine)| {
-            let said = match published {
-                Published::Smt(tree) => match (tree.value_at(index), planned(index)) {
-                    (value, Some(planned)) if planned.leaf.value() == value => {
-                        Said::Mine(planned.update)
-                    }
-                    (EMPTY_LEAF, _) => Said::Nothing,
-                    _ => Said::Foreign,
-                },
-                Published::Cas(map) => {
-                    let did = mine.did.as_ref();
-                    match (
-                        did.and_then(|did| map.update_of(did.as_str())),
-                        planned(index),
-                    ) {
-                        (update, Some(planned)) if planned.update == update => Said::Mine(update),
-                        (None, _) => Said::Nothing,
-                        _ => Said::Foreign,
-                    }
-                }
-            };
-            (*index, said)
-        });
-        said.collect()
-    }
-
-    /// Rule 3: of a seat that responded each index is as it said, of an absent one each is empty.
-    fn objection(
-        &self,
-        round: Round,
-        absent: bool,
-        said: &BTreeMap<SmtIndex, Said>,
-        published: &Published,
-    ) -> Option<String> {
-        let submitted = self.said_in(round);
-        let wrong = said.iter().find(|(index, said)| {
-            let mine = submitted.is_some_and(|plan| plan.contains_key(*index));
-            match said {
-                Said::Foreign => true,
-                Said::Nothing => mine && !absent,
-                Said::Mine(update) => absent && (update.is_some() || published.has_leaf(index)),
-            }
-        });
-        wrong.map(|(index, said)| match said {
-            Said::Foreign => format!("it announces what I did not submit for my index {index}"),
-            Said::Nothing => format!("it leaves out what I submitted for my index {index}"),
-            Said::Mine(_) => format!("it calls my seat absent and announces my index {index}"),
-        })
-    }
-
-    /// Keeps everything that is announced, and the proofs of my indexes. They count whoever signs.
-    fn keep(
-        &mut self,
-        round: Round,
-        signal: SignalBytes,
-        txid: Txid,
-        announced: &Announced,
-        published: &Published,
-        said: &BTreeMap<SmtIndex, Said>,
-    ) -> Vec<Effect> {
-        let mut effects = Vec::new();
-        // A session that was approved in this round has kept the same already.
-        let kept = self
-            .round
-            .as_ref()
-            .filter(|state| state.round == round)
-            .filter(|state| {
-                let approved = state.approved.as_ref();
-                approved.is_some_and(|approved| approved.ladder.signal == signal)
-            });
-        let kept: BTreeSet<SmtIndex> = kept
-            .into_iter()
-            .flat_map(|state| state.plan.keys().copied())
-            .collect();
-        let submitted = self.said_in(round).cloned();
-        for (index, said) in said {
-            let Some(mine) = self.indexes.get_mut(index) else {
-                continue;
-            };
-            let update = match said {
-                Said::Foreign => continue,
-                Said::Nothing => None,
-                Said::Mine(update) => *update,
-            };
-            if update.is_some() && mine.update == update {
-                // k others can announce it without me: nothing else may be announced (rule 10).
-                mine.announced.insert(signal);
-            }
-            mine.proved.insert(signal);
-            if kept.contains(index) {
-                continue;
-            }
-            if let Published::Smt(tree) = published {
-                let submitted = submitted.as_ref().filter(|_| matches!(said, Said::Mine(_)));
-                let leaf = submitted.and_then(|plan| plan.get(index));
-                effects.push(Effect::Save(Artifact::SmtProof {
-                    round,
-                    index: *index,
-                    signal,
-                    txid,
-                    nonce: leaf.and_then(|planned| planned.leaf.nonce),
-                    update,
-                    path: tree.prove(index),
-                }));
-            }
-        }
-        match announced {
-            Announced::Smt(leaves) => effects.push(Effect::Save(Artifact::LeafSet {
-                round,
-                signal,
-                txid,
-                leaves: leaves.clone(),
-            })),
-            Announced::Cas(text) if kept.is_empty() => {
-                effects.push(Effect::Save(Artifact::Announcement {
-                    round,
-                    signal,
-                    txid,
-                    announcement: text.clone(),
-                }));
-            }
-            Announced::Cas(_) => {}
-        }
-        effects
     }
 
     /// Checks the latest fallback that waits for a decision; orders the signatures when everything holds.
@@ -582,182 +430,6 @@ impl Participant {
             .chain(approved.map(|approved| approved.ladder.signal))
             .chain(signing.map(|fallback| fallback.signal))
             .any(|known| known != *signal)
-    }
-
-    /// The driver made the signatures.
-    pub(super) fn fallback_signed(
-        &mut self,
-        round: Round,
-        signatures: Vec<SchnorrSignature>,
-    ) -> Step {
-        let me = self.me;
-        let mut known = self.fallbacks.known.iter_mut();
-        let Some(fallback) =
-            known.find(|known| known.round == round && known.stage == Stage::Signing)
-        else {
-            return Step::ignored(Ignored::Unasked);
-        };
-        let verify = fallback.sighashes.len() == signatures.len()
-            && fallback
-                .sighashes
-                .iter()
-                .zip(&signatures)
-                .all(|(digest, made)| me.verifies(digest.as_bytes(), made));
-        if !verify {
-            fallback.stage = Stage::Over;
-            return Self::contradiction("my own signature through the leaf does not verify");
-        }
-        fallback.stage = Stage::Signed;
-        let txid = fallback.txid;
-        let content = FallbackSignature {
-            round,
-            txid,
-            sighashes: fallback.sighashes.clone(),
-            signatures,
-        };
-        let adopted = self.adopt(round, &txid);
-        let mut effects = vec![
-            self.send(Message::FallbackSignature(Signed::unsigned(content))),
-            Effect::Report(Report::FallbackSigned { round, txid }),
-        ];
-        effects.extend(adopted);
-        // What was asked for meanwhile waited for this.
-        effects.extend(self.try_fallback());
-        Step::with(effects)
-    }
-
-    /// From now on the signal counts as one that may confirm.
-    fn adopt(&mut self, round: Round, txid: &Txid) -> Vec<Effect> {
-        let mut of_round = self.fallbacks.of(round).enumerate();
-        let Some((place, fallback)) = of_round.find(|(_, known)| known.txid == *txid) else {
-            return Vec::new();
-        };
-        let (txid, signal) = (fallback.txid, fallback.signal);
-        if self.given.iter().any(|given| given.txid == txid) {
-            return Vec::new();
-        }
-        let seen = self.chain.signals.get(&txid);
-        let confirmed = seen.and_then(|seen| seen.height);
-        self.given.push(GivenPartial {
-            round,
-            signal,
-            rung: RUNG.saturating_add(u8::try_from(place).unwrap_or(u8::MAX)),
-            txid,
-            input: fallback.input(),
-            inputs: fallback.inputs.clone(),
-            sighashes: fallback.sighashes.clone(),
-            fee: fallback.fee(),
-            tx: fallback.tx.clone(),
-            refund: None,
-            signed: fallback.complete.clone(),
-            opened: fallback.heard,
-            confirmed,
-        });
-        let report = confirmed.map(|height| Report::SignalConfirmed {
-            round,
-            txid,
-            height,
-        });
-        report.map(Effect::Report).into_iter().collect()
-    }
-
-    /// Fallbacks that the chain shows, signed by this member or not, are followed like any signal.
-    pub(super) fn adopt_seen(&mut self) -> Vec<Effect> {
-        let seen = |known: &&MyFallback| {
-            let tip = known.tx.input.first().map(|input| input.previous_output);
-            let spend = tip.and_then(|tip| self.chain.spends.get(&tip));
-            spend.is_some_and(|spend| spend.by == known.txid)
-        };
-        let known = self.fallbacks.known.iter();
-        let found: Vec<(Round, Txid)> = known
-            .filter(seen)
-            .map(|known| (known.round, known.txid))
-            .collect();
-        found
-            .into_iter()
-            .flat_map(|(round, txid)| self.adopt(round, &txid))
-            .collect()
-    }
-
-    /// Takes a result that is a fallback; `None` when it is none.
-    pub(super) fn fallback_result(&mut self, now: UnixTime, result: &RoundResult) -> Option<Step> {
-        let leaf = self.leaf()?;
-        let (_, keys) = self.set.as_ref()?;
-        let internal = keys.internal_key();
-        let (round, tx) = (result.round, &result.tx.as_ref()?.0);
-        let txid = tx.compute_txid();
-        let replaces = self.is_complete_otherwise(round, &txid);
-        let other_bytes = |known: &MyFallback| Some(known.signal) != signal_of(tx);
-        let contradicts = self.fallbacks.of(round).next().is_some_and(other_bytes);
-        let Some(fallback) = self.fallbacks.find_mut(round, &txid) else {
-            let witness = &tx.input.first()?.witness;
-            let through_leaf = witness.second_to_last() == Some(leaf.script().as_bytes());
-            if !through_leaf || contradicts {
-                return None;
-            }
-            // Its request is on its way still.
-            let early = &mut self.fallbacks.early;
-            early.retain(|(of, _)| *of != txid);
-            early.push((txid, result.clone()));
-            if early.len() > MAX_EARLY {
-                early.remove(0);
-            }
-            return Some(Step::accepted());
-        };
-        if fallback.complete.is_some() {
-            return Some(Step::ignored(Ignored::Duplicate));
-        }
-        let verifies = tx.input.len() == fallback.sighashes.len()
-            && tx
-                .input
-                .iter()
-                .zip(&fallback.sighashes)
-                .all(|(input, digest)| {
-                    let check = leaf.check_witness(&input.witness, internal, digest.as_bytes());
-                    check.is_ok()
-                });
-        if !verifies {
-            return Some(Self::contradiction(
-                "the result's signatures through the leaf do not verify",
-            ));
-        }
-        fallback.complete = Some(tx.clone());
-        let (signal, heard) = (fallback.signal, fallback.heard);
-        let fee_sat = fallback.fee().to_sat();
-        // Anybody can bring it to the chain now, also if this member did not sign it.
-        let adopted = self.adopt(round, &txid);
-        if let Some(given) = self.given.iter_mut().find(|given| given.txid == txid) {
-            given.signed = Some(tx.clone());
-        }
-        let opened = self
-            .round
-            .as_ref()
-            .filter(|state| state.round == round)
-            .map_or(heard, |state| state.opened);
-        let mut effects = vec![
-            Effect::Save(Artifact::SignedTransaction {
-                round,
-                signal,
-                tx: tx.clone(),
-            }),
-            Effect::Report(if replaces {
-                Report::SignalBumped {
-                    round,
-                    txid,
-                    vsize: tx.vsize() as u64,
-                    fee_sat,
-                }
-            } else {
-                Report::SignalSigned {
-                    round,
-                    txid,
-                    vsize: tx.vsize() as u64,
-                    seconds: now.since(opened),
-                }
-            }),
-        ];
-        effects.extend(adopted);
-        Some(self.end_round(round, effects))
     }
 
     /// After a restart: signatures that were ordered and not made are ordered again. They need no nonce that could

@@ -17,6 +17,7 @@ mod replacing;
 mod reseating;
 mod round;
 mod session;
+mod showing;
 mod watch;
 
 use std::collections::BTreeMap;
@@ -35,6 +36,7 @@ use super::ids::{Label, Round, Seat, SessionId, Subject};
 use super::message::{
     EndCause, HistoryItem, Message, Nonces, Opening, Refused, RegisterItem, RoundOpen,
 };
+use super::quota::{self, Counted, THE_AGGREGATOR};
 use super::reform::Offer;
 use super::set::CohortSet;
 use super::terms::Terms;
@@ -283,6 +285,9 @@ pub struct Participant {
     offer: Option<Offer>,
     /// The store was made again out of the words alone.
     reseat: Option<Reseat>,
+    /// What the aggregator said of late.
+    #[serde(default)]
+    counted: Counted,
 }
 
 impl Participant {
@@ -320,6 +325,7 @@ impl Participant {
             conduct: Conduct::default(),
             offer: None,
             reseat: None,
+            counted: Counted::default(),
         }
     }
 
@@ -351,13 +357,32 @@ impl Participant {
         {
             return Step::ignored(Ignored::NotTheAggregator);
         }
+        let said = match &input {
+            ParticipantInput::Message { message, .. } => {
+                Some((message.type_name(), quota::of_aggregator(message)))
+            }
+            _ => None,
+        };
+        if let Some((kind, bound)) = said {
+            let counted = &self.counted;
+            if !counted.has_room(now, &self.terms, THE_AGGREGATOR, kind, bound) {
+                return Step::ignored(Ignored::OverQuota);
+            }
+        }
         self.now = now;
         let step = self.take(now, input);
-        if let Some((set, _)) = &self.set {
-            for effect in &step.effects {
-                if let Effect::Report(report) = effect {
-                    self.conduct.note(report, set);
-                }
+        if let Some((kind, bound)) = said.filter(|(kind, _)| step.is_logged(kind)) {
+            self.counted.count(now, THE_AGGREGATOR, kind, bound);
+        }
+        for effect in &step.effects {
+            let Effect::Report(report) = effect else {
+                continue;
+            };
+            if let Some((set, _)) = &self.set {
+                self.conduct.note(report, set);
+            }
+            if matches!(report, Report::SignalConfirmed { .. }) {
+                self.counted.begin(now);
             }
         }
         step
@@ -445,6 +470,7 @@ impl Participant {
             Message::RoundResult(result) => self.round_result(now, result),
             Message::RoundFailed(failed) => self.round_failed(failed),
             Message::History(history) => self.history(history),
+            Message::ProofRequest(request) => self.show_proofs(&request),
             Message::SeatState(state) => self.seat_state(now, state),
             Message::Reform(reform) => self.reform(reform),
             Message::Release(release) => self.released(release.reason),

@@ -82,6 +82,7 @@ impl Participant {
             height: None,
         };
         let mut sent = 0;
+        let mut new = true;
         if let Some(known) = &self.refunds.session {
             if open.deposit < known.deposit {
                 return Step::ignored(Ignored::WrongSession);
@@ -95,7 +96,11 @@ impl Participant {
                     return Step::ignored(Ignored::Duplicate);
                 }
                 sent = known.sent;
+                new = false;
             }
+        }
+        if new {
+            self.counted.refund_opened(self.now);
         }
         self.refunds.session = Some(MySession {
             deposit: open.deposit,

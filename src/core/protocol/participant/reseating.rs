@@ -246,16 +246,9 @@ impl Participant {
             let Some(from_round) = reseat.unclaimed.remove(&index) else {
                 continue;
             };
-            self.indexes.entry(index).or_insert_with(|| MyIndex {
-                state: IndexState::Covered(from_round),
-                did: did.filter(|_| needs_did),
-                binding: BindingState::Bound,
-                update: None,
-                announced: BTreeSet::new(),
-                proved: BTreeSet::new(),
-                fetched: 0,
-                restored: false,
-                challenged: false,
+            self.indexes.entry(index).or_insert_with(|| {
+                let did = did.filter(|_| needs_did);
+                MyIndex::new(IndexState::Covered(from_round), did, BindingState::Bound)
             });
         }
         let mut effects = Vec::new();

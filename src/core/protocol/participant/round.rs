@@ -8,11 +8,11 @@ use super::{MemberPhase, Participant};
 use crate::beacon::smt::{Leaf, SmtPath};
 use crate::hash::{SmtIndex, SmtNonce, UpdateHash};
 use crate::protocol::effect::{Artifact, Effect, Ignored, Outcome, Prepared, Report, Step};
-use crate::protocol::evidence::{LabelContext, Signed};
+use crate::protocol::evidence::{Blame, LabelContext, Signed};
 use crate::protocol::ids::{Label, Round, SessionId};
 use crate::protocol::message::{
-    CasEntry, Entries, Message, NonceUpdate, Nonces, Partials, Proofs, Response, RoundFailed,
-    RoundOpen, RoundResult, SignRequest, SmtEntry,
+    CasEntry, Entries, Message, NonceUpdate, Nonces, Partials, Proofs, Response, RoundCause,
+    RoundFailed, RoundOpen, RoundResult, SignRequest, SmtEntry,
 };
 use crate::protocol::terms::{CohortBeacon, EmptyRounds, OutputPolicy};
 use crate::time::UnixTime;
@@ -181,6 +181,7 @@ impl Participant {
             return Self::contradiction(&text);
         }
         self.last_round = open.round.0;
+        self.counted.round_opened(now);
         let session = self.session(open.round, 1);
         let refunds = !self.refund_scripts().is_empty();
         let labels = Label::of_round(self.terms.rungs(), open.inputs, refunds);
@@ -448,23 +449,15 @@ impl Participant {
 
     pub(super) fn round_failed(&mut self, mut failed: RoundFailed) -> Step {
         let round = failed.round;
-        if let Some((set, _)) = &self.set {
-            // The aggregator's word is not enough: what is shown and does not show it stays a claim.
-            failed.why = failed.why.verified(&self.cohort, round, set);
+        if let Some(why) = self.told(round, Some(failed.why.clone())) {
+            failed.why = why;
         }
         let open = self.round.as_ref().map(|state| state.round) == Some(round);
         let replacement = self.replacement_failed(round, failed.why.clone());
         if !open && replacement.is_none() {
             return Step::ignored(Ignored::WrongRound);
         }
-        let mut effects = Vec::new();
-        if let Some((_, keys)) = &self.set {
-            for blame in failed.blamed {
-                // The aggregator's word is not enough: what does not re-verify is shown as a claim.
-                let proved = blame.verify(&self.cohort, keys).is_ok();
-                effects.push(Effect::Report(Report::MemberBlamed { blame, proved }));
-            }
-        }
+        let mut effects = self.blamed(failed.blamed);
         if let Some(failed) = replacement {
             effects.push(failed);
             return Step::with(effects);
@@ -474,6 +467,28 @@ impl Participant {
             why: failed.why,
         }));
         self.end_round(round, effects)
+    }
+
+    /// Why a round did not go as it should, as the aggregator tells it. Its word is not enough: what is shown and does not
+    /// show it stays a claim.
+    pub(super) fn told(&self, round: Round, why: Option<RoundCause>) -> Option<RoundCause> {
+        match (&self.set, why) {
+            (Some((set, _)), Some(why)) => Some(why.verified(&self.cohort, round, set)),
+            (_, why) => why,
+        }
+    }
+
+    /// Whom the aggregator blames in a round, once each. What does not re-verify is shown as a claim.
+    pub(super) fn blamed(&self, blamed: Vec<Blame>) -> Vec<Effect> {
+        let Some((set, keys)) = &self.set else {
+            return Vec::new();
+        };
+        let blamed = blamed.into_iter().take(set.keys.len());
+        let reports = blamed.map(|blame| {
+            let proved = blame.verify(&self.cohort, keys).is_ok();
+            Effect::Report(Report::MemberBlamed { blame, proved })
+        });
+        reports.collect()
     }
 
     /// The round is over: what waits is asked for again, and DIDs that waited for it may bind.
