@@ -208,7 +208,11 @@ simulate=$CARGO_TARGET_DIR/${profile/#dev/debug}/examples/simulate
 echo "first without any mutant:"
 "$simulate" --seeds 20 || exit 2
 found=0 survived=0
-for at in "${!names[@]}"; do
+# Those that a test finds come last: the tests have to be built for them.
+order=()
+for at in "${!names[@]}"; do [ "${hows[$at]% *}" = test ] || order+=("$at"); done
+for at in "${!names[@]}"; do [ "${hows[$at]% *}" = test ] && order+=("$at"); done
+for at in "${order[@]}"; do
     name=${names[$at]} how=${hows[$at]} log=$work/${names[$at]}.log
     is_wanted "$name" || continue
     if [ "${how% *}" = test ]; then
