@@ -14,13 +14,17 @@ use btcr2_core::hash::{sha256, to_hex};
 use btcr2_core::keys::NostrKey;
 use btcr2_core::protocol::aggregator::{AggregatorInput, Phase};
 use btcr2_core::protocol::evidence::{Blame, Fault, LabelContext, Sighash};
-use btcr2_core::protocol::message::{History, Message, RoundCause, RoundFailed, SignRequest};
+use btcr2_core::protocol::message::{
+    EndCause, Ended, History, Leave, Message, RoundCause, RoundFailed, RoundOpen, RoundRequest,
+    SignRequest,
+};
 use btcr2_core::protocol::participant::ParticipantInput;
 use btcr2_core::protocol::{Round, Seat};
+use btcr2_core::time::UnixTime;
 use serde_json::Value;
 
 use super::check::difference;
-use super::config::Config;
+use super::config::{Config, DAY};
 use super::fallback::alter_fallback;
 use super::members::key;
 use super::post::Payload;
@@ -550,14 +554,16 @@ impl World {
         let from = key("a stranger").public();
         let before = self.processes[to].core.state();
         let mut said = Vec::new();
-        for _ in 0..6 {
+        for number in 0..7 {
             let at = self.adversary.rng.index(self.adversary.archive.len());
             let mut message = (*self.adversary.archive[at]).clone();
-            if matches!(message, Message::OptIn(_) | Message::HistoryRequest(_)) {
+            if number == 6 {
+                message = self.order(to, now);
+            } else if matches!(message, Message::OptIn(_) | Message::HistoryRequest(_)) {
                 continue;
             }
             // What was said before is known; something like it would be news.
-            if self.adversary.rng.one_in(2) {
+            if number < 6 && self.adversary.rng.one_in(2) {
                 message = self.adversary.alter(&message).unwrap_or(message);
             }
             let name = message.type_name();
@@ -574,6 +580,36 @@ impl World {
             self.fail(format!(
                 "rule 6: a stranger changed process {to}: {said:?}, {part}"
             ));
+        }
+    }
+
+    /// What ends or moves something, if whoever says it is believed.
+    fn order(&mut self, to: usize, now: UnixTime) -> Message {
+        let rng = &mut self.adversary.rng;
+        let last = self.rounds_opened.last().map_or(0, |(round, _)| round.0);
+        let seat = Seat(rng.below(self.config.members as u64) as u16);
+        match (to, rng.below(4)) {
+            (0, 0) => Message::RoundRequest(RoundRequest { pending: 1 }),
+            (0, _) => Message::Leave(Leave {
+                even_if_frozen: true,
+            }),
+            (_, 0) => Message::Ended(Ended {
+                why: EndCause::MemberLeft { seat },
+            }),
+            (_, 1) => Message::RoundOpen(RoundOpen {
+                round: Round(last + 1),
+                respond_by: now.plus(DAY),
+                indexes: BTreeMap::new(),
+                inputs: 1,
+            }),
+            (_, 2) => Message::RoundFailed(RoundFailed {
+                round: Round(last),
+                why: RoundCause::NoSignature { absent: vec![seat] },
+                blamed: Vec::new(),
+            }),
+            _ => Message::Ended(Ended {
+                why: EndCause::Cancelled,
+            }),
         }
     }
 }

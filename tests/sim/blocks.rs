@@ -11,10 +11,13 @@ impl World {
     pub fn block(&mut self) {
         let faults = self.config.chain.clone();
         let rate = self.chain.fee_rate;
+        let mut is_empty = false;
         if self.luck.permille(faults.reorgs) {
             let depth = self.luck.range(1, u64::from(faults.reorg_depth)) as u32;
             let luck = &mut self.luck;
             self.chain.reorg(depth, || luck.permille(faults.forgets));
+            // Whoever mined the new blocks may not have seen what was in the old ones.
+            is_empty = self.luck.one_in(2);
             self.line(7, 0, depth.into(), || format!("reorganisation of {depth}"));
         }
         if self.luck.permille(faults.fee_changes) {
@@ -27,7 +30,8 @@ impl World {
             self.chain.fund(sat);
         }
         let stingy = !self.is_quiet;
-        self.chain.mine(|paid| !stingy || paid + 1 >= rate);
+        self.chain
+            .mine(|paid| !is_empty && (!stingy || paid + 1 >= rate));
         let height = self.chain.height;
         self.line(9, 0, height.into(), || format!("block {height}"));
         self.check_chain();

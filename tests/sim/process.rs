@@ -356,6 +356,15 @@ impl Process {
             let _ = self.core.handle(*at, input.clone());
         }
     }
+
+    /// The state that a start would lead to now.
+    pub fn replayed(&self, terms: &Terms, policy: Option<SigningPolicy>) -> String {
+        let mut core = new_core(self.id, terms, policy);
+        for (at, input) in &self.disk.log {
+            let _ = core.handle(*at, reread(input));
+        }
+        core.state()
+    }
 }
 
 fn new_core(id: usize, terms: &Terms, policy: Option<SigningPolicy>) -> Core {

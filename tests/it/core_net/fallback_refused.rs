@@ -4,14 +4,16 @@ use bitcoin::{Amount, OutPoint, Transaction};
 use btcr2_agent::beacon::cas::CasAnnouncement;
 use btcr2_agent::beacon::smt::SmtTree;
 use btcr2_agent::hash::{LeafValue, SchnorrSignature, SignalBytes, SmtIndex};
-use btcr2_agent::protocol::effect::{Ignored, Outcome, Report};
+use btcr2_agent::protocol::deposit::{Deposited, DepositedItem};
+use btcr2_agent::protocol::effect::{Artifact, Ignored, Outcome, Report};
 use btcr2_agent::protocol::evidence::{BlameError, Sighash};
 use btcr2_agent::protocol::message::{
-    Announced, FallbackRequest, FallbackSignature, Message, RefusalCode, RoundResult,
+    Announced, Entries, FallbackRequest, FallbackSignature, Message, RefusalCode, RoundResult,
 };
-use btcr2_agent::protocol::participant::Decline;
-use btcr2_agent::protocol::terms::{CohortBeacon, OutputPolicy};
+use btcr2_agent::protocol::participant::{Decline, ParticipantInput};
+use btcr2_agent::protocol::terms::{CohortBeacon, Deposits, OutputPolicy};
 
+use super::deposits::Life;
 use super::fallback::{BEACONS, leave, setup};
 use super::net::{Dest, Net, Setup};
 use super::node::{key, update};
@@ -143,6 +145,75 @@ fn what_is_published_must_hash_to_the_signal() {
     let mut bad = good.clone();
     bad.announced = Announced::Cas("{ }".into());
     contradicts(net, bad, good, "canonical");
+}
+
+/// A response that the aggregator refused over its deposits was said all the same: others can still announce it. So its
+/// update stays what it is, and what they would announce is kept, and not signed.
+#[test]
+fn what_i_said_first_and_the_aggregator_refused() {
+    for beacon in BEACONS {
+        for is_told in [false, true] {
+            let setup = setup(beacon, 4, 3).decline(Decline::NoUpdate);
+            let mut net = Net::ready(setup.terms(|terms| terms.deposits = Deposits::Required));
+            let life = Life::k1(&net, 0, 0);
+            let index = life.did.index;
+            // The member is told that its deposit was taken, and it was lost.
+            net.hold = Some("update_deposit");
+            let hash = net.deposit(0, life.deposit(&life.update("two").0));
+            net.run();
+            let item = DepositedItem {
+                index,
+                update: hash,
+                anchored: Some(true),
+                refused: None,
+            };
+            net.tell(0, Message::Deposited(Deposited { items: vec![item] }));
+            leave(&mut net, &[3]);
+            net.open();
+            let me = net.nodes[0].me();
+            let mut said = net.archive.iter().filter_map(|mail| match &mail.message {
+                Message::Response(signed) if mail.from == me => Some(&signed.content.entries),
+                _ => None,
+            });
+            let value = match said.next().unwrap() {
+                Entries::Smt(entries) => entries[0].leaf.unwrap().to_bytes(),
+                Entries::Cas(entries) => entries[0].update.unwrap().to_bytes(),
+            };
+            assert_eq!(said.count(), 1, "and another one without it");
+            net.hold = Some("fallback_request");
+            net.advance(61);
+            let Message::FallbackRequest(mut request) = net.keep_back(Dest::Member(0)).message
+            else {
+                unreachable!()
+            };
+            if is_told {
+                let announced = with(&net, &request.announced, 0, Some(value));
+                announce(&mut request, announced);
+                refuses(&mut net, request, "was refused");
+                assert_eq!(net.nodes[0].alarms(), [""; 0], "I did submit it");
+                let mut saved = net.nodes[0].saved.iter();
+                let kept = saved.any(|artifact| match artifact {
+                    Artifact::SmtProof { update, .. } => *update == Some(hash),
+                    Artifact::Announcement { announcement, .. } => {
+                        announcement.contains(&hash.to_string())
+                    }
+                    _ => false,
+                });
+                assert!(
+                    kept,
+                    "{beacon:?}: if it comes to the chain, it can be explained"
+                );
+            }
+            net.advance(70);
+            assert_eq!(net.nodes[0].core.open_round(), None);
+            let other = life.deposit(&life.update("other").0);
+            let outcome = net.input(0, ParticipantInput::Deposit(Box::new(other)));
+            let Outcome::Ignored(Ignored::Contradiction(why)) = outcome else {
+                panic!("another update of the same version is taken");
+            };
+            assert!(why.contains("not final"), "{why}");
+        }
+    }
 }
 
 /// Rule 3: what I submitted, nothing else, nothing less; nothing at all where I am called absent.

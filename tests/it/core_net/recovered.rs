@@ -5,7 +5,8 @@ use btcr2_agent::protocol::effect::{Ignored, Outcome, Report};
 use btcr2_agent::protocol::participant::{Decline, Participant, ParticipantInput};
 use btcr2_agent::protocol::terms::{CohortBeacon, OutputPolicy, Terms};
 
-use super::net::{Net, Setup};
+use super::fallback;
+use super::net::{Dest, Net, Setup};
 use super::node::{key, update};
 
 const BEACONS: [CohortBeacon; 2] = [CohortBeacon::Smt, CohortBeacon::Cas];
@@ -85,6 +86,37 @@ fn an_open_round_is_left_and_its_update_announced_in_the_next() {
             net.round();
             assert_eq!(net.proved(0, 0).last(), Some(&Some(Some(update("two")))));
         }
+    }
+}
+
+/// Also where the others ask it to sign through the leaf after that: its store may be older than what it signed.
+#[test]
+fn an_open_round_is_not_signed_through_the_leaf() {
+    for beacon in BEACONS {
+        let mut net = Net::ready(fallback::setup(beacon, 3, 2));
+        net.queue(0, 0, "one");
+        let kept = fallback::leave(&mut net, &[2]);
+        net.open();
+        net.hold = Some("fallback_request");
+        net.advance(61);
+        let request = net.keep_back(Dest::Member(0));
+        let written = net.written(0);
+        net.recover(0, written);
+        net.tell(0, request.message);
+        net.run();
+        let refusals = net.nodes[0].refusals();
+        assert!(
+            refusals.last().unwrap().contains("restored"),
+            "{refusals:?}"
+        );
+        assert!(net.nodes[0].core.given().is_empty());
+        assert_eq!(net.agg.signals_signed(), 0, "{beacon:?}");
+        assert_eq!(net.nodes[0].alarms(), [""; 0]);
+
+        net.advance(200);
+        fallback::come_back(&mut net, &[2], &kept);
+        net.round();
+        assert_eq!(net.proved(0, 0), [Some(Some(update("one")))]);
     }
 }
 

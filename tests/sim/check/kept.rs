@@ -116,12 +116,35 @@ impl World {
         }
     }
 
+    /// Rule 8, at the end of a run: a process that never died again could have.
+    pub fn check_logs(&mut self) {
+        let silent = self.config.peers.iter().any(|p| p.silent_from.is_some());
+        if !silent && !self.luck.one_in(4) {
+            return;
+        }
+        for i in 0..self.processes.len() {
+            if self.processes[i].up {
+                let before = self.processes[i].core.state();
+                let policy = i.checked_sub(1).map(|m| self.config.policies[m]);
+                let after = self.processes[i].replayed(&self.config.terms, policy);
+                self.checker.state_at_crash.insert(i, Some(before));
+                self.check_state(i, &after);
+            }
+        }
+    }
+
     /// Rule 8: what a replay of the log gives is what was in memory.
     pub fn check_replay(&mut self, i: usize) {
+        if matches!(self.checker.state_at_crash.get(&i), Some(Some(_))) {
+            let after = self.processes[i].core.state();
+            self.check_state(i, &after);
+        }
+    }
+
+    fn check_state(&mut self, i: usize, after: &str) {
         let Some(Some(before)) = self.checker.state_at_crash.remove(&i) else {
             return;
         };
-        let after = self.processes[i].core.state();
         // Rule 12: neither state nor log ever holds the seat's secret.
         let secret = btcr2_core::hash::to_hex(&self.processes[i].own.keypair().secret_bytes());
         let log = format!("{:?}", self.processes[i].disk.log.last());
@@ -129,7 +152,7 @@ impl World {
             self.broken(i, "rule 12", "the secret of a seat is in state or log");
         }
         if before != after {
-            let why = difference(&before, &after);
+            let why = difference(&before, after);
             self.broken(i, "rule 8", &why);
         }
     }

@@ -149,32 +149,29 @@ impl World {
             seen.any(|seen| seen.signal.to_bytes() == *signal)
         };
         let anew = self.processes[i].lives > 0;
-        let before = signed().filter(|signed| signed.round < round);
-        let before = before.filter(|signed| !anew || shown(&signed.signal));
-        let mut before = before.filter_map(|signed| signed.updates.get(&did).copied());
+        let is_dead = |signed: &SignedSignal| {
+            let chain = &self.chain;
+            chain.is_impossible(&signed.input, &saw.view, FINAL_DEPTH)
+                || saw.view.spends.get(&signed.input).is_some_and(|spend| {
+                    let ours = saw.view.signals.get(&spend.by);
+                    let deep = |height| saw.view.confirmations(height) >= FINAL_DEPTH;
+                    ours.is_none_or(|seen| seen.signal.to_bytes() != signed.signal)
+                        && spend.height.is_some_and(deep)
+                })
+        };
+        let before = || {
+            signed()
+                .filter(|signed| signed.round < round)
+                .filter(|signed| !anew || shown(&signed.signal))
+                .filter(|signed| !is_dead(signed))
+                .filter_map(|signed| signed.updates.get(&did).copied())
+        };
         // Also when one is final: a second one for its version ends the DID.
         let twice = |other: &UpdateHash| other != update && version(other) == version(update);
-        if let Some(other) = before.find(twice) {
+        if let Some(other) = before().find(twice) {
             return Some(other);
         }
-        signed()
-            .filter(|signed| signed.round < round)
-            .filter(|signed| !anew || shown(&signed.signal))
-            .filter(|signed| {
-                let gone = self
-                    .chain
-                    .is_impossible(&signed.input, &saw.view, FINAL_DEPTH);
-                let dead = gone
-                    || saw.view.spends.get(&signed.input).is_some_and(|spend| {
-                        let ours = saw.view.signals.get(&spend.by);
-                        ours.is_none_or(|seen| seen.signal.to_bytes() != signed.signal)
-                            && spend
-                                .height
-                                .is_some_and(|height| saw.view.confirmations(height) >= FINAL_DEPTH)
-                    });
-                !dead
-            })
-            .filter_map(|signed| signed.updates.get(&did).copied())
+        before()
             // Who came back with an old disk may say again what was announced before: the same bytes.
             .filter(|other| version(other) < version(update))
             .find(|other| !settled.contains(other))

@@ -123,6 +123,7 @@ impl World {
             self.broken(0, "liveness", &why);
         }
         let _ = leaves;
+        self.check_logs();
         self.check_told();
         let cas = self.config.terms.beacon == CohortBeacon::Cas;
         for i in 1..self.processes.len() {

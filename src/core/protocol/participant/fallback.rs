@@ -115,6 +115,12 @@ pub(super) struct Fallbacks {
     unexplained: BTreeMap<Txid, UnixTime>,
     /// What this member said in rounds that are not decided.
     responded: BTreeMap<Round, responded::Plan>,
+    /// What it said first in those of them in which the aggregator refused that.
+    #[serde(default)]
+    taken_back: BTreeMap<Round, responded::Plan>,
+    /// Rounds up to this one were opened before this member's store was made again: 0 if it never was.
+    #[serde(default)]
+    left_alone: u32,
 }
 
 impl Fallbacks {
@@ -175,6 +181,8 @@ enum Said {
     Nothing,
     /// What this member submitted, with its update if it has one.
     Mine(Option<UpdateHash>),
+    /// What this member submitted first, and the aggregator refused.
+    TakenBack(Option<UpdateHash>),
     /// Something else.
     Foreign,
 }
@@ -373,6 +381,11 @@ impl Participant {
         fallback: &MyFallback,
     ) -> Result<(Vec<BeaconOutput>, Vec<Sighash>), Verdict> {
         let never = |text: &str| Verdict::Never(text.to_owned());
+        if round.0 <= self.fallbacks.left_alone {
+            return Err(never(
+                "the round is older than this store, which was restored",
+            ));
+        }
         if let Some(objection) = &fallback.objection {
             return Err(Verdict::Never(objection.clone()));
         }
@@ -447,8 +460,10 @@ impl Participant {
             .collect()
     }
 
-    /// The store was made again out of a bundle: what was open is left alone.
+    /// The store was made again out of a bundle: what was open is left alone, also where the request is still to come.
+    /// What the former life signed in these rounds is not known.
     pub(super) fn fallback_recovered(&mut self) {
+        self.fallbacks.left_alone = self.last_round;
         let rounds: BTreeSet<Round> = self.fallbacks.known.iter().map(|k| k.round).collect();
         for round in rounds {
             self.close_fallbacks(round, |_| true);

@@ -46,6 +46,8 @@ impl Participant {
     ) -> BTreeMap<SmtIndex, Said> {
         let submitted = self.said_in(round);
         let planned = |index| submitted.and_then(|plan| plan.get(index));
+        let taken_back = self.taken_back_in(round);
+        let taken_back = |index| taken_back.and_then(|plan| plan.get(index));
         let said = self.indexes.iter().map(|(index, mine)| {
             let said = match published {
                 Published::Smt(tree) => match (tree.value_at(index), planned(index)) {
@@ -53,7 +55,12 @@ impl Participant {
                         Said::Mine(planned.update)
                     }
                     (EMPTY_LEAF, _) => Said::Nothing,
-                    _ => Said::Foreign,
+                    (value, _) => match taken_back(index) {
+                        Some(planned) if planned.leaf.value() == value => {
+                            Said::TakenBack(planned.update)
+                        }
+                        _ => Said::Foreign,
+                    },
                 },
                 Published::Cas(map) => {
                     let did = mine.did.as_ref();
@@ -63,7 +70,10 @@ impl Participant {
                     ) {
                         (update, Some(planned)) if planned.update == update => Said::Mine(update),
                         (None, _) => Said::Nothing,
-                        _ => Said::Foreign,
+                        (update, _) => match taken_back(index) {
+                            Some(planned) if planned.update == update => Said::TakenBack(update),
+                            _ => Said::Foreign,
+                        },
                     }
                 }
             };
@@ -84,13 +94,16 @@ impl Participant {
         let wrong = said.iter().find(|(index, said)| {
             let mine = submitted.is_some_and(|plan| plan.contains_key(*index));
             match said {
-                Said::Foreign => true,
+                Said::Foreign | Said::TakenBack(_) => true,
                 Said::Nothing => mine && !absent,
                 Said::Mine(update) => absent && (update.is_some() || published.has_leaf(index)),
             }
         });
         wrong.map(|(index, said)| match said {
             Said::Foreign => format!("it announces what I did not submit for my index {index}"),
+            Said::TakenBack(_) => {
+                format!("it announces for my index {index} what I said before that was refused")
+            }
             Said::Nothing => format!("it leaves out what I submitted for my index {index}"),
             Said::Mine(_) => format!("it calls my seat absent and announces my index {index}"),
         })
@@ -121,6 +134,7 @@ impl Participant {
             .flat_map(|state| state.plan.keys().copied())
             .collect();
         let submitted = self.said_in(round).cloned();
+        let taken_back = self.taken_back_in(round).cloned();
         for (index, said) in said {
             let Some(mine) = self.indexes.get_mut(index) else {
                 continue;
@@ -128,7 +142,7 @@ impl Participant {
             let update = match said {
                 Said::Foreign => continue,
                 Said::Nothing => None,
-                Said::Mine(update) => *update,
+                Said::Mine(update) | Said::TakenBack(update) => *update,
             };
             if update.is_some() && mine.update == update {
                 // k others can announce it without me: nothing else may be announced (rule 10).
@@ -139,8 +153,12 @@ impl Participant {
                 continue;
             }
             if let Published::Smt(tree) = published {
-                let submitted = submitted.as_ref().filter(|_| matches!(said, Said::Mine(_)));
-                let leaf = submitted.and_then(|plan| plan.get(index));
+                let made_of = match said {
+                    Said::Mine(_) => submitted.as_ref(),
+                    Said::TakenBack(_) => taken_back.as_ref(),
+                    Said::Nothing | Said::Foreign => None,
+                };
+                let leaf = made_of.and_then(|plan| plan.get(index));
                 effects.push(Effect::Save(Artifact::SmtProof {
                     round,
                     index: *index,

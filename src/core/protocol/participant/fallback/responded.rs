@@ -9,7 +9,7 @@ use std::collections::BTreeMap;
 
 use super::super::Participant;
 use super::super::round::Planned;
-use super::REMEMBERED;
+use super::{Fallbacks, REMEMBERED};
 use crate::hash::SmtIndex;
 use crate::protocol::aggregator::FINAL_DEPTH;
 use crate::protocol::ids::Round;
@@ -27,11 +27,19 @@ impl Participant {
         let Some(state) = &self.round else {
             return;
         };
-        let responded = &mut self.fallbacks.responded;
-        responded.insert(state.round, state.plan.clone());
+        let Fallbacks {
+            responded,
+            taken_back,
+            ..
+        } = &mut self.fallbacks;
+        // One that the aggregator refused was said all the same: it is signed, and nobody can unsay it.
+        if let Some(before) = responded.insert(state.round, state.plan.clone()) {
+            taken_back.insert(state.round, before);
+        }
         if responded.len() > REMEMBERED {
             responded.pop_first();
         }
+        taken_back.retain(|round, _| responded.contains_key(round));
     }
 
     /// What was said in a round, if it was responded to.
@@ -42,10 +50,16 @@ impl Participant {
             .or_else(|| self.fallbacks.responded.get(&round))
     }
 
+    /// What was said first in a round, if the aggregator refused that over its deposits.
+    pub(super) fn taken_back_in(&self, round: Round) -> Option<&Plan> {
+        self.fallbacks.taken_back.get(&round)
+    }
+
     /// Whether others may announce what is queued for an index: it was said in a round that is not decided.
     pub(in super::super) fn others_may_announce(&self, index: &SmtIndex) -> bool {
         let queued = self.indexes.get(index).and_then(|mine| mine.update);
-        let mut said = self.fallbacks.responded.values();
+        let taken_back = self.fallbacks.taken_back.values();
+        let mut said = self.fallbacks.responded.values().chain(taken_back);
         queued.is_some()
             && said.any(|plan| {
                 let planned = plan.get(index);
@@ -75,6 +89,7 @@ impl Participant {
             .collect();
         for round in decided {
             self.fallbacks.responded.remove(&round);
+            self.fallbacks.taken_back.remove(&round);
         }
     }
 }
