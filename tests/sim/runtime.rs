@@ -7,12 +7,11 @@ use btcr2_core::hash::{SignalBytes, SmtIndex, UpdateHash};
 use btcr2_core::keys::NostrKey;
 use btcr2_core::nostr::outbox::OutboxInput;
 use btcr2_core::protocol::aggregator::AggregatorInput;
-use btcr2_core::protocol::effect::{Effect, Ignored, Outcome, Report, To};
+use btcr2_core::protocol::effect::{Effect, Outcome, Report, To};
 use btcr2_core::protocol::history;
 use btcr2_core::protocol::kept::KeptAnswer;
 use btcr2_core::protocol::message::{HistoryRequest, Message};
 use btcr2_core::protocol::participant::{ParticipantInput, Recalled};
-use btcr2_core::time::UnixTime;
 
 use super::config::{HOUR, MINUTE};
 use super::members::smt_nonce;
