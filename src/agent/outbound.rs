@@ -4,6 +4,9 @@
 //! stored with the step that caused it; answers and acknowledgements are written a little later, in
 //! bundles: losing one only means that bytes are sent once more.
 
+mod acks;
+mod rows;
+
 use std::collections::{BTreeSet, HashMap};
 
 use rand::Rng as _;
@@ -15,7 +18,7 @@ use super::runtime::Agent;
 use crate::fail_point;
 use crate::hash::CohortId;
 use crate::keys::{NostrKey, OwnKey};
-use crate::nostr::envelope::{self, ACK, AckOf, Envelope, Incarnation};
+use crate::nostr::envelope::{self, Envelope, Incarnation};
 use crate::nostr::lanes::{LaneId, LaneState, Lanes};
 use crate::nostr::link::PublishOutcome;
 use crate::nostr::outbox::{
@@ -24,8 +27,10 @@ use crate::nostr::outbox::{
 use crate::nostr::seal::{ConversationKeys, resign};
 use crate::nostr::{EventId, RelayUrl, VerifiedEvent};
 use crate::protocol::message::Message;
-use crate::store::{Lane, MetaKey, NewOutboxRow, OutboxRow, Store, Tx};
+use crate::store::{MetaKey, Store, Tx};
 use crate::time::UnixTime;
+use rows::{insert_row, kind_name, lane_id, new_outbox_row, state_json};
+pub(super) use rows::{read_row, store_lane};
 
 /// Seconds after which an acknowledgement travels alone if no message carried it: most are carried.
 const ACK_DELAY: u64 = 20;
@@ -427,51 +432,6 @@ impl Agent {
         Ok(())
     }
 
-    /// Tells authors what has arrived, where no message has carried it. An acknowledgement is not counted,
-    /// not stored and not repeated: if it is lost, the author sends again and gets another.
-    fn send_acks(&mut self, now: UnixTime) -> Result<(), AgentError> {
-        self.post.ack_at = None;
-        let mut due: BTreeSet<(NodeId, NostrKey)> = BTreeSet::new();
-        for node in self.nodes.values() {
-            let own = node.own.public();
-            let channel = delivery::channel_of(node);
-            for lane in self.post.lanes.untold_lanes(own, node.id.0) {
-                due.insert((node.id, lane.author));
-            }
-            if let (Machine::Participant(machine), Some(channel)) = (&node.machine, channel) {
-                for _ in self.post.lanes.untold_lanes(channel, node.id.0) {
-                    due.insert((node.id, machine.terms().aggregator));
-                }
-            }
-        }
-        for (id, peer) in due {
-            let Some(node) = self.nodes.get(&id) else {
-                continue;
-            };
-            let acks = self.post.acks(node, peer);
-            let message = envelope::Message::new(ACK, &serde_json::json!({}))
-                .map_err(|fault| AgentError::Send(fault.to_string()))?;
-            let inc = self.post.lanes.incarnation();
-            let mut envelope = Envelope::new(id.0, inc, 0, acks, message);
-            let expires = delivery::expiry(now, "parts");
-            let event = seal(
-                &self.conversations,
-                &node.own,
-                peer,
-                &mut envelope,
-                now,
-                expires,
-            )?;
-            let channel = delivery::channel_of(node);
-            self.post
-                .lanes
-                .told(node.own.public(), peer, channel, id.0, &envelope.acks);
-            self.publish(&event, id.0)?;
-            fail_point!("sent", "ack");
-        }
-        Ok(())
-    }
-
     pub(super) fn note_published(
         &mut self,
         event: EventId,
@@ -488,36 +448,6 @@ impl Agent {
             outcome,
             jitter,
         })
-    }
-
-    /// Takes note of what a peer says it has.
-    pub(super) fn note_acks(
-        &mut self,
-        id: NodeId,
-        from: NostrKey,
-        acks: &[envelope::Ack],
-    ) -> Result<(), AgentError> {
-        let Some(node) = self.nodes.get(&id) else {
-            return Ok(());
-        };
-        let own = node.own.public();
-        // The aggregator's own channel is what a member's `channel` acknowledgement speaks of.
-        let channel = delivery::channel_of(node);
-        let found: Vec<_> = acks
-            .iter()
-            .filter_map(|ack| {
-                let lanes = &self.post.lanes;
-                let lane = lanes.acked_lane(own, from, channel, id.0, ack)?;
-                Some((lane, ack.clone()))
-            })
-            .collect();
-        for (lane, ack) in found {
-            let by = match ack.of {
-                AckOf::Member(_) | AckOf::Direct | AckOf::Channel => from,
-            };
-            self.outbox(OutboxInput::Acked { by, lane, ack })?;
-        }
-        Ok(())
     }
 
     /// How far every message of a cohort got that is not delivered yet.
@@ -625,79 +555,5 @@ fn awaiting(node: &Node, recipient: NostrKey) -> BTreeSet<NostrKey> {
                     .collect()
             }
         }
-    }
-}
-
-fn insert_row(tx: &Tx<'_>, row: &Row) -> Result<(), AgentError> {
-    let state = state_json(row)?;
-    let json = row.event.to_json();
-    tx.insert_outbox(&new_outbox_row(row, &json, &state))?;
-    Ok(())
-}
-
-fn new_outbox_row<'a>(row: &Row, json: &'a str, state: &'a str) -> NewOutboxRow<'a> {
-    NewOutboxRow {
-        event_id: row.event.id,
-        event: json,
-        cohort: row.lane.map(|lane| lane.cohort).or_else(|| {
-            let advert = row.event.kind == crate::nostr::event::KIND_ADVERT;
-            row.event.tag("d").filter(|_| advert)?.parse().ok()
-        }),
-        lane: row
-            .lane
-            .filter(|_| row.seq > 0)
-            .map(|lane| (store_lane(lane), row.seq)),
-        kind: kind_name(&row.kind),
-        created: row.event.created_at,
-        expires: row.expires,
-        state,
-    }
-}
-
-/// The name of a message type as it is stored: foreign words never get there.
-fn kind_name(kind: &str) -> &'static str {
-    const OTHER: [&str; 5] = ["advert", "relay_list", "channel_key", "parts", "chunk"];
-    Message::TYPES
-        .iter()
-        .chain(&OTHER)
-        .find(|name| **name == kind)
-        .copied()
-        .unwrap_or("other")
-}
-
-/// The state of a row as it is stored: without the event, which has a column of its own.
-fn state_json(row: &Row) -> Result<String, AgentError> {
-    let defect = |_| AgentError::Defect("an outbox row has no JSON");
-    let mut state = serde_json::to_value(row).map_err(defect)?;
-    if let Some(fields) = state.as_object_mut() {
-        fields.remove("event");
-    }
-    serde_json::to_string(&state).map_err(defect)
-}
-
-/// A row as it is stored. Earlier releases stored the event with the state, too.
-pub(super) fn read_row(stored: &OutboxRow) -> Result<Row, serde_json::Error> {
-    let mut state: serde_json::Value = serde_json::from_str(&stored.state)?;
-    if let Some(fields) = state.as_object_mut()
-        && !fields.contains_key("event")
-    {
-        fields.insert("event".to_owned(), serde_json::from_str(&stored.event)?);
-    }
-    serde_json::from_value(state)
-}
-
-pub(super) const fn store_lane(lane: LaneId) -> Lane {
-    Lane {
-        author: lane.author,
-        recipient: lane.recipient,
-        cohort: lane.cohort,
-    }
-}
-
-const fn lane_id(lane: Lane) -> LaneId {
-    LaneId {
-        author: lane.author,
-        recipient: lane.recipient,
-        cohort: lane.cohort,
     }
 }

@@ -223,4 +223,48 @@ mod tests {
         assert_eq!(taken(&mut quota, 13_599, 2), 60, "each cohort has its own");
         assert_eq!(taken(&mut quota, 13_600, 1), 60);
     }
+
+    #[test]
+    fn a_day_of_questions_has_its_bounds_too() {
+        let mut quota = HistoryQuota::default();
+        let begun = UnixTime(86_400);
+        let of_a_day = |quota: &mut HistoryQuota, n: u8, member: bool| {
+            let minutes = (0..1_440).map(|minute| begun.plus(minute * 60));
+            let taken =
+                minutes.map(|now| (0..200).filter(|_| quota.take(now, key(n), member)).count());
+            taken.sum::<usize>()
+        };
+        assert_eq!(of_a_day(&mut quota, 30, true), 3_000);
+        assert_eq!(of_a_day(&mut quota, 31, true), 3_000, "each member");
+        assert_eq!(of_a_day(&mut quota, 1, false), 3_000, "all strangers");
+        let last = begun.plus(86_399);
+        assert!(!quota.take(last, key(2), false) && !quota.take(last, key(30), true));
+        let told = |quota: &mut HistoryQuota, now| {
+            (0..100).filter(|_| quota.may_tell(now, key(30))).count()
+        };
+        assert_eq!(told(&mut quota, last), 24);
+        assert_eq!(told(&mut quota, last.plus(86_400)), 24);
+        assert!(quota.take(last.plus(1), key(2), false) && quota.take(last.plus(1), key(30), true));
+    }
+
+    #[test]
+    fn what_is_not_logged_is_answered_so_often() {
+        let mut answers = Answers::default();
+        let now = UnixTime(86_400);
+        let taken = |answers: &mut Answers, now, kind: &str, n: u8| {
+            (0..1_000)
+                .filter(|_| answers.take(now, kind, Some(key(n))))
+                .count()
+        };
+        // Strangers share; who has a seat does not.
+        assert_eq!(taken(&mut answers, now, "opt_in", 1), 30);
+        assert_eq!(taken(&mut answers, now, "opt_in", 2), 0);
+        assert_eq!(taken(&mut answers, now, "seat_request", 1), 30);
+        assert_eq!(taken(&mut answers, now, "seat_request", 2), 30);
+        assert_eq!(taken(&mut answers, now.plus(60), "opt_in", 2), 30);
+        assert_eq!(taken(&mut answers, now.plus(86_399), "seat_request", 1), 0);
+        assert_eq!(taken(&mut answers, now.plus(86_400), "seat_request", 1), 30);
+        // Counted where it is answered.
+        assert_eq!(taken(&mut answers, now, "history_request", 1), 1_000);
+    }
 }

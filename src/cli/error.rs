@@ -5,7 +5,10 @@ use std::process::ExitCode;
 
 use serde::Serialize;
 
-use crate::agent::control::{ErrorCode, Failure, text::single_line};
+use crate::agent::control::{
+    ErrorCode, Failure,
+    text::{json_for_terminal, single_line},
+};
 
 /// Longest line printed for a failure, in characters.
 const MAX_ERROR_CHARS: usize = 600;
@@ -92,10 +95,10 @@ fn print_json(failure: &Failure, result: Option<&serde_json::Value>) -> io::Resu
         error: failure,
         result,
     };
-    let mut json = serde_json::to_vec(&object)?;
-    json.push(b'\n');
+    let mut json = json_for_terminal(&serde_json::to_string(&object)?);
+    json.push('\n');
     let mut stdout = io::stdout().lock();
-    stdout.write_all(&json)?;
+    stdout.write_all(json.as_bytes())?;
     stdout.flush()
 }
 

@@ -13,6 +13,7 @@ pub mod commands;
 pub mod dumps;
 pub mod error;
 pub mod local;
+mod log;
 pub mod output;
 pub mod picks;
 pub mod progress;
@@ -89,7 +90,7 @@ pub fn log_to_stderr(verbose: u8) {
     // A second call (in tests) keeps the first.
     let _ = tracing_subscriber::fmt()
         .with_env_filter(filter)
-        .with_writer(std::io::stderr)
+        .with_writer(log::HarmlessStderr)
         .with_ansi(std::io::IsTerminal::is_terminal(&std::io::stderr()))
         .try_init();
 }

@@ -7,6 +7,7 @@ use serde::Serialize;
 
 use super::error::CliError;
 use super::render::{Page, Render};
+use crate::agent::control::text::json_for_terminal;
 use crate::time::UnixTime;
 
 /// Prints results on stdout.
@@ -51,9 +52,10 @@ impl Output {
 
     /// Prints any value as one line of JSON.
     pub fn json_line<T: Serialize>(self, value: &T) -> Result<(), CliError> {
-        let mut json = serde_json::to_vec(value).map_err(io::Error::from)?;
-        json.push(b'\n');
-        write_stdout(&json)
+        let json = serde_json::to_string(value).map_err(io::Error::from)?;
+        let mut json = json_for_terminal(&json);
+        json.push('\n');
+        write_stdout(json.as_bytes())
     }
 
     /// Prints text that is ready.

@@ -11,7 +11,7 @@ use super::output::now;
 use super::render::{Page, Render};
 use super::views::DemoReport;
 pub use crate::agent::control::TimelineEvent;
-use crate::agent::control::text::single_line;
+use crate::agent::control::text::{json_for_terminal, single_line};
 
 /// Width of the actor's column: `member 100` and `aggregator` fit.
 const ACTOR_WIDTH: usize = 11;
@@ -113,7 +113,7 @@ struct ReportEvent<'a> {
 impl Json {
     fn print<T: Serialize>(&self, value: &T) {
         match serde_json::to_string(value) {
-            Ok(json) => self.lines.print(&json),
+            Ok(json) => self.lines.print(&json_for_terminal(&json)),
             Err(error) => tracing::error!(%error, "an event can not be written as JSON"),
         }
     }

@@ -54,6 +54,7 @@ mod recognising;
 mod reforming;
 mod refunds;
 pub mod relays;
+mod rounds;
 mod singleton;
 mod status;
 mod terms;

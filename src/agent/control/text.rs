@@ -78,6 +78,25 @@ pub fn single_line(text: &str, max_chars: usize) -> String {
     out
 }
 
+/// JSON with every character escaped that must not reach a terminal: the same to a program, harmless where somebody looks
+/// at it. JSON itself escapes C0 controls only.
+#[must_use]
+pub fn json_for_terminal(json: &str) -> String {
+    let mut out = String::with_capacity(json.len());
+    for c in json.chars() {
+        // White space between the parts of a document is no text.
+        if matches!(c, '\n' | '\r' | '\t') || harmless(c) == Some(c) {
+            out.push(c);
+            continue;
+        }
+        // Outside of strings JSON has ASCII only, so this is inside one.
+        for unit in c.encode_utf16(&mut [0; 2]) {
+            out.push_str(&format!("\\u{unit:04x}"));
+        }
+    }
+    out
+}
+
 /// The character to show for `c`, or `None` when it must not reach a terminal.
 fn harmless(c: char) -> Option<char> {
     match c {
@@ -89,8 +108,11 @@ fn harmless(c: char) -> Option<char> {
         '\u{200b}'..='\u{200f}' | '\u{202a}'..='\u{202e}' => None,
         // Word joiner, invisible operators, bidirectional isolates, deprecated format characters.
         '\u{2060}'..='\u{206f}' => None,
-        // Byte order mark, interlinear annotation, tag characters.
-        '\u{feff}' | '\u{fff9}'..='\u{fffb}' | '\u{e0000}'..='\u{e007f}' => None,
+        // Byte order mark, interlinear annotation, tag characters and variation selectors beyond the basic plane: all that
+        // is invisible there.
+        '\u{feff}' | '\u{fff9}'..='\u{fffb}' | '\u{e0000}'..='\u{e0fff}' => None,
+        // Hangul fillers: letters that show nothing.
+        '\u{115f}' | '\u{1160}' | '\u{3164}' | '\u{ffa0}' => None,
         c => Some(c),
     }
 }
@@ -106,6 +128,30 @@ mod tests {
             PeerText::new(hostile).as_str(),
             "ok[2J31m drawkcabx  Grüße 日本 "
         );
+    }
+
+    #[test]
+    fn json_is_the_same_to_a_program_and_harmless_to_a_terminal() {
+        let hostile =
+            "a\u{1b}[2J\u{7f}\u{9b}31m\u{202e}\u{2028}\u{e0041}\n \\u202e Grüße 日本 🜁 \"\\";
+        let value = serde_json::json!({ hostile: [hostile, 1, null] });
+        for json in [
+            serde_json::to_string(&value).unwrap(),
+            serde_json::to_string_pretty(&value).unwrap(),
+        ] {
+            let safe = json_for_terminal(&json);
+            let read: serde_json::Value = serde_json::from_str(&safe).unwrap();
+            assert_eq!(read, value);
+            let shown = safe.replace('\n', "");
+            assert!(shown.chars().all(|c| harmless(c) == Some(c)), "{safe}");
+            assert!(safe.contains("\\u202e") && safe.contains("\\udb40\\udc41"));
+            assert!(safe.contains("Grüße 日本 🜁"));
+        }
+    }
+
+    #[test]
+    fn what_shows_nothing_is_gone() {
+        assert_eq!(single_line("a\u{3164}\u{115f}\u{ffa0}\u{e0101}b", 9), "ab");
     }
 
     #[test]

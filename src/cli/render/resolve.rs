@@ -5,7 +5,7 @@ use std::io::Write as _;
 use serde_json::Value;
 
 use super::{Align, Page, Render, Table};
-use crate::agent::control::text::single_line;
+use crate::agent::control::text::{json_for_terminal, single_line};
 use crate::lookup::conform::{Report, Verdict};
 use crate::resolver::Walk;
 
@@ -16,18 +16,7 @@ const MAX_LINE_CHARS: usize = 600;
 #[must_use]
 pub fn printable_json(value: &Value) -> String {
     let text = serde_json::to_string_pretty(value).unwrap_or_default();
-    let mut out = String::with_capacity(text.len() + 1);
-    for c in text.chars() {
-        // Outside of strings there is ASCII only, and in them JSON has no line breaks.
-        let harmless = c == ' ' || c == '\n' || c.is_ascii_graphic();
-        if harmless || single_line(c.encode_utf8(&mut [0; 4]), 1).starts_with(c) {
-            out.push(c);
-        } else {
-            for unit in c.encode_utf16(&mut [0; 2]) {
-                out.push_str(&format!("\\u{unit:04x}"));
-            }
-        }
-    }
+    let mut out = json_for_terminal(&text);
     out.push('\n');
     out
 }

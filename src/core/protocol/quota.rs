@@ -248,7 +248,7 @@ pub const fn of_aggregator(message: &Message) -> Bound {
         Message::Proofs(_) => Quota::of(8).and_per_round(4),
         Message::FallbackRequest(_) => Quota::of(16).and_per_round(16),
         // Whatever somebody pays to the address gets a session of its own.
-        Message::RefundOpen(_) => Quota::of(256),
+        Message::RefundOpen(_) => Quota::of(64),
         Message::RefundRequest(_) => Quota::of(16).and_per_session_of_a_refund(4),
         Message::RefundComplete(_) => Quota::of(128).and_per_round(16).and_per_refund(4),
         // With those that are told once more, to whoever was away for long.

@@ -161,7 +161,7 @@ fn a_code_is_for_so_many_seats_and_its_word_for_one_key() {
     ask(&mut net, 0, first);
     // Asking once more does not use it up.
     let again = opt_in(&net, None);
-    assert_eq!(net.say(0, again), Outcome::Accepted);
+    assert_eq!(net.say(0, again), Outcome::Ignored(Ignored::Duplicate));
     let second = ticket(&code, seat);
     ask(&mut net, 1, second);
     let seat = net.nodes[2].me();

@@ -166,7 +166,10 @@ fn a_repeated_opt_in_gets_the_same_seat() {
     net.duplicate = true;
     net.run();
     let again = opt_in(&net);
-    assert_eq!(net.say(1, Message::OptIn(again)), Outcome::Accepted);
+    assert_eq!(
+        net.say(1, Message::OptIn(again)),
+        Outcome::Ignored(Ignored::Duplicate)
+    );
     let Message::Accept(accept) = net.last_sent("accept").message else {
         unreachable!()
     };

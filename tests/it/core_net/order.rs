@@ -110,15 +110,22 @@ fn same(one: &Mail, other: &Mail) -> bool {
     one.from == other.from && one.to == other.to && one.message == other.message
 }
 
-/// All that decides anything. Pending counts are a hint that a replay may set again.
+/// All that decides anything. Pending counts are a hint that a replay may set again, and how much was said is counted.
 fn state(net: &Net) -> String {
-    let agg = format!("{:?}", net.agg);
+    let but_counts = |machine: String| {
+        let (state, _) = machine.split_once(", counted: Counted {").unwrap();
+        state.to_owned()
+    };
+    let agg = but_counts(format!("{:?}", net.agg));
     let (head, rest) = agg.split_once("pending: {").unwrap();
     let (_, tail) = rest.split_once('}').unwrap();
     let members: Vec<String> = net
         .nodes
         .iter()
-        .map(|node| format!("{:?}{}", node.core, node.saved.len()))
+        .map(|node| {
+            let core = but_counts(format!("{:?}", node.core));
+            format!("{core}{}", node.saved.len())
+        })
         .collect();
     format!("{head}{tail}{members:?}")
 }

@@ -87,8 +87,8 @@ fn the_log_goes_up_to_the_older_of_two_snapshots() {
     store.check().unwrap();
 }
 
-#[test]
-fn what_two_snapshots_do_not_make_up_for_stays_even_by_hand() {
+/// A store whose log has two snapshots, in its directory, and what anybody could open its file with.
+fn with_two_snapshots() -> (tempfile::TempDir, Store, rusqlite::Connection) {
     let dir = tempfile::tempdir().unwrap();
     let path = dir.path().join("store.sqlite");
     let mut store = Store::open(&path).unwrap();
@@ -97,6 +97,12 @@ fn what_two_snapshots_do_not_make_up_for_stays_even_by_hand() {
         .transaction(|tx| take(tx, 3, "three").and_then(|()| take(tx, 6, "six")))
         .unwrap();
     let shell = rusqlite::Connection::open(&path).unwrap();
+    (dir, store, shell)
+}
+
+#[test]
+fn what_two_snapshots_do_not_make_up_for_stays_even_by_hand() {
+    let (_dir, _store, shell) = with_two_snapshots();
     for (sql, rule) in [
         ("DELETE FROM log WHERE seq = 4", "the log is append-only"),
         ("DELETE FROM log WHERE seq = 11", "the log is append-only"),
@@ -117,14 +123,7 @@ fn what_two_snapshots_do_not_make_up_for_stays_even_by_hand() {
 
 #[test]
 fn a_damaged_snapshot_is_noticed_and_makes_up_for_nothing() {
-    let dir = tempfile::tempdir().unwrap();
-    let path = dir.path().join("store.sqlite");
-    let mut store = Store::open(&path).unwrap();
-    store.transaction(fill).unwrap();
-    store
-        .transaction(|tx| take(tx, 3, "three").and_then(|()| take(tx, 6, "six")))
-        .unwrap();
-    let shell = rusqlite::Connection::open(&path).unwrap();
+    let (_dir, mut store, shell) = with_two_snapshots();
     shell
         .execute_batch("DROP TRIGGER snapshots_are_never_changed")
         .unwrap();

@@ -9,6 +9,7 @@ mod export;
 mod fallback;
 mod formation;
 mod money;
+mod opening;
 mod reforming;
 mod refunds;
 mod registry;
@@ -46,12 +47,13 @@ pub use admission::{
     Decision, KnownCode, MAX_CODES, MAX_GIVEN_BACK, MAX_RETURNS, MAX_WAITING, WaitingOptIn,
 };
 use deposits::Deposits;
+pub use opening::OpenRefusal;
 use refunds::Refunds;
 pub use refunds::{KeptRefund, RefundProgress};
 use registry::Registry;
 use replacing::Kept;
+pub use round::OpenRound;
 use round::RoundState;
-pub use round::{OpenRefusal, OpenRound};
 pub use signals::SignedSignal;
 use unexplained::Unexplained;
 pub use unexplained::UnexplainedSignal;
