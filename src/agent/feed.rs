@@ -477,13 +477,10 @@ impl Agent {
 
     /// What a transaction pays, if all it spends lies at the cohort's beacon and was seen there.
     fn fee_at_beacon(&self, node: &Node, tx: &Transaction) -> Option<Amount> {
-        let (address, script) = (node.address()?, node.script()?);
+        let address = node.address()?;
         let (history, _) = self.histories.get(&address.to_string())?;
-        let outputs = history.outputs(&script);
         let spent = tx.input.iter().try_fold(Amount::ZERO, |sum, input| {
-            let found = outputs
-                .iter()
-                .find(|seen| seen.output.outpoint == input.previous_output)?;
+            let found = history.output(&input.previous_output)?;
             sum.checked_add(found.output.value)
         })?;
         let paid = tx

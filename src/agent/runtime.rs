@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, BTreeSet, HashMap, VecDeque};
 use std::sync::Arc;
 use std::time::Duration;
 
-use bitcoin::Txid;
+use bitcoin::{Address, Txid};
 use tokio::sync::{broadcast, mpsc};
 
 use super::clocks::{Clocks, Slip};
@@ -17,8 +17,8 @@ use super::node::{Machine, Node, NodeId, NodeInput};
 use super::options::{AgentOptions, Clock, ServicePolicy, StandingPolicy};
 use super::outbound::Post;
 use super::watch::{ChainNews, Watch};
-use crate::beacon::history::AddressHistory;
-use crate::chain::ChainBackend;
+use crate::beacon::history::{AddressHistory, Changes};
+use crate::chain::{self, ChainBackend};
 use crate::fail_point;
 use crate::hash::{CohortId, SmtIndex};
 use crate::keys::{NostrKey, OwnKey, RootSecret, Signer};
@@ -31,7 +31,6 @@ use crate::nostr::link::{Link, LinkEvent};
 use crate::nostr::outbox::OutboxInput;
 use crate::nostr::seal::{ChannelKey, ConversationKeys};
 use crate::protocol::aggregator::Aggregator;
-use crate::protocol::chain_view::ChainView;
 use crate::protocol::funding::FundingWatch;
 use crate::protocol::money::MoneyGate;
 use crate::protocol::participant::{Participant, ParticipantInput, SigningPolicy};
@@ -368,6 +367,7 @@ impl Agent {
             journal: super::journal::Journal::default(),
             sealed: None,
             tail: super::snapshots::Tail::default(),
+            touched: Changes::All,
         }
     }
 
@@ -583,27 +583,45 @@ impl Agent {
             ChainNews::History {
                 network,
                 address,
-                history,
+                read,
                 fee_rate,
-            } => {
-                self.chain_state(network, Ok(history.tip_height()));
-                let address = address.to_string();
-                self.histories
-                    .insert(address.clone(), (Arc::clone(&history), fee_rate));
-                let ids: Vec<NodeId> = self
-                    .nodes
-                    .values()
-                    .filter(|node| node.address().is_some_and(|own| own.to_string() == address))
-                    .map(|node| node.id)
-                    .collect();
-                for id in ids {
-                    self.watch_payments(id, &history);
-                    self.sync_chain(id, false)?;
-                    self.resume_signals(id)?;
-                }
-                self.follow_spends(network, &address, &history)
+            } => self.history_read(network, &address, read, fee_rate),
+        }
+    }
+
+    /// Takes in the history of an address. What that costs depends on what changed, not on how old the beacon is.
+    fn history_read(
+        &mut self,
+        network: Network,
+        address: &Address,
+        read: chain::AddressHistory,
+        fee_rate: Option<u32>,
+    ) -> Result<(), AgentError> {
+        self.chain_state(network, Ok(read.tip_height));
+        let name = address.to_string();
+        let (history, rate) = self.histories.entry(name.clone()).or_insert_with(|| {
+            let unread = AddressHistory::new(address.script_pubkey(), 0, []);
+            (Arc::new(unread), None)
+        });
+        *rate = fee_rate;
+        // It is copied only while a command still looks at the last one.
+        let history_now = Arc::make_mut(history);
+        let touched = history_now.read_on(read.above, read.tip_height, read.txs);
+        let mut ids = Vec::new();
+        for node in self.nodes.values_mut() {
+            if node.address().as_ref() == Some(address) {
+                history_now.settle(node.min_start());
+                node.touched.extend(&touched);
+                ids.push(node.id);
             }
         }
+        let history = Arc::clone(history);
+        for id in ids {
+            self.watch_payments(id, &history, &touched);
+            self.sync_chain(id, false)?;
+            self.resume_signals(id)?;
+        }
+        self.follow_spends(network, &name, &history)
     }
 
     fn chain_state(&mut self, network: Network, state: Result<u32, String>) {
@@ -627,10 +645,10 @@ impl Agent {
     /// Feeds what the chain shows to a cohort, if it is news to it. A new height alone is news only while
     /// something waits for confirmations, or when `height_too` is set.
     pub(super) fn sync_chain(&mut self, id: NodeId, height_too: bool) -> Result<(), AgentError> {
-        let Some(node) = self.nodes.get(&id) else {
+        let Some(node) = self.nodes.get_mut(&id) else {
             return Ok(());
         };
-        let (Some(address), Some(script)) = (node.address(), node.script()) else {
+        let Some(address) = node.address() else {
             return Ok(());
         };
         let Some((history, fee_rate)) = self.histories.get(&address.to_string()) else {
@@ -639,8 +657,9 @@ impl Agent {
         // What is fed is logged: a replay pays the rate that was paid, whatever the settings say by then.
         let fees = self.money.fee_policy(node.terms().network);
         let rate = fees.choose_whole(*fee_rate);
-        let view = ChainView::of(history, &script, node.min_start(), Some(rate));
-        let Some(update) = node.chain().diff(&view) else {
+        let (min_start, touched) = (node.min_start(), &node.touched);
+        let Some(update) = node.chain().news(history, touched, min_start, Some(rate)) else {
+            node.touched = Changes::default();
             return Ok(());
         };
         let quiet = update.signals.is_empty()
@@ -651,6 +670,7 @@ impl Agent {
         if quiet && !height_too && !node.counts_blocks() {
             return Ok(());
         }
+        node.touched = Changes::default();
         let input = node.chain_input(update);
         self.feed(id, input)?;
         self.settle_updates(id)

@@ -216,13 +216,14 @@ impl RegtestChain {
         let txs = located
             .into_iter()
             .map(|located| AddressTx {
-                tx: located.tx.clone(),
+                tx: located.tx.clone().into(),
                 height: located.block.map(|(height, _)| height),
             })
             .collect();
         AddressHistory {
             tip_height: self.height(),
             tip_hash: self.tip().hash,
+            above: None,
             txs,
             blocks,
         }

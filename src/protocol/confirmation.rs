@@ -23,9 +23,8 @@ use super::ids::Round;
 /// Confirmations after which a transaction counts as final (spec.md §2.7 `minConf` default).
 pub const FINAL_DEPTH: u32 = 6;
 
-/// Confirmations after which a transaction is settled: a coinbase may be spent then, so that Bitcoin itself goes by it
-/// that no reorganisation is as deep. What is settled is not looked at any more, and what it displaced is forgotten.
-pub const SETTLED_DEPTH: u32 = 100;
+/// Confirmations after which a transaction is settled: it is not looked at any more, and what it displaced is forgotten.
+pub use crate::beacon::history::SETTLED_DEPTH;
 
 /// Blocks that may pass without a complete transaction being seen before whoever has it sends it. The aggregator's own
 /// timer is faster; members, who are many, first give it time.
@@ -166,8 +165,11 @@ pub struct ConfirmationWatch {
     signed: Vec<Watched>,
     /// The transaction of each round that is settled.
     settled: BTreeMap<Round, Watched>,
-    /// Transactions that may spend the address beside what is in `signed`: refunds, and what is settled.
+    /// Transactions that may spend the address beside what is in `signed`: refunds of deposits, and what is settled.
     expected: BTreeSet<Txid>,
+    /// Refunds of the change of a signal, with the transaction that pays it, while it may be spent.
+    #[serde(default)]
+    refunds: BTreeMap<Txid, Txid>,
     /// Spends that were not known when they were seen, by what they spend.
     strange: BTreeMap<OutPoint, Txid>,
     /// Spends that were reported as unknown: once each.
@@ -213,6 +215,12 @@ impl ConfirmationWatch {
     /// A transaction that all signed and that is no signal, such as a refund: it raises no alarm.
     pub fn expect(&mut self, txid: Txid) {
         self.expected.insert(txid);
+    }
+
+    /// The same for the refund of the change that the transaction `of` pays. It is forgotten once that transaction, or
+    /// what spends its change, is settled.
+    pub fn expect_refund(&mut self, txid: Txid, of: Txid) {
+        self.refunds.insert(txid, of);
     }
 
     /// The chain backend took a transaction. False if it is not one that is watched.
@@ -298,8 +306,34 @@ impl ConfirmationWatch {
         for input in &doomed {
             self.unseen.remove(input);
         }
+        let before = self.signed.len();
         self.signed
             .retain(|watched| deep(watched).is_none() && !doomed.contains(&watched.input));
+        if self.signed.len() < before {
+            self.forget_refunds(chain);
+        }
+    }
+
+    /// Forgets refunds of what can not be there any more, or was spent long ago.
+    fn forget_refunds(&mut self, chain: &ChainView) {
+        let open: BTreeSet<Txid> = self.signed.iter().map(|watched| watched.txid).collect();
+        let shallow = |height| chain.confirmations(height) < SETTLED_DEPTH;
+        let expected = &mut self.expected;
+        self.refunds.retain(|refund, of| {
+            let [first, last] = [0, u32::MAX].map(|vout| OutPoint::new(*of, vout));
+            let mut spends = chain.spends.range(first..=last).map(|(_, spend)| spend);
+            let unspent = chain.outputs.range(first..=last).next().is_some();
+            let stays = open.contains(of)
+                || unspent
+                || spends
+                    .clone()
+                    .any(|spend| spend.height.is_none_or(shallow));
+            if !stays && spends.any(|spend| spend.by == *refund) {
+                // It is what became of the change: whoever looks at all spends finds it.
+                expected.insert(*refund);
+            }
+            stays
+        });
     }
 
     /// Complete transactions that nobody got onto the chain for [`PATIENCE_BLOCKS`], each at most once a block. Of several
@@ -367,7 +401,9 @@ impl ConfirmationWatch {
     /// Whether a transaction is one that may spend the address.
     #[must_use]
     pub fn knows(&self, txid: &Txid) -> bool {
-        self.expected.contains(txid) || self.signed.iter().any(|watched| watched.txid == *txid)
+        self.expected.contains(txid)
+            || self.refunds.contains_key(txid)
+            || self.signed.iter().any(|watched| watched.txid == *txid)
     }
 
     /// The round a watched transaction is of.
@@ -402,6 +438,7 @@ impl ConfirmationWatch {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::protocol::chain_view::OutputSeen;
     use bitcoin::hashes::Hash as _;
     use bitcoin::{Amount, ScriptBuf, Sequence, TxIn, TxOut, Witness};
 
@@ -607,5 +644,49 @@ mod tests {
         assert!(watch.knows(&winner) && !watch.knows(&loser));
         assert_eq!(watch.unknown_spends(&view), []);
         assert!(!watch.counts_blocks(&view) && watch.due(&view).is_empty());
+    }
+
+    /// Every rung has a refund of its change: of what is settled one may be used still, until its change is spent.
+    #[test]
+    fn refunds_are_forgotten_with_the_change_they_spend() {
+        let mut watch = ConfirmationWatch::default();
+        let rungs = [tx(tip(9), 900), tx(tip(9), 700)];
+        let [loser, winner] = rungs.each_ref().map(Transaction::compute_txid);
+        let refunds = [tip(5).txid, tip(6).txid];
+        for ((rung, refund), of) in rungs.iter().zip(refunds).zip([loser, winner]) {
+            watch.complete(Round(7), rung);
+            watch.expect_refund(refund, of);
+        }
+        let deep = 101 + SETTLED_DEPTH - 1;
+        let change = OutPoint::new(winner, 0);
+        let mut view = chain(deep - 1, Some((winner, Some(101))));
+        let lies = OutputSeen {
+            value_sat: 700,
+            height: Some(101),
+        };
+        view.outputs.insert(change, lies);
+        follow(&mut watch, &view);
+        assert!(refunds.iter().all(|refund| watch.knows(refund)));
+        view.height = deep;
+        follow(&mut watch, &view);
+        assert!(!watch.knows(&refunds[0]) && watch.knows(&refunds[1]));
+        // The next signal is signed; it, or the refund in its place, spends the change, and is settled.
+        let next = tx(change, 600);
+        for by in [next.compute_txid(), refunds[1]] {
+            let json = serde_json::to_string(&watch).unwrap();
+            let mut watch: ConfirmationWatch = serde_json::from_str(&json).unwrap();
+            watch.complete(Round(8), &next);
+            let height = Some(deep + 1);
+            let mut view = view.clone();
+            view.outputs.clear();
+            view.spends.insert(change, SpendSeen { by, height });
+            for (blocks, known) in [(1, true), (SETTLED_DEPTH, by == refunds[1])] {
+                view.height = deep + blocks;
+                follow(&mut watch, &view);
+                assert_eq!(watch.knows(&refunds[1]), known);
+                assert!(watch.unknown_spends(&view).is_empty());
+            }
+            assert!(watch.refunds.is_empty() && watch.signed.is_empty());
+        }
     }
 }

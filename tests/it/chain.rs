@@ -150,7 +150,7 @@ pub fn by_txid(history: &AddressHistory) -> HashMap<Txid, (Transaction, Option<u
     let map: HashMap<_, _> = history
         .txs
         .iter()
-        .map(|entry| (entry.tx.compute_txid(), (entry.tx.clone(), entry.height)))
+        .map(|entry| (entry.tx.compute_txid(), ((*entry.tx).clone(), entry.height)))
         .collect();
     assert_eq!(
         map.len(),
