@@ -24,6 +24,8 @@ pub struct DumpTable {
     pub key: &'static [&'static str],
     /// Rows are only ever added, under rising numbers in the first column of the key.
     pub appended: bool,
+    /// A row is never changed: whoever has all keys has all rows.
+    pub fixed: bool,
     /// Which rows are dumped.
     filter: &'static str,
 }
@@ -50,12 +52,15 @@ pub const DUMP_TABLES: &[DumpTable] = &[
     ),
     latest("lanes", &["author", "recipient", "cohort"], "1"),
     // The newest one: the one before it is for a damaged page, which a bundle notices by itself.
-    latest(
-        "snapshots",
-        &["cohort", "role", "seq"],
-        "seq = (SELECT max(newest.seq) FROM snapshots AS newest
-                WHERE newest.cohort = snapshots.cohort AND newest.role = snapshots.role)",
-    ),
+    DumpTable {
+        fixed: true,
+        ..latest(
+            "snapshots",
+            &["cohort", "role", "seq"],
+            "seq = (SELECT max(newest.seq) FROM snapshots AS newest
+                    WHERE newest.cohort = snapshots.cohort AND newest.role = snapshots.role)",
+        )
+    },
     // Signed signals are on the chain. Refunds, which belong to no round, are not until they are needed.
     appended("artifacts", &["id"], "(kind <> 'raw_tx' OR round = 0)"),
     appended("log", &["seq"], "role = 'participant'"),
@@ -76,6 +81,7 @@ const fn latest(
         source: name,
         key,
         appended: false,
+        fixed: false,
         filter,
     }
 }
@@ -90,6 +96,7 @@ const fn appended(
         source: name,
         key,
         appended: true,
+        fixed: false,
         filter,
     }
 }
@@ -217,6 +224,30 @@ impl View<'_> {
             each(row)?;
         }
         Ok(())
+    }
+
+    /// The keys of the rows of a table that are dumped, as [`DumpRow::key`] has them.
+    ///
+    /// # Errors
+    /// [`StoreError`] if reading fails.
+    pub fn dump_keys(&self, table: &DumpTable) -> Result<Vec<String>, StoreError> {
+        if !self.has_table(table)? {
+            return Ok(Vec::new());
+        }
+        // Names and conditions are this program's own.
+        let sql = format!(
+            "SELECT {} FROM {} WHERE {}",
+            table.key.join(", "),
+            table.source,
+            table.filter
+        );
+        let mut statement = self.conn.prepare(&sql)?;
+        let keys = statement.query_map([], |row| {
+            let values = (0..table.key.len()).map(|at| row.get_ref(at).map(to_json));
+            let key = values.collect::<Result<Vec<Value>, _>>()?;
+            Ok(json!(key).to_string())
+        })?;
+        Ok(keys.collect::<Result<_, _>>()?)
     }
 
     /// How many rows of a table are dumped.
