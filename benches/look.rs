@@ -73,14 +73,14 @@ fn look(c: &mut Criterion) {
         let former = &newest[..ANEW - 1];
         group.bench_function(BenchmarkId::from_parameter(rounds), |b| {
             b.iter(|| {
-                    let mut touched = history.read_on(Some(above), tip, newest.to_vec());
-                    history.settle(MIN_START);
-                    let news = view.news(&history, &touched, MIN_START, Some(2)).unwrap();
-                    assert_eq!((news.signals.len(), news.spends.len()), (1, 1));
-                    assert!(payments.observe(&history, &touched, rules).is_empty());
-                    assert!(Funding::of(&history, rules, false).runway > 0);
-                    touched.extend(&history.read_on(Some(above), tip - 1, former.to_vec()));
-                    black_box(touched);
+                let mut touched = history.read_on(Some(above), tip, newest.to_vec());
+                history.settle(MIN_START);
+                let news = view.news(&history, &touched, MIN_START, Some(2)).unwrap();
+                assert_eq!((news.signals.len(), news.spends.len()), (1, 1));
+                assert!(payments.observe(&history, &touched, rules).is_empty());
+                assert!(Funding::of(&history, rules, false).runway > 0);
+                touched.extend(&history.read_on(Some(above), tip - 1, former.to_vec()));
+                black_box(touched);
             });
         });
     }

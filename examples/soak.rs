@@ -173,7 +173,9 @@ async fn soak(plan: Plan) {
             let rounds = f64::from(plan.report_every);
             let each = since.elapsed().as_secs_f64() * 1e3 / rounds;
             let cpu_now = cpu_ms();
-            let cpu_each = cpu.zip(cpu_now).map(|(before, now)| (now - before) / rounds);
+            let cpu_each = cpu
+                .zip(cpu_now)
+                .map(|(before, now)| (now - before) / rounds);
             cpu = cpu_now;
             let (largest, all) = soak.files();
             let memory = status("VmRSS:")

@@ -327,7 +327,9 @@ impl AddressHistory {
     /// the order of [`Self::outputs`]. Their amounts are in transactions whose id commits to them.
     #[must_use]
     pub fn spendable(&self) -> Vec<BeaconOutput> {
-        self.unspent().filter(|output| self.is_ripe(output)).collect()
+        self.unspent()
+            .filter(|output| self.is_ripe(output))
+            .collect()
     }
 
     fn is_ripe(&self, output: &BeaconOutput) -> bool {

@@ -135,9 +135,10 @@ impl Reading {
             return false;
         };
         let old = |height: &u32| *height <= joint.height;
-        let agree = self.txs.iter().all(|listed| {
-            known.height_of(&listed.txid).filter(old) == listed.height.filter(old)
-        });
+        let agree = self
+            .txs
+            .iter()
+            .all(|listed| known.height_of(&listed.txid).filter(old) == listed.height.filter(old));
         if !agree {
             self.gap = Some("it lists other transactions in old blocks than before");
         }
@@ -149,7 +150,8 @@ impl Reading {
             self.gap = Some("one height is given two blocks");
         }
         // Both have these.
-        self.txs.retain(|listed| !listed.height.as_ref().is_some_and(old));
+        self.txs
+            .retain(|listed| !listed.height.as_ref().is_some_and(old));
         self.position = (0..)
             .zip(&self.txs)
             .map(|(at, listed)| (listed.txid, at))
@@ -239,7 +241,8 @@ impl Reading {
             self.check(listed, script, tip)?;
         }
         let above = reader_has.filter(|block| {
-            let known = |(known, joint): (&Settled, u32)| block.height <= joint && known.has(*block);
+            let known =
+                |(known, joint): (&Settled, u32)| block.height <= joint && known.has(*block);
             self.blocks.get(&block.height) == Some(&block.hash) || self.base().is_some_and(known)
         });
         let above = above.map(|block| block.height);

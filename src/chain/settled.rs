@@ -282,7 +282,10 @@ mod tests {
     fn heights(kept: &mut SettledHistories, of: u16) -> Vec<u32> {
         let settled = kept.of(&script(of)).unwrap();
         let txs = settled.between(None, u32::MAX).iter();
-        assert!(txs.clone().all(|deep| settled.height_of(&deep.txid) == Some(deep.height)));
+        assert!(
+            txs.clone()
+                .all(|deep| settled.height_of(&deep.txid) == Some(deep.height))
+        );
         txs.map(|deep| deep.height).collect()
     }
 

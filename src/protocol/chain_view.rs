@@ -471,9 +471,21 @@ mod tests {
             (None, 10, vec![at(&paid, Some(5))]),
             (Some(5), 11, vec![at(&first, None)]),
             (Some(5), 12, vec![at(&first, Some(12))]),
-            (Some(5), 13, vec![at(&first, Some(12)), at(&second, Some(13)), at(&dust, None)]),
-            (Some(12), 14, vec![at(&rival, Some(13)), at(&dust, Some(14))]),
-            (Some(12), 14, vec![at(&rival, Some(13)), at(&dust, Some(14))]),
+            (
+                Some(5),
+                13,
+                vec![at(&first, Some(12)), at(&second, Some(13)), at(&dust, None)],
+            ),
+            (
+                Some(12),
+                14,
+                vec![at(&rival, Some(13)), at(&dust, Some(14))],
+            ),
+            (
+                Some(12),
+                14,
+                vec![at(&rival, Some(13)), at(&dust, Some(14))],
+            ),
             (Some(5), 15, vec![at(&dust, Some(14))]),
             (None, 16, vec![at(&paid, Some(5)), at(&first, Some(7))]),
         ];

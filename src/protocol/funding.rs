@@ -449,7 +449,12 @@ impl FundingWatch {
                 known.state = to;
             }
         }
-        let all = || history.outputs().into_iter().map(|seen| seen.output.outpoint);
+        let all = || {
+            history
+                .outputs()
+                .into_iter()
+                .map(|seen| seen.output.outpoint)
+        };
         let touched: BTreeSet<OutPoint> = match touched {
             Changes::All => all().collect(),
             Changes::Of(_, outpoints) => outpoints.clone(),

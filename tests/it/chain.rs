@@ -7,6 +7,7 @@ mod core_server;
 mod erring_servers;
 mod esplora;
 mod limits;
+mod reading_on;
 mod regtest;
 mod settled;
 

@@ -158,7 +158,10 @@ impl FundsQuestion {
         for route in routes {
             let read = backend.address_history(route.beacon.address()).await?;
             let script = route.beacon.script().to_owned();
-            held.push((route, AddressHistory::new(script, read.tip_height, read.txs)));
+            held.push((
+                route,
+                AddressHistory::new(script, read.tip_height, read.txs),
+            ));
         }
         Ok(Funds {
             network,

@@ -574,7 +574,10 @@ fn a_settled_way_to_the_tip_is_not_gone_again() {
     assert_eq!(reached(&history), 1_000);
     history.settle(MIN_START);
     assert_eq!(reached(&history), 100);
-    assert_eq!(history.tip(Amount::from_sat(1), 1), history.tip(MIN_START, 1));
+    assert_eq!(
+        history.tip(Amount::from_sat(1), 1),
+        history.tip(MIN_START, 1)
+    );
     // It stays while what it is based on does.
     let newest = chain.0.iter().filter(|entry| entry.height > Some(995));
     history.read_on(Some(995), 1_000, newest.cloned());

@@ -158,8 +158,7 @@ impl AddressHistory {
     /// Nothing confirmed can start a chain: what may, once it confirms.
     fn unstarted(&self, min_start: Amount, needed: u32) -> Tip {
         let mut unspent = self.unspent();
-        let start =
-            unspent.find(|output| output.height.is_none() && output.value >= min_start);
+        let start = unspent.find(|output| output.height.is_none() && output.value >= min_start);
         match start {
             Some(start) => self.unspent_tip(start, needed),
             None => Tip::NoFunds {

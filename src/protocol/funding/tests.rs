@@ -128,11 +128,7 @@ fn the_last_signal_leaves_the_address_spent() {
         fee_rate: FeeRate::from_sat_per_vb_u32(50),
         ..RULES
     };
-    let before = Funding::of(
-        &history(std::slice::from_ref(&paid)),
-        expensive,
-        false,
-    );
+    let before = Funding::of(&history(std::slice::from_ref(&paid)), expensive, false);
     assert_eq!((before.state, before.runway), (FundingState::Confirmed, 1));
     let last = before.next.unwrap();
     assert_eq!((sat(last.fee), last.change), (5_550, None));
@@ -316,7 +312,9 @@ fn thousands_of_payments_are_bounded() {
     let txs: Vec<_> = (0..1_500_u32)
         .map(|n| {
             let mut paid = payment(1, 400, Some(10));
-            std::sync::Arc::make_mut(&mut paid.tx).input[0].previous_output.vout = n;
+            std::sync::Arc::make_mut(&mut paid.tx).input[0]
+                .previous_output
+                .vout = n;
             paid
         })
         .collect();

@@ -14,7 +14,13 @@ const DAY: i64 = 86_400;
 
 impl Play {
     /// Rows of a table in an agent's store, by kind.
-    fn rows_of(&self, actor: usize, table: &str, kind: &str, filter: &str) -> BTreeMap<String, i64> {
+    fn rows_of(
+        &self,
+        actor: usize,
+        table: &str,
+        kind: &str,
+        filter: &str,
+    ) -> BTreeMap<String, i64> {
         let shell = Connection::open(self.stage.actors[actor].home.store_path()).unwrap();
         let sql = format!("SELECT {kind}, count(*) FROM {table} WHERE {filter} GROUP BY 1");
         let mut statement = shell.prepare(&sql).unwrap();
@@ -37,7 +43,11 @@ impl Play {
 
     /// Messages on their way from any agent.
     fn waiting(&self, actors: usize) -> i64 {
-        let of = |actor| self.rows_of(actor, "outbox", "'all'", "done = 0").into_values().sum::<i64>();
+        let of = |actor| {
+            self.rows_of(actor, "outbox", "'all'", "done = 0")
+                .into_values()
+                .sum::<i64>()
+        };
         (0..actors).map(of).sum()
     }
 }
@@ -73,11 +83,14 @@ async fn what_was_delivered_goes_in_time_and_the_cohort_goes_on() {
             let before = seen(&play);
             ahead += days * DAY;
             clock.store(ahead, Ordering::Relaxed);
-            eventually(&format!("what had its time after {days} days to go"), || {
-                (sent(&play, "round_open") > 0) == rounds_stay
-                    && (sent(&play, "frozen") > 0) == forming_stays
-                    && (rounds_stay || seen(&play) < before)
-            })
+            eventually(
+                &format!("what had its time after {days} days to go"),
+                || {
+                    (sent(&play, "round_open") > 0) == rounds_stay
+                        && (sent(&play, "frozen") > 0) == forming_stays
+                        && (rounds_stay || seen(&play) < before)
+                },
+            )
             .await;
             assert_eq!(play.kept_for_ever(3), kept, "after {days} days");
             play.round(&mut company, &dids).await;

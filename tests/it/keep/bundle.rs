@@ -227,7 +227,12 @@ fn a_log_that_is_shortened_makes_the_bundle_no_longer_than_what_is_left() {
                 tx.shorten_log(cohort, role)
             })
             .unwrap();
-        length.push(made.store.view().replay::<StoreError>(cohort, role, |_| Ok(())).unwrap());
+        length.push(
+            made.store
+                .view()
+                .replay::<StoreError>(cohort, role, |_| Ok(()))
+                .unwrap(),
+        );
         let written = keeper.write(None).blocking_recv().unwrap().unwrap();
         sizes.push(written.bytes);
     }

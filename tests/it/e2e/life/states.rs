@@ -142,7 +142,10 @@ async fn a_start_takes_back_what_was_reorganised_away_while_the_process_was_dead
     };
     let confirmed = Some(("confirmed".to_owned(), true));
     let broadcast = Some(("broadcast".to_owned(), false));
-    eventually("the signal to be confirmed", || stored(&play, 0) == confirmed).await;
+    eventually("the signal to be confirmed", || {
+        stored(&play, 0) == confirmed
+    })
+    .await;
 
     // Dead while the chain turns.
     play.stage.stop(0).await.unwrap();
@@ -154,7 +157,10 @@ async fn a_start_takes_back_what_was_reorganised_away_while_the_process_was_dead
     }
     assert_eq!(stored(&play, 0), confirmed);
     play.resume(&[0]).await;
-    eventually("the signal to be taken back", || stored(&play, 0) == broadcast).await;
+    eventually("the signal to be taken back", || {
+        stored(&play, 0) == broadcast
+    })
+    .await;
 
     // Dead between the step and what follows from it.
     play.stage.stop(0).await.unwrap();
@@ -164,13 +170,21 @@ async fn a_start_takes_back_what_was_reorganised_away_while_the_process_was_dead
     drop(shell);
     assert_eq!(stored(&play, 0), confirmed);
     play.resume(&[0]).await;
-    eventually("the word to follow the step", || stored(&play, 0) == broadcast).await;
+    eventually("the word to follow the step", || {
+        stored(&play, 0) == broadcast
+    })
+    .await;
 
     let mark = play.mark();
     play.stage.mine(1).unwrap();
-    let seen = |report: &Report| matches!(report, Report::SignalConfirmed { txid, .. } if *txid == signal);
-    play.reported("the confirmation", mark, id, Role::Aggregator, &[0], seen).await;
-    eventually("the signal to be confirmed", || stored(&play, 0) == confirmed).await;
+    let seen =
+        |report: &Report| matches!(report, Report::SignalConfirmed { txid, .. } if *txid == signal);
+    play.reported("the confirmation", mark, id, Role::Aggregator, &[0], seen)
+        .await;
+    eventually("the signal to be confirmed", || {
+        stored(&play, 0) == confirmed
+    })
+    .await;
     play.close().await;
 }
 
