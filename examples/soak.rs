@@ -6,7 +6,10 @@
 //! The agents and the chain are this process, the relay is one of its own, so that what the relay remembers does not
 //! count as the agents' memory. Nobody has anything to announce but in every `--update-every`th round, when member 1
 //! updates its DID; the others' silence is signalled, so every round has a transaction and a proof for everybody.
-//! With `--restart-every` all agents are stopped and started again after so many rounds, and they are at the end. A day
+//! An update costs a resolution of its DID, which goes through every signal of the beacon: with many rounds, let there be
+//! few (`--update-every 100`). "CPU ms a round" is this process' time, which does not depend on what else runs; memory
+//! is the agents' and the in-process chain's. `MALLOC_ARENA_MAX=2` in the environment keeps glibc from holding on to
+//! what each thread freed. With `--restart-every` all agents are stopped and started again after so many rounds, and they are at the end. A day
 //! passes with every tenth round (`--rounds-a-day`; 0: time is as it is), so that what is kept for a month or a year is
 //! deleted in a soak, too.
 #![allow(
@@ -145,10 +148,11 @@ async fn soak(plan: Plan) {
     let mut soak = Soak::ready(&plan, &url, homes.path()).await;
     println!(
         "{} members, {} rounds, {} beacon\n\n\
-         \u{20}  round   ms a round   memory MB   outbox rows   largest store MB   all files MB   descriptors   restart s",
+         \u{20}  round   ms a round   CPU ms a round   memory MB   outbox rows   largest store MB   all files MB   descriptors   restart s",
         plan.members, plan.rounds, plan.beacon
     );
     let mut since = Instant::now();
+    let mut cpu = cpu_ms();
     for round in 1..=plan.rounds {
         if plan.update_every > 0 && round % plan.update_every == 0 {
             soak.update().await;
@@ -166,14 +170,21 @@ async fn soak(plan: Plan) {
             restarted = Some(soak.restart().await);
         }
         if round % plan.report_every == 0 {
-            let each = since.elapsed().as_secs_f64() * 1e3 / f64::from(plan.report_every);
+            let rounds = f64::from(plan.report_every);
+            let each = since.elapsed().as_secs_f64() * 1e3 / rounds;
+            let cpu_now = cpu_ms();
+            let cpu_each = cpu
+                .zip(cpu_now)
+                .map(|(before, now)| (now - before) / rounds);
+            cpu = cpu_now;
             let (largest, all) = soak.files();
             let memory = status("VmRSS:")
                 .map_or_else(|| "?".into(), |kib| format!("{:.1}", kib as f64 / 1024.0));
             let restarted =
                 restarted.map_or_else(|| "-".into(), |took| format!("{:.2}", took.as_secs_f64()));
             println!(
-                "{round:>8} {each:>12.1} {memory:>11} {:>13} {:>18.1} {:>14.1} {:>13} {restarted:>11}",
+                "{round:>8} {each:>12.1} {:>16} {memory:>11} {:>13} {:>18.1} {:>14.1} {:>13} {restarted:>11}",
+                cpu_each.map_or_else(|| "?".into(), |each| format!("{each:.1}")),
                 soak.waiting().await,
                 megabytes(largest),
                 megabytes(all),
@@ -359,6 +370,17 @@ fn status(field: &str) -> Option<u64> {
     let text = std::fs::read_to_string("/proc/self/status").ok()?;
     let line = text.lines().find_map(|line| line.strip_prefix(field))?;
     line.split_whitespace().next()?.parse().ok()
+}
+
+/// Milliseconds of processor time this process took, where the system says so: in hundredths of a second on Linux.
+fn cpu_ms() -> Option<f64> {
+    let stat = std::fs::read_to_string("/proc/self/stat").ok()?;
+    // The name, in brackets, may contain anything.
+    let (_, rest) = stat.rsplit_once(')')?;
+    let mut fields = rest.split_whitespace().skip(11);
+    let user: f64 = fields.next()?.parse().ok()?;
+    let system: f64 = fields.next()?.parse().ok()?;
+    Some((user + system) * 10.0)
 }
 
 /// Open file descriptors of this process, where the system says so.

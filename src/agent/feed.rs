@@ -2,33 +2,28 @@
 
 use std::collections::VecDeque;
 
-use bitcoin::{Amount, Transaction};
+use bitcoin::Transaction;
 
 use super::answering::Answering;
 use super::delivery::{self, Outgoing};
 use super::error::AgentError;
 use super::events::What;
-use super::money;
-use super::node::{Node, NodeId, NodeInput};
-use super::runtime::{Agent, Internal};
-use crate::chain::{BroadcastError, Rejection};
+use super::input_names::{kind_of, reason_name};
+use super::node::{NodeId, NodeInput};
+use super::runtime::Agent;
+use super::saving::save;
 use crate::fail_point;
 use crate::hash::SmtIndex;
 use crate::keys::NostrKey;
 use crate::keys::signer::NonceSlot;
 use crate::protocol::aggregator::AggregatorInput;
 use crate::protocol::effect::{
-    AdvertStatus, Artifact, Effect, FallbackOrder, Ignored, Outcome, Prepared, Report, SignOrder,
-    Step, To,
+    AdvertStatus, Effect, FallbackOrder, Outcome, Prepared, Report, SignOrder, Step, To,
 };
 use crate::protocol::ids::{Label, Round, SessionId};
 use crate::protocol::message::Nonces;
 use crate::protocol::participant::{ParticipantInput, Recalled, SignedSession};
-use crate::store::{
-    ArtifactKey, ArtifactKind, NewArtifact, NewLogEntry, NewTransaction, Role, StoreError, Subject,
-    Tx,
-};
-use crate::time::UnixTime;
+use crate::store::{NewLogEntry, Role};
 
 /// What is left to do once a step is durable.
 enum Followup {
@@ -421,75 +416,6 @@ impl Agent {
         Some((id, NodeInput::Participant(signed)))
     }
 
-    /// Sends a transaction to the chain, if the gate permits it.
-    pub(super) fn broadcast(&mut self, id: NodeId, tx: Transaction) {
-        let Some(node) = self.nodes.get(&id) else {
-            return;
-        };
-        let network = node.terms().network;
-        let txid = tx.compute_txid();
-        let fee = self.fee_at_beacon(node, &tx);
-        let internal = self.internal.clone();
-        let permit = self.gate.permit(network).and_then(|permit| match fee {
-            Some(fee) => permit.to_spend(fee),
-            // What it spends was not seen on the chain: its fee was checked by those who signed it.
-            None => Ok(permit),
-        });
-        let cleared = permit
-            .map_err(AgentError::from)
-            .and_then(|permit| Ok((permit, self.backend_of(network)?)));
-        match cleared {
-            Ok((permit, backend)) => {
-                tokio::spawn(async move {
-                    // Another server may have answered since: nothing goes to one of another chain.
-                    let result = match backend.prove_network(network).await {
-                        Ok(()) => {
-                            fail_point!("before", "send_to_chain");
-                            let sent = money::send(permit, &backend, &tx).await;
-                            fail_point!("after", "send_to_chain");
-                            sent
-                        }
-                        Err(error) => Err(error.into()),
-                    };
-                    let error = result.err();
-                    let rejection = error.as_ref().and_then(BroadcastError::rejection);
-                    let _ = internal.send(Internal::Broadcast {
-                        id,
-                        txid,
-                        error: error.map(|error| error.to_string()),
-                        fee_too_low: rejection == Some(Rejection::FeeTooLow),
-                    });
-                });
-            }
-            Err(refused) => {
-                let _ = internal.send(Internal::Broadcast {
-                    id,
-                    txid,
-                    error: Some(refused.to_string()),
-                    fee_too_low: false,
-                });
-            }
-        }
-    }
-
-    /// What a transaction pays, if all it spends lies at the cohort's beacon and was seen there.
-    fn fee_at_beacon(&self, node: &Node, tx: &Transaction) -> Option<Amount> {
-        let (address, script) = (node.address()?, node.script()?);
-        let (history, _) = self.histories.get(&address.to_string())?;
-        let outputs = history.outputs(&script);
-        let spent = tx.input.iter().try_fold(Amount::ZERO, |sum, input| {
-            let found = outputs
-                .iter()
-                .find(|seen| seen.output.outpoint == input.previous_output)?;
-            sum.checked_add(found.output.value)
-        })?;
-        let paid = tx
-            .output
-            .iter()
-            .try_fold(Amount::ZERO, |sum, output| sum.checked_add(output.value))?;
-        spent.checked_sub(paid)
-    }
-
     /// What this agent knows of an index in past rounds: its nonces, which are derived, and its updates.
     fn recall(
         &self,
@@ -569,181 +495,11 @@ impl Agent {
     }
 }
 
-/// Stores an artifact in the transaction of the step that made it.
-fn save(tx: &Tx<'_>, id: NodeId, now: UnixTime, artifact: &Artifact) -> Result<(), AgentError> {
-    if let Artifact::Deposit {
-        hash,
-        update,
-        genesis,
-    } = artifact
-    {
-        return super::depositing::save(tx, now, *hash, update, genesis.as_ref());
-    }
-    if let Artifact::Refund { tx: refund, .. } = artifact {
-        return super::refunding::save(tx, id, now, refund, artifact);
-    }
-    let (round, signal, subject, kind, txid) = match artifact {
-        Artifact::SmtProof {
-            round,
-            signal,
-            index,
-            txid,
-            ..
-        } => (
-            *round,
-            *signal,
-            Subject::Index(*index),
-            ArtifactKind::SmtProof,
-            *txid,
-        ),
-        Artifact::Announcement {
-            round,
-            signal,
-            txid,
-            ..
-        } => (
-            *round,
-            *signal,
-            Subject::Round,
-            ArtifactKind::CasAnnouncement,
-            *txid,
-        ),
-        Artifact::LeafSet {
-            round,
-            signal,
-            txid,
-            ..
-        } => (
-            *round,
-            *signal,
-            Subject::Round,
-            ArtifactKind::LeafSet,
-            *txid,
-        ),
-        Artifact::SignedTransaction {
-            round, signal, tx, ..
-        } => {
-            let txid = tx.compute_txid();
-            (
-                *round,
-                *signal,
-                Subject::Transaction(txid),
-                ArtifactKind::RawTx,
-                txid,
-            )
-        }
-        Artifact::Deposit { .. } | Artifact::Refund { .. } => return Ok(()),
-    };
-    let bytes =
-        serde_json::to_vec(artifact).map_err(|_| AgentError::Defect("an artifact has no JSON"))?;
-    let mut new = NewArtifact {
-        key: ArtifactKey {
-            origin: Some((id.0, round)),
-            subject,
-            kind,
-            signal: Some(signal),
-        },
-        txid: Some(txid),
-        bytes: &bytes,
-        created: now,
-    };
-    match tx.put_artifact(&new) {
-        // Something else lies in its place: it was found to be damaged, or names another transaction with the
-        // same signal. What is stored is never changed, so this one goes beside it.
-        Err(StoreError::ArtifactConflict { .. }) if is_proof(kind) => {
-            new.key.origin = None;
-            tx.put_artifact(&new)?;
-        }
-        put => {
-            put?;
-        }
-    }
-    if let Artifact::SignedTransaction { tx: raw, .. } = artifact {
-        let raw = bitcoin::consensus::encode::serialize(raw);
-        tx.insert_transaction(&NewTransaction {
-            txid,
-            cohort: id.0,
-            round,
-            raw: &raw,
-            state: "signed",
-            created: now,
-        })?;
-    }
-    Ok(())
-}
-
-const fn is_proof(kind: ArtifactKind) -> bool {
-    matches!(
-        kind,
-        ArtifactKind::SmtProof | ArtifactKind::CasAnnouncement | ArtifactKind::LeafSet
-    )
-}
-
 /// Who sent a message.
 const fn author_of(input: &NodeInput) -> Option<NostrKey> {
     match input {
         NodeInput::Aggregator(AggregatorInput::Message { from, .. })
         | NodeInput::Participant(ParticipantInput::Message { from, .. }) => Some(*from),
         _ => None,
-    }
-}
-
-/// A name for an input, for the log's readers.
-fn kind_of(input: &NodeInput) -> &'static str {
-    match input {
-        NodeInput::Aggregator(input) => match input {
-            AggregatorInput::Advertise { .. } => "advertise",
-            AggregatorInput::Message { message, .. } => message.type_name(),
-            AggregatorInput::Tick => "tick",
-            AggregatorInput::Chain(_) => "chain",
-            AggregatorInput::Broadcast { .. } => "broadcast",
-            AggregatorInput::Close => "close",
-            AggregatorInput::Bump => "bump",
-            AggregatorInput::OpenRound => "open_round",
-            AggregatorInput::Protect { .. } => "protect",
-            AggregatorInput::Release { .. } => "release",
-            AggregatorInput::Decide(_) => "decide",
-            AggregatorInput::Reform { .. } => "reform",
-            AggregatorInput::Cancel => "cancel",
-            AggregatorInput::Restored => "restored",
-            AggregatorInput::Money { .. } => "money",
-            AggregatorInput::MaxFee { .. } => "max_fee",
-        },
-        NodeInput::Participant(input) => match input {
-            ParticipantInput::Ticket(_) => "ticket",
-            ParticipantInput::Join { .. } => "join",
-            ParticipantInput::Message { message, .. } => message.type_name(),
-            ParticipantInput::Tick => "tick",
-            ParticipantInput::Chain(_) => "chain",
-            ParticipantInput::Broadcast { .. } => "broadcast",
-            ParticipantInput::Prepared(_) => "prepared",
-            ParticipantInput::Signed(_) => "signed",
-            ParticipantInput::SignFailed { .. } => "sign_failed",
-            ParticipantInput::FallbackSigned { .. } => "fallback_signed",
-            ParticipantInput::Register { .. } => "register",
-            ParticipantInput::Open { .. } => "open",
-            ParticipantInput::Bound { .. } => "bound",
-            ParticipantInput::Deposit(_) => "deposit",
-            ParticipantInput::Queue { .. } => "queue",
-            ParticipantInput::Withdraw { .. } => "withdraw",
-            ParticipantInput::Leave { .. } => "leave",
-            ParticipantInput::Recalled(_) => "recalled",
-            ParticipantInput::Lost { .. } => "lost",
-            ParticipantInput::Fetch { .. } => "fetch",
-            ParticipantInput::Policy(_) => "policy",
-            ParticipantInput::Restarted => "restarted",
-            ParticipantInput::Recovered => "recovered",
-            ParticipantInput::Reseat { .. } => "reseat",
-            ParticipantInput::Regained { .. } => "regained",
-        },
-    }
-}
-
-fn reason_name(reason: &Ignored) -> String {
-    let json = serde_json::to_value(reason).unwrap_or_default();
-    match json {
-        serde_json::Value::String(name) => name,
-        serde_json::Value::Object(map) => map.keys().next().cloned().unwrap_or_default(),
-        _ => "unknown".into(),
     }
 }

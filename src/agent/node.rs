@@ -6,6 +6,7 @@ use serde::{Deserialize, Serialize};
 use super::error::AgentError;
 use super::journal::Journal;
 use crate::beacon::address::{beacon_address, beacon_script};
+use crate::beacon::history::Changes;
 use crate::beacon::signal::WEIGHT_WITHOUT_CHANGE;
 use crate::hash::CohortId;
 use crate::keys::musig::KeySet;
@@ -79,6 +80,8 @@ pub(super) struct Node {
     pub(super) sealed: Option<String>,
     /// The log since the last snapshot.
     pub(super) tail: super::snapshots::Tail,
+    /// What may have changed at the address since the machine was told.
+    pub(super) touched: Changes,
 }
 
 impl Node {

@@ -20,7 +20,7 @@ use super::watch::{ChainNews, Watch};
 use crate::beacon::history::AddressHistory;
 use crate::chain::ChainBackend;
 use crate::fail_point;
-use crate::hash::{CohortId, SmtIndex};
+use crate::hash::SmtIndex;
 use crate::keys::{NostrKey, OwnKey, RootSecret, Signer};
 use crate::lookup::Lookup;
 use crate::network::Network;
@@ -29,14 +29,11 @@ use crate::nostr::envelope::Incarnation;
 use crate::nostr::information::Described;
 use crate::nostr::link::{Link, LinkEvent};
 use crate::nostr::outbox::OutboxInput;
-use crate::nostr::seal::{ChannelKey, ConversationKeys};
-use crate::protocol::aggregator::Aggregator;
-use crate::protocol::chain_view::ChainView;
+use crate::nostr::seal::ConversationKeys;
 use crate::protocol::funding::FundingWatch;
 use crate::protocol::money::MoneyGate;
-use crate::protocol::participant::{Participant, ParticipantInput, SigningPolicy};
-use crate::protocol::terms::Terms;
-use crate::store::{Role, Store};
+use crate::protocol::participant::{ParticipantInput, SigningPolicy};
+use crate::store::Store;
 use crate::time::UnixTime;
 
 /// Events a listener may fall behind before it loses some.
@@ -281,107 +278,6 @@ impl Agent {
         Ok((agent, handle))
     }
 
-    /// Rebuilds every cohort from its last snapshot and the log since. Effects of the past are not carried out again.
-    fn replay(&mut self) -> Result<(), AgentError> {
-        let rows = self.store.view().cohorts()?;
-        for row in rows {
-            if self.is_unborn(&row)? {
-                continue;
-            }
-            let (terms, cohort) = Terms::parse(&row.terms).map_err(|error| AgentError::Log {
-                seq: 0,
-                reason: error.to_string(),
-            })?;
-            let id = (cohort, row.role);
-            let mut node = self.new_node(id, terms, row.seat_key, row.created);
-            let entries = self.store.view();
-            let conversations = &self.conversations;
-            let after = super::snapshots::restore(&entries, conversations, &mut node)?;
-            entries.replay_after::<AgentError>(cohort, row.role, after, |entry| {
-                node.tail.add(entry.input.len());
-                let unreadable = |reason: String| AgentError::Log {
-                    seq: entry.seq,
-                    reason,
-                };
-                match entry.kind.as_str() {
-                    "channel" => {
-                        node.channel =
-                            super::inbound::reopen_channel(conversations, &node, &entry.input);
-                        node.sealed = Some(entry.input);
-                    }
-                    super::alarms::ALARMS_SEEN => node.journal.acknowledge(),
-                    super::relays::RELAY_HINTS => {
-                        node.relays = serde_json::from_str(&entry.input)
-                            .map_err(|error| unreadable(error.to_string()))?;
-                    }
-                    _ => {
-                        let input = NodeInput::read(id.1, &entry.input)
-                            .map_err(|error| unreadable(error.to_string()))?;
-                        let _ = node.handle(entry.at, input)?;
-                    }
-                }
-                Ok(())
-            })?;
-            if let Machine::Participant(_) = node.machine {
-                self.signer
-                    .add_seat(self.seat_secret(id.0, node.own.public()));
-            }
-            self.unresumed.insert(id);
-            self.nodes.insert(id, node);
-        }
-        Ok(())
-    }
-
-    pub(super) fn new_node(
-        &self,
-        id: NodeId,
-        terms: Terms,
-        seat: Option<NostrKey>,
-        created: UnixTime,
-    ) -> Node {
-        let policy = self.policy_on(terms.network);
-        let (machine, own, channel) = match id.1 {
-            Role::Aggregator => {
-                let channel = self.root.channel(&id.0);
-                let secret = zeroize::Zeroizing::new(channel.keypair().secret_bytes());
-                (
-                    Machine::Aggregator(Box::new(Aggregator::new(terms))),
-                    self.root.identity(),
-                    ChannelKey::from_secret(&secret).ok(),
-                )
-            }
-            Role::Participant => {
-                let seat = seat.unwrap_or_else(|| self.root.seat(&id.0).public());
-                (
-                    Machine::Participant(Box::new(Participant::new(terms, seat, policy))),
-                    self.seat_secret(id.0, seat),
-                    None,
-                )
-            }
-        };
-        Node {
-            id,
-            machine,
-            own,
-            channel,
-            relays: Vec::new(),
-            created,
-            last: created,
-            journal: super::journal::Journal::default(),
-            sealed: None,
-            tail: super::snapshots::Tail::default(),
-        }
-    }
-
-    /// The secret of a seat: derived for the cohort, or the identity when it was joined with that.
-    fn seat_secret(&self, cohort: CohortId, seat: NostrKey) -> OwnKey {
-        if seat == self.identity.public() {
-            self.root.identity()
-        } else {
-            self.root.seat(&cohort)
-        }
-    }
-
     /// Drives the agent until `stop` resolves. An error means that it could not go on; what was not stored
     /// did not happen, and the next start resumes from there.
     pub async fn run(mut self, stop: impl Future<Output = ()>) -> Result<(), AgentError> {
@@ -572,92 +468,6 @@ impl Agent {
         }
     }
 
-    fn chain_news(&mut self, news: ChainNews) -> Result<(), AgentError> {
-        match news {
-            ChainNews::Reached { network, height } => {
-                self.chain_state(network, Ok(height));
-                Ok(())
-            }
-            ChainNews::Failed { network, error } => {
-                self.chain_state(network, Err(error.to_string()));
-                Ok(())
-            }
-            ChainNews::History {
-                network,
-                address,
-                history,
-                fee_rate,
-            } => {
-                self.chain_state(network, Ok(history.tip_height()));
-                let address = address.to_string();
-                self.histories
-                    .insert(address.clone(), (Arc::clone(&history), fee_rate));
-                let ids: Vec<NodeId> = self
-                    .nodes
-                    .values()
-                    .filter(|node| node.address().is_some_and(|own| own.to_string() == address))
-                    .map(|node| node.id)
-                    .collect();
-                for id in ids {
-                    self.watch_payments(id, &history);
-                    self.sync_chain(id, false)?;
-                    self.resume_signals(id)?;
-                }
-                self.follow_spends(network, &address, &history)
-            }
-        }
-    }
-
-    fn chain_state(&mut self, network: Network, state: Result<u32, String>) {
-        let known = self.chain_states.entry(network).or_default();
-        let changed = match &state {
-            Ok(_) => known.height.is_none() || known.error.is_some(),
-            Err(error) => known.error.as_ref() != Some(error),
-        };
-        match &state {
-            Ok(height) => {
-                known.height = Some(*height);
-                known.error = None;
-            }
-            Err(error) => known.error = Some(error.clone()),
-        }
-        if changed {
-            self.emit(None, What::Chain { network, state });
-        }
-    }
-
-    /// Feeds what the chain shows to a cohort, if it is news to it. A new height alone is news only while
-    /// something waits for confirmations, or when `height_too` is set.
-    pub(super) fn sync_chain(&mut self, id: NodeId, height_too: bool) -> Result<(), AgentError> {
-        let Some(node) = self.nodes.get(&id) else {
-            return Ok(());
-        };
-        let (Some(address), Some(script)) = (node.address(), node.script()) else {
-            return Ok(());
-        };
-        let Some((history, fee_rate)) = self.histories.get(&address.to_string()) else {
-            return Ok(());
-        };
-        // What is fed is logged: a replay pays the rate that was paid, whatever the settings say by then.
-        let fees = self.money.fee_policy(node.terms().network);
-        let rate = fees.choose_whole(*fee_rate);
-        let view = ChainView::of(history, &script, node.min_start(), Some(rate));
-        let Some(update) = node.chain().diff(&view) else {
-            return Ok(());
-        };
-        let quiet = update.signals.is_empty()
-            && update.spends.is_empty()
-            && update.extra.is_none()
-            && update.tip == node.chain().tip
-            && !is_other_rate(node, rate);
-        if quiet && !height_too && !node.counts_blocks() {
-            return Ok(());
-        }
-        let input = node.chain_input(update);
-        self.feed(id, input)?;
-        self.settle_updates(id)
-    }
-
     fn internal(&mut self, internal: Internal) -> Result<(), AgentError> {
         match internal {
             Internal::Spend { txid, refused } => self.spend_sent(txid, refused),
@@ -725,10 +535,4 @@ impl Agent {
     pub(super) fn queue_of(id: NodeId, input: NodeInput) -> VecDeque<(NodeId, NodeInput)> {
         VecDeque::from([(id, input)])
     }
-}
-
-/// Whether a fee rate differs by more than a quarter from the one the aggregator would build with.
-fn is_other_rate(node: &Node, rate: u32) -> bool {
-    let known = node.chain().fee_rate.unwrap_or(0);
-    matches!(node.machine, Machine::Aggregator(_)) && known.abs_diff(rate) > known / 4
 }

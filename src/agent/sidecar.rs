@@ -333,7 +333,7 @@ impl Walk<'_> {
         match known.and_then(|known| known.history.as_ref()) {
             Some(history) => {
                 let least = from.unwrap_or(0);
-                let seen = history.signals(&address.script_pubkey()).into_iter();
+                let seen = history.signals().into_iter();
                 signals.extend(
                     seen.map(|seen| Signal {
                         bytes: seen.signal,

@@ -212,10 +212,7 @@ fn unknown_spends(
     let known = facts.get(address)?;
     let history = known.history.as_ref()?;
     let signed: BTreeSet<_> = machine.given().iter().map(|given| given.txid).collect();
-    let script = machine
-        .set()
-        .map(|(_, keys)| crate::beacon::address::beacon_script(keys.output_key()))?;
-    let mut unknown = history.unknown_spends(&script, &signed);
+    let mut unknown = history.unknown_spends(&signed);
     // Signatures of rounds that are settled are not kept; their transactions are known.
     unknown.retain(|spend| !machine.watch().knows(&spend.txid));
     let first = unknown.first()?;

@@ -1,5 +1,6 @@
 //! Watching the chain: polls addresses and hands on what changed.
 
+use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -7,8 +8,7 @@ use bitcoin::Address;
 use tokio::sync::{Notify, mpsc, watch};
 use tokio::task::JoinHandle;
 
-use crate::beacon::history::AddressHistory;
-use crate::chain::{self, ChainBackend, ChainError};
+use crate::chain::{AddressHistory, ChainBackend, ChainError, ReadUpTo};
 use crate::network::Network;
 
 /// Polls of the tip between two readings of the histories when the tip stays: what enters the mempool
@@ -21,11 +21,12 @@ const FEE_TARGET: u16 = 6;
 /// What a poll found.
 #[derive(Debug)]
 pub(super) enum ChainNews {
-    /// The complete history of an address, read at one tip, and the estimated fee rate in sat/vB.
+    /// The history of an address, read at one tip, from where the last one of these that names the address may have
+    /// changed; and the estimated fee rate in sat/vB.
     History {
         network: Network,
         address: Address,
-        history: Arc<AddressHistory>,
+        read: AddressHistory,
         fee_rate: Option<u32>,
     },
     /// The backend could not be read.
@@ -60,6 +61,7 @@ impl Watch {
             addresses: listed,
             nudge: Arc::clone(&nudge),
             news,
+            told: HashMap::new(),
         };
         Self {
             backend,
@@ -96,6 +98,8 @@ struct Poll {
     addresses: watch::Receiver<Vec<Address>>,
     nudge: Arc<Notify>,
     news: mpsc::Sender<ChainNews>,
+    /// Up to where the history of each address was told.
+    told: HashMap<Address, ReadUpTo>,
 }
 
 impl Poll {
@@ -155,22 +159,29 @@ impl Poll {
     }
 
     /// Reads every address, and says whether that went well; `None` when nobody listens any more.
-    async fn read(&self, addresses: Vec<Address>) -> Option<bool> {
+    async fn read(&mut self, addresses: Vec<Address>) -> Option<bool> {
         let network = self.network;
         let mut all = true;
         let estimate = self.backend.fee_rate(FEE_TARGET).await.ok().flatten();
         let fee_rate =
             estimate.map(|rate| u32::try_from(rate.to_sat_per_vb_ceil()).unwrap_or(u32::MAX));
+        self.told.retain(|address, _| addresses.contains(address));
         for address in addresses {
-            let news = match self.backend.address_history(&address).await {
-                Ok(chain::AddressHistory {
-                    tip_height, txs, ..
-                }) => ChainNews::History {
-                    network,
-                    address,
-                    history: Arc::new(AddressHistory::new(tip_height, txs)),
-                    fee_rate,
-                },
+            let told = self.told.get(&address).copied();
+            let news = match self.backend.address_history_above(&address, told).await {
+                Ok(read) => {
+                    if let Some(deep) = read.read_up_to() {
+                        self.told.insert(address.clone(), deep);
+                    } else if read.above.is_none() {
+                        self.told.remove(&address);
+                    }
+                    ChainNews::History {
+                        network,
+                        address,
+                        read,
+                        fee_rate,
+                    }
+                }
                 Err(error) => {
                     all = false;
                     ChainNews::Failed { network, error }

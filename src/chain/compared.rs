@@ -11,7 +11,9 @@ use std::time::Duration;
 
 use bitcoin::{Address, BlockHash, FeeRate, OutPoint, Script, ScriptBuf, Transaction, Txid};
 
-use super::{AddressHistory, BlockFacts, BroadcastError, ChainBackend, ChainError, Tip, TxStatus};
+use super::{
+    AddressHistory, BlockFacts, BroadcastError, ChainBackend, ChainError, ReadUpTo, Tip, TxStatus,
+};
 use crate::network::Network;
 use crate::time::UnixTime;
 
@@ -59,17 +61,24 @@ impl ComparedBackend {
         self.primary.tip().await
     }
 
-    /// The history all servers agree on, at one tip they all have.
+    /// The history all servers agree on, at one tip they all have. What the reader has, they agreed on before.
     pub(super) async fn address_history(
         &self,
         address: &Address,
+        mut known: Option<ReadUpTo>,
     ) -> Result<AddressHistory, ChainError> {
         let script = address.script_pubkey();
-        let mut history = self.primary.address_history(address).await?;
+        let mut history = self.primary.address_history_above(address, known).await?;
         let mut attempt = 1;
         'again: loop {
             for check in self.checks.iter() {
-                let other = check.address_history(address).await?;
+                let other = check.address_history_above(address, known).await?;
+                if other.above != history.above {
+                    // One of them does not have that block: all of it is compared. Nobody names one then.
+                    known = None;
+                    history = self.primary.address_history(address).await?;
+                    continue 'again;
+                }
                 if other.tip_hash == history.tip_hash {
                     self.compare(&script, &history, check, &other)?;
                     continue;
@@ -79,7 +88,7 @@ impl ComparedBackend {
                 }
                 attempt += 1;
                 tokio::time::sleep(TIP_PAUSE).await;
-                history = self.primary.address_history(address).await?;
+                history = self.primary.address_history_above(address, known).await?;
                 continue 'again;
             }
             return Ok(history);

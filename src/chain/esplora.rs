@@ -20,7 +20,7 @@ use super::error::printable;
 use super::esplora_http::{EsploraHttp, Estimates, Refusal};
 use super::reading::Reading;
 use super::settled::{READ_ANEW, Settled, SettledHistories};
-use super::{AddressHistory, BlockFacts, BroadcastError, ChainError, Tip, TxStatus};
+use super::{AddressHistory, BlockFacts, BroadcastError, ChainError, ReadUpTo, Tip, TxStatus};
 use crate::time::UnixTime;
 
 /// Attempts to read one history, or one tip, while blocks arrive.
@@ -143,12 +143,13 @@ impl EsploraBackend {
         Err(self.unsettled())
     }
 
-    /// See [`super::ChainBackend::address_history`]. Two tip requests, and one per page of the server's size: the first
+    /// See [`super::ChainBackend::address_history_above`]. Two tip requests, and one per page of the server's size: the first
     /// time all pages, and one that shows that there is no further page; later those down to the newest block that was
     /// read before and had [`READ_ANEW`] blocks on top.
     pub(super) async fn address_history(
         &self,
         address: &Address,
+        reader_has: Option<ReadUpTo>,
     ) -> Result<AddressHistory, ChainError> {
         let script = address.script_pubkey();
         let mut contradiction = None;
@@ -165,14 +166,17 @@ impl EsploraBackend {
                     && newest <= Some(tip.height)
                     && self.block_hash(tip.height).await? == Some(tip.hash)
                 {
+                    drop(reading);
                     self.settled().keep(&script, settled);
                 }
                 continue;
             }
             // With an unmoved tip a contradiction should be the server's, but its index may be
             // updated in steps: ask again before blaming it, and for all of it.
-            match reading.finish(&script, tip) {
+            match reading.finish(&script, tip, reader_has) {
                 Ok(history) => {
+                    // It holds on to what is about to grow.
+                    drop(reading);
                     self.settled().keep(&script, settled.unwrap_or_default());
                     return Ok(history);
                 }

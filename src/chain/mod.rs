@@ -99,6 +99,16 @@ impl TxStatus {
     }
 }
 
+/// A block up to which a reader has all transactions of an address: it need not be told of them again. A block's hash
+/// stands for every block below it, too.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct ReadUpTo {
+    /// The block's height.
+    pub height: u32,
+    /// The block's hash.
+    pub hash: BlockHash,
+}
+
 /// Every transaction that pays an address or spends from it, read at one tip.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct AddressHistory {
@@ -106,6 +116,8 @@ pub struct AddressHistory {
     pub tip_height: u32,
     /// Hash of that tip.
     pub tip_hash: BlockHash,
+    /// What is in blocks up to this height is left out, because the reader has it; `None`: nothing is.
+    pub above: Option<u32>,
     /// Confirmed ones first, by ascending height, then the unconfirmed. Inside a block and inside the
     /// mempool no order is promised. No txid occurs twice.
     pub txs: Vec<AddressTx>,
@@ -123,6 +135,20 @@ pub enum ChainBackend {
     Core(CoreBackend),
     /// Several of these, which have to agree.
     Compared(ComparedBackend),
+}
+
+impl AddressHistory {
+    /// The block up to which nobody need be told of this history again, if there is one as deep as
+    /// [`READ_ANEW`](settled::READ_ANEW) with something in it.
+    #[must_use]
+    pub fn read_up_to(&self) -> Option<ReadUpTo> {
+        let deep = self.tip_height.checked_sub(settled::READ_ANEW)?;
+        let (height, hash) = self.blocks.range(..=deep).next_back()?;
+        Some(ReadUpTo {
+            height: *height,
+            hash: *hash,
+        })
+    }
 }
 
 impl ChainBackend {
@@ -193,10 +219,22 @@ impl ChainBackend {
     /// # Errors
     /// [`ChainError`]; a history that cannot be shown to be complete is an error, never a short list.
     pub async fn address_history(&self, address: &Address) -> Result<AddressHistory, ChainError> {
+        self.address_history_above(address, None).await
+    }
+
+    /// The same, without what the reader has already, if the block up to which it has it is still in the best chain.
+    ///
+    /// # Errors
+    /// As [`Self::address_history`].
+    pub async fn address_history_above(
+        &self,
+        address: &Address,
+        known: Option<ReadUpTo>,
+    ) -> Result<AddressHistory, ChainError> {
         match self {
-            Self::Esplora(backend) => backend.address_history(address).await,
-            Self::Core(backend) => backend.address_history(address).await,
-            Self::Compared(backend) => Box::pin(backend.address_history(address)).await,
+            Self::Esplora(backend) => backend.address_history(address, known).await,
+            Self::Core(backend) => backend.address_history(address, known).await,
+            Self::Compared(backend) => Box::pin(backend.address_history(address, known)).await,
         }
     }
 

@@ -216,13 +216,14 @@ impl RegtestChain {
         let txs = located
             .into_iter()
             .map(|located| AddressTx {
-                tx: located.tx.clone(),
+                tx: located.tx.clone().into(),
                 height: located.block.map(|(height, _)| height),
             })
             .collect();
         AddressHistory {
             tip_height: self.height(),
             tip_hash: self.tip().hash,
+            above: None,
             txs,
             blocks,
         }
@@ -373,17 +374,37 @@ impl RegtestChain {
 
     /// In chain order, then in order of arrival.
     pub(super) fn located_history(&self, script: &Script) -> Vec<Located<'_>> {
-        let confirmed = self.touching.get(script).into_iter().flatten();
-        let unconfirmed = self.mempool.iter().filter(|(_, entry)| {
-            scripts_touched(&entry.tx, &entry.spent).any(|touched| touched == script)
+        let confirmed = self.confirmed_of(script, None);
+        confirmed.chain(self.unconfirmed_of(script)).collect()
+    }
+
+    /// What blocks hold of a script, in chain order; before one of these transactions, if that is given.
+    pub(super) fn confirmed_of(
+        &self,
+        script: &Script,
+        before: Option<&Txid>,
+    ) -> impl DoubleEndedIterator<Item = Located<'_>> {
+        let places = self.touching.get(script).map_or(&[][..], Vec::as_slice);
+        let end = before.map_or(Some(places.len()), |txid| {
+            places.binary_search(self.places.get(txid)?).ok()
         });
-        confirmed
-            .filter_map(|place| self.at(*place))
-            .chain(unconfirmed.map(|(_, entry)| Located {
+        let places = end.and_then(|end| places.get(..end)).unwrap_or_default();
+        places.iter().filter_map(|place| self.at(*place))
+    }
+
+    /// What the mempool holds of a script, in order of arrival.
+    pub(super) fn unconfirmed_of(&self, script: &Script) -> Vec<Located<'_>> {
+        let touches = |entry: &Entry| {
+            scripts_touched(&entry.tx, &entry.spent).any(|touched| touched == script)
+        };
+        self.mempool
+            .iter()
+            .filter(|(_, entry)| touches(entry))
+            .map(|(_, entry)| Located {
                 tx: &entry.tx,
                 spent: &entry.spent,
                 block: None,
-            }))
+            })
             .collect()
     }
 

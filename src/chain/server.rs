@@ -388,26 +388,27 @@ async fn broadcast(State(shared): Ctx, body: String) -> Answer {
 async fn history(State(shared): Ctx, Path((kind, of)): Path<(String, String)>) -> Answer {
     let chain = shared.chain();
     let script = find_script(&chain, &kind, &of)?;
-    let (confirmed, unconfirmed) = split_history(&chain, &script);
-    let page = unconfirmed
-        .iter()
-        .take(MEMPOOL_PAGE)
-        .chain(confirmed.iter().take(CHAIN_PAGE));
-    Ok(tx_list(page))
+    let unconfirmed = chain.unconfirmed_of(&script).into_iter().rev();
+    let confirmed = chain.confirmed_of(&script, None).rev();
+    Ok(tx_list(
+        unconfirmed
+            .take(MEMPOOL_PAGE)
+            .chain(confirmed.take(CHAIN_PAGE)),
+    ))
 }
 
 async fn history_mempool(State(shared): Ctx, Path((kind, of)): Path<(String, String)>) -> Answer {
     let chain = shared.chain();
     let script = find_script(&chain, &kind, &of)?;
-    let (_, unconfirmed) = split_history(&chain, &script);
-    Ok(tx_list(unconfirmed.iter().take(MEMPOOL_PAGE)))
+    let unconfirmed = chain.unconfirmed_of(&script).into_iter().rev();
+    Ok(tx_list(unconfirmed.take(MEMPOOL_PAGE)))
 }
 
 async fn history_chain(State(shared): Ctx, Path((kind, of)): Path<(String, String)>) -> Answer {
     let chain = shared.chain();
     let script = find_script(&chain, &kind, &of)?;
-    let (confirmed, _) = split_history(&chain, &script);
-    Ok(tx_list(confirmed.iter().take(CHAIN_PAGE)))
+    let confirmed = chain.confirmed_of(&script, None).rev();
+    Ok(tx_list(confirmed.take(CHAIN_PAGE)))
 }
 
 async fn history_chain_after(
@@ -417,13 +418,8 @@ async fn history_chain_after(
     let last = parse::<Txid>(&last, "Invalid hex string")?;
     let chain = shared.chain();
     let script = find_script(&chain, &kind, &of)?;
-    let (confirmed, _) = split_history(&chain, &script);
-    let page = confirmed
-        .iter()
-        .skip_while(|located| located.tx.compute_txid() != last)
-        .skip(1)
-        .take(CHAIN_PAGE);
-    Ok(tx_list(page))
+    let confirmed = chain.confirmed_of(&script, Some(&last)).rev();
+    Ok(tx_list(confirmed.take(CHAIN_PAGE)))
 }
 
 async fn utxo(State(shared): Ctx, Path((kind, of)): Path<(String, String)>) -> Answer {
@@ -545,20 +541,10 @@ fn regtest_script(address: &str) -> Result<ScriptBuf, Failure> {
         .map_err(|_| Failure::bad_request("Address on invalid network"))
 }
 
-/// Confirmed and unconfirmed part of a history, the newest first.
-fn split_history<'a>(
-    chain: &'a RegtestChain,
-    script: &ScriptBuf,
-) -> (Vec<Located<'a>>, Vec<Located<'a>>) {
-    chain
-        .located_history(script)
-        .into_iter()
-        .rev()
-        .partition(|located| located.block.is_some())
-}
-
-fn tx_list<'a>(page: impl Iterator<Item = &'a Located<'a>>) -> Response {
-    Json(page.map(TxJson::new).collect::<Vec<_>>()).into_response()
+/// What the callers give has the newest first.
+fn tx_list<'a>(page: impl Iterator<Item = Located<'a>>) -> Response {
+    let page: Vec<Located<'_>> = page.collect();
+    Json(page.iter().map(TxJson::new).collect::<Vec<_>>()).into_response()
 }
 
 /// An error as Esplora servers send it: a status and a line of text.

@@ -460,7 +460,10 @@ impl RegtestNode {
         let mut txs = Vec::new();
         for (_, height, txid) in places {
             if let Some(tx) = self.transaction(&txid)? {
-                txs.push(AddressTx { tx, height });
+                txs.push(AddressTx {
+                    tx: tx.into(),
+                    height,
+                });
             }
         }
         Ok(txs)

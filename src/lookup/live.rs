@@ -96,8 +96,8 @@ impl<'a> Live<'a> {
             return Err(Stopped::Moved);
         }
         self.tips.insert((history.tip_height, history.tip_hash));
-        let seen =
-            AddressHistory::new(history.tip_height, history.txs).signals(&address.script_pubkey());
+        let script = address.script_pubkey();
+        let seen = AddressHistory::new(script, history.tip_height, history.txs).signals();
         let mut signals = Vec::with_capacity(seen.len());
         for signal in seen {
             let block = match signal.height {

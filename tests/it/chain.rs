@@ -7,6 +7,7 @@ mod core_server;
 mod erring_servers;
 mod esplora;
 mod limits;
+mod reading_on;
 mod regtest;
 mod settled;
 
@@ -150,7 +151,7 @@ pub fn by_txid(history: &AddressHistory) -> HashMap<Txid, (Transaction, Option<u
     let map: HashMap<_, _> = history
         .txs
         .iter()
-        .map(|entry| (entry.tx.compute_txid(), (entry.tx.clone(), entry.height)))
+        .map(|entry| (entry.tx.compute_txid(), ((*entry.tx).clone(), entry.height)))
         .collect();
     assert_eq!(
         map.len(),

@@ -329,13 +329,14 @@ impl Chain {
         }
         let script = self.script.clone()?;
         let history = AddressHistory::new(
+            script,
             self.height,
             self.txs.values().map(|placed| AddressTx {
-                tx: placed.tx.clone(),
+                tx: placed.tx.clone().into(),
                 height: placed.height,
             }),
         );
-        let tip = match history.tip(&script, Amount::from_sat(self.min_start), 1) {
+        let tip = match history.tip(Amount::from_sat(self.min_start), 1) {
             Tip::NoFunds { .. } => TipView::NoFunds,
             Tip::Unconfirmed { output, .. } => TipView::Unconfirmed {
                 value_sat: output.value.to_sat(),
@@ -348,7 +349,7 @@ impl Chain {
             },
         };
         let extra = match &tip {
-            TipView::Ready { outpoint, .. } => history.top_ups(&script, outpoint, MAX_EXTRA),
+            TipView::Ready { outpoint, .. } => history.top_ups(outpoint, MAX_EXTRA),
             _ => Vec::new(),
         };
         let mut view = ChainView {
@@ -358,14 +359,14 @@ impl Chain {
             fee_rate: u32::try_from(self.fee_rate).ok(),
             ..ChainView::default()
         };
-        for seen in history.signals(&script) {
+        for seen in history.signals() {
             let signal = SignalSeen {
                 signal: seen.signal,
                 height: seen.height,
             };
             view.signals.insert(seen.txid, signal);
         }
-        for seen in history.outputs(&script) {
+        for seen in history.outputs() {
             let output = seen.output;
             if let Some((by, height)) = seen.spent_by {
                 view.spends

@@ -204,15 +204,14 @@ impl Agent {
         let txid = tx.compute_txid();
         let mut seen = BTreeMap::new();
         for (address, (history, _)) in &self.histories {
-            let Some(script) = script_of(address) else {
-                continue;
-            };
-            for output in history.outputs(&script) {
-                let there = Seen {
-                    value: output.output.value,
-                    address: address.clone(),
-                };
-                seen.insert(output.output.outpoint, there);
+            for input in &tx.input {
+                if let Some(output) = history.output(&input.previous_output) {
+                    let there = Seen {
+                        value: output.output.value,
+                        address: address.clone(),
+                    };
+                    seen.insert(input.previous_output, there);
+                }
             }
         }
         // The change of a signal that was signed and not sent.
@@ -475,11 +474,6 @@ fn output_views(
             }
         })
         .collect()
-}
-
-fn script_of(address: &str) -> Option<ScriptBuf> {
-    let address: Address<bitcoin::address::NetworkUnchecked> = address.parse().ok()?;
-    Some(address.assume_checked().script_pubkey())
 }
 
 fn network_of(row: &SpendRow) -> Option<Network> {

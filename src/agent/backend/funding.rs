@@ -11,7 +11,7 @@ use crate::agent::events::What;
 use crate::agent::launch::agent_failure;
 use crate::agent::node::{Machine, Node, NodeId};
 use crate::agent::runtime::Agent;
-use crate::beacon::history::AddressHistory;
+use crate::beacon::history::{AddressHistory, Changes};
 use crate::beacon::signal::WEIGHT_WITH_CHANGE;
 use crate::chain::ChainError;
 use crate::protocol::aggregator::Phase;
@@ -76,7 +76,11 @@ impl AgentBackend {
                 };
                 match look.await {
                     Ok((read, rate)) => {
-                        history = Some(Arc::new(AddressHistory::new(read.tip_height, read.txs)));
+                        history = Some(Arc::new(AddressHistory::new(
+                            address.script_pubkey(),
+                            read.tip_height,
+                            read.txs,
+                        )));
                         estimate = rate.or(estimate);
                     }
                     Err(error) => warnings.push(format!("the balance may be old: {error}")),
@@ -119,26 +123,31 @@ impl Agent {
 
     /// What lies at a cohort's beacon, as it was read last; `None` before that.
     pub(super) fn funding_of(&self, node: &Node) -> Option<Funding> {
-        let (address, script) = (node.address()?, node.script()?);
+        let address = node.address()?;
         let (history, estimate) = self.histories.get(&address.to_string())?;
         let rules = self.funding_rules(node, *estimate);
         let gone = self
             .payments
             .get(&node.id)
             .is_some_and(crate::protocol::funding::FundingWatch::has_lapsed);
-        Some(Funding::of(history, &script, rules, gone))
+        Some(Funding::of(history, rules, gone))
     }
 
     /// Follows payments to a cohort's beacon. What is there when the address is first read is no news.
-    pub(in crate::agent) fn watch_payments(&mut self, id: NodeId, history: &AddressHistory) {
+    pub(in crate::agent) fn watch_payments(
+        &mut self,
+        id: NodeId,
+        history: &AddressHistory,
+        touched: &Changes,
+    ) {
         let Some(node) = self.nodes.get(&id) else {
             return;
         };
-        let Some(script) = node.script() else { return };
         let rules = self.funding_rules(node, node.chain().fee_rate);
         let first = !self.payments.contains_key(&id);
+        let touched = if first { &Changes::All } else { touched };
         let watch = self.payments.entry(id).or_default();
-        let moved = watch.observe(history, &script, rules);
+        let moved = watch.observe(history, touched, rules);
         for moved in moved.into_iter().filter(|_| !first) {
             self.emit(Some(id), What::Payment(moved));
         }
@@ -174,8 +183,8 @@ impl Agent {
             .payments
             .get(&id)
             .is_some_and(crate::protocol::funding::FundingWatch::has_lapsed);
-        let empty = AddressHistory::new(0, []);
-        let funding = Funding::of(history.unwrap_or(&empty), &script, rules, gone);
+        let empty = AddressHistory::new(script, 0, []);
+        let funding = Funding::of(history.unwrap_or(&empty), rules, gone);
         let out_of_range = |error: crate::beacon::signal::SignalError| {
             Failure::new(ErrorCode::InvalidValue, error.to_string())
         };

@@ -157,8 +157,9 @@ impl AgentBackend {
                 Some(backend) => backend.address_history(&address).await.ok(),
                 None => None,
             };
+            let script = address.script_pubkey();
             let history = history
-                .map(|history| Arc::new(AddressHistory::new(history.tip_height, history.txs)));
+                .map(|read| Arc::new(AddressHistory::new(script, read.tip_height, read.txs)));
             scans.push((address, history));
         }
         Ok(scans)

@@ -139,7 +139,7 @@ impl AgentBackend {
         };
         backend.prove_network(network).await.map_err(unread)?;
         let history = backend.address_history(&address).await.map_err(unread)?;
-        let history = AddressHistory::new(history.tip_height, history.txs);
+        let history = AddressHistory::new(script, history.tip_height, history.txs);
         let height = history.tip_height();
         let mut view = v::RefundsView {
             cohort: id.0,
@@ -149,7 +149,7 @@ impl AgentBackend {
             refunds: Vec::new(),
             without_refund_sat: 0,
         };
-        for lying in history.outputs(&script) {
+        for lying in history.outputs() {
             if lying.spent_by.is_some() {
                 continue;
             }

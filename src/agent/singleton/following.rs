@@ -326,9 +326,10 @@ mod tests {
     fn at(tip: u32, seen: &[(&Transaction, Option<u32>)]) -> SpendStanding {
         let mine = tx(outpoint(1), 5);
         let history = AddressHistory::new(
+            ScriptBuf::new(),
             tip,
             seen.iter().map(|(tx, height)| AddressTx {
-                tx: (*tx).clone(),
+                tx: (*tx).clone().into(),
                 height: *height,
             }),
         );

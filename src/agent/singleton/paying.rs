@@ -157,7 +157,11 @@ impl FundsQuestion {
         let mut held = Vec::with_capacity(routes.len());
         for route in routes {
             let read = backend.address_history(route.beacon.address()).await?;
-            held.push((route, AddressHistory::new(read.tip_height, read.txs)));
+            let script = route.beacon.script().to_owned();
+            held.push((
+                route,
+                AddressHistory::new(script, read.tip_height, read.txs),
+            ));
         }
         Ok(Funds {
             network,
@@ -294,11 +298,11 @@ impl Agent {
         let limit = fees.ceiling_rate();
         let (rate, warnings) = rate_of(announce.fee_rate, funds.estimate, fees);
         let required = match earlier {
-            Some((_, tx)) => outputs_spent(tx, history, beacon)?,
+            Some((_, tx)) => outputs_spent(tx, history)?,
             None => Vec::new(),
         };
         let others: Vec<BeaconOutput> = history
-            .spendable(beacon.script())
+            .spendable()
             .into_iter()
             .filter(|coin| !taken.contains(&coin.outpoint))
             .collect();
@@ -323,7 +327,7 @@ impl Agent {
             address: beacon.address().clone(),
             fee_rate: rate,
             spendable,
-            waiting: history.not_yet_spendable(beacon.script()),
+            waiting: history.not_yet_spendable(),
             for_five: beacon.funding(5, offer.rate).unwrap_or(Amount::MAX_MONEY),
             replaces: earlier.map(|(row, _)| row.txid),
             plan: beacon.plan(coins, offer),
@@ -442,15 +446,13 @@ pub(super) fn transaction_of(row: &SpendRow) -> Result<Transaction, AgentError> 
 fn outputs_spent(
     tx: &Transaction,
     history: &AddressHistory,
-    beacon: &SingletonBeacon,
 ) -> Result<Vec<BeaconOutput>, AgentError> {
-    let there = history.outputs(beacon.script());
     tx.input
         .iter()
         .map(|input| {
-            let mut there = there.iter().map(|output| output.output);
+            let there = history.output(&input.previous_output);
             there
-                .find(|output| output.outpoint == input.previous_output)
+                .map(|output| output.output)
                 .ok_or_else(|| {
                     AgentError::Refused(format!(
                         "the output {} that the announcement spends is no longer on the chain: wait until it is back, \

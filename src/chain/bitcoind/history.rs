@@ -1,6 +1,7 @@
 //! The history of an address: which blocks may hold something of it, what they hold, and the mempool.
 
 use std::collections::{BTreeMap, HashMap, HashSet, VecDeque};
+use std::sync::Arc;
 
 use bitcoin::bip158::BlockFilter;
 use bitcoin::consensus::encode::deserialize_hex;
@@ -12,7 +13,7 @@ use serde_json::{Value, json};
 use super::rpc::{self, CallError, NodeError};
 use super::scan::{Found, Scan, outputs_to};
 use super::{CoreBackend, HeaderInfo, descriptor};
-use crate::chain::{AddressHistory, AddressTx, ChainError, Tip};
+use crate::chain::{AddressHistory, AddressTx, ChainError, ReadUpTo, Tip};
 
 /// Attempts to read one history while blocks arrive.
 const SETTLE_ATTEMPTS: u32 = 5;
@@ -56,11 +57,12 @@ pub(super) struct Scans {
 }
 
 impl CoreBackend {
-    /// See [`crate::chain::ChainBackend::address_history`]. Three requests when nothing happened since the last
+    /// See [`crate::chain::ChainBackend::address_history_above`]. Three requests when nothing happened since the last
     /// time. Unconfirmed payments are listed only while nothing lies unspent at the address.
     pub(in crate::chain) async fn address_history(
         &self,
         address: &Address,
+        known: Option<ReadUpTo>,
     ) -> Result<AddressHistory, ChainError> {
         let script = address.script_pubkey();
         // One at a time: a node makes one scan at a time.
@@ -81,7 +83,7 @@ impl CoreBackend {
             let unconfirmed = self.unconfirmed(&script, scan.unspent()).await?;
             let best: BlockHash = self.ask("getbestblockhash", json!([])).await?;
             if best == tip.hash {
-                return Ok(history_of(scan, unconfirmed, tip));
+                return Ok(history_of(scan, known, unconfirmed, tip));
             }
         }
         Err(ChainError::Unsettled {
@@ -271,7 +273,7 @@ impl CoreBackend {
                         let txid = tx.compute_txid();
                         outputs.extend(outputs_to(script, txid, &tx));
                         kept.push(Found {
-                            tx,
+                            tx: tx.into(),
                             txid,
                             height,
                             hash,
@@ -432,18 +434,22 @@ impl Scans {
     }
 }
 
-fn history_of(scan: &Scan, unconfirmed: Vec<Transaction>, tip: Tip) -> AddressHistory {
-    let confirmed: HashSet<Txid> = scan.found().iter().map(|found| found.txid).collect();
-    let blocks: BTreeMap<u32, BlockHash> = scan
-        .found()
+fn history_of(
+    scan: &Scan,
+    known: Option<ReadUpTo>,
+    unconfirmed: Vec<Transaction>,
+    tip: Tip,
+) -> AddressHistory {
+    let (above, found) = scan.above(known);
+    let confirmed: HashSet<Txid> = found.iter().map(|found| found.txid).collect();
+    let blocks: BTreeMap<u32, BlockHash> = found
         .iter()
         .map(|found| (found.height, found.hash))
         .collect();
-    let mut txs: Vec<AddressTx> = scan
-        .found()
+    let mut txs: Vec<AddressTx> = found
         .iter()
         .map(|found| AddressTx {
-            tx: found.tx.clone(),
+            tx: Arc::clone(&found.tx),
             height: Some(found.height),
         })
         .collect();
@@ -451,11 +457,15 @@ fn history_of(scan: &Scan, unconfirmed: Vec<Transaction>, tip: Tip) -> AddressHi
         unconfirmed
             .into_iter()
             .filter(|tx| !confirmed.contains(&tx.compute_txid()))
-            .map(|tx| AddressTx { tx, height: None }),
+            .map(|tx| AddressTx {
+                tx: tx.into(),
+                height: None,
+            }),
     );
     AddressHistory {
         tip_height: tip.height,
         tip_hash: tip.hash,
+        above,
         txs,
         blocks,
     }

@@ -1,8 +1,11 @@
 //! What is known of one script, up to a block, and how far back a reorganisation reaches.
 
-use std::collections::HashSet;
+use std::collections::BTreeSet;
+use std::sync::Arc;
 
 use bitcoin::{BlockHash, OutPoint, Script, Transaction, Txid};
+
+use crate::chain::ReadUpTo;
 
 /// Places in the chain that are remembered, so that a reorganisation forgets little.
 const MAX_MARKS: usize = 64;
@@ -10,7 +13,7 @@ const MAX_MARKS: usize = 64;
 /// A transaction of a block.
 #[derive(Debug, Clone)]
 pub(super) struct Found {
-    pub(super) tx: Transaction,
+    pub(super) tx: Arc<Transaction>,
     pub(super) txid: Txid,
     pub(super) height: u32,
     pub(super) hash: BlockHash,
@@ -23,8 +26,8 @@ pub(super) struct Scan {
     marks: Vec<(u32, BlockHash)>,
     /// In chain order.
     found: Vec<Found>,
-    /// Every output that pays the script.
-    outputs: HashSet<OutPoint>,
+    /// The outputs that pay the script and that none of them spends.
+    unspent: BTreeSet<OutPoint>,
 }
 
 impl Scan {
@@ -51,10 +54,7 @@ impl Scan {
         found: Vec<Found>,
         (height, hash): (u32, BlockHash),
     ) {
-        for found in &found {
-            self.outputs
-                .extend(outputs_to(script, found.txid, &found.tx));
-        }
+        follow(&mut self.unspent, script, &found);
         self.found.extend(found);
         self.marks.push((height, hash));
         if self.marks.len() > MAX_MARKS {
@@ -73,28 +73,36 @@ impl Scan {
         self.marks.pop();
         let next = self.next_height();
         self.found.retain(|found| found.height < next);
-        self.outputs = self
-            .found
-            .iter()
-            .flat_map(|found| outputs_to(script, found.txid, &found.tx))
-            .collect();
+        self.unspent.clear();
+        follow(&mut self.unspent, script, &self.found);
+    }
+
+    /// What lies above a block that the reader names, if that is where the scan found something: else everything.
+    pub(super) fn above(&self, known: Option<ReadUpTo>) -> (Option<u32>, &[Found]) {
+        let part = known.and_then(|known| {
+            let next = self
+                .found
+                .partition_point(|found| found.height <= known.height);
+            let last = self.found.get(next.checked_sub(1)?)?;
+            let same = (last.height, last.hash) == (known.height, known.hash);
+            same.then_some((Some(known.height), self.found.get(next..)?))
+        });
+        part.unwrap_or((None, &self.found))
     }
 
     /// Outputs that pay the script and that no block read so far spends.
     pub(super) fn unspent(&self) -> Vec<OutPoint> {
-        let spent: HashSet<&OutPoint> = self
-            .found
-            .iter()
-            .flat_map(|found| found.tx.input.iter().map(|input| &input.previous_output))
-            .collect();
-        let mut unspent: Vec<OutPoint> = self
-            .outputs
-            .iter()
-            .filter(|output| !spent.contains(output))
-            .copied()
-            .collect();
-        unspent.sort();
-        unspent
+        self.unspent.iter().copied().collect()
+    }
+}
+
+/// Moves a set of unspent outputs on by transactions in chain order.
+fn follow(unspent: &mut BTreeSet<OutPoint>, script: &Script, found: &[Found]) {
+    for found in found {
+        for input in &found.tx.input {
+            unspent.remove(&input.previous_output);
+        }
+        unspent.extend(outputs_to(script, found.txid, &found.tx));
     }
 }
 

@@ -203,8 +203,9 @@ async fn scan(
                 .await
                 .map_err(failed)?;
             used |= !history.txs.is_empty();
-            let history = AddressHistory::new(history.tip_height, history.txs);
-            signals += history.signals(&beacon.address.script_pubkey()).len();
+            let script = beacon.address.script_pubkey();
+            let history = AddressHistory::new(script, history.tip_height, history.txs);
+            signals += history.signals().len();
         }
         unused = if used { 0 } else { unused.saturating_add(1) };
         let lacks = if signals > 0 {

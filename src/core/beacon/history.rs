@@ -1,21 +1,34 @@
 //! What the chain says about one beacon address (spec.md §3.3, DESIGN §6 rule 4). A pure view: whoever asks
 //! the chain passes the complete history of the address in.
+//!
+//! A beacon may have ten thousand signals, and is looked at with every block. So a history is made once, and then read
+//! on ([`AddressHistory::read_on`]): what that costs, and what is asked of it then, depends on what is new.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::sync::Arc;
 
-use bitcoin::{Amount, OutPoint, Script, Transaction, Txid};
+use bitcoin::{Amount, OutPoint, Script, ScriptBuf, Transaction, Txid};
 
+use self::tip::Checkpoint;
 use super::signal::{BeaconOutput, signal_of};
 use crate::hash::SignalBytes;
 
+pub use self::tip::Tip;
+
+mod tip;
+
 /// Confirmations after which the output of a coinbase can be spent: 100 blocks on top of its own.
 const COINBASE_MATURITY: u32 = 101;
+
+/// Confirmations after which a transaction is settled: a coinbase may be spent then, so that Bitcoin itself goes by it
+/// that no reorganisation is as deep.
+pub const SETTLED_DEPTH: u32 = 100;
 
 /// A transaction that pays to the address or spends from it.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct AddressTx {
     /// The transaction.
-    pub tx: Transaction,
+    pub tx: Arc<Transaction>,
     /// Height of the block that holds it; `None` while it is in the mempool.
     pub height: Option<u32>,
 }
@@ -24,20 +37,67 @@ pub struct AddressTx {
 ///
 /// The order in which transactions were given does not matter. Each counts once, confirmed if any
 /// copy was; one from the mempool that a confirmed one conflicts with does not count.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone)]
 pub struct AddressHistory {
+    script: ScriptBuf,
     tip_height: u32,
     /// In the order of height, then txid; those of the mempool last.
     txs: Vec<Entry>,
+    /// Where each is in `txs`.
+    positions: HashMap<Txid, usize>,
     /// Which transaction spends what. Where two do, in the mempool, the one with the lower txid.
-    spenders: BTreeMap<OutPoint, (Txid, Option<u32>)>,
+    spenders: HashMap<OutPoint, (Txid, Option<u32>)>,
+    /// The outputs at the address that none of them spends, in the order of `txs`.
+    unspent: BTreeMap<Place, Amount>,
+    /// From where the way to the tip goes on.
+    checkpoint: Option<Checkpoint>,
 }
 
-#[derive(Debug, Clone, PartialEq, Eq)]
+/// Where an output stands among those of its address: whether it is in the mempool, height, transaction, number.
+type Place = (bool, u32, Txid, u32);
+
+#[derive(Debug, Clone)]
 struct Entry {
     txid: Txid,
-    tx: Transaction,
+    tx: Arc<Transaction>,
     height: Option<u32>,
+}
+
+/// What a further reading of an address touched: everything that may be different from before.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Changes {
+    /// Anything.
+    All,
+    /// These transactions, and the outputs that they make or spend.
+    Of(BTreeSet<Txid>, BTreeSet<OutPoint>),
+}
+
+impl Default for Changes {
+    fn default() -> Self {
+        Self::Of(BTreeSet::new(), BTreeSet::new())
+    }
+}
+
+impl Changes {
+    /// Adds what was touched since.
+    pub fn extend(&mut self, later: &Self) {
+        match (self, later) {
+            (Self::Of(txids, outpoints), Self::Of(more_txids, more_outpoints)) => {
+                txids.extend(more_txids);
+                outpoints.extend(more_outpoints);
+            }
+            (Self::All, _) => {}
+            (all, Self::All) => *all = Self::All,
+        }
+    }
+
+    fn touch(&mut self, entry: &Entry, script: &Script) {
+        if let Self::Of(txids, outpoints) = self {
+            txids.insert(entry.txid);
+            outpoints.extend(entry.spends());
+            outpoints.extend(entry.outputs_at(script).map(|output| output.outpoint));
+        }
+    }
 }
 
 /// An output at the address, and what became of it.
@@ -73,49 +133,53 @@ pub struct UnknownSpend {
     pub signal: Option<SignalBytes>,
 }
 
-/// Which output the next signal has to spend.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Tip {
-    /// Nothing at the address can start a chain of signals.
-    NoFunds {
-        /// What lies there unspent in outputs below the minimum.
-        too_small: Amount,
-    },
-    /// The tip is there, without enough confirmations yet.
-    Unconfirmed {
-        /// The tip.
-        output: BeaconOutput,
-        /// How many it has, 0 in the mempool.
-        confirmations: u32,
-        /// How many it needs.
-        needed: u32,
-    },
-    /// A transaction spends the tip that is in the mempool, or that pays nothing back and is not deep enough
-    /// yet to end the chain.
-    Pending {
-        /// The tip.
-        output: BeaconOutput,
-        /// The transaction that spends it.
-        spent_by: Txid,
-        /// How many confirmations that has, 0 in the mempool.
-        confirmations: u32,
-        /// How many it needs.
-        needed: u32,
-    },
-    /// The tip can be spent.
-    Ready {
-        /// The tip.
-        output: BeaconOutput,
-        /// How many confirmations it has.
-        confirmations: u32,
-    },
-}
-
 impl AddressHistory {
-    /// Takes the complete history of an address, in any order, and the height of the chain's last block.
+    /// Takes the complete history of the address with this script, in any order, and the height of the chain's last
+    /// block.
     #[must_use]
-    pub fn new(tip_height: u32, txs: impl IntoIterator<Item = AddressTx>) -> Self {
-        let mut txs: Vec<_> = txs
+    pub fn new(
+        script: ScriptBuf,
+        tip_height: u32,
+        txs: impl IntoIterator<Item = AddressTx>,
+    ) -> Self {
+        let mut new = Self {
+            script,
+            tip_height,
+            txs: Vec::new(),
+            positions: HashMap::new(),
+            spenders: HashMap::new(),
+            unspent: BTreeMap::new(),
+            checkpoint: None,
+        };
+        new.read_on(None, tip_height, txs);
+        new
+    }
+
+    /// Takes what a later reading says: all transactions of the address that are in the mempool or in blocks above
+    /// `above`, where nothing changed up to that height; all there are where it is `None`.
+    pub fn read_on(
+        &mut self,
+        above: Option<u32>,
+        tip_height: u32,
+        txs: impl IntoIterator<Item = AddressTx>,
+    ) -> Changes {
+        let mut changes = match above {
+            Some(_) => Changes::default(),
+            None => Changes::All,
+        };
+        let stays = |height: Option<u32>| height.is_some_and(|height| Some(height) <= above);
+        while let Some(last) = self.txs.pop_if(|entry| !stays(entry.height)) {
+            self.unlink(&last);
+            changes.touch(&last, &self.script);
+        }
+        if self
+            .checkpoint
+            .is_some_and(|checkpoint| !stays(Some(checkpoint.up_to)))
+        {
+            self.checkpoint = None;
+        }
+        self.tip_height = tip_height;
+        let mut new: Vec<Entry> = txs
             .into_iter()
             .map(|AddressTx { tx, height }| Entry {
                 txid: tx.compute_txid(),
@@ -123,35 +187,80 @@ impl AddressHistory {
                 height,
             })
             .collect();
-        txs.sort_by_key(|entry| (mempool_last(entry.height), entry.txid));
-        let mut seen = BTreeSet::new();
-        txs.retain(|entry| seen.insert(entry.txid));
-
-        let spent_on_chain: BTreeSet<_> = txs
-            .iter()
-            .filter(|entry| entry.height.is_some())
-            .flat_map(Entry::spends)
-            .collect();
-        txs.retain(|entry| {
-            entry.height.is_some()
-                || !entry
-                    .spends()
-                    .any(|outpoint| spent_on_chain.contains(&outpoint))
-        });
-
-        let mut spenders = BTreeMap::new();
-        for entry in &txs {
-            for outpoint in entry.spends() {
-                spenders
-                    .entry(outpoint)
-                    .or_insert((entry.txid, entry.height));
+        new.sort_by_key(|entry| (mempool_last(entry.height), entry.txid));
+        for entry in new {
+            let known = stays(entry.height) || self.positions.contains_key(&entry.txid);
+            let displaced = || {
+                entry.height.is_none()
+                    && entry.spends().any(|outpoint| {
+                        let spender = self.spenders.get(&outpoint);
+                        spender.is_some_and(|(_, height)| height.is_some())
+                    })
+            };
+            if !known && !displaced() {
+                changes.touch(&entry, &self.script);
+                self.link(entry);
             }
         }
-        Self {
-            tip_height,
-            txs,
-            spenders,
+        changes
+    }
+
+    /// Adds what comes after everything else.
+    fn link(&mut self, entry: Entry) {
+        for outpoint in entry.spends() {
+            self.spenders
+                .entry(outpoint)
+                .or_insert((entry.txid, entry.height));
+            if let Some(output) = self.output_at(&outpoint) {
+                self.unspent.remove(&place(&output));
+            }
         }
+        for output in entry.outputs_at(&self.script) {
+            if !self.spenders.contains_key(&output.outpoint) {
+                self.unspent.insert(place(&output), output.value);
+            }
+        }
+        self.positions.insert(entry.txid, self.txs.len());
+        self.txs.push(entry);
+    }
+
+    /// Undoes [`Self::link`] of what was added last.
+    fn unlink(&mut self, entry: &Entry) {
+        self.positions.remove(&entry.txid);
+        for output in entry.outputs_at(&self.script) {
+            self.unspent.remove(&place(&output));
+        }
+        for outpoint in entry.spends() {
+            let spender = self.spenders.get(&outpoint);
+            if spender.is_some_and(|(by, _)| *by == entry.txid) {
+                self.spenders.remove(&outpoint);
+                if let Some(output) = self.output_at(&outpoint) {
+                    self.unspent.insert(place(&output), output.value);
+                }
+            }
+        }
+    }
+
+    fn entry(&self, txid: &Txid) -> Option<&Entry> {
+        self.txs.get(*self.positions.get(txid)?)
+    }
+
+    /// An output at the address, spent or not.
+    fn output_at(&self, outpoint: &OutPoint) -> Option<BeaconOutput> {
+        let entry = self.entry(&outpoint.txid)?;
+        let vout = usize::try_from(outpoint.vout).ok()?;
+        let output = entry.tx.output.get(vout)?;
+        (output.script_pubkey == self.script).then_some(BeaconOutput {
+            outpoint: *outpoint,
+            value: output.value,
+            height: entry.height,
+        })
+    }
+
+    /// The script of the address.
+    #[must_use]
+    pub fn script(&self) -> &Script {
+        &self.script
     }
 
     /// Height of the chain's last block.
@@ -171,43 +280,74 @@ impl AddressHistory {
 
     /// Every output at the address, in the order of height, txid, output number; those of the mempool last.
     #[must_use]
-    pub fn outputs(&self, script: &Script) -> Vec<AddressOutput> {
+    pub fn outputs(&self) -> Vec<AddressOutput> {
+        self.every_output()
+            .map(|output| self.what_became_of(output))
+            .collect()
+    }
+
+    fn every_output(&self) -> impl Iterator<Item = BeaconOutput> {
         self.txs
             .iter()
-            .flat_map(|entry| entry.outputs_at(script))
-            .map(|output| AddressOutput {
-                output,
-                spent_by: self.spenders.get(&output.outpoint).copied(),
+            .flat_map(|entry| entry.outputs_at(&self.script))
+    }
+
+    fn what_became_of(&self, output: BeaconOutput) -> AddressOutput {
+        AddressOutput {
+            output,
+            spent_by: self.spender(&output.outpoint),
+        }
+    }
+
+    /// One output of the address, and what became of it; `None` if there is no such output.
+    #[must_use]
+    pub fn output(&self, outpoint: &OutPoint) -> Option<AddressOutput> {
+        let output = self.output_at(outpoint)?;
+        Some(self.what_became_of(output))
+    }
+
+    /// The outputs at the address that nothing known here spends, in the order of [`Self::outputs`].
+    pub fn unspent(&self) -> impl Iterator<Item = BeaconOutput> {
+        self.unspent
+            .iter()
+            .map(|((mempool, height, txid, vout), value)| BeaconOutput {
+                outpoint: OutPoint::new(*txid, *vout),
+                value: *value,
+                height: (!mempool).then_some(*height),
             })
-            .collect()
+    }
+
+    /// Whether anything was ever paid to the address.
+    #[must_use]
+    pub fn was_paid(&self) -> bool {
+        self.every_output().next().is_some()
     }
 
     /// The confirmed outputs at the address that nothing known here spends, a coinbase only once it is mature, in
     /// the order of [`Self::outputs`]. Their amounts are in transactions whose id commits to them.
     #[must_use]
-    pub fn spendable(&self, script: &Script) -> Vec<BeaconOutput> {
-        let ripe = |entry: &&Entry| {
-            let needed = if entry.tx.is_coinbase() {
-                COINBASE_MATURITY
-            } else {
-                1
-            };
-            self.confirmations(entry.height) >= needed
-        };
-        self.txs
-            .iter()
-            .filter(ripe)
-            .flat_map(|entry| entry.outputs_at(script))
-            .filter(|output| !self.spenders.contains_key(&output.outpoint))
+    pub fn spendable(&self) -> Vec<BeaconOutput> {
+        self.unspent()
+            .filter(|output| self.is_ripe(output))
             .collect()
+    }
+
+    fn is_ripe(&self, output: &BeaconOutput) -> bool {
+        let entry = self.entry(&output.outpoint.txid);
+        let needed = if entry.is_some_and(|entry| entry.tx.is_coinbase()) {
+            COINBASE_MATURITY
+        } else {
+            1
+        };
+        self.confirmations(output.height) >= needed
     }
 
     /// The outputs that may be spent beside the tip (DESIGN §6 rule 4): those of [`Self::spendable`] without it,
     /// the most valuable `most` of them, in that order. Whoever pays many small amounts to the address fills no
     /// list with them and hides no payment of more.
     #[must_use]
-    pub fn top_ups(&self, script: &Script, tip: &OutPoint, most: usize) -> Vec<BeaconOutput> {
-        let mut further = self.spendable(script);
+    pub fn top_ups(&self, tip: &OutPoint, most: usize) -> Vec<BeaconOutput> {
+        let mut further = self.spendable();
         further.retain(|output| output.outpoint != *tip);
         further.sort_by_key(|output| (std::cmp::Reverse(output.value), output.outpoint));
         further.truncate(most);
@@ -217,29 +357,23 @@ impl AddressHistory {
     /// What lies at the address unspent and can not be spent yet: unconfirmed, or of a coinbase that is not
     /// mature.
     #[must_use]
-    pub fn not_yet_spendable(&self, script: &Script) -> Amount {
-        let ripe = self.spendable(script);
-        self.outputs(script)
-            .iter()
-            .filter(|output| output.spent_by.is_none() && !ripe.contains(&output.output))
-            .try_fold(Amount::ZERO, |sum, output| {
-                sum.checked_add(output.output.value)
-            })
+    pub fn not_yet_spendable(&self) -> Amount {
+        self.unspent()
+            .filter(|output| !self.is_ripe(output))
+            .try_fold(Amount::ZERO, |sum, output| sum.checked_add(output.value))
             .unwrap_or(Amount::MAX_MONEY)
     }
 
     /// Where a transaction of this history is: `Some(None)` in the mempool; `None` if it is not in it.
     #[must_use]
     pub fn height_of(&self, txid: &Txid) -> Option<Option<u32>> {
-        let found = self.txs.iter().find(|entry| entry.txid == *txid);
-        found.map(|entry| entry.height)
+        self.entry(txid).map(|entry| entry.height)
     }
 
     /// A transaction of this history.
     #[must_use]
     pub fn transaction(&self, txid: &Txid) -> Option<&Transaction> {
-        let found = self.txs.iter().find(|entry| entry.txid == *txid);
-        found.map(|entry| &entry.tx)
+        self.entry(txid).map(|entry| &*entry.tx)
     }
 
     /// The transaction of this history that spends an output, with its height (`None` in the mempool).
@@ -251,22 +385,23 @@ impl AddressHistory {
     /// Every signal of the beacon: a transaction that spends an output of the address and whose last output
     /// is a signal. In the order of height, txid; those of the mempool last.
     #[must_use]
-    pub fn signals(&self, script: &Script) -> Vec<SeenSignal> {
-        self.spends_from(script)
-            .filter_map(|entry| {
-                Some(SeenSignal {
-                    txid: entry.txid,
-                    height: entry.height,
-                    signal: signal_of(&entry.tx)?,
-                })
-            })
+    pub fn signals(&self) -> Vec<SeenSignal> {
+        self.spends_from()
+            .filter_map(|entry| entry.signal())
             .collect()
+    }
+
+    /// A signal of the beacon; `None` if there is no such transaction, or it is none.
+    #[must_use]
+    pub fn signal(&self, txid: &Txid) -> Option<SeenSignal> {
+        let entry = self.entry(txid).filter(|entry| self.is_spend(entry))?;
+        entry.signal()
     }
 
     /// Every transaction that spends from the address and is not among `known`, signals and others alike.
     #[must_use]
-    pub fn unknown_spends(&self, script: &Script, known: &BTreeSet<Txid>) -> Vec<UnknownSpend> {
-        self.spends_from(script)
+    pub fn unknown_spends(&self, known: &BTreeSet<Txid>) -> Vec<UnknownSpend> {
+        self.spends_from()
             .filter(|entry| !known.contains(&entry.txid))
             .map(|entry| UnknownSpend {
                 txid: entry.txid,
@@ -276,97 +411,34 @@ impl AddressHistory {
             .collect()
     }
 
-    /// The output the next signal has to spend (DESIGN §6 rule 4).
-    ///
-    /// A chain of signals starts at the oldest confirmed output of at least `min_start` and goes on through the
-    /// output that each confirmed spender pays back to the address (the first, should there be several).
-    /// Where a spender pays nothing back, the next chain starts at the next oldest output. The tip, and a
-    /// spender that ends a chain, need `depth` confirmations, at least one.
-    #[must_use]
-    pub fn tip(&self, script: &Script, min_start: Amount, depth: u32) -> Tip {
-        let needed = depth.max(1);
-        let outputs = self.outputs(script);
-        let mut paid_back = BTreeMap::new();
-        for output in &outputs {
-            paid_back
-                .entry(output.output.outpoint.txid)
-                .or_insert(output);
-        }
-        let mut visited = BTreeSet::new();
-        for start in &outputs {
-            if start.output.height.is_none()
-                || start.output.value < min_start
-                || visited.contains(&start.output.outpoint)
-            {
-                continue;
-            }
-            let mut link = start;
-            while visited.insert(link.output.outpoint) {
-                let Some((spent_by, height)) = link.spent_by else {
-                    return self.unspent_tip(link.output, needed);
-                };
-                let confirmations = self.confirmations(height);
-                match paid_back.get(&spent_by) {
-                    Some(change) if confirmations > 0 => link = change,
-                    // The chain ends: the link is visited, and the next start is looked for.
-                    None if confirmations >= needed => {}
-                    _ => {
-                        return Tip::Pending {
-                            output: link.output,
-                            spent_by,
-                            confirmations,
-                            needed,
-                        };
-                    }
-                }
-            }
-        }
-        // Nothing confirmed can start a chain: say what may, once it confirms.
-        let mut unspent = outputs
-            .iter()
-            .filter(|output| output.spent_by.is_none())
-            .map(|output| output.output);
-        if let Some(start) = unspent
-            .clone()
-            .find(|output| output.height.is_none() && output.value >= min_start)
-        {
-            return self.unspent_tip(start, needed);
-        }
-        Tip::NoFunds {
-            too_small: unspent
-                .try_fold(Amount::ZERO, |sum, output| sum.checked_add(output.value))
-                .unwrap_or(Amount::MAX_MONEY),
-        }
+    fn spends_from(&self) -> impl Iterator<Item = &Entry> {
+        self.txs.iter().filter(|entry| self.is_spend(entry))
     }
 
-    fn unspent_tip(&self, output: BeaconOutput, needed: u32) -> Tip {
-        let confirmations = self.confirmations(output.height);
-        if confirmations < needed {
-            Tip::Unconfirmed {
-                output,
-                confirmations,
-                needed,
-            }
-        } else {
-            Tip::Ready {
-                output,
-                confirmations,
-            }
-        }
-    }
-
-    fn spends_from(&self, script: &Script) -> impl Iterator<Item = &Entry> {
-        let outpoints: BTreeSet<_> = self
-            .txs
-            .iter()
-            .flat_map(|entry| entry.outputs_at(script))
-            .map(|output| output.outpoint)
-            .collect();
-        self.txs
-            .iter()
-            .filter(move |entry| entry.spends().any(|outpoint| outpoints.contains(&outpoint)))
+    fn is_spend(&self, entry: &Entry) -> bool {
+        entry
+            .spends()
+            .any(|outpoint| self.output_at(&outpoint).is_some())
     }
 }
+
+/// What was looked up before makes no difference.
+impl PartialEq for AddressHistory {
+    fn eq(&self, other: &Self) -> bool {
+        let all = |history: &Self| -> Vec<AddressTx> {
+            let txs = history.txs.iter();
+            txs.map(|entry| AddressTx {
+                tx: Arc::clone(&entry.tx),
+                height: entry.height,
+            })
+            .collect()
+        };
+        (&self.script, self.tip_height) == (&other.script, other.tip_height)
+            && all(self) == all(other)
+    }
+}
+
+impl Eq for AddressHistory {}
 
 impl Entry {
     /// What it spends; nothing for a coinbase.
@@ -388,6 +460,19 @@ impl Entry {
                 height: self.height,
             })
     }
+
+    fn signal(&self) -> Option<SeenSignal> {
+        Some(SeenSignal {
+            txid: self.txid,
+            height: self.height,
+            signal: signal_of(&self.tx)?,
+        })
+    }
+}
+
+fn place(output: &BeaconOutput) -> Place {
+    let (mempool, height) = mempool_last(output.height);
+    (mempool, height, output.outpoint.txid, output.outpoint.vout)
 }
 
 /// Sorts heights, what has none last.

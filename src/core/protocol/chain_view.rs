@@ -2,10 +2,10 @@
 
 use std::collections::BTreeMap;
 
-use bitcoin::{Amount, OutPoint, Script, Txid};
+use bitcoin::{Amount, OutPoint, Txid};
 use serde::{Deserialize, Serialize};
 
-use crate::beacon::history::{AddressHistory, Tip};
+use crate::beacon::history::{AddressHistory, AddressOutput, Changes, SeenSignal, Tip};
 use crate::beacon::signal::BeaconOutput;
 use crate::hash::SignalBytes;
 
@@ -92,75 +92,123 @@ impl ChainView {
     /// What the core wants to know of an address (rule 4), out of its whole history. The beacon's first tip has at
     /// least `min_start`; `fee_rate` is an estimate in sat/vB.
     #[must_use]
-    pub fn of(
-        history: &AddressHistory,
-        script: &Script,
-        min_start: Amount,
-        fee_rate: Option<u32>,
-    ) -> Self {
-        // Depth is the core's to judge: it gets the height.
-        let tip = match history.tip(script, min_start, 1) {
-            Tip::NoFunds { .. } => TipView::NoFunds,
-            Tip::Unconfirmed { output, .. } => TipView::Unconfirmed {
-                value_sat: output.value.to_sat(),
-            },
-            Tip::Pending { spent_by, .. } => TipView::InFlight { by: spent_by },
-            Tip::Ready { output, .. } => match output.height {
-                Some(height) => TipView::Ready {
-                    outpoint: output.outpoint,
-                    value_sat: output.value.to_sat(),
-                    height,
-                },
-                None => TipView::Unconfirmed {
-                    value_sat: output.value.to_sat(),
-                },
-            },
-        };
-        let extra = match &tip {
-            TipView::Ready { outpoint, .. } => history.top_ups(script, outpoint, MAX_EXTRA),
-            _ => Vec::new(),
-        };
-        let signals: BTreeMap<_, _> = history
-            .signals(script)
-            .into_iter()
-            .map(|seen| {
-                let signal = SignalSeen {
-                    signal: seen.signal,
-                    height: seen.height,
-                };
-                (seen.txid, signal)
-            })
-            .collect();
-        let spends = history
-            .outputs(script)
-            .into_iter()
-            .filter_map(|output| {
-                let (by, height) = output.spent_by?;
-                Some((output.output.outpoint, SpendSeen { by, height }))
-            })
-            .collect();
-        let outputs = history
-            .outputs(script)
-            .into_iter()
-            .filter(|output| output.spent_by.is_none())
-            .map(|output| {
-                let seen = OutputSeen {
-                    value_sat: output.output.value.to_sat(),
-                    height: output.output.height,
-                };
-                (output.output.outpoint, seen)
-            })
-            .collect();
+    pub fn of(history: &AddressHistory, min_start: Amount, fee_rate: Option<u32>) -> Self {
+        let (tip, extra) = lying(history, min_start);
+        let signals = history.signals().into_iter();
+        let (mut spends, mut outputs) = (BTreeMap::new(), BTreeMap::new());
+        for output in history.outputs() {
+            let outpoint = output.output.outpoint;
+            match seen_of(&output) {
+                (Some(spend), _) => drop(spends.insert(outpoint, spend)),
+                (None, seen) => drop(outputs.insert(outpoint, seen)),
+            }
+        }
         Self {
             height: history.tip_height(),
             tip,
             extra,
-            signals,
+            signals: signals.map(|seen| (seen.txid, seen.into())).collect(),
             spends,
             outputs,
             fee_rate,
         }
     }
+
+    /// The difference that leads from this view to what a history says; `None` when nothing changed. It is as
+    /// [`Self::diff`] with [`Self::of`], and looks only at what the history's readings touched since this view was
+    /// right.
+    #[must_use]
+    pub fn news(
+        &self,
+        history: &AddressHistory,
+        touched: &Changes,
+        min_start: Amount,
+        fee_rate: Option<u32>,
+    ) -> Option<ChainUpdate> {
+        let Changes::Of(txids, outpoints) = touched else {
+            return self.diff(&Self::of(history, min_start, fee_rate));
+        };
+        let (tip, extra) = lying(history, min_start);
+        let mut update = ChainUpdate {
+            height: history.tip_height(),
+            tip,
+            extra: (self.extra != extra).then_some(extra),
+            fee_rate,
+            ..ChainUpdate::default()
+        };
+        for txid in txids {
+            let seen = history.signal(txid).map(SignalSeen::from);
+            if self.signals.get(txid) != seen.as_ref() {
+                update.signals.push((*txid, seen));
+            }
+        }
+        for outpoint in outpoints {
+            let (spend, output) = match history.output(outpoint).as_ref().map(seen_of) {
+                None => (None, None),
+                Some((Some(spend), _)) => (Some(spend), None),
+                Some((None, output)) => (None, Some(output)),
+            };
+            if self.spends.get(outpoint) != spend.as_ref() {
+                update.spends.push((*outpoint, spend));
+            }
+            if self.outputs.get(outpoint) != output.as_ref() {
+                update.outputs.push((*outpoint, output));
+            }
+        }
+        let nothing = ChainUpdate {
+            height: self.height,
+            tip: self.tip,
+            fee_rate: self.fee_rate,
+            ..ChainUpdate::default()
+        };
+        (update != nothing).then_some(update)
+    }
+}
+
+impl From<SeenSignal> for SignalSeen {
+    fn from(seen: SeenSignal) -> Self {
+        Self {
+            signal: seen.signal,
+            height: seen.height,
+        }
+    }
+}
+
+/// What spends an output, and what it is while nothing does.
+fn seen_of(output: &AddressOutput) -> (Option<SpendSeen>, OutputSeen) {
+    let spend = output.spent_by;
+    let seen = OutputSeen {
+        value_sat: output.output.value.to_sat(),
+        height: output.output.height,
+    };
+    (spend.map(|(by, height)| SpendSeen { by, height }), seen)
+}
+
+/// The tip, and what may be spent beside it.
+fn lying(history: &AddressHistory, min_start: Amount) -> (TipView, Vec<BeaconOutput>) {
+    // Depth is the core's to judge: it gets the height.
+    let tip = match history.tip(min_start, 1) {
+        Tip::NoFunds { .. } => TipView::NoFunds,
+        Tip::Unconfirmed { output, .. } => TipView::Unconfirmed {
+            value_sat: output.value.to_sat(),
+        },
+        Tip::Pending { spent_by, .. } => TipView::InFlight { by: spent_by },
+        Tip::Ready { output, .. } => match output.height {
+            Some(height) => TipView::Ready {
+                outpoint: output.outpoint,
+                value_sat: output.value.to_sat(),
+                height,
+            },
+            None => TipView::Unconfirmed {
+                value_sat: output.value.to_sat(),
+            },
+        },
+    };
+    let extra = match &tip {
+        TipView::Ready { outpoint, .. } => history.top_ups(outpoint, MAX_EXTRA),
+        _ => Vec::new(),
+    };
+    (tip, extra)
 }
 
 /// What changed since the view the core has.
@@ -380,6 +428,99 @@ mod tests {
         assert_eq!(update.extra, None, "unchanged");
         new.apply(&update);
         assert_eq!(new, later);
+    }
+
+    /// What is found by looking only at what was touched is what is found by comparing everything.
+    #[test]
+    fn the_news_of_what_was_touched_are_the_whole_difference() {
+        use crate::beacon::history::AddressTx;
+        use bitcoin::absolute::LockTime;
+        use bitcoin::transaction::Version;
+        use bitcoin::{ScriptBuf, Transaction, TxIn, TxOut};
+
+        let script = ScriptBuf::from_bytes(vec![0x51]);
+        let pays = |input, sat, signal: Option<u8>| {
+            let change = TxOut {
+                value: Amount::from_sat(sat),
+                script_pubkey: script.clone(),
+            };
+            let signal = signal.map(|byte| TxOut {
+                value: Amount::ZERO,
+                script_pubkey: ScriptBuf::new_op_return([byte; 32]),
+            });
+            Transaction {
+                version: Version::TWO,
+                lock_time: LockTime::ZERO,
+                input: vec![TxIn {
+                    previous_output: input,
+                    ..TxIn::default()
+                }],
+                output: std::iter::once(change).chain(signal).collect(),
+            }
+        };
+        let paid = pays(OutPoint::new(txid(9), 0), 90_000, None);
+        let first = pays(OutPoint::new(paid.compute_txid(), 0), 80_000, Some(1));
+        let second = pays(OutPoint::new(first.compute_txid(), 0), 70_000, Some(2));
+        let rival = pays(OutPoint::new(first.compute_txid(), 0), 60_000, Some(3));
+        let dust = pays(OutPoint::new(txid(8), 0), 3_000, None);
+        let at = |tx: &Transaction, height| AddressTx {
+            tx: tx.clone().into(),
+            height,
+        };
+        let readings = [
+            (None, 10, vec![at(&paid, Some(5))]),
+            (Some(5), 11, vec![at(&first, None)]),
+            (Some(5), 12, vec![at(&first, Some(12))]),
+            (
+                Some(5),
+                13,
+                vec![at(&first, Some(12)), at(&second, Some(13)), at(&dust, None)],
+            ),
+            (
+                Some(12),
+                14,
+                vec![at(&rival, Some(13)), at(&dust, Some(14))],
+            ),
+            (
+                Some(12),
+                14,
+                vec![at(&rival, Some(13)), at(&dust, Some(14))],
+            ),
+            (Some(5), 15, vec![at(&dust, Some(14))]),
+            (None, 16, vec![at(&paid, Some(5)), at(&first, Some(7))]),
+        ];
+        let min_start = Amount::from_sat(10_000);
+        // Whoever is told each time, and whoever is told twice only.
+        for told in [&[0, 1, 2, 3, 4, 5, 6, 7][..], &[4, 7]] {
+            let mut history = AddressHistory::new(script.clone(), 0, []);
+            let mut view = ChainView::default();
+            let mut touched = Changes::All;
+            for (n, (above, height, txs)) in readings.iter().enumerate() {
+                touched.extend(&history.read_on(*above, *height, txs.clone()));
+                history.settle(min_start);
+                if !told.contains(&n) {
+                    continue;
+                }
+                let rate = Some(3);
+                let whole = ChainView::of(&history, min_start, rate);
+                let news = view.news(&history, &touched, min_start, rate);
+                let sorted = |update: Option<ChainUpdate>| {
+                    update.map(|mut update| {
+                        update.signals.sort_by_key(|(txid, _)| *txid);
+                        update.spends.sort_by_key(|(outpoint, _)| *outpoint);
+                        update.outputs.sort_by_key(|(outpoint, _)| *outpoint);
+                        update
+                    })
+                };
+                assert_eq!(sorted(news.clone()), sorted(view.diff(&whole)), "{n}");
+                assert_eq!(news.is_none(), n == 5);
+                if let Some(news) = news {
+                    view.apply(&news);
+                }
+                assert_eq!(view, whole, "{n}");
+                touched = Changes::default();
+            }
+        }
     }
 
     #[test]

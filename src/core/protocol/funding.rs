@@ -6,12 +6,12 @@
 //! [`FundingWatch`] follows every payment: seen, confirmed, spent; short while it is too small to be used; lapsed when
 //! it is gone again, because something else spent its inputs or nodes forgot it.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 
-use bitcoin::{Amount, FeeRate, OutPoint, Script};
+use bitcoin::{Amount, FeeRate, OutPoint};
 
-use crate::beacon::history::{AddressHistory, Tip};
+use crate::beacon::history::{AddressHistory, Changes, Tip};
 use crate::beacon::signal::{
     BeaconOutput, DUST_LIMIT, MAX_INPUTS, SignalError, SpendPlan, WEIGHT_OF_INPUT,
     WEIGHT_WITH_CHANGE, WEIGHT_WITHOUT_CHANGE, funding_needed, signed_weight, spend_plan,
@@ -108,15 +108,10 @@ pub struct Request {
 impl Funding {
     /// What the history of an address says, with `gone` for a payment that was seen and is not there any more.
     #[must_use]
-    pub fn of(history: &AddressHistory, script: &Script, rules: FundingRules, gone: bool) -> Self {
-        let unspent: Vec<BeaconOutput> = history
-            .outputs(script)
-            .into_iter()
-            .filter(|output| output.spent_by.is_none())
-            .map(|output| output.output)
-            .collect();
+    pub fn of(history: &AddressHistory, rules: FundingRules, gone: bool) -> Self {
+        let unspent: Vec<BeaconOutput> = history.unspent().collect();
         let (mut tip, mut ready) = (None, false);
-        match history.tip(script, rules.min_start, rules.depth) {
+        match history.tip(rules.min_start, rules.depth) {
             Tip::NoFunds { .. } => {}
             Tip::Unconfirmed { output, .. } => tip = Some(output),
             Tip::Ready { output, .. } => {
@@ -147,7 +142,7 @@ impl Funding {
         };
         let next = tip.filter(|_| ready).and_then(|tip| {
             // As the machines see it: `ChainView::extra`, and of that what is deep enough.
-            let mut deep = history.top_ups(script, &tip.outpoint, MAX_EXTRA);
+            let mut deep = history.top_ups(&tip.outpoint, MAX_EXTRA);
             deep.retain(|output| history.confirmations(output.height) >= rules.depth.max(1));
             spend_plan(&tip, &deep, rules.fee_rate, MAX_INPUTS).ok()
         });
@@ -165,10 +160,10 @@ impl Funding {
             FundingState::Short
         } else if gone {
             FundingState::Lapsed
-        } else if history.outputs(script).is_empty() {
-            FundingState::Awaiting
-        } else {
+        } else if history.was_paid() {
             FundingState::Spent
+        } else {
+            FundingState::Awaiting
         };
         Self {
             state,
@@ -406,48 +401,40 @@ pub struct PaymentMoved {
 }
 
 impl FundingWatch {
-    /// Takes the history of the address as it is now, and says what moved, in the order of the outputs.
+    /// Takes the history of the address as it is now, of which its readings touched this since the last time, and says
+    /// what moved, in the order of the outputs.
     ///
     /// What returns to the address as the change of a signal is no payment.
     pub fn observe(
         &mut self,
         history: &AddressHistory,
-        script: &Script,
+        touched: &Changes,
         rules: FundingRules,
     ) -> Vec<PaymentMoved> {
-        let ours: std::collections::BTreeSet<_> = history
-            .signals(script)
-            .iter()
-            .map(|signal| signal.txid)
-            .collect();
-        let tip = match history.tip(script, rules.min_start, rules.depth) {
+        let tip = match history.tip(rules.min_start, rules.depth) {
             Tip::Ready { output, .. } => Some(output.outpoint),
             _ => None,
         };
-        let mut now = BTreeMap::new();
-        for output in history.outputs(script) {
-            let BeaconOutput {
-                outpoint,
-                value,
-                height,
-            } = output.output;
-            if ours.contains(&outpoint.txid) {
-                continue;
+        let payment = |outpoint: &OutPoint| {
+            let found = history.output(outpoint)?;
+            if history.signal(&outpoint.txid).is_some() {
+                return None;
             }
+            let BeaconOutput { value, height, .. } = found.output;
             let usable = value >= rules.min_start
-                || tip == Some(outpoint)
+                || tip == Some(*outpoint)
                 || (tip.is_some() && is_worth_it(value, rules.fee_rate));
-            let state = match (output.spent_by, height) {
+            let state = match (found.spent_by, height) {
                 (Some((_, Some(_))), _) => PaymentState::Spent,
                 (_, None) => PaymentState::Seen,
                 (_, Some(_)) if usable => PaymentState::Confirmed,
                 (_, Some(_)) => PaymentState::Short,
             };
-            now.insert(outpoint, Payment { value, state });
-        }
+            Some(Payment { value, state })
+        };
         let mut moved = Vec::new();
         for (outpoint, known) in &mut self.payments {
-            let to = now.remove(outpoint).map_or(
+            let to = payment(outpoint).map_or(
                 // What was spent, and is not listed any more, was reorganised away with its spender.
                 PaymentState::Lapsed,
                 |payment| payment.state,
@@ -462,10 +449,26 @@ impl FundingWatch {
                 known.state = to;
             }
         }
-        for (outpoint, payment) in now {
+        let all = || {
+            history
+                .outputs()
+                .into_iter()
+                .map(|seen| seen.output.outpoint)
+        };
+        let touched: BTreeSet<OutPoint> = match touched {
+            Changes::All => all().collect(),
+            Changes::Of(_, outpoints) => outpoints.clone(),
+        };
+        for outpoint in touched {
             if self.payments.len() >= MAX_PAYMENTS {
                 break;
             }
+            if self.payments.contains_key(&outpoint) {
+                continue;
+            }
+            let Some(payment) = payment(&outpoint) else {
+                continue;
+            };
             self.payments.insert(outpoint, payment);
             moved.push(PaymentMoved {
                 outpoint,

@@ -361,7 +361,7 @@ async fn other_esplora_requests_agree_with_the_chain() {
     let coinbase = client.get_tx_info(&txids[0]).await.unwrap().unwrap();
     assert_eq!(coinbase.to_tx(), block.txdata[0]);
 
-    assert_eq!(client.get_tx(&txid).await.unwrap().as_ref(), Some(spend));
+    assert_eq!(client.get_tx(&txid).await.unwrap().as_ref(), Some(&**spend));
     assert_eq!(
         client
             .get_tx(&Txid::from_byte_array([1; 32]))
@@ -414,7 +414,7 @@ async fn other_esplora_requests_agree_with_the_chain() {
         .await
         .unwrap();
     assert_eq!(waiting.len(), 1);
-    assert_eq!(waiting[0].to_tx(), *spend);
+    assert_eq!(waiting[0].to_tx(), **spend);
     post(&format!("{}/dev/mine-empty", server.url())).await;
     let info: serde_json::Value =
         serde_json::from_str(&http("GET", &format!("{}/dev/info", server.url())).await).unwrap();

@@ -215,13 +215,14 @@ impl Chain {
     /// What a chain backend tells the core about an address.
     pub fn view(&self, script: &Script) -> ChainView {
         let history = AddressHistory::new(
+            script.to_owned(),
             self.height,
             self.txs.values().map(|(tx, height)| AddressTx {
-                tx: tx.clone(),
+                tx: tx.clone().into(),
                 height: *height,
             }),
         );
-        ChainView::of(&history, script, Amount::from_sat(1_000), self.fee_rate)
+        ChainView::of(&history, Amount::from_sat(1_000), self.fee_rate)
     }
 }
 

@@ -16,6 +16,7 @@ mod keeping;
 mod life;
 mod money;
 pub mod play;
+mod pruning;
 mod psbts;
 mod publishing;
 mod relays;

@@ -8,9 +8,12 @@ use btcr2_agent::agent::bundle::{BundleError, BundleKeeper, inspect_bundle, writ
 use btcr2_agent::agent::recovery::{Lack, key_did, key_number, restore_bundle, restore_words};
 use btcr2_agent::agent::sidecar::export;
 use btcr2_agent::did::{BeaconKind, Did};
+use btcr2_agent::hash::CohortId;
 use btcr2_agent::keys::RootSecret;
 use btcr2_agent::network::Network;
-use btcr2_agent::store::{DUMP_TABLES, DumpRow, MetaKey, Store, StoreError};
+use btcr2_agent::store::{
+    DUMP_TABLES, DumpRow, MetaKey, NewCohort, NewLogEntry, NewSnapshot, Role, Store, StoreError,
+};
 use btcr2_agent::time::UnixTime;
 
 use super::made::{Made, NETWORK, address};
@@ -165,6 +168,80 @@ fn a_file_full_of_superseded_rows_is_written_anew() {
     }
     assert!(largest < 1_700_000, "{largest}");
     drop(keeper);
+    let mut copy = restored(dir.path(), "copy").unwrap();
+    assert_eq!(rows(&mut copy), rows(&mut made.store));
+}
+
+/// A cohort goes on for years, and its log is shortened behind snapshots: the file is written anew in time, and what
+/// comes out of it then is what the store has.
+#[test]
+fn a_log_that_is_shortened_makes_the_bundle_no_longer_than_what_is_left() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut made = made(dir.path());
+    let (cohort, role) = (CohortId::from_bytes([4; 32]), Role::Participant);
+    made.store
+        .transaction::<_, StoreError>(|tx| {
+            tx.insert_cohort(&NewCohort {
+                cohort,
+                role,
+                terms: "{}",
+                seat_key: Some(root(2).identity().public()),
+                created: NOW,
+                state: "active",
+            })
+        })
+        .unwrap();
+    let input = format!("{{\"x\":\"{}\"}}", "y".repeat(200));
+    let root = root(1);
+    let keeper = BundleKeeper::start(
+        &dir.path().join("bundle.enc"),
+        &dir.path().join("store"),
+        root.bundle_key(),
+        root.identity().public(),
+        clock(),
+    )
+    .unwrap();
+    let (mut sizes, mut length) = (Vec::new(), Vec::new());
+    for n in 1..=16 {
+        made.store
+            .transaction::<_, StoreError>(|tx| {
+                let mut seq = 0;
+                for _ in 0..1_000 {
+                    seq = tx.append(&NewLogEntry {
+                        cohort,
+                        role,
+                        at: NOW,
+                        kind: "chain",
+                        input: &input,
+                        outcome: "{}",
+                    })?;
+                }
+                tx.insert_snapshot(&NewSnapshot {
+                    cohort,
+                    role,
+                    seq,
+                    format: 1,
+                    body: "{}",
+                    created: UnixTime(NOW.0 + n),
+                })?;
+                tx.shorten_log(cohort, role)
+            })
+            .unwrap();
+        length.push(
+            made.store
+                .view()
+                .replay::<StoreError>(cohort, role, |_| Ok(()))
+                .unwrap(),
+        );
+        let written = keeper.write(None).blocking_recv().unwrap().unwrap();
+        sizes.push(written.bytes);
+    }
+    drop(keeper);
+    assert!(length[2..].iter().all(|left| *left == 1_000), "{length:?}");
+    let (one, largest) = (sizes[0], *sizes.iter().max().unwrap());
+    assert!(one > 200_000 && largest < 5 * one, "{sizes:?}");
+    let shorter = sizes.windows(2).filter(|two| two[1] < two[0]);
+    assert!(shorter.count() >= 3, "{sizes:?}");
     let mut copy = restored(dir.path(), "copy").unwrap();
     assert_eq!(rows(&mut copy), rows(&mut made.store));
 }

@@ -311,7 +311,7 @@ impl Made {
                 address: beacon.clone(),
                 last: OutPoint::new(funding.compute_txid(), 0),
                 txs: vec![AddressTx {
-                    tx: funding,
+                    tx: funding.into(),
                     height: Some(99),
                 }],
             }
@@ -324,14 +324,17 @@ impl Made {
         let tx = transaction(beacon.last, vec![output(&script), data]);
         let txid = tx.compute_txid();
         beacon.last = OutPoint::new(txid, 0);
-        beacon.txs.push(AddressTx { tx, height });
+        beacon.txs.push(AddressTx {
+            tx: tx.into(),
+            height,
+        });
         txid
     }
 
     fn history(&self, address: &Address) -> AddressHistory {
         let txs = self.chain.get(&address.to_string());
         let txs = txs.map(|beacon| beacon.txs.clone()).unwrap_or_default();
-        AddressHistory::new(self.tip, txs)
+        AddressHistory::new(address.script_pubkey(), self.tip, txs)
     }
 
     /// What an agent knows that has read every beacon of every document.
@@ -370,7 +373,7 @@ impl Made {
             for request in requests {
                 match request {
                     Request::Signals { address } => {
-                        let seen = self.history(&address).signals(&address.script_pubkey());
+                        let seen = self.history(&address).signals();
                         let signals = seen.into_iter().map(|seen| ChainSignal {
                             txid: seen.txid,
                             signal: seen.signal,

@@ -290,7 +290,11 @@ fn a_signed_signal_that_may_still_confirm_is_covered() {
     let known = facts.get_mut(&address("beacon").to_string()).unwrap();
     known.signed = vec![(signal, txid), (SignalBytes::from_bytes([9; 32]), txid)];
     known.history = Some(std::sync::Arc::new(
-        btcr2_agent::beacon::history::AddressHistory::new(made.tip, []),
+        btcr2_agent::beacon::history::AddressHistory::new(
+            address("beacon").script_pubkey(),
+            made.tip,
+            [],
+        ),
     ));
     let export = export(&made.store.view(), &made.did, &facts).unwrap();
     assert_eq!(export.sidecar.proofs().count(), 1);

@@ -33,7 +33,7 @@ async fn checked(node: &Node, backend: &ChainBackend, wallet: &Wallet) -> Addres
     let own = node.node.history(&wallet.script()).unwrap();
     let own: std::collections::HashMap<_, _> = own
         .into_iter()
-        .map(|entry| (entry.tx.compute_txid(), (entry.tx, entry.height)))
+        .map(|entry| (entry.tx.compute_txid(), ((*entry.tx).clone(), entry.height)))
         .collect();
     assert_eq!(by_txid(&read), own);
     assert_eq!(read.tip_height, node.node.height().unwrap());
@@ -113,7 +113,7 @@ async fn histories_follow_reorganisations() {
         node.node.mine(1).unwrap();
         let replaced = checked(&node, &backend, &wallet).await;
         assert_eq!(heights(&replaced), [Some(base), Some(base + 3)]);
-        assert_eq!(replaced.txs[1].tx, second);
+        assert_eq!(*replaced.txs[1].tx, second);
         let error = backend.broadcast(&first).await.unwrap_err();
         assert_eq!(
             error.rejection(),

@@ -71,7 +71,10 @@ struct Chain(Vec<AddressTx>);
 impl Chain {
     fn add(&mut self, height: Option<u32>, tx: Transaction) -> Txid {
         let txid = tx.compute_txid();
-        self.0.push(AddressTx { tx, height });
+        self.0.push(AddressTx {
+            tx: tx.into(),
+            height,
+        });
         txid
     }
 
@@ -88,11 +91,11 @@ impl Chain {
     }
 
     fn history(&self) -> AddressHistory {
-        AddressHistory::new(TIP_HEIGHT, self.0.clone())
+        AddressHistory::new(beacon(), TIP_HEIGHT, self.0.clone())
     }
 
     fn tip(&self, depth: u32) -> Tip {
-        self.history().tip(&beacon(), MIN_START, depth)
+        self.history().tip(MIN_START, depth)
     }
 }
 
@@ -246,7 +249,7 @@ fn foreign_spends_move_the_tip_and_are_reported() {
     let hostile = chain.signal(tip, None, 66, 5000).txid;
     let history = chain.history();
     assert_eq!(
-        history.unknown_spends(&beacon(), &BTreeSet::from([known.txid])),
+        history.unknown_spends(&BTreeSet::from([known.txid])),
         [
             UnknownSpend {
                 txid: foreign,
@@ -261,7 +264,7 @@ fn foreign_spends_move_the_tip_and_are_reported() {
         ]
     );
     let all = BTreeSet::from([known.txid, foreign, hostile]);
-    assert_eq!(history.unknown_spends(&beacon(), &all), []);
+    assert_eq!(history.unknown_spends(&all), []);
 }
 
 #[test]
@@ -272,7 +275,7 @@ fn a_spender_of_two_beacon_outputs_is_walked_once() {
     let joined = spend(&[b, a], &[to_beacon(9000), announce(1)]);
     let joined = chain.add(Some(110), joined);
     assert_eq!(chain.tip(1), ready(OutPoint::new(joined, 0), 9000, 110));
-    assert_eq!(chain.history().signals(&beacon()).len(), 1);
+    assert_eq!(chain.history().signals().len(), 1);
 
     // The joined chain ends: both starts are used up, and nothing is left.
     let end = spend(&[OutPoint::new(joined, 0)], &[announce(2)]);
@@ -306,7 +309,7 @@ fn only_spends_of_the_address_are_signals() {
     let pending = chain.signal(second, None, 4, 8000).txid;
 
     assert_eq!(
-        chain.history().signals(&beacon()),
+        chain.history().signals(),
         [
             SeenSignal {
                 txid: odd,
@@ -320,7 +323,8 @@ fn only_spends_of_the_address_are_signals() {
             },
         ]
     );
-    assert_eq!(chain.history().signals(&elsewhere()), []);
+    let other = AddressHistory::new(elsewhere(), TIP_HEIGHT, chain.0);
+    assert_eq!(other.signals(), []);
 }
 
 #[test]
@@ -338,7 +342,7 @@ fn outputs_name_their_spenders() {
         (output(pending, 7000, None), None),
     ]
     .map(|(output, spent_by)| AddressOutput { output, spent_by });
-    assert_eq!(chain.history().outputs(&beacon()), expected);
+    assert_eq!(chain.history().outputs(), expected);
 }
 
 #[test]
@@ -351,18 +355,18 @@ fn copies_count_once_and_conflicts_with_the_chain_not_at_all() {
     let txid = chain.add(Some(110), confirmed);
     assert_ne!(txid, replaced);
     assert_eq!(chain.tip(1), ready(OutPoint::new(txid, 0), 8000, 110));
-    assert_eq!(chain.history().signals(&beacon()).len(), 1);
-    assert_eq!(chain.history().outputs(&beacon()).len(), 2);
+    assert_eq!(chain.history().signals().len(), 1);
+    assert_eq!(chain.history().outputs().len(), 2);
 }
 
 #[test]
 fn confirmations_count_from_one_and_never_overflow() {
-    let history = AddressHistory::new(TIP_HEIGHT, []);
+    let history = AddressHistory::new(beacon(), TIP_HEIGHT, []);
     assert_eq!(history.confirmations(None), 0);
     assert_eq!(history.confirmations(Some(TIP_HEIGHT)), 1);
     assert_eq!(history.confirmations(Some(TIP_HEIGHT + 5)), 1);
     assert_eq!(history.confirmations(Some(0)), TIP_HEIGHT + 1);
-    let history = AddressHistory::new(u32::MAX, []);
+    let history = AddressHistory::new(beacon(), u32::MAX, []);
     assert_eq!(history.confirmations(Some(0)), u32::MAX);
 }
 
@@ -418,14 +422,14 @@ proptest! {
         }),
         depth in 0_u32..4,
     ) {
-        let a = AddressHistory::new(TIP_HEIGHT, given);
-        let b = AddressHistory::new(TIP_HEIGHT, shuffled);
-        prop_assert_eq!(a.outputs(&beacon()), b.outputs(&beacon()));
-        prop_assert_eq!(a.signals(&beacon()), b.signals(&beacon()));
-        prop_assert_eq!(a.tip(&beacon(), MIN_START, depth), b.tip(&beacon(), MIN_START, depth));
+        let a = AddressHistory::new(beacon(), TIP_HEIGHT, given);
+        let b = AddressHistory::new(beacon(), TIP_HEIGHT, shuffled);
+        prop_assert_eq!(a.outputs(), b.outputs());
+        prop_assert_eq!(a.signals(), b.signals());
+        prop_assert_eq!(a.tip(MIN_START, depth), b.tip(MIN_START, depth));
         prop_assert_eq!(
-            a.unknown_spends(&beacon(), &BTreeSet::new()),
-            b.unknown_spends(&beacon(), &BTreeSet::new())
+            a.unknown_spends(&BTreeSet::new()),
+            b.unknown_spends(&BTreeSet::new())
         );
     }
 
@@ -437,7 +441,7 @@ proptest! {
         let before = chain.tip(1);
         if let Tip::Ready { output, confirmations } = before {
             prop_assert!(confirmations >= 1 && output.height.is_some());
-            let outputs = chain.history().outputs(&beacon());
+            let outputs = chain.history().outputs();
             let found = outputs.iter().find(|found| found.output == output).unwrap();
             prop_assert_eq!(found.spent_by, None);
         }
@@ -466,7 +470,7 @@ fn top_ups_are_the_most_valuable_spendable_outputs_beside_the_tip() {
     chain.signal(spent, None, 9, 6_000);
     let dust = chain.deposit(6, Some(80), 330);
     assert_eq!(chain.tip(1), ready(tip, 5_000, 90));
-    let top_ups = |most| chain.history().top_ups(&beacon(), &tip, most);
+    let top_ups = |most| chain.history().top_ups(&tip, most);
     let expected = [
         output(large, 9_000, Some(95)),
         output(small, 1_500, Some(91)),
@@ -475,4 +479,110 @@ fn top_ups_are_the_most_valuable_spendable_outputs_beside_the_tip() {
     assert_eq!(top_ups(16), expected);
     assert_eq!(top_ups(2), expected[..2]);
     assert_eq!(top_ups(0), []);
+}
+
+/// The same transactions with another fate for all that is not in blocks up to `above`: dropped, in the mempool, or in
+/// another block.
+fn otherwise(txs: &[AddressTx], above: u32, fates: &[u8]) -> Vec<AddressTx> {
+    let mut fates = fates.iter().cycle();
+    let fate = |entry: &AddressTx| {
+        let stays = entry.height.is_some_and(|height| height <= above);
+        let height = match fates.next().unwrap() % 4 {
+            _ if stays => entry.height,
+            0 => return None,
+            1 => None,
+            2 => entry.height,
+            _ => Some(above + 1 + entry.height.unwrap_or(7) % 40),
+        };
+        Some(AddressTx {
+            tx: entry.tx.clone(),
+            height,
+        })
+    };
+    txs.iter().filter_map(fate).collect()
+}
+
+proptest! {
+    /// Reading on gives what reading all gives, whatever became of what is not settled; and the way to the tip goes on
+    /// from where it was settled before.
+    #[test]
+    fn what_is_read_on_is_what_is_read_anew(
+        steps in steps(),
+        readings in prop::collection::vec(
+            (100_u32..400, 1_u32..300, prop::collection::vec(any::<u8>(), 1..14)),
+            1..4
+        ),
+        depth in 0_u32..110,
+    ) {
+        let all = made_up(&steps).0;
+        let mut history = AddressHistory::new(beacon(), 250, all.clone());
+        let mut txs = all.clone();
+        let mut touched = Changes::default();
+        let before = history.clone();
+        for (above, blocks, fates) in readings {
+            history.settle(MIN_START);
+            let old = txs.iter().filter(|entry| entry.height.is_some_and(|at| at <= above));
+            let kept: Vec<AddressTx> = old.cloned().collect();
+            let is_kept = |entry: &&AddressTx| kept.iter().any(|kept| kept.tx == entry.tx);
+            let open: Vec<AddressTx> = all.iter().filter(|entry| !is_kept(entry)).cloned().collect();
+            let mut newer = otherwise(&open, above, &fates);
+            newer.retain(|entry| entry.height.is_none_or(|height| height > above));
+            let tip_height = above + blocks;
+            touched.extend(&history.read_on(Some(above), tip_height, newer.clone()));
+            txs = [kept, newer].concat();
+            let anew = AddressHistory::new(beacon(), tip_height, txs.clone());
+            prop_assert_eq!(&history, &anew);
+            prop_assert_eq!(history.outputs(), anew.outputs());
+            prop_assert_eq!(history.signals(), anew.signals());
+            let unspent: Vec<_> = anew.outputs().into_iter().filter(|o| o.spent_by.is_none()).collect();
+            prop_assert_eq!(history.unspent().collect::<Vec<_>>(), unspent.iter().map(|o| o.output).collect::<Vec<_>>());
+            for seen in anew.outputs() {
+                prop_assert_eq!(history.output(&seen.output.outpoint), Some(seen));
+            }
+            for depth in [1, depth] {
+                prop_assert_eq!(history.tip(MIN_START, depth), anew.tip(MIN_START, depth));
+            }
+        }
+        // What is not said to be touched is as it was.
+        let Changes::Of(txids, outpoints) = touched else {
+            panic!("only a part was read");
+        };
+        for entry in &all {
+            let txid = entry.tx.compute_txid();
+            let outpoint = OutPoint::new(txid, 1);
+            prop_assert!(txids.contains(&txid) || before.signal(&txid) == history.signal(&txid));
+            prop_assert!(outpoints.contains(&outpoint) || before.output(&outpoint) == history.output(&outpoint));
+        }
+    }
+}
+
+/// The way to the tip is gone once: with ten thousand signals behind it, a look takes only the unsettled ones.
+#[test]
+fn a_settled_way_to_the_tip_is_not_gone_again() {
+    let mut chain = Chain::default();
+    let mut tip = chain.deposit(1, Some(1), 1_000_000);
+    for height in 2..=1_000 {
+        tip = chain.signal(tip, Some(height), 2, 1_000_000 - u64::from(height));
+    }
+    let mut history = AddressHistory::new(beacon(), 1_000, chain.0.clone());
+    let reached = |history: &AddressHistory| {
+        let mut links = 0;
+        let found = history.find_tip(MIN_START, 1, |_| links += 1);
+        assert!(matches!(found, Some(Tip::Ready { output, .. }) if output.outpoint == tip));
+        links
+    };
+    assert_eq!(reached(&history), 1_000);
+    history.settle(MIN_START);
+    assert_eq!(reached(&history), 100);
+    assert_eq!(
+        history.tip(Amount::from_sat(1), 1),
+        history.tip(MIN_START, 1)
+    );
+    // It stays while what it is based on does.
+    let newest = chain.0.iter().filter(|entry| entry.height > Some(995));
+    history.read_on(Some(995), 1_000, newest.cloned());
+    assert_eq!(reached(&history), 100);
+    let many = chain.0.iter().filter(|entry| entry.height > Some(800));
+    history.read_on(Some(800), 1_000, many.cloned());
+    assert_eq!(reached(&history), 1_000);
 }

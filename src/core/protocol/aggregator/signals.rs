@@ -121,13 +121,13 @@ impl SignedSignal {
             })
     }
 
-    /// The refunds of its change, rung by rung.
-    pub(super) fn refunds(&self) -> impl Iterator<Item = Txid> {
+    /// The refunds of its change, rung by rung, each with the transaction that pays this change.
+    pub(super) fn refunds(&self) -> impl Iterator<Item = (Txid, Txid)> {
         let sent = self.passed.iter().chain([&self.current]);
         let refunds = sent
             .chain(&self.higher)
-            .filter_map(|rung| rung.refund.as_ref());
-        refunds.map(|(_, refund)| refund.compute_txid())
+            .filter_map(|rung| Some((&rung.refund.as_ref()?.1, rung.txid)));
+        refunds.map(|(refund, of)| (refund.compute_txid(), of))
     }
 
     /// The height last reported as confirmed.

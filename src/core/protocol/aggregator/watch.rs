@@ -36,8 +36,8 @@ impl Aggregator {
                 self.watch.signed(signal.round, txid, signal.input());
             }
             self.watch.complete(signal.round, signal.tx());
-            for refund in signal.refunds() {
-                self.watch.expect(refund);
+            for (refund, of) in signal.refunds() {
+                self.watch.expect_refund(refund, of);
             }
         }
     }

@@ -39,7 +39,10 @@ fn payment(n: u8, sat: u64, height: Option<u32>) -> AddressTx {
             script_pubkey: script(),
         }],
     };
-    AddressTx { tx, height }
+    AddressTx {
+        tx: tx.into(),
+        height,
+    }
 }
 
 fn outpoint(of: &AddressTx) -> OutPoint {
@@ -47,11 +50,11 @@ fn outpoint(of: &AddressTx) -> OutPoint {
 }
 
 fn history(txs: &[AddressTx]) -> AddressHistory {
-    AddressHistory::new(100, txs.iter().cloned())
+    AddressHistory::new(script(), 100, txs.iter().cloned())
 }
 
 fn funding(txs: &[AddressTx]) -> Funding {
-    Funding::of(&history(txs), &script(), RULES, false)
+    Funding::of(&history(txs), RULES, false)
 }
 
 /// The signal that spends what is planned.
@@ -59,7 +62,7 @@ fn spending(plan: &SpendPlan, height: Option<u32>) -> AddressTx {
     let signal = SignalBytes::from_bytes([9; 32]);
     let built = build_signal(&plan.inputs, &script(), signal, RATE).unwrap();
     AddressTx {
-        tx: built.tx,
+        tx: built.tx.into(),
         height,
     }
 }
@@ -125,12 +128,7 @@ fn the_last_signal_leaves_the_address_spent() {
         fee_rate: FeeRate::from_sat_per_vb_u32(50),
         ..RULES
     };
-    let before = Funding::of(
-        &history(std::slice::from_ref(&paid)),
-        &script(),
-        expensive,
-        false,
-    );
+    let before = Funding::of(&history(std::slice::from_ref(&paid)), expensive, false);
     assert_eq!((before.state, before.runway), (FundingState::Confirmed, 1));
     let last = before.next.unwrap();
     assert_eq!((sat(last.fee), last.change), (5_550, None));
@@ -141,10 +139,10 @@ fn the_last_signal_leaves_the_address_spent() {
         expensive.fee_rate,
     );
     let spend = AddressTx {
-        tx: signal.unwrap().tx,
+        tx: signal.unwrap().tx.into(),
         height: Some(95),
     };
-    let after = Funding::of(&history(&[paid, spend]), &script(), expensive, false);
+    let after = Funding::of(&history(&[paid, spend]), expensive, false);
     assert_eq!((after.state, after.runway), (FundingState::Spent, 0));
     assert_eq!(sat(after.request(1).unwrap().send), 5_550);
 }
@@ -205,7 +203,7 @@ fn a_tip_that_is_too_small_is_short_until_a_top_up_confirms() {
         fee_rate: FeeRate::from_sat_per_vb_u32(33),
         ..RULES
     };
-    let at = |txs: &[AddressTx]| Funding::of(&history(txs), &script(), costly, false);
+    let at = |txs: &[AddressTx]| Funding::of(&history(txs), costly, false);
     let next = at(std::slice::from_ref(&start)).next.unwrap();
     assert_eq!((sat(next.fee), next.change.map(sat)), (5_082, Some(468)));
     let signal = build_signal(
@@ -215,7 +213,7 @@ fn a_tip_that_is_too_small_is_short_until_a_top_up_confirms() {
         costly.fee_rate,
     );
     let spend = AddressTx {
-        tx: signal.unwrap().tx,
+        tx: signal.unwrap().tx.into(),
         height: Some(50),
     };
     let mut txs = vec![start, spend];
@@ -254,10 +252,9 @@ fn shares_of_any_number_of_members_pay_what_was_asked_for() {
 
 #[test]
 fn payments_are_followed_there_and_back() {
-    let script = script();
     let mut watch = FundingWatch::default();
     let mut observe = |txs: &[AddressTx]| {
-        let moved = watch.observe(&history(txs), &script, RULES);
+        let moved = watch.observe(&history(txs), &Changes::All, RULES);
         let moves: Vec<_> = moved.iter().map(|m| (m.outpoint, m.from, m.to)).collect();
         (moves, watch.has_lapsed())
     };
@@ -304,7 +301,7 @@ fn payments_are_followed_there_and_back() {
     );
     assert!(lapsed);
     assert_eq!(
-        Funding::of(&history(&[]), &script, RULES, lapsed).state,
+        Funding::of(&history(&[]), RULES, lapsed).state,
         FundingState::Lapsed
     );
 }
@@ -315,11 +312,13 @@ fn thousands_of_payments_are_bounded() {
     let txs: Vec<_> = (0..1_500_u32)
         .map(|n| {
             let mut paid = payment(1, 400, Some(10));
-            paid.tx.input[0].previous_output.vout = n;
+            std::sync::Arc::make_mut(&mut paid.tx).input[0]
+                .previous_output
+                .vout = n;
             paid
         })
         .collect();
-    let moved = watch.observe(&history(&txs), &script(), RULES);
+    let moved = watch.observe(&history(&txs), &Changes::All, RULES);
     assert_eq!(moved.len(), MAX_PAYMENTS);
     assert_eq!(watch.payments.len(), MAX_PAYMENTS);
     let dusty = funding(&txs);
@@ -332,7 +331,7 @@ fn rates_beyond_all_bitcoin_are_errors() {
         fee_rate: FeeRate::MAX,
         ..RULES
     };
-    let funding = Funding::of(&history(&[]), &script(), rules, false);
+    let funding = Funding::of(&history(&[]), rules, false);
     assert!(funding.request(1).is_err());
     assert!(funding.share(1, 3).is_err());
 }
@@ -348,14 +347,14 @@ proptest! {
         let mut txs: Vec<_> = (1_u8..).zip(&values)
             .map(|(n, value)| payment(n, *value, Some(u32::from(n))))
             .collect();
-        let before = Funding::of(&history(&txs), &script(), rules, false);
+        let before = Funding::of(&history(&txs), rules, false);
         let request = before.request(rounds).unwrap();
         prop_assert_eq!(before.runway >= rounds, request.send == Amount::ZERO);
         if request.send > Amount::ZERO {
             prop_assert!(request.send >= DUST_LIMIT);
             // Later than all others, so that it is the tip only if none of them is.
             txs.push(payment(200, sat(request.send), Some(99)));
-            let after = Funding::of(&history(&txs), &script(), rules, false);
+            let after = Funding::of(&history(&txs), rules, false);
             prop_assert!(after.runway >= rounds, "{} of {rounds}", after.runway);
             prop_assert_eq!(after.state, FundingState::Confirmed);
         }

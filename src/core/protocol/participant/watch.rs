@@ -35,7 +35,7 @@ impl Participant {
                 self.watch.complete(given.round, tx);
             }
             if let Some(refund) = given.refund {
-                self.watch.expect(refund);
+                self.watch.expect_refund(refund, given.txid);
             }
         }
         for (round, tip, tx) in self.fallbacks.complete() {

@@ -3,6 +3,7 @@
 use btcr2_agent::agent::What;
 use btcr2_agent::protocol::message::RoundCause;
 use btcr2_agent::store::Store;
+use rusqlite::Connection;
 
 use super::*;
 
@@ -121,6 +122,69 @@ async fn a_reorg_takes_an_update_back() {
     assert_eq!((row.txid, row.reason), (Some(txid), None));
     assert!(row.height.unwrap() > height);
     play.resolves(1, &did, 2).await;
+    play.close().await;
+}
+
+/// The block with the signal is replaced, the step that takes it back is stored, and the process ends before the word
+/// about the transaction is: at the next start it is "broadcast", not "confirmed", and confirms again. Agents that are
+/// dead while the chain turns find out the same way.
+#[tokio::test]
+async fn a_start_takes_back_what_was_reorganised_away_while_the_process_was_dead() {
+    let mut play = Play::open(3).await;
+    let mut company = play.found(CohortBeacon::Smt, 0, &[1, 2]).await;
+    let dids = play.create_dids(&mut company, &[1, 2]).await;
+    play.expects_trouble = true;
+    play.round(&mut company, &dids[..1]).await;
+    let (id, signal) = (company.id, company.signals.last().unwrap().txid);
+    let stored = |play: &Play, actor: usize| {
+        let row = play.file(actor).view().transaction(signal).unwrap();
+        row.map(|row| (row.state, row.height.is_some()))
+    };
+    let confirmed = Some(("confirmed".to_owned(), true));
+    let broadcast = Some(("broadcast".to_owned(), false));
+    eventually("the signal to be confirmed", || {
+        stored(&play, 0) == confirmed
+    })
+    .await;
+
+    // Dead while the chain turns.
+    play.stage.stop(0).await.unwrap();
+    {
+        let chain = play.stage.chain.in_process().unwrap();
+        let mut chain = chain.lock().unwrap();
+        assert_eq!(chain.invalidate_tip(1), 1);
+        chain.mine_empty(2);
+    }
+    assert_eq!(stored(&play, 0), confirmed);
+    play.resume(&[0]).await;
+    eventually("the signal to be taken back", || {
+        stored(&play, 0) == broadcast
+    })
+    .await;
+
+    // Dead between the step and what follows from it.
+    play.stage.stop(0).await.unwrap();
+    let shell = Connection::open(play.stage.actors[0].home.store_path()).unwrap();
+    let confirm = "UPDATE transactions SET state = 'confirmed', height = 7";
+    assert!(shell.execute(confirm, []).unwrap() > 0);
+    drop(shell);
+    assert_eq!(stored(&play, 0), confirmed);
+    play.resume(&[0]).await;
+    eventually("the word to follow the step", || {
+        stored(&play, 0) == broadcast
+    })
+    .await;
+
+    let mark = play.mark();
+    play.stage.mine(1).unwrap();
+    let seen =
+        |report: &Report| matches!(report, Report::SignalConfirmed { txid, .. } if *txid == signal);
+    play.reported("the confirmation", mark, id, Role::Aggregator, &[0], seen)
+        .await;
+    eventually("the signal to be confirmed", || {
+        stored(&play, 0) == confirmed
+    })
+    .await;
     play.close().await;
 }
 
