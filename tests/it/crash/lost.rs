@@ -140,6 +140,11 @@ fn aggregator_restored(world: &mut World, cohort: &mut Cohort, run: usize) {
             Err(format!("round {lost} of {artifacts:?}"))
         }
     });
+    // All have to sign the refund of an output that it does not know to be protected, before somebody goes away.
+    let show = cohort.show.clone();
+    world.until(AGGREGATOR, &show, |view| {
+        view["beacon"]["outputs"][0]["protection"] == "protected"
+    });
     // Killed after it was told and before that was noted, it is told again.
     let times = restored(&world.actors[AGGREGATOR], cohort) - known;
     assert!((1..=2).contains(&times), "{times}");
