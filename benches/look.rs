@@ -1,6 +1,11 @@
 //! What one look at a beacon costs after 10, 1 000 and 10 000 rounds: a new block with one more signal, from what the
 //! server answers to what a member's or an aggregator's machine is told. It is the same whatever the age.
-#![allow(missing_docs, clippy::unwrap_used, clippy::expect_used)]
+#![allow(
+    missing_docs,
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::indexing_slicing
+)]
 
 use std::hint::black_box;
 
