@@ -7,7 +7,8 @@
 //! replay of the log counts the same.
 //!
 //! A window ends after [`WINDOW_SECONDS`], and with every signal that the chain confirms: nobody can make those in a
-//! loop, because each takes a block and a fee, and every member's signature.
+//! loop, because each takes a block and a fee, and every member's signature. Whoever was away for days hears all at once
+//! what was said in them: a window that begins late has room for the hours in which nothing was heard.
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -21,6 +22,9 @@ use crate::time::UnixTime;
 
 /// Seconds after which messages are counted anew.
 pub const WINDOW_SECONDS: u64 = 3_600;
+
+/// Hours for which a window has room at most: a year of absence.
+const MAX_HOURS: u32 = 8_760;
 
 /// Rounds in a window that open because of what members say is waiting. Further ones open by cadence, by the operator,
 /// or in the next window: a member that asks for rounds and then has nothing to announce costs all the others messages.
@@ -246,13 +250,19 @@ pub const fn of_aggregator(message: &Message) -> Bound {
             Quota::of(16).and_per_session_of_a_round(4)
         }
         Message::Proofs(_) => Quota::of(8).and_per_round(4),
-        Message::FallbackRequest(_) => Quota::of(16).and_per_round(16),
+        Message::FallbackRequest(_) => Quota {
+            by_cadence: true,
+            ..Quota::of(16).and_per_round(16)
+        },
         // Whatever somebody pays to the address gets a session of its own.
         Message::RefundOpen(_) => Quota::of(64),
         Message::RefundRequest(_) => Quota::of(16).and_per_session_of_a_refund(4),
         Message::RefundComplete(_) => Quota::of(128).and_per_round(16).and_per_refund(4),
         // With those that are told once more, to whoever was away for long.
-        Message::RoundResult(_) | Message::RoundFailed(_) => Quota::of(64).and_per_round(16),
+        Message::RoundResult(_) | Message::RoundFailed(_) => Quota {
+            by_cadence: true,
+            ..Quota::of(64).and_per_round(16)
+        },
         // Counted only where it was asked for; a page leads to the request for the next.
         Message::History(_) => Quota::of(10_000),
         Message::OptIn(_)
@@ -279,6 +289,9 @@ pub const fn of_aggregator(message: &Message) -> Bound {
 #[derive(Debug, Default, PartialEq, Serialize, Deserialize)]
 pub(super) struct Counted {
     since: UnixTime,
+    /// How many hours it has room for beside the first.
+    #[serde(default)]
+    hours_more: u32,
     rounds: u32,
     requested_rounds: u32,
     refunds: u32,
@@ -298,6 +311,7 @@ impl Counted {
     pub(super) fn begin(&mut self, now: UnixTime) {
         *self = Self {
             since: now,
+            hours_more: self.hours_more_at(now),
             ..Self::default()
         };
     }
@@ -306,6 +320,19 @@ impl Counted {
         if self.is_over(now) {
             self.begin(now);
         }
+    }
+
+    /// The hours beside the first that a window has room for which begins now.
+    fn hours_more_at(&self, now: UnixTime) -> u32 {
+        if self.since == UnixTime::default() {
+            return 0;
+        }
+        if !self.is_over(now) {
+            return self.hours_more;
+        }
+        let hours = now.since(self.since) / WINDOW_SECONDS;
+        let hours = u32::try_from(hours).unwrap_or(MAX_HOURS).min(MAX_HOURS);
+        hours.saturating_sub(1)
     }
 
     /// Whether one more message of this type may be logged.
@@ -323,6 +350,7 @@ impl Counted {
         let counted = self.by_sender.get(&sender);
         let counted = counted.and_then(|kinds| kinds.get(kind));
         let most = quota.most(terms, self.rounds, self.refunds);
+        let most = most.saturating_mul(self.hours_more.saturating_add(1));
         self.is_over(now) || counted.is_none_or(|count| *count < most)
     }
 
@@ -358,5 +386,65 @@ impl Counted {
     pub(super) fn refund_opened(&mut self, now: UnixTime) {
         self.renew(now);
         self.refunds = self.refunds.saturating_add(1);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::keys::OwnKey;
+    use crate::network::Network;
+    use crate::protocol::terms::{CohortBeacon, Salt};
+
+    const NOW: UnixTime = UnixTime(1_800_000_000);
+    const BOUND: Bound = Bound::Quota(Quota::of(10));
+
+    fn terms() -> Terms {
+        let aggregator = OwnKey::from_bytes(&[1; 32]).unwrap().public();
+        let salt = Salt::from_bytes([1; 16]);
+        Terms::with_defaults(aggregator, Network::Regtest, CohortBeacon::Smt, salt, NOW)
+    }
+
+    /// How many of a type are heard at a time.
+    fn heard(counted: &mut Counted, now: UnixTime, kind: &str) -> u32 {
+        let terms = terms();
+        (0..1_000_000)
+            .take_while(|_| {
+                let room = counted.has_room(now, &terms, THE_AGGREGATOR, kind, BOUND);
+                if room {
+                    counted.count(now, THE_AGGREGATOR, kind, BOUND);
+                }
+                room
+            })
+            .fold(0, |sum, _| sum + 1)
+    }
+
+    #[test]
+    fn a_window_has_room_for_the_hours_of_silence_before_it() {
+        let mut counted = Counted::default();
+        assert_eq!(heard(&mut counted, NOW, "a"), 10);
+        assert_eq!(heard(&mut counted, NOW, "b"), 10, "each type");
+        assert_eq!(heard(&mut counted, NOW.plus(3_599), "a"), 0);
+        assert_eq!(heard(&mut counted, NOW.plus(3_600), "a"), 10);
+        let later = NOW.plus(3_600 + 24 * 3_600);
+        assert_eq!(heard(&mut counted, later, "a"), 240, "a day of silence");
+        assert_eq!(heard(&mut counted, later.plus(3_600), "a"), 10);
+        // A year is the most; and a clock that was wrong does not hold a window open.
+        let centuries = later.plus(1_000 * 365 * 86_400);
+        assert_eq!(heard(&mut counted, centuries, "a"), 87_600);
+        assert_eq!(heard(&mut counted, later, "a"), 10);
+    }
+
+    #[test]
+    fn a_signal_that_confirms_begins_a_window_and_takes_no_room_away() {
+        let mut counted = Counted::default();
+        assert_eq!(heard(&mut counted, NOW, "a"), 10);
+        counted.begin(NOW.plus(1));
+        assert_eq!(heard(&mut counted, NOW.plus(1), "a"), 10);
+        let later = NOW.plus(1 + 48 * 3_600);
+        counted.begin(later);
+        assert_eq!(heard(&mut counted, later, "a"), 480);
+        counted.begin(later.plus(5));
+        assert_eq!(heard(&mut counted, later.plus(5), "a"), 480);
     }
 }

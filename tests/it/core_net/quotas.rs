@@ -578,6 +578,30 @@ fn rounds_that_are_signed_and_confirmed_are_followed_however_many() {
     }
 }
 
+/// A member that was away hears of hundreds of rounds at once. What it is told then is not too much, and above all not
+/// the opening of the round that is open now.
+#[test]
+fn who_was_away_for_weeks_hears_all_of_it_and_takes_part_in_the_next_round() {
+    let setup = Setup::smt(2).terms(|terms| terms.response_seconds = 60);
+    let mut net = Net::ready(setup);
+    net.record = false;
+    net.round();
+    let kept = super::fallback::leave(&mut net, &[1]);
+    let away = 400;
+    for _ in 0..away {
+        net.agg_input(AggregatorInput::OpenRound);
+        net.run();
+        net.advance(HOUR);
+    }
+    assert_eq!(net.agg.last_round(), away + 1);
+    super::fallback::come_back(&mut net, &[1], &kept);
+    let told = net.nodes[1].reports.iter();
+    let missed = told.filter(|report| matches!(report, Report::RoundMissed { .. }));
+    assert_eq!(missed.count(), usize::try_from(away).unwrap());
+    net.queue(1, 0, "back");
+    net.next_round_works();
+}
+
 #[test]
 fn a_quota_is_what_its_parts_say() {
     let mut terms = Setup::smt(2).terms;

@@ -149,6 +149,7 @@ impl Participant {
         if now > open.respond_by || self.opened_before_reseat(&open) {
             // Without this member's response nothing comes out of the round: it is over before it began.
             self.last_round = open.round.0;
+            self.counted.round_opened(now);
             let mut effects = vec![Effect::Report(Report::RoundMissed { round: open.round })];
             // What waits is asked for again: the aggregator may open the next round for it.
             effects.extend(self.request_round());
