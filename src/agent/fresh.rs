@@ -286,12 +286,8 @@ mod tests {
     use crate::agent::dids::{Change, Via};
     use crate::did::{DocumentPatch, SignedUpdate, UnsignedUpdate};
     use crate::hash::SignalBytes;
-    use crate::keys::RootSecret;
     use crate::network::Network;
-    use crate::nostr::link::LinkOptions;
-    use crate::protocol::participant::{Decline, SigningPolicy};
     use crate::resolver::DocumentMetadata;
-    use crate::store::Store;
 
     const NOW: UnixTime = UnixTime(1_800_000_000);
     const SINGLY: Via = Via::Singleton { service: None };

@@ -287,7 +287,7 @@ mod tests {
     #[tokio::test]
     async fn a_cohort_s_transaction_is_sent_within_the_gate_only() {
         use crate::protocol::terms::{CohortBeacon, Salt, Terms};
-        use crate::store::{Role, Store};
+        use crate::store::Role;
 
         let options =
             || crate::agent::AgentOptions::alone(std::sync::Arc::new(|| UnixTime(1_800_000_000)));
