@@ -131,6 +131,10 @@ fn killed_at_every_point_of_other_terms_a_cohort_announces() {
 
 /// Points that nobody is killed at, with the reason.
 const NOT_KILLED_AT: &[(&str, &str)] = &[
+    (
+        "stored/fetch",
+        "asks as what is lost does, for what is known to be missing already",
+    ),
     ("stored/index_challenge", DISPUTE),
     ("stored/index_opening", DISPUTE),
     (

@@ -35,7 +35,6 @@ const WANTED: [&[&str]; 3] = [
     &[
         "stored/proof_request",
         "stored/recovered",
-        "stored/fetch",
         "stored/lost",
         "stored/recalled",
         "stored/refund_complete",
