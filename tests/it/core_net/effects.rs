@@ -129,6 +129,9 @@ impl Net {
                 self.send(from, to, Message::KeptProofs(answer.finish()));
             }
             Effect::Recall { index, rounds } => {
+                if std::mem::take(&mut self.nodes[i].dies_at_recall) {
+                    return self.restart(i);
+                }
                 let me = self.nodes[i].me();
                 let nonces = rounds
                     .into_iter()

@@ -70,6 +70,20 @@ fn lost_proofs_of_own_updates_and_private_silence_are_had_again() {
     }
 }
 
+/// The process ends with the answer in its log, and before it has looked at what it means: it looks after the restart.
+#[test]
+fn a_process_that_ends_before_it_remembers_remembers_after_its_restart() {
+    for beacon in BEACONS {
+        let mut net = three_rounds(beacon, Decline::NoUpdate);
+        net.nodes[0].dies_at_recall = true;
+        assert_eq!(lose(&mut net), Outcome::Accepted);
+        net.run();
+        assert!(!net.nodes[0].dies_at_recall);
+        assert_eq!(net.proved(0, 0), expected(), "{beacon:?}");
+        net.next_round_works();
+    }
+}
+
 /// What the first member has saved to explain signals.
 fn saved(net: &Net) -> BTreeSet<String> {
     let proofs = net.nodes[0].saved.iter().filter(|artifact| {

@@ -117,6 +117,8 @@ pub struct Node {
     /// The process ends when an index is to be opened, before that is done.
     pub dies_at_open: bool,
     pub dies_at_prepare: bool,
+    /// The process ends when past rounds are to be remembered, before that is done.
+    pub dies_at_recall: bool,
     /// Whether it does not get to carrying out the next order to prepare.
     pub hangs_at_prepare: bool,
     /// Whether it has the channel's secret.
@@ -190,6 +192,7 @@ impl Node {
             dies_at_sign: false,
             dies_at_open: false,
             dies_at_prepare: false,
+            dies_at_recall: false,
             hangs_at_prepare: false,
             in_channel: false,
             policy,

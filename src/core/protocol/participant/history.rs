@@ -225,6 +225,15 @@ impl Participant {
         }
     }
 
+    /// After a restart: what was to be remembered of past rounds and was not is asked for again. Nothing else is asked of
+    /// the aggregator about these indexes meanwhile.
+    pub(super) fn recalls_restarted(&self) -> impl Iterator<Item = Effect> {
+        self.recalling.iter().map(|(index, items)| Effect::Recall {
+            index: *index,
+            rounds: items.iter().map(|item| item.round).collect(),
+        })
+    }
+
     /// What the driver remembers of past rounds decides about the leaves that wait for it.
     pub(super) fn recalled(&mut self, recalled: &Recalled) -> Step {
         let index = recalled.index;

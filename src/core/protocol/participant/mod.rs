@@ -431,6 +431,7 @@ impl Participant {
             ParticipantInput::Restarted => {
                 let mut step = self.restarted();
                 step.effects.extend(self.challenges_restarted());
+                step.effects.extend(self.recalls_restarted());
                 step.effects.extend(self.refunds_restarted());
                 step.effects.extend(self.fallback_restarted());
                 step

@@ -351,8 +351,6 @@ impl Participant {
     /// Secret nonces live in memory only: after a restart the ones that were offered are gone, and fresh
     /// ones are offered where that still counts.
     pub(super) fn restarted(&mut self) -> Step {
-        // What was to be recalled is asked for again with the next fact.
-        self.recalling.clear();
         let Some(state) = in_session(&mut self.round, &mut self.kept) else {
             return Step::accepted();
         };
