@@ -1,7 +1,7 @@
 use super::pace::BURST;
 use super::*;
 use crate::keys::OwnKey;
-use crate::nostr::envelope::{AckOf, Incarnation};
+use crate::nostr::envelope::{Ack, AckOf, Incarnation};
 use crate::nostr::event::EventDraft;
 use proptest::prelude::*;
 
