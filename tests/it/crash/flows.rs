@@ -202,7 +202,7 @@ fn named_points() -> BTreeSet<String> {
         }
         let text = std::fs::read_to_string(&path).unwrap();
         points.extend(text.split("fail_point!(").skip(1).filter_map(named));
-        if path.ends_with("agent/feed.rs") {
+        if path.ends_with("agent/input_names.rs") {
             let (_, kinds) = text.split_once("fn kind_of(").unwrap();
             let kinds = kinds.split("=> \"").skip(1);
             let kinds = kinds.map(|rest| rest.split('"').next().unwrap());

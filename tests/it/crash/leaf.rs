@@ -3,6 +3,7 @@
 use std::sync::LazyLock;
 
 use super::evidence::check;
+use super::points::Points;
 use super::ways::{self, OfAll};
 use super::world::{Cohort, Ending, Twist, World};
 
@@ -32,7 +33,9 @@ pub static LEAF: LazyLock<OfAll> = LazyLock::new(|| {
     for _ in 0..2 {
         stalled(&mut world, &mut cohort);
     }
-    ways::recorded(&world)
+    let [aggregator, one, _] = ways::recorded(&world);
+    // Who is away may be asked all the same, before it is; another time it is not.
+    [aggregator, one, Points::default()]
 });
 
 fn formed() -> (World, Cohort) {
