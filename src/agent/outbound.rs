@@ -29,7 +29,7 @@ use crate::nostr::{EventId, RelayUrl, VerifiedEvent};
 use crate::protocol::message::Message;
 use crate::store::{MetaKey, Store, Tx};
 use crate::time::UnixTime;
-use rows::{insert_row, kind_name, lane_id, new_outbox_row, state_json};
+use rows::{insert_row, lane_id, new_outbox_row, state_json};
 pub(super) use rows::{read_row, store_lane};
 
 /// Seconds after which an acknowledgement travels alone if no message carried it: most are carried.
@@ -394,7 +394,7 @@ impl Agent {
                 }
                 if let Some(event) = events.get(&id) {
                     #[cfg(debug_assertions)]
-                    let kind = self.post.outbox.row(&id).map(|row| kind_name(&row.kind));
+                    let kind = self.post.outbox.row(&id).map(|row| rows::kind_name(&row.kind));
                     fail_point!("unsent", kind.unwrap_or("none"));
                     self.publish_to(event, &relay);
                     fail_point!("sent", kind.unwrap_or("none"));
@@ -440,7 +440,7 @@ impl Agent {
     ) -> Result<(), AgentError> {
         let jitter = rand::thread_rng().gen_range(0..1_000);
         #[cfg(debug_assertions)]
-        let kind = self.post.outbox.row(&event).map(|row| kind_name(&row.kind));
+        let kind = self.post.outbox.row(&event).map(|row| rows::kind_name(&row.kind));
         fail_point!("answered", kind.unwrap_or("none"));
         self.outbox(OutboxInput::Answer {
             event,
