@@ -139,7 +139,7 @@ pub enum ChainBackend {
 
 impl AddressHistory {
     /// The block up to which nobody need be told of this history again, if there is one as deep as
-    /// [`READ_ANEW`](settled::READ_ANEW) with something in it.
+    /// `settled::READ_ANEW` with something in it.
     #[must_use]
     pub fn read_up_to(&self) -> Option<ReadUpTo> {
         let deep = self.tip_height.checked_sub(settled::READ_ANEW)?;

@@ -92,7 +92,7 @@ pub enum OutboxEffect {
     Resign {
         /// The row's present event.
         event: EventId,
-        /// Bits of proof of work, at most [`MAX_POW`].
+        /// Bits of proof of work, at most [`super::MAX_POW`].
         pow: Option<u8>,
     },
     /// The row is done or given up, and no longer here: keep or delete it in the store.
