@@ -394,7 +394,11 @@ impl Agent {
                 }
                 if let Some(event) = events.get(&id) {
                     #[cfg(debug_assertions)]
-                    let kind = self.post.outbox.row(&id).map(|row| rows::kind_name(&row.kind));
+                    let kind = self
+                        .post
+                        .outbox
+                        .row(&id)
+                        .map(|row| rows::kind_name(&row.kind));
                     fail_point!("unsent", kind.unwrap_or("none"));
                     self.publish_to(event, &relay);
                     fail_point!("sent", kind.unwrap_or("none"));
@@ -440,7 +444,11 @@ impl Agent {
     ) -> Result<(), AgentError> {
         let jitter = rand::thread_rng().gen_range(0..1_000);
         #[cfg(debug_assertions)]
-        let kind = self.post.outbox.row(&event).map(|row| rows::kind_name(&row.kind));
+        let kind = self
+            .post
+            .outbox
+            .row(&event)
+            .map(|row| rows::kind_name(&row.kind));
         fail_point!("answered", kind.unwrap_or("none"));
         self.outbox(OutboxInput::Answer {
             event,
