@@ -189,6 +189,30 @@ fn what_became_of_earlier_rounds_is_no_news_of_its_own() {
     }
 }
 
+/// Nobody has answered yet, and only the deadline of a round tells when it was opened: the second in which the store
+/// began is taken for one before it.
+#[test]
+fn a_round_that_was_opened_before_the_answer_is_left_by_its_deadline() {
+    for later in [0, 1, 3_600] {
+        let mut net = Net::ready(setup(CohortBeacon::Smt));
+        net.hold = Some("response");
+        net.open();
+        let open = net.last_sent("round_open").message;
+        let responses = net.sent_by(0, "response");
+        net.now = net.now.plus(later);
+        net.forget_all(0);
+        net.hold = Some("seat_request");
+        net.input(0, ParticipantInput::Reseat { payee: None });
+        for name in ["cohort_set", "frozen"] {
+            let message = net.last_sent(name).message;
+            net.tell(0, message);
+        }
+        let told = net.tell(0, open);
+        assert!(matches!(told, Outcome::Ignored(_)), "{later}: {told:?}");
+        assert_eq!(net.sent_by(0, "response"), responses, "{later}");
+    }
+}
+
 /// A store that is a copy from before the set was told: relays serve the newest first.
 #[test]
 fn an_old_copy_hears_of_the_frozen_set_before_the_set() {
@@ -314,6 +338,8 @@ fn it_is_answered_before_the_set_and_after_the_end() {
     assert_eq!(*net.nodes[0].core.phase(), MemberPhase::Active);
     net.fund(100_000);
     net.register_all();
+    // A round of the second in which the store began would be left.
+    net.now = net.now.plus(1);
     net.round();
 
     net.agg_input(AggregatorInput::Cancel);

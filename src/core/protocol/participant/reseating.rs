@@ -144,7 +144,8 @@ impl Participant {
             .reseat
             .as_ref()
             .filter(|reseat| reseat.last_round.is_none());
-        unanswered.is_some_and(|reseat| open.respond_by < reseat.since.plus(seconds))
+        // In the same second: before.
+        unanswered.is_some_and(|reseat| open.respond_by <= reseat.since.plus(seconds))
     }
 
     /// Whether these are what the first look at the chain shows: they were for the lost store to know.
