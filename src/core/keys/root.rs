@@ -45,12 +45,12 @@ use crate::protocol::ids::Round;
 /// The root secret of an agent. Its Debug form shows the public identity only.
 ///
 /// ```compile_fail,E0599
-/// let root = btcr2_agent::keys::RootSecret::generate(&mut rand::rngs::OsRng);
+/// let root = btcr2_core::keys::RootSecret::generate(&mut rand::rngs::OsRng);
 /// let copy = root.clone();
 /// ```
 ///
 /// ```compile_fail,E0277
-/// let root = btcr2_agent::keys::RootSecret::generate(&mut rand::rngs::OsRng);
+/// let root = btcr2_core::keys::RootSecret::generate(&mut rand::rngs::OsRng);
 /// println!("{}", root.words().unwrap());
 /// ```
 pub struct RootSecret(Box<Derived>);

@@ -93,13 +93,13 @@ pub enum SignerError {
 /// It can neither be copied nor stored, and with it no secret nonce:
 ///
 /// ```compile_fail,E0599
-/// let signer = btcr2_agent::keys::Signer::new();
+/// let signer = btcr2_core::keys::Signer::new();
 /// let copy = signer.clone();
 /// ```
 ///
 /// ```compile_fail,E0277
 /// fn store(value: impl serde::Serialize) {}
-/// store(btcr2_agent::keys::Signer::new());
+/// store(btcr2_core::keys::Signer::new());
 /// ```
 #[derive(Default)]
 pub struct Signer {

@@ -84,7 +84,7 @@ pub enum Progress {
 /// Resolves one DID as of one tip.
 ///
 /// ```no_run
-/// # use btcr2_agent::resolver::{Progress, Request, Resolver, ChainSignal};
+/// # use btcr2_core::resolver::{Progress, Request, Resolver, ChainSignal};
 /// # fn ask_chain(_: &bitcoin::Address) -> Vec<ChainSignal> { Vec::new() }
 /// # fn ask_storage(_: &[u8; 32]) -> Option<Vec<u8>> { None }
 /// # fn drive(mut resolver: Resolver) {

@@ -1,4 +1,4 @@
-//! The simulator of `tests/sim`, over as many seeds as a test may take. `examples/simulate.rs` takes more.
+//! The simulator of `tests/sim`, over as many seeds as a test may take. `tests/sim/examples/simulate.rs` takes more.
 //!
 //! A failure names its seed: `cargo run --release --example simulate -- --seed N --family F --trace` shows the run.
 //! The seeds are split over many tests, so that all cores are at work.
