@@ -16,5 +16,5 @@ pub mod relay;
 
 pub use btcr2_core::nostr::{
     Event, EventDraft, EventFault, EventId, Filter, RelayUrl, VerifiedEvent, advert, chunks,
-    envelope, event, filter, lanes, outbox, policy, pow, relay_list, seal,
+    envelope, event, filter, known, lanes, outbox, policy, pow, relay_list, seal,
 };

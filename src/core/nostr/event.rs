@@ -217,11 +217,9 @@ impl VerifiedEvent {
     /// An id commits to everything but the signature, so the pair decides: this saves the curve
     /// operations when a second relay delivers the same event.
     ///
-    /// The caller answers for it: with a pair that was never verified this is a forgery.
-    ///
-    /// # Errors
-    /// [`EventFault::Id`] if the id is not that of the content.
-    pub fn from_known_pair(event: Event) -> Result<Self, EventFault> {
+    /// The caller answers for it: with a pair that was never verified this is a forgery. So it is for
+    /// [`KnownPairs`](super::known::KnownPairs) alone.
+    pub(super) fn from_known_pair(event: Event) -> Result<Self, EventFault> {
         if event.computed_id() != event.id {
             return Err(EventFault::Id);
         }

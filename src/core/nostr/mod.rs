@@ -3,6 +3,7 @@
 //! | module | what it is |
 //! |---|---|
 //! | [`event`] | signed events (NIP-01), and the type of an event whose signature was checked |
+//! | [`known`] | events that several relays deliver, verified once |
 //! | [`filter`] | what a client asks a relay for (NIP-01) |
 //! | [`advert`] | a cohort's public advert, kind 38327, and its share link |
 //! | [`seal`] | directed and channel messages, kind 8327, encrypted with NIP-44 |
@@ -24,6 +25,7 @@ pub mod envelope;
 pub mod event;
 pub mod filter;
 pub mod information;
+pub mod known;
 pub mod lanes;
 pub mod outbox;
 pub mod policy;

@@ -6,8 +6,7 @@
 //! the event is converted to our own type. The second check recomputes the id and recognises the pair of
 //! id and signature, so the curve operations are done once per event, not once per relay.
 
-use std::collections::{HashMap, HashSet, VecDeque};
-use std::hash::Hash;
+use std::collections::HashMap;
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::task::Context;
@@ -22,6 +21,7 @@ use tokio::sync::Notify;
 use crate::hash::SchnorrSignature;
 use crate::keys::NostrKey;
 use crate::nostr::event::{Event, EventFault, EventId, VerifiedEvent};
+use crate::nostr::known::{KnownPairs, Recent};
 use crate::nostr::policy::RelayUrl;
 use crate::time::UnixTime;
 
@@ -38,7 +38,7 @@ const SEEN: usize = 16_384;
 /// The checks and memories of one link, shared by its relays.
 #[derive(Debug)]
 pub(super) struct Gate {
-    verified: Mutex<Recent<(EventId, SchnorrSignature)>>,
+    verified: KnownPairs,
     /// By the name of the subscription: what one has delivered is news to another, whose reader may make more of it.
     seen: Mutex<HashMap<String, Recent<EventId>>>,
     tallies: Mutex<HashMap<String, Arc<Tally>>>,
@@ -74,14 +74,6 @@ pub(super) struct Flow {
     pub wanted: Notify,
 }
 
-/// A set that forgets its oldest members.
-#[derive(Debug)]
-struct Recent<T> {
-    members: HashSet<T>,
-    order: VecDeque<T>,
-    capacity: usize,
-}
-
 /// The pool's admission policy.
 #[derive(Debug)]
 pub(super) struct Admission(pub Arc<Gate>);
@@ -89,7 +81,7 @@ pub(super) struct Admission(pub Arc<Gate>);
 impl Gate {
     pub fn new() -> Self {
         Self {
-            verified: Mutex::new(Recent::new(VERIFIED)),
+            verified: KnownPairs::new(VERIFIED),
             seen: Mutex::default(),
             tallies: Mutex::default(),
         }
@@ -108,14 +100,7 @@ impl Gate {
 
     /// Converts an event of the library and checks it.
     pub fn check(&self, event: &nostr::Event) -> Result<VerifiedEvent, EventFault> {
-        let event = from_library(event)?;
-        let pair = (event.id, event.sig);
-        if lock(&self.verified).contains(&pair) {
-            return VerifiedEvent::from_known_pair(event);
-        }
-        let event = event.verify()?;
-        lock(&self.verified).insert(pair);
-        Ok(event)
+        self.verified.verify(from_library(event)?)
     }
 
     /// Whether this event was not handed on for this subscription before; from now on it was.
@@ -221,40 +206,6 @@ impl AdmitPolicy for Admission {
     }
 }
 
-impl<T: Copy + Eq + Hash> Recent<T> {
-    fn new(capacity: usize) -> Self {
-        Self {
-            members: HashSet::new(),
-            order: VecDeque::new(),
-            capacity,
-        }
-    }
-
-    fn contains(&self, member: &T) -> bool {
-        self.members.contains(member)
-    }
-
-    /// Whether it is new.
-    fn insert(&mut self, member: T) -> bool {
-        if !self.members.insert(member) {
-            return false;
-        }
-        self.order.push_back(member);
-        while self.order.len() > self.capacity {
-            if let Some(oldest) = self.order.pop_front() {
-                self.members.remove(&oldest);
-            }
-        }
-        true
-    }
-
-    fn remove(&mut self, member: &T) {
-        if self.members.remove(member) {
-            self.order.retain(|other| other != member);
-        }
-    }
-}
-
 /// Converts the library's event. Checks nothing but the form of the key.
 fn from_library(event: &nostr::Event) -> Result<Event, EventFault> {
     Ok(Event {
@@ -331,16 +282,5 @@ mod tests {
         let mut resigned = good;
         resigned.sig = secp256k1::schnorr::Signature::from_slice(&[1; 64]).unwrap();
         assert_eq!(gate.check(&resigned), Err(EventFault::Signature));
-    }
-
-    #[test]
-    fn memory_is_bounded_and_forgets_on_request() {
-        let mut recent = Recent::new(2);
-        assert!(recent.insert(1) && recent.insert(2) && !recent.insert(1));
-        assert!(recent.insert(3));
-        assert!(!recent.contains(&1) && recent.contains(&2));
-        recent.remove(&2);
-        assert!(recent.insert(2));
-        assert_eq!(recent.order.len(), recent.members.len());
     }
 }
