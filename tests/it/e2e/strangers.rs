@@ -28,6 +28,7 @@ fn message(from: &OwnKey, to: NostrKey, cohort: CohortId, kind: &str, seq: u64) 
         "leave" => json!({ "even_if_frozen": true }),
         "ended" => json!({ "why": "cancelled" }),
         "round_request" => json!({ "pending": 3 }),
+        "opt_in" => json!({ "terms": cohort }),
         "release" => json!({ "reason": "go" }),
         // The first of many pieces that never come.
         "chunk" => json!({
@@ -177,4 +178,76 @@ async fn forgeries_and_replays_in_mid_round_count_for_nothing() {
         link.shutdown().await;
         play.close().await;
     }
+}
+
+/// Keys that each ask for a seat once, and send what nobody can read.
+const STRANGERS: u64 = 1_000;
+
+/// Refusals in a minute (agent/quota.rs), and the flood lasts into a second and a third one at most.
+const REFUSALS: usize = 90;
+
+#[tokio::test]
+async fn a_round_goes_on_in_a_flood_of_strangers() {
+    let mut play = Play::open(3).await;
+    // The operator is told of requests that are refused.
+    play.forgiving = true;
+    let mut company = play.found(CohortBeacon::Smt, 0, &[1, 2]).await;
+    let dids = play.create_dids(&mut company, &[1, 2]).await;
+    let mark = play.mark();
+    let updates = play.queue(&company, &dids).await;
+    play.stage.kill(2).await.unwrap();
+    let round = play.open_round(&mut company).await;
+    play.responses(&company, mark, 1).await;
+
+    let aggregator = play.stage.actors[0].handle.identity();
+    let sent = |play: &Play| {
+        let sent = play.stage.relay.stored(&Filter::kind(KIND_DIRECTED));
+        sent.iter()
+            .filter(|event| event.author == aggregator)
+            .count()
+    };
+    let before = sent(&play);
+    let cohort = company.id;
+    let log = |play: &Play| {
+        let store = play.file(0);
+        let last = store.view().last_seq(cohort, Role::Aggregator);
+        last.unwrap()
+    };
+    let logged = log(&play);
+    for n in 0..STRANGERS {
+        let mut secret = [0x5a; 32];
+        secret[..8].copy_from_slice(&n.to_be_bytes());
+        let stranger = OwnKey::from_bytes(&secret).unwrap();
+        let asks = message(&stranger, aggregator, company.id, "opt_in", 1);
+        let mut garbage = EventDraft {
+            created_at: asks.created_at,
+            kind: asks.kind,
+            tags: asks.tags.clone(),
+            content: asks.content.clone(),
+        };
+        garbage.content.replace_range(40..44, "AAAA");
+        play.stage.relay.inject(&garbage.sign(&stranger).unwrap());
+        play.stage.relay.inject(&asks);
+        if n == STRANGERS / 2 {
+            // In the midst of it the last member comes back, and the round is signed.
+            play.resume(&[2]).await;
+        }
+    }
+    play.finish_round(&mut company, round, mark, updates).await;
+    play.ignored(0, "refused", STRANGERS).await;
+    play.ignored(0, "undecryptable", STRANGERS).await;
+
+    // They were heard, few were answered, and nothing of it is kept.
+    let told = play
+        .seen
+        .iter()
+        .filter(|(_, event)| matches!(event.what, What::Report(Report::RequestRefused { .. })));
+    let told = told.count();
+    assert!((1..=REFUSALS).contains(&told), "{told} refusals");
+    let answered = sent(&play) - before;
+    assert!(answered < REFUSALS + 60, "{answered} events");
+    let grown = log(&play) - logged;
+    assert!(grown < 60, "{grown} entries");
+    play.round(&mut company, &dids).await;
+    play.close().await;
 }
