@@ -10,7 +10,11 @@ use crate::agent::control::text::single_line;
 #[derive(Debug, Clone, Copy)]
 pub(super) struct HarmlessStderr;
 
-/// One event of the log. It comes in one piece, or in pieces that are lines.
+/// What a further line of one event begins with: only the log itself begins a line at its margin, so that nobody can
+/// write a line that looks like another event.
+const FURTHER: &str = "    | ";
+
+/// One event of the log. It comes in one piece.
 #[derive(Debug)]
 pub(super) struct Harmless<W>(W);
 
@@ -37,7 +41,10 @@ impl<W: Write> Write for Harmless<W> {
 /// The text with its line ends and colours, and otherwise as [`single_line`] has it.
 fn harmless(text: &str) -> String {
     let mut out = String::with_capacity(text.len());
-    for line in text.split_inclusive('\n') {
+    for (n, line) in text.split_inclusive('\n').enumerate() {
+        if n > 0 {
+            out.push_str(FURTHER);
+        }
         let mut rest = line.trim_end_matches('\n');
         while let Some((before, after)) = rest.split_once('\u{1b}') {
             out.push_str(&single_line(before, usize::MAX));
@@ -82,7 +89,7 @@ mod tests {
             harmless(line),
             "\u{1b}[2m12:00\u{1b}[0m \u{1b}[33mWARN\u{1b}[0m said[2J]0;title31m txt\n"
         );
-        assert_eq!(harmless("a\nb\n\nc"), "a\nb\n\nc");
+        assert_eq!(harmless("a\nb\n\nc"), "a\n    | b\n    | \n    | c");
         assert_eq!(harmless("\u{1b}"), "");
         assert_eq!(harmless("\u{1b}[31"), "[31");
     }
@@ -118,5 +125,8 @@ mod tests {
             assert!(!text.contains(bad), "{text:?}");
         }
         assert!(!text.contains("\u{1b}[2J"), "{text:?}");
+        let mut further = text.lines().skip(1);
+        assert!(further.all(|line| line.starts_with(FURTHER)), "{text:?}");
+        assert!(text.contains("    | ERROR forged"), "{text:?}");
     }
 }

@@ -105,7 +105,7 @@ mutant tip-unchecked "input 0 may be any output" "bad-aggregator 400" \
     src/core/beacon/signal.rs 's/if first\.previous_output != tip\.outpoint \{/if !M \&\& first.previous_output != tip.outpoint {/; s/(let rebuilt = transaction\(&inputs, change, beacon_script, signal\);)/$1\n    let rebuilt = if M { tx.clone() } else { rebuilt };/'
 mutant depth-ignored "the tip is spent before it is deep enough" "faults 300" \
     src/core/protocol/chain_view.rs 's/\} if self\.confirmations\(height\) >= u32::from\(depth\) => Some\(\(outpoint, value_sat\)\)/} if self.confirmations(height) >= u32::from(if M { 1 } else { depth }) => Some((outpoint, value_sat))/'
-mutant replaced-bytes "a replacement may announce something else" "test a_member_replaces_only_the_same_bytes" \
+mutant replaced-bytes "a replacement may announce something else" "bad-aggregator:stuck 1500" \
     $P/replacing.rs 's/if ladder\.signal != approved\.signal \{/if !M \&\& ladder.signal != approved.signal {/' \
     $P/checks.rs 's/if self\.announces_otherwise\(/if !M \&\& self.announces_otherwise(/'
 
@@ -223,10 +223,10 @@ for at in "${order[@]}"; do
         MUTANT=$name timeout "${MUTANTS_SECONDS:-900}" "$simulate" --family "${family%:*}" "${extra[@]}" --seeds "${MUTANTS_SEEDS:-${how#* }}" > "$log" 2>&1
     fi
     result=$?
-    # A broken rule, or a panic; 124 is the end of the time.
-    if [ $result -eq 1 ] || [ $result -eq 101 ]; then
+    # A broken rule, or a panic; 124 is the end of the time. Cargo ends in the same way when it can not build the test.
+    why=$(grep -m1 -E '^seed [0-9]+ \[|panicked at|FAILED' "$log" | sed 's/\[[^]]*\]//' | cut -c1-160)
+    if { [ $result -eq 1 ] || [ $result -eq 101 ]; } && [ -n "$why" ]; then
         found=$((found + 1))
-        why=$(grep -m1 -E '^seed [0-9]+ \[|panicked at|FAILED' "$log" | sed 's/\[[^]]*\]//' | cut -c1-160)
         echo "found     $name (${whats[$at]}): $why"
     else
         survived=$((survived + 1))

@@ -25,6 +25,7 @@ use serde_json::Value;
 
 use super::check::difference;
 use super::config::{Config, DAY};
+use super::extras::Extra;
 use super::fallback::alter_fallback;
 use super::members::key;
 use super::post::Payload;
@@ -43,6 +44,8 @@ pub struct Adversary {
     archive: Vec<Rc<Message>>,
     nonces: Vec<String>,
     script: ScriptBuf,
+    /// Lies about what a replacement announces, and hardly before.
+    replaces: bool,
 }
 
 impl Adversary {
@@ -60,6 +63,7 @@ impl Adversary {
                 Vec::new()
             },
             script: beacon_script(key("thief").keypair().x_only_public_key().0),
+            replaces: config.extras.contains(&Extra::Stuck),
         }
     }
 
@@ -69,6 +73,15 @@ impl Adversary {
             self.archive.swap_remove(at);
         }
         self.archive.push(Rc::clone(message));
+    }
+
+    /// Whether a signal of this round was signed by all, and the run is about that.
+    fn is_replacement(&self, request: &SignRequest) -> bool {
+        let signed = |message: &Rc<Message>| {
+            matches!(&**message, Message::RoundResult(result)
+                if result.round == request.round && result.tx.is_some())
+        };
+        self.replaces && self.archive.iter().any(signed)
     }
 
     pub fn alter_or_drop(&mut self, message: Message) -> Option<Message> {
@@ -215,6 +228,8 @@ impl Adversary {
         let refunds = request.rungs.iter().any(|signed| signed.refund.is_some());
         let kind = if refunds && self.rng.one_in(3) {
             self.rng.range(8, 9)
+        } else if self.is_replacement(request) && self.rng.one_in(2) {
+            14
         } else {
             self.rng.below(16)
         };
@@ -380,6 +395,7 @@ impl World {
         self.adversary.remember(&honest);
         // There are few of these in a run, and nothing else is worth as much.
         let worth = match &*honest {
+            Message::SignRequest(request) if self.adversary.is_replacement(request) => 40,
             Message::SignRequest(_) | Message::FallbackRequest(_) | Message::History(_) => 4,
             Message::PartialSignature(_)
             | Message::FallbackSignature(_)

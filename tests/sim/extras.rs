@@ -4,7 +4,7 @@
 
 use btcr2_core::protocol::terms::{Deposits, Funding, OutputPolicy};
 
-use super::config::{Config, DAY, Family, HOUR, START};
+use super::config::{Config, DAY, Family, HOUR, MINUTE, START};
 use super::rng::Rng;
 
 /// One of them.
@@ -22,16 +22,19 @@ pub enum Extra {
     MoneyStops,
     /// Somebody leaves, a seat is released, or the cohort is cancelled.
     Leaves,
+    /// Fees rise above what was signed: signals are stuck, and replaced.
+    Stuck,
 }
 
 impl Extra {
-    pub const ALL: [Self; 6] = [
+    pub const ALL: [Self; 7] = [
         Self::Fallback,
         Self::Restore,
         Self::Deposits,
         Self::MembersFund,
         Self::MoneyStops,
         Self::Leaves,
+        Self::Stuck,
     ];
 
     pub const fn name(self) -> &'static str {
@@ -42,6 +45,7 @@ impl Extra {
             Self::MembersFund => "members-fund",
             Self::MoneyStops => "money-stops",
             Self::Leaves => "leaves",
+            Self::Stuck => "stuck",
         }
     }
 
@@ -90,6 +94,7 @@ pub fn add(config: &mut Config, wanted: Option<Extra>) {
                 Extra::MembersFund => members_fund(config, &mut own),
                 Extra::MoneyStops => money_stops(config, &mut own),
                 Extra::Leaves => leaves(config, &mut own),
+                Extra::Stuck => stuck(config, &mut own),
             };
             if added {
                 config.extras.push(extra);
@@ -204,5 +209,21 @@ fn leaves(config: &mut Config, rng: &mut Rng) -> bool {
     config.rounds_before = config.rounds_before.max(1);
     // Without all seats nothing comes of it.
     config.end_at = config.end_at.min(config.quiet_at + 5 * DAY);
+    true
+}
+
+fn stuck(config: &mut Config, rng: &mut Rng) -> bool {
+    // Blocks take what pays enough only as long as it is not quiet.
+    let chaos = (config.quiet_at - START).max(2 * DAY);
+    config.end_at += chaos - (config.quiet_at - START);
+    config.quiet_at = START + chaos;
+    config.chain.block_every = *rng.pick(&[20 * MINUTE, HOUR]);
+    config.chain.fee_changes = rng.range(60, 200);
+    config.chain.fee_peak = u64::from(config.terms.max_fee_rate);
+    config.terms.fee_ladder = rng.pick(&[vec![1], vec![1], vec![1, 3]]).clone();
+    // A signal has to be signed before it can be replaced: the lies come with the replacement.
+    config.alters = config.alters.min(20);
+    config.invents = config.invents.min(50);
+    config.rounds_before = config.rounds_before.max(3);
     true
 }

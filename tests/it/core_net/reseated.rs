@@ -3,12 +3,12 @@
 use btcr2_agent::hash::SchnorrSignature;
 use btcr2_agent::keys::Signer;
 use btcr2_agent::protocol::aggregator::AggregatorInput;
-use btcr2_agent::protocol::effect::{Ignored, Outcome, Report};
+use btcr2_agent::protocol::effect::{Artifact, Ignored, Outcome, Report};
 use btcr2_agent::protocol::message::{EndCause, Message, SeatRequest, SeatState};
 use btcr2_agent::protocol::participant::{
     Decline, MemberPhase, Participant, ParticipantInput, Regained,
 };
-use btcr2_agent::protocol::terms::{CohortBeacon, OutputPolicy};
+use btcr2_agent::protocol::terms::{CohortBeacon, Funding, OutputPolicy};
 
 use super::net::{Dest, HOUR, Mail, Net, Setup};
 use super::node::{key, update};
@@ -227,6 +227,36 @@ fn an_old_copy_hears_of_the_frozen_set_before_the_set() {
         }
         assert_eq!(*net.nodes[0].core.phase(), MemberPhase::Active);
         assert_eq!(net.nodes[0].alarms(), [] as [&str; 0]);
+    }
+}
+
+/// The same of the refund of what a signal will spend: without it nothing is signed where members fund.
+#[test]
+fn an_old_copy_hears_of_a_refund_before_the_set() {
+    for beacon in BEACONS {
+        let mut net = Net::ready(setup(beacon).refunds().terms(|terms| {
+            terms.funding = Funding::Members;
+        }));
+        net.forget_all(0);
+        let payee = net.payee("member 0");
+        net.input(0, ParticipantInput::Join { payee });
+        let complete = net.last_sent("refund_complete").message;
+        let Message::RefundComplete(refund) = &complete else {
+            unreachable!()
+        };
+        let outpoint = refund.outpoint;
+        assert_eq!(net.tell(0, complete), Outcome::Accepted);
+        assert!(net.nodes[0].core.refund_of(&outpoint).is_none());
+        for told in ["frozen", "cohort_set"] {
+            let message = net.last_sent(told).message;
+            assert_eq!(net.tell(0, message), Outcome::Accepted, "{told}");
+        }
+        assert_eq!(*net.nodes[0].core.phase(), MemberPhase::Active);
+        assert_eq!(net.nodes[0].alarms(), [] as [&str; 0]);
+        assert!(net.nodes[0].core.refund_of(&outpoint).is_some());
+        let saved = net.nodes[0].saved.iter();
+        let of_it = |saved: &&Artifact| matches!(saved, Artifact::Refund { outpoint: of, .. } if *of == outpoint);
+        assert_eq!(saved.filter(of_it).count(), 1);
     }
 }
 

@@ -25,6 +25,10 @@ use crate::protocol::refund_message::{
 use crate::protocol::terms::Funding;
 use serde::{Deserialize, Serialize};
 
+/// Refunds kept until the set is frozen. There are few before that, but for a store that is an old copy, whose aggregator
+/// sends no others before it has the last ones.
+const MAX_EARLY: usize = 128;
+
 /// What a member knows of refunds.
 #[derive(Debug, Default, PartialEq, Serialize, Deserialize)]
 pub(super) struct MyRefunds {
@@ -33,6 +37,10 @@ pub(super) struct MyRefunds {
     known: BTreeMap<Txid, OutPoint>,
     /// An opening that came before the set was known to be frozen.
     early: Option<RefundOpen>,
+    /// Refunds that came before the set was known to be frozen: relays serve the newest first, to a store that is an old
+    /// copy too. They are verified then.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    completed_early: BTreeMap<OutPoint, RefundComplete>,
     /// Complete refunds that pay this member.
     held: BTreeMap<OutPoint, KeptRefund>,
 }
@@ -115,8 +123,14 @@ impl Participant {
 
     /// The set is frozen: takes up what came too early.
     pub(super) fn early_refund(&mut self) -> Vec<Effect> {
-        let early = self.refunds.early.take();
-        early.map_or_else(Vec::new, |open| self.refund_open(&open).effects)
+        let mut effects = Vec::new();
+        for complete in std::mem::take(&mut self.refunds.completed_early).into_values() {
+            effects.extend(self.refund_complete(&complete).effects);
+        }
+        if let Some(open) = self.refunds.early.take() {
+            effects.extend(self.refund_open(&open).effects);
+        }
+        effects
     }
 
     /// Orders nonces for the attempt of the open session.
@@ -307,6 +321,17 @@ impl Participant {
 
     pub(super) fn refund_complete(&mut self, complete: &RefundComplete) -> Step {
         let outpoint = complete.outpoint;
+        if matches!(
+            self.phase,
+            MemberPhase::Asked | MemberPhase::Seated(_) | MemberPhase::Acknowledged
+        ) {
+            let early = &mut self.refunds.completed_early;
+            if early.len() >= MAX_EARLY && !early.contains_key(&outpoint) {
+                return Step::ignored(Ignored::WrongPhase);
+            }
+            early.insert(outpoint, complete.clone());
+            return Step::accepted();
+        }
         let tx = &complete.tx.0;
         let output = BeaconOutput {
             outpoint,
