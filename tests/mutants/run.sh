@@ -177,7 +177,7 @@ mutant said-forgotten "what was said in a round that is over is forgotten, thoug
 # ---- old copies ----
 mutant old-numbers "an aggregator with an old store numbers rounds on from there" "faults:restore 300" \
     $A/mod.rs 's/self\.last_round = self\.last_round\.saturating_add\(NUMBERS_SKIPPED\);/if !M { self.last_round = self.last_round.saturating_add(NUMBERS_SKIPPED); }/'
-mutant signed-again "a transaction that was signed before is not one of the round that goes on" "test the_same_transaction_in_a_later_round_is_a_result_like_any" \
+mutant signed-again "a transaction that was signed before is not one of the round that goes on" "faults:money-stops 400" \
     $P/session.rs 's/Some\(known\) if known\.round < given\.round => \{/Some(known) if !M \&\& known.round < given.round => {/'
 
 # ---- deposits ----

@@ -194,6 +194,12 @@ fn money_stops(config: &mut Config, rng: &mut Rng) -> bool {
     let from = START + rng.range(HOUR, 12 * HOUR);
     let until = from + rng.range(HOUR, chaos + START - from);
     config.money_stops = Some(Stops { who, from, until });
+    if rng.one_in(2) {
+        // A round that waits for somebody who may not sign is over before that one may: the others signed in vain, and
+        // the next round may make the very same transaction.
+        config.terms.response_seconds = rng.range(2 * HOUR, 8 * HOUR) as u32;
+        config.terms.signing_seconds = rng.range(2 * HOUR, 8 * HOUR) as u32;
+    }
     config.rounds_before = config.rounds_before.max(3);
     true
 }

@@ -58,7 +58,12 @@ impl RelayUrl {
         {
             return Err(RelayUrlFault::Extra(text.chars().take(80).collect()));
         }
-        Ok(Self(url.as_str().trim_end_matches('/').into()))
+        let normalised = url.as_str().trim_end_matches('/');
+        // What was escaped is longer than it came.
+        if normalised.len() > MAX_LENGTH {
+            return Err(form());
+        }
+        Ok(Self(normalised.into()))
     }
 
     /// Parses an address that came from the network: `wss` and a public host.
@@ -239,6 +244,15 @@ mod tests {
                 "{bad}"
             );
         }
+        // Each control character is three once it is escaped.
+        let escaped = |n| format!("wss://a.example/{}x", "\u{1}".repeat(n));
+        let longest = RelayUrl::parse(&escaped(79)).unwrap();
+        assert_eq!(longest.as_str().len(), 254);
+        assert_eq!(RelayUrl::parse(longest.as_str()).as_ref(), Ok(&longest));
+        assert!(matches!(
+            RelayUrl::parse(&escaped(80)),
+            Err(RelayUrlFault::Form(_))
+        ));
         for bad in [
             "wss://u:p@a.example",
             "wss://a.example/?x=1",

@@ -79,12 +79,7 @@ pub(super) fn parse(bytes: &[u8]) -> Result<Recording, RecordingError> {
     let mut recording = Recording::new(network, tip);
     for (text, signals) in file.addresses.0 {
         let address = address(&text, network)?;
-        let signals: Vec<_> = signals.into_iter().map(SignalText::into_signal).collect();
-        for block in signals.iter().filter_map(|signal| signal.block) {
-            if block.median_time > block.time {
-                return Err(RecordingError::MedianTime(block.hash));
-            }
-        }
+        let signals = signals.into_iter().map(SignalText::into_signal).collect();
         recording.add_signals(&address, signals);
     }
     for (text, content) in file.objects.0 {

@@ -280,6 +280,9 @@ impl Recording {
                 });
             }
             for block in signals.iter().filter_map(|signal| signal.block) {
+                if block.median_time > block.time {
+                    return Err(RecordingError::MedianTime(block.hash));
+                }
                 if *times.entry(block.hash).or_insert(block) != block {
                     return Err(RecordingError::Block(block.hash));
                 }

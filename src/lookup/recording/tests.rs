@@ -304,7 +304,7 @@ fn the_highest_recorded_tip_counts() {
 #[test]
 fn entries_that_are_no_signals_are_refused_by_their_number() {
     type Change = fn(&mut Value);
-    let rows: [(Change, &str); 9] = [
+    let rows: [(Change, &str); 10] = [
         (
             |e| e["address"] = json!(1),
             "entry 1 of the signals: address is not a text",
@@ -333,7 +333,11 @@ fn entries_that_are_no_signals_are_refused_by_their_number() {
             |e| e["mediantime"] = json!(null),
             "entry 1 of the signals: mediantime is not",
         ),
-        (|e| e["blockTime"] = json!(1), "contradicts itself"),
+        (
+            |e| e["blockTime"] = json!(1_790_199_999),
+            "contradicts itself",
+        ),
+        (|e| e["blockTime"] = json!(1), "after its own"),
         (
             |e| *e = json!([]),
             "entry 1 of the signals: address is not a text",

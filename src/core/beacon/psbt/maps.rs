@@ -470,7 +470,12 @@ impl Map {
         if value.get(4) == Some(&0) {
             return Err(PsbtFault::NoInput);
         }
-        deserialize(value).map_err(|_| malformed(Place::Global, field))
+        let tx: Transaction = deserialize(value).map_err(|_| malformed(Place::Global, field))?;
+        // As in version 2: there is no such amount.
+        if tx.output.iter().any(|out| out.value > Amount::MAX_MONEY) {
+            return Err(malformed(Place::Global, field));
+        }
+        Ok(tx)
     }
 
     fn input(&self, place: Place) -> Result<TxIn, PsbtFault> {

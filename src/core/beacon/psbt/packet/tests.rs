@@ -130,6 +130,11 @@ fn the_invalid_vectors_of_bip_370_are_refused() {
     assert_eq!(with("01060100"), Err(other(0x06, 0)));
     assert_eq!(with("01fb0402000000"), Err(other(0x00, 2)));
     assert_eq!(with("01fb0400000000").unwrap().version(), 0);
+    // What version 2 does not have either: more than there is.
+    assert_eq!(zero.matches("0008af2f00000000").count(), 1);
+    let too_much = zero.replacen("0008af2f00000000", "00000000000000f0", 1);
+    let fault = malformed(Place::Global, 0x00);
+    assert_eq!(parse(&too_much), Err(fault));
 }
 
 /// Version 2 as it is written: sequence and lock time are said, and nothing else is added.
