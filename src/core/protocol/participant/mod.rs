@@ -10,6 +10,7 @@ mod export;
 mod fallback;
 mod formation;
 mod history;
+mod input;
 mod policy;
 mod reforming;
 mod refunds;
@@ -29,21 +30,18 @@ use super::admission::Ticket;
 use super::chain_view::{ChainUpdate, ChainView};
 use super::conduct::Conduct;
 use super::confirmation::ConfirmationWatch;
-use super::deposit::UpdateDeposit;
-use super::effect::{Effect, Ignored, Prepared, Report, Step, To};
+use super::effect::{Effect, Ignored, Report, Step, To};
 use super::evidence::Sighash;
-use super::ids::{Label, Round, Seat, SessionId, Subject};
-use super::message::{
-    EndCause, HistoryItem, Message, Nonces, Opening, Refused, RegisterItem, RoundOpen,
-};
+use super::ids::{Round, Seat, Subject};
+use super::message::{EndCause, HistoryItem, Message, Refused, RoundOpen};
 use super::quota::{self, Counted, THE_AGGREGATOR};
 use super::reform::Offer;
 use super::set::CohortSet;
 use super::terms::Terms;
 use crate::beacon::signal::BeaconOutput;
-use crate::hash::{CohortId, SchnorrSignature, SignalBytes, SmtIndex, UpdateHash};
+use crate::hash::{CohortId, SignalBytes, SmtIndex};
 use crate::keys::NostrKey;
-use crate::keys::musig::{KeySet, PartialSignature};
+use crate::keys::musig::KeySet;
 use crate::time::UnixTime;
 
 use coverage::MyIndex;
@@ -53,137 +51,13 @@ use deposits::MyDeposit;
 use fallback::Fallbacks;
 use history::Asked;
 pub use history::Recalled;
+pub use input::{ParticipantInput, SignedSession};
 pub use policy::{Decline, SigningPolicy};
 use refunds::MyRefunds;
 pub use reseating::Regained;
 use reseating::Reseat;
 use round::MyRound;
 pub use round::OwnRound;
-
-/// Something that happened to a member of a cohort. The log stores it as JSON; the tag is outside because
-/// serde can not read raw JSON and numeric map keys back through an inner one.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-#[serde(rename_all = "snake_case")]
-pub enum ParticipantInput {
-    /// User: ask for a seat. The terms, and their terms of service, were agreed to.
-    Join {
-        /// Where refunds go, if anywhere.
-        payee: Option<ScriptBuf>,
-    },
-    /// User: what to show with the opt-in. Comes before [`Join`](Self::Join).
-    Ticket(Option<Ticket>),
-    /// A message whose author was verified.
-    Message {
-        /// Its author.
-        from: NostrKey,
-        /// The message.
-        message: Message,
-    },
-    /// Time passed.
-    Tick,
-    /// The chain changed.
-    Chain(ChainUpdate),
-    /// What came of [`Effect::Broadcast`].
-    Broadcast {
-        /// The transaction.
-        txid: Txid,
-        /// `None` if the chain took it, else its reason.
-        error: Option<String>,
-    },
-    /// What came of [`Effect::Prepare`].
-    Prepared(Prepared),
-    /// What came of [`Effect::Sign`].
-    Signed(SignedSession),
-    /// The signer could not sign: its nonce is lost.
-    SignFailed {
-        /// The session.
-        session: SessionId,
-    },
-    /// What came of [`Effect::SignFallback`].
-    FallbackSigned {
-        /// The round.
-        round: Round,
-        /// One signature per digest.
-        signatures: Vec<SchnorrSignature>,
-    },
-    /// User: have these indexes covered.
-    Register {
-        /// The indexes; for a CAS cohort with openings.
-        items: Vec<RegisterItem>,
-    },
-    /// What came of [`Effect::OpenIndex`].
-    Open {
-        /// The index.
-        index: SmtIndex,
-        /// The DID and the proof.
-        opening: Opening,
-    },
-    /// The DID behind the index now lists the beacon in its document.
-    Bound {
-        /// The index.
-        index: SmtIndex,
-    },
-    /// User: show the aggregator this update. Comes before the update is queued.
-    Deposit(Box<UpdateDeposit>),
-    /// User: announce this update.
-    Queue {
-        /// The index.
-        index: SmtIndex,
-        /// Hash of the signed update, whose bytes are stored.
-        update: UpdateHash,
-    },
-    /// User: do not announce it after all.
-    Withdraw {
-        /// The index.
-        index: SmtIndex,
-    },
-    /// User: leave.
-    Leave {
-        /// Also when that ends the beacon for all.
-        even_if_frozen: bool,
-    },
-    /// What came of [`Effect::Recall`].
-    Recalled(Recalled),
-    /// What was saved for these signals is gone from the store.
-    Lost {
-        /// The index.
-        index: SmtIndex,
-        /// The signals.
-        signals: Vec<SignalBytes>,
-    },
-    /// User: ask for what is missing of an index, now.
-    Fetch {
-        /// The index.
-        index: SmtIndex,
-    },
-    /// From now on this is signed without asking. Comes first, and again when the settings changed.
-    Policy(SigningPolicy),
-    /// The process was restarted: all secret nonces are gone.
-    Restarted,
-    /// The store was made again out of a bundle: it may be older than what this member did last.
-    Recovered,
-    /// The store was made again out of the words alone, and there is a trace of a seat: what it was told is asked for.
-    Reseat {
-        /// Where refunds would have been asked to go.
-        payee: Option<ScriptBuf>,
-    },
-    /// What is behind indexes of a seat that was asked for again.
-    Regained {
-        /// The indexes.
-        items: Vec<Regained>,
-    },
-}
-
-/// The driver's answer to [`Effect::Sign`].
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct SignedSession {
-    /// The session.
-    pub session: SessionId,
-    /// Partial signatures, one per label.
-    pub partials: BTreeMap<Label, PartialSignature>,
-    /// Public nonces for the next attempt of the round.
-    pub spares: Nonces,
-}
 
 /// The phase of a membership.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
