@@ -83,7 +83,10 @@ pub fn add(config: &mut Config, wanted: Option<Extra>) {
     let mut rng = Rng::new(config.seed ^ 0x6d6f_7265);
     let some = rng.one_in(3);
     for extra in Extra::ALL {
-        let often = if extra == Extra::Leaves { 12 } else { 4 };
+        let often = match extra {
+            Extra::Leaves | Extra::Stuck => 12,
+            _ => 4,
+        };
         let drawn = some && rng.one_in(often);
         let mut own = rng.fork();
         if drawn || wanted == Some(extra) {
@@ -220,10 +223,18 @@ fn leaves(config: &mut Config, rng: &mut Rng) -> bool {
 
 fn stuck(config: &mut Config, rng: &mut Rng) -> bool {
     // Blocks take what pays enough only as long as it is not quiet.
-    let chaos = (config.quiet_at - START).max(2 * DAY);
+    let least = match config.family {
+        Family::Faults => 18 * HOUR,
+        // Such a run is over when some rounds are.
+        _ => 2 * DAY,
+    };
+    let chaos = (config.quiet_at - START).max(least);
     config.end_at += chaos - (config.quiet_at - START);
     config.quiet_at = START + chaos;
-    config.chain.block_every = *rng.pick(&[20 * MINUTE, HOUR]);
+    config.chain.block_every = match config.family {
+        Family::Faults => 20 * MINUTE,
+        _ => HOUR,
+    };
     config.chain.fee_changes = rng.range(60, 200);
     config.chain.fee_peak = u64::from(config.terms.max_fee_rate);
     config.terms.fee_ladder = rng.pick(&[vec![1], vec![1], vec![1, 3]]).clone();

@@ -12,7 +12,7 @@ use btcr2_agent::protocol::message::{
 use btcr2_agent::protocol::participant::{BindingState, Decline, ParticipantInput};
 use btcr2_agent::protocol::terms::CohortBeacon;
 
-use super::net::{Dest, Net, Setup};
+use super::net::{Dest, HOUR, Net, Setup};
 use super::node::{MyDid, key, update};
 
 const BEACONS: [CohortBeacon; 2] = [CohortBeacon::Smt, CohortBeacon::Cas];
@@ -246,6 +246,43 @@ fn what_nobody_can_explain_is_not_asked_for_in_turns() {
         assert_eq!(net.nodes[0].alarms().len(), 2, "one for each");
         net.mine(1);
         assert_eq!(requests(&net), before + 4, "the chain has news");
+    }
+}
+
+/// What the words of a lost store do not bring back is not asked for with every block for years, nor is it said each time.
+#[test]
+fn what_nobody_can_explain_is_asked_for_more_and_more_seldom() {
+    for beacon in BEACONS {
+        let mut net = three_rounds(beacon, Decline::NoUpdate);
+        let known = net.nodes[0].updates.clone();
+        net.nodes[0].updates.retain(|hash| *hash != update("two"));
+        let before = requests(&net);
+        lose(&mut net);
+        net.run();
+        // A block every ten minutes, for three days.
+        let mut asked_at = Vec::new();
+        for block in 1..=3 * 144_u32 {
+            let so_far = requests(&net);
+            net.now = net.now.plus(600);
+            net.mine(1);
+            if requests(&net) > so_far {
+                asked_at.push(block);
+            }
+        }
+        assert_eq!(requests(&net) - before, 1 + asked_at.len());
+        // With the next two blocks, then after one hour, two, four, and then every six.
+        assert_eq!(asked_at[..6], [1, 2, 8, 20, 44, 80]);
+        let apart = asked_at.windows(2).skip(4).map(|two| two[1] - two[0]);
+        assert_eq!(apart.collect::<Vec<_>>(), [36; 10]);
+        assert_eq!(net.nodes[0].alarms().len(), 1, "said once");
+        net.restart(0);
+        assert_eq!(net.nodes[0].alarms().len(), 1);
+
+        // Somebody found it: the next answer is understood.
+        net.nodes[0].updates = known;
+        net.now = net.now.plus(6 * HOUR);
+        net.mine(1);
+        assert_eq!(net.proved(0, 0), expected());
     }
 }
 

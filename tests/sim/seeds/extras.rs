@@ -61,7 +61,7 @@ extras! {
     cohorts_end_before_their_time: Leaves, Faults, 24,
         ["members that leave" 2, "cohorts cancelled" 6];
     /// What is stuck is signed again at a higher fee.
-    stuck_signals_are_replaced: Stuck, Faults, 24, ["replacements told" 6];
+    stuck_signals_are_replaced: Stuck, Faults, 24, ["replacements told" 12];
     /// A replacement announces what the signal announced, whatever a bad aggregator asks for.
-    a_bad_aggregator_announces_nothing_by_a_replacement: Stuck, BadAggregator, 48, ["replacements told" 3];
+    a_bad_aggregator_announces_nothing_by_a_replacement: Stuck, BadAggregator, 64, ["replacements told" 6];
 }

@@ -8,9 +8,9 @@ mod extras;
 
 use btcr2_sim::{Family, Run, run};
 
-/// Seeds of one test: all of them together, with those of the extras, take two minutes of one core
+/// Seeds of one test: all of them together, with those of the extras, take a minute and a half of one core
 /// (docs/simulator.md).
-const SEEDS: u64 = 170;
+const SEEDS: u64 = 150;
 
 struct Sum {
     confirmed: u64,
@@ -77,9 +77,9 @@ macro_rules! parts {
 }
 
 parts!(honest_cohorts_live_through_everything:
-    first 0 second 170 third 340 fourth 1_000_000);
-parts!(bad_members_are_stopped_and_named: first 0 second 170 third 340 fourth 1_000_000);
-parts!(a_bad_aggregator_gains_nothing: first 0 second 170 third 340 fourth 1_000_000);
+    first 0 second 150 third 300 fourth 1_000_000);
+parts!(bad_members_are_stopped_and_named: first 0 second 150 third 300 fourth 1_000_000);
+parts!(a_bad_aggregator_gains_nothing: first 0 second 150 third 300 fourth 1_000_000);
 
 /// A run is a function of its seed, though secret nonces come from the operating system each time.
 #[test]

@@ -3,6 +3,7 @@
 
 use std::collections::BTreeSet;
 
+use super::history::Vain;
 use super::{MemberPhase, Participant};
 use crate::beacon::cas::CasAnnouncement;
 use crate::did::Did;
@@ -57,6 +58,12 @@ pub(super) struct MyIndex {
     pub(super) restored: bool,
     /// Another seat claims it: this one was asked to open it, and has not.
     pub(super) challenged: bool,
+    /// How its history was asked for last, when the answer had not all that was missing.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(super) vain: Option<Vain>,
+    /// Rounds that announced something nobody here knows, which was said once: there are few, but where a store was lost.
+    #[serde(default, skip_serializing_if = "BTreeSet::is_empty")]
+    pub(super) foreign: BTreeSet<Round>,
 }
 
 impl MyIndex {
@@ -72,6 +79,8 @@ impl MyIndex {
             fetched: 0,
             restored: false,
             challenged: false,
+            vain: None,
+            foreign: BTreeSet::new(),
         }
     }
 

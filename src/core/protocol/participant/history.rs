@@ -26,6 +26,12 @@ const ASK_AGAIN_SECONDS: u64 = 3_600;
 /// Seconds after which a request is repeated that came too soon after others.
 const TOO_MANY_SECONDS: u64 = 60;
 
+/// Answers without what is missing after which the next fact from the chain does not ask again at once.
+const VAIN_ANSWERS: u8 = 3;
+
+/// The longest time from such an answer to the next request, in seconds.
+const LONGEST_VAIN_SECONDS: u64 = 6 * 3_600;
+
 /// A request for the history of one index.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub(super) struct Asked {
@@ -33,6 +39,18 @@ pub(super) struct Asked {
     from: Round,
     /// When it is repeated, unless an answer came.
     again: UnixTime,
+}
+
+/// Answers that did not have all that was missing: what an aggregator has lost it may get back from others, but what
+/// nobody knows any more is not asked for with every block for ever.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub(super) struct Vain {
+    /// How many in a row.
+    times: u8,
+    /// How much was missing after the last one.
+    missing: usize,
+    /// Until then the same is not asked for again.
+    until: UnixTime,
 }
 
 /// The driver's answer to [`Effect::Recall`].
@@ -73,13 +91,16 @@ impl Participant {
             .iter()
             .filter(|(_, mine)| matches!(mine.state, IndexState::Covered(_)))
             .filter(|(index, _)| !self.recalling.contains_key(*index))
-            .filter_map(|(index, _)| {
+            .filter_map(|(index, mine)| {
                 let asked = self.asked.get(index);
                 if asked.is_some_and(|asked| asked.again > now) {
                     return None;
                 }
                 let missing = self.missing(index);
-                if missing.is_empty() {
+                let vain = mine.vain.filter(|_| asked.is_none());
+                if missing.is_empty()
+                    || vain.is_some_and(|vain| vain.until > now && missing.len() <= vain.missing)
+                {
                     return None;
                 }
                 let from = asked.map_or_else(|| self.first_round_of(&missing), |asked| asked.from);
@@ -214,7 +235,7 @@ impl Participant {
             effects.push(Effect::Recall { index, rounds });
             self.recalling.entry(index).or_default().extend(recall);
         }
-        effects.extend(self.after_answer());
+        effects.extend(self.after_answer(&index));
         Step {
             outcome: if bad {
                 Outcome::Ignored(Ignored::BadProof)
@@ -252,6 +273,11 @@ impl Participant {
             }
         }
         effects.extend(fetched_report(index, &effects));
+        // Once: it is as it is, and there is an answer for every request.
+        let said = self.indexes.get_mut(&index).map(|mine| &mut mine.foreign);
+        if let Some(said) = said {
+            foreign.retain(|round| said.insert(*round));
+        }
         for round in &foreign {
             effects.push(Effect::Report(Report::Alarm {
                 text: format!(
@@ -259,7 +285,7 @@ impl Participant {
                 ),
             }));
         }
-        effects.extend(self.after_answer());
+        effects.extend(self.after_answer(&index));
         Step {
             outcome: if foreign.is_empty() {
                 Outcome::Accepted
@@ -282,6 +308,7 @@ impl Participant {
         if mine.proved.len() == before {
             return Step::ignored(Ignored::Duplicate);
         }
+        mine.vain = None;
         // An answer on its way may not have all of it.
         self.asked.remove(&index);
         self.look_at_all_signals();
@@ -301,12 +328,42 @@ impl Participant {
         Step::with(vec![self.ask_from(index, from)])
     }
 
-    fn after_answer(&mut self) -> Vec<Effect> {
+    fn after_answer(&mut self, index: &SmtIndex) -> Vec<Effect> {
+        self.note_vain(index);
         // What is still missing is not asked for again at once, neither for this index nor for another one: that would
-        // be a loop with an aggregator that does not have it. The next fact from the chain asks again.
+        // be a loop with an aggregator that does not have it. The next fact from the chain asks again, or one that comes
+        // later the more often it was in vain.
         self.forget_explained();
         self.forget_asked();
         self.after_proofs()
+    }
+
+    /// Counts an answer that is complete and did not have all that was missing.
+    fn note_vain(&mut self, index: &SmtIndex) {
+        if self.asked.contains_key(index) || self.recalling.contains_key(index) {
+            return;
+        }
+        let missing = self.missing(index).len();
+        let now = self.now;
+        let Some(mine) = self.indexes.get_mut(index) else {
+            return;
+        };
+        if missing == 0 {
+            mine.vain = None;
+            return;
+        }
+        // One that had some of it was not in vain.
+        let last = mine.vain.filter(|vain| missing >= vain.missing);
+        let times = last.map_or(1, |vain| vain.times.saturating_add(1));
+        let seconds = times.checked_sub(VAIN_ANSWERS).map_or(0, |beyond| {
+            let doubled = 1_u64 << beyond.min(8);
+            (ASK_AGAIN_SECONDS * doubled).min(LONGEST_VAIN_SECONDS)
+        });
+        mine.vain = Some(Vain {
+            times,
+            missing,
+            until: now.plus(seconds),
+        });
     }
 
     fn fetched(&mut self, index: &SmtIndex, artifact: Artifact) -> Option<Effect> {
