@@ -16,6 +16,7 @@ mod publishing;
 mod render;
 mod render_cohort;
 mod resolve;
+mod service;
 
 use std::ffi::OsStr;
 use std::path::{Path, PathBuf};

@@ -14,11 +14,11 @@ use super::{binary, run, stderr, stdout, words};
 const PATIENCE: Duration = Duration::from_secs(90);
 
 /// A process that ends with the test.
-pub(crate) struct Process(Child);
+pub(crate) struct Process(pub(super) Child);
 
 impl Process {
     /// Asks it to stop as the system does, and waits.
-    fn terminate(mut self) -> std::process::ExitStatus {
+    pub(super) fn terminate(mut self) -> std::process::ExitStatus {
         let pid = self.0.id().to_string();
         let asked = std::process::Command::new("kill").arg(&pid).status();
         assert!(asked.unwrap().success());
@@ -70,11 +70,27 @@ pub(crate) struct Agent {
 
 impl Agent {
     pub(crate) fn init(dir: &Path, name: &str, relay: &str, chain: &str) -> Self {
+        Self::init_with(dir, name, relay, chain, "--no-passphrase")
+    }
+
+    /// One whose key is encrypted.
+    pub(super) fn protected(
+        dir: &Path,
+        name: &str,
+        relay: &str,
+        chain: &str,
+        passphrase: &Path,
+    ) -> Self {
+        let option = format!("--passphrase-file {}", passphrase.display());
+        Self::init_with(dir, name, relay, chain, &option)
+    }
+
+    fn init_with(dir: &Path, name: &str, relay: &str, chain: &str, option: &str) -> Self {
         let agent = Self {
             home: dir.join(name),
             daemon: None,
         };
-        agent.done("init --no-passphrase --network regtest");
+        agent.done(&format!("init {option} --network regtest"));
         let config = agent.home.join("config.toml");
         let text = std::fs::read_to_string(&config).unwrap();
         let chain = format!("\n[chain.regtest]\nurl = \"{chain}\"\npoll = \"1s\"\n");
