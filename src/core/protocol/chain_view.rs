@@ -12,6 +12,12 @@ use crate::hash::SignalBytes;
 /// Outputs beside the tip that a view has: the most valuable ones. A signal spends three of them at most.
 pub const MAX_EXTRA: usize = 16;
 
+/// Displaced spends that a view remembers.
+const MAX_DISPLACED: usize = 64;
+
+/// The longest line of transactions, each on top of the other, that is looked at: a server may claim what it likes.
+const MAX_LINE: usize = 1_000;
+
 /// The output the next signal must spend (rule 4), as the own chain backend sees it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, Default)]
 #[serde(rename_all = "snake_case")]
@@ -86,6 +92,10 @@ pub struct ChainView {
     pub outputs: BTreeMap<OutPoint, OutputSeen>,
     /// Estimated fee rate in sat/vB, when the backend gives one.
     pub fee_rate: Option<u32>,
+    /// Transactions that were seen to spend an output, and that another spend took the place of; the last ones. Not of the
+    /// chain as it is: what a view has of it comes with what is applied to it.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub displaced: Vec<(Txid, OutPoint)>,
 }
 
 impl ChainView {
@@ -111,6 +121,7 @@ impl ChainView {
             spends,
             outputs,
             fee_rate,
+            displaced: Vec::new(),
         }
     }
 
@@ -155,6 +166,11 @@ impl ChainView {
                 update.outputs.push((*outpoint, output));
             }
         }
+        self.unless_nothing(update)
+    }
+
+    /// The difference, if it is one.
+    fn unless_nothing(&self, update: ChainUpdate) -> Option<ChainUpdate> {
         let nothing = ChainUpdate {
             height: self.height,
             tip: self.tip,
@@ -236,10 +252,7 @@ impl ChainView {
     /// The difference that leads from this view to `new`; `None` when nothing changed.
     #[must_use]
     pub fn diff(&self, new: &Self) -> Option<ChainUpdate> {
-        if self == new {
-            return None;
-        }
-        Some(ChainUpdate {
+        self.unless_nothing(ChainUpdate {
             height: new.height,
             tip: new.tip,
             extra: (self.extra != new.extra).then(|| new.extra.clone()),
@@ -259,9 +272,26 @@ impl ChainView {
             self.extra.clone_from(extra);
             self.extra.truncate(MAX_EXTRA);
         }
+        self.note_displaced(update);
         map_apply(&mut self.signals, &update.signals);
         map_apply(&mut self.spends, &update.spends);
         map_apply(&mut self.outputs, &update.outputs);
+    }
+
+    /// Notes which spends are about to be displaced, before they are.
+    fn note_displaced(&mut self, update: &ChainUpdate) {
+        for (output, new) in &update.spends {
+            let Some(old) = self.spends.get(output).map(|old| old.by) else {
+                continue;
+            };
+            if new.is_some_and(|new| new.by == old) || self.displaced.contains(&(old, *output)) {
+                continue;
+            }
+            if self.displaced.len() >= MAX_DISPLACED {
+                self.displaced.remove(0);
+            }
+            self.displaced.push((old, *output));
+        }
     }
 
     /// Confirmations of something at `height`: 1 when it is in the best block.
@@ -336,7 +366,8 @@ impl ChainView {
     /// that are known.
     ///
     /// Of a signal there are several transactions (rungs, replacements). One that was signed on top of the change of
-    /// the first ends like this when the chain is reorganised and another one of them comes into a block instead.
+    /// the first ends like this when the chain is reorganised and another one of them comes into a block instead. Who
+    /// lost its store has not signed the first, and knows it from the chain as it was before.
     pub fn is_impossible(
         &self,
         output: &OutPoint,
@@ -347,7 +378,12 @@ impl ChainView {
         if self.spends.contains_key(output) || self.outputs.contains_key(output) {
             return false;
         }
-        while let Some(input) = input_of(&maker) {
+        for _ in 0..MAX_LINE {
+            let displaced = || self.displaced.iter().find(|(txid, _)| *txid == maker);
+            let Some(input) = input_of(&maker).or_else(|| displaced().map(|(_, input)| *input))
+            else {
+                return false;
+            };
             if self.spends.contains_key(&input) {
                 return self.is_dead(&maker, &input, depth);
             }
@@ -517,6 +553,8 @@ mod tests {
                 if let Some(news) = news {
                     view.apply(&news);
                 }
+                // What it was before is all that it has beside that.
+                view.displaced.clear();
                 assert_eq!(view, whole, "{n}");
                 touched = Changes::default();
             }
@@ -550,6 +588,54 @@ mod tests {
         assert!(!is(&view, 9, 1), "and of that one nothing is known");
         view.spends.insert(change(1), spend(txid(2), Some(10)));
         assert!(!is(&view, 2, 1) && !is(&view, 4, 1) && is(&view, 3, 1));
+    }
+
+    /// The same for who knows the first of the two from the chain alone.
+    #[test]
+    fn what_the_chain_once_showed_is_remembered() {
+        let change = |n| OutPoint::new(txid(n), 0);
+        let spent = |of: u8, by: Option<u8>, height| {
+            let spend = by.map(|by| SpendSeen {
+                by: txid(by),
+                height,
+            });
+            ChainUpdate {
+                height: 10,
+                spends: vec![(change(of), spend)],
+                ..ChainUpdate::default()
+            }
+        };
+        let mut view = ChainView::default();
+        let is = |view: &ChainView, depth| view.is_impossible(&change(2), depth, |_| None);
+        view.apply(&spent(1, Some(2), Some(10)));
+        view.apply(&spent(1, Some(2), None));
+        assert!(!is(&view, 1), "it is in the mempool again");
+        view.apply(&spent(1, Some(3), None));
+        assert!(!is(&view, 1));
+        view.apply(&spent(1, Some(3), Some(10)));
+        assert!(is(&view, 1) && !is(&view, 2));
+        // It is no fact about the chain, so there is no difference, and it is kept with the view.
+        let fresh = ChainView {
+            displaced: Vec::new(),
+            ..view.clone()
+        };
+        assert_eq!(view.diff(&fresh), None);
+        let json = serde_json::to_string(&view).unwrap();
+        assert_eq!(serde_json::from_str::<ChainView>(&json).unwrap(), view);
+        view.apply(&spent(1, Some(2), Some(10)));
+        assert!(!is(&view, 1), "it is back");
+
+        // A server that claims what can not be ends nowhere, and takes no room.
+        let mut view = ChainView::default();
+        for n in 0..200 {
+            view.apply(&spent(n, Some(n + 1), None));
+            view.apply(&spent(n, None, None));
+        }
+        assert_eq!(view.displaced.len(), MAX_DISPLACED);
+        view.apply(&spent(200, Some(150), None));
+        view.apply(&spent(200, None, None));
+        let line = |n| view.is_impossible(&change(n), 1, |_| None);
+        assert!(!line(200) && !line(150));
     }
 
     #[test]
